@@ -1,0 +1,3 @@
+//! PID 1 of the guest: mounts the machine, starts its init, runs commands in it.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Requests, replies and errors on the wire between client and service.

@@ -1,0 +1,1 @@
+//! The commands of the program `container`: arguments, output and progress.

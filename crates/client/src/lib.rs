@@ -1,0 +1,1 @@
+//! What the commands call: reaches the service, starting it when it is not there.

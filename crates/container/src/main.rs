@@ -1,0 +1,3 @@
+//! The program `container`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The engine that runs a virtual machine, behind one trait.

@@ -1,0 +1,1 @@
+//! OCI images: references, registries, the image store, ext4 bases.

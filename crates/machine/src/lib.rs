@@ -1,0 +1,1 @@
+//! The domain: machine ids, configurations, and the bundle on disk.

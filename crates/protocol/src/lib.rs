@@ -1,0 +1,1 @@
+//! What runtime, client and guest agent say to each other.

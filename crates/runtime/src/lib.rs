@@ -1,0 +1,1 @@
+//! One running machine: engine child, file share, guest channel, logs.

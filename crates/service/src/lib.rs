@@ -1,0 +1,1 @@
+//! The per-user service: machines and the recipes create, boot, stop, delete.

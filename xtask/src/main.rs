@@ -1,0 +1,3 @@
+//! Build steps that are more than one line.
+
+fn main() {}
