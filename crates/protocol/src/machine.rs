@@ -1,0 +1,107 @@
+//! The machine itself: how the agent learns who it is, and how it is told to stop.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// What the host asks on [`Port::Control`](crate::Port::Control).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ControlRequest {
+    /// Become this machine: mount, set up, start its init. The first request, sent once.
+    Start(Box<MachineSetup>),
+    /// Stop the machine in order, then power off. The stream ends with the machine.
+    Stop {
+        /// How long init may take before it is killed, in seconds.
+        grace_seconds: u32,
+    },
+}
+
+/// What the agent tells on [`Port::Control`](crate::Port::Control).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ControlEvent {
+    /// The machine's init runs, its user is there, commands are served.
+    Started {
+        /// The program that runs as init, a path in the machine.
+        init: String,
+    },
+    /// The machine cannot start; the agent powers off after this.
+    Failed {
+        /// What was being done and what went wrong, a sentence.
+        message: String,
+    },
+    /// Init asked for a reboot: the machine is unmounted, and powers off to be started again.
+    Rebooting,
+}
+
+/// All that makes a booted kernel this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineSetup {
+    /// The machine's id: its host name.
+    pub id: String,
+    /// The host's clock, nanoseconds since 1970 UTC.
+    pub clock_nanoseconds: u64,
+    /// The machine's network interface; none without a network.
+    pub network: Option<Network>,
+    /// The host's directory that the machine shares; none without.
+    pub home_share: Option<HomeShare>,
+    /// The machine's user and where that user is at home.
+    pub home: GuestHome,
+    /// Whether the user is still to be set up.
+    pub first_boot: bool,
+    /// The image's environment for init, `NAME=value`.
+    pub init_environment: Vec<String>,
+    /// The image's stop signal (a name like `SIGTERM`, or a number), if it names one.
+    pub stop_signal: Option<String>,
+}
+
+/// The IPv4 set-up of the machine's one network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// The machine's own address.
+    pub address: Ipv4Addr,
+    /// Length of the network's prefix, 0–32.
+    pub prefix: u8,
+    /// The default route.
+    pub gateway: Ipv4Addr,
+    /// The name server.
+    pub dns: Ipv4Addr,
+}
+
+/// A directory of the host, mounted in the machine at the path it has on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HomeShare {
+    /// The virtio-fs tag.
+    pub tag: String,
+    /// Absolute path, the same on both sides.
+    pub path: String,
+    /// Whether the mount refuses writes.
+    pub read_only: bool,
+}
+
+/// The machine's user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestHome {
+    /// The user's name, the same as on the host.
+    pub username: String,
+    /// The user's id, the same as on the host.
+    pub uid: u32,
+    /// The user's group, the same as on the host.
+    pub gid: u32,
+}
+
+impl GuestHome {
+    /// Where this user is at home in the guest: `/root` for uid 0, else `/home/<user>`.
+    pub fn directory(&self) -> String {
+        if self.uid == 0 {
+            "/root".to_owned()
+        } else {
+            format!("/home/{}", self.username)
+        }
+    }
+}

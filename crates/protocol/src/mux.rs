@@ -1,0 +1,172 @@
+//! Many streams over one byte stream: yamux
+//! (<https://github.com/hashicorp/yamux/blob/master/spec.md>).
+//!
+//! Each stream has its own window, so memory is bounded on both sides: [`CONNECTION_WINDOW`]
+//! bytes received and not yet read over all streams.
+
+use std::{future::poll_fn, io, task::Poll};
+
+use futures::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use yamux::{Config, Connection, Mode};
+
+/// One stream. Dropping it before both sides closed it resets it.
+pub type Stream = Compat<yamux::Stream>;
+
+const STREAMS: usize = 512;
+
+/// Bytes that may wait unread on all streams together.
+pub const CONNECTION_WINDOW: usize = STREAMS * 256 * 1024;
+
+/// Bytes of one frame: what the guest's virtio-serial driver takes in one request, less the
+/// frame's header.
+const FRAME: usize = 32 * 1024 - 12;
+
+/// Which end of the byte stream this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The runtime, on the host.
+    Host,
+    /// The agent, in the guest.
+    Guest,
+}
+
+/// Opens streams to the other side.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    requests: mpsc::Sender<oneshot::Sender<Stream>>,
+}
+
+impl Opener {
+    /// Opens a stream. Fails once the connection has ended.
+    pub async fn open(&self) -> io::Result<Stream> {
+        let (reply, stream) = oneshot::channel();
+        self.requests.send(reply).await.map_err(|_| ended())?;
+        stream.await.map_err(|_| ended())
+    }
+}
+
+/// The streams that the other side opens.
+pub type Incoming = mpsc::UnboundedReceiver<Stream>;
+
+/// Carries streams over `io`. The returned future moves all bytes; it must be polled for
+/// anything to happen, and ends with the connection.
+pub fn multiplex<T>(
+    io: T,
+    side: Side,
+) -> (
+    Opener,
+    Incoming,
+    impl Future<Output = Result<(), yamux::ConnectionError>>,
+)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut config = Config::default();
+    config
+        .set_max_num_streams(STREAMS)
+        .set_max_connection_receive_window(Some(CONNECTION_WINDOW))
+        .set_split_send_size(FRAME);
+    let mode = match side {
+        Side::Host => Mode::Client,
+        Side::Guest => Mode::Server,
+    };
+    let connection = Connection::new(io, config, mode);
+    let (requests, pending) = mpsc::channel(16);
+    let (arrived, incoming) = mpsc::unbounded_channel();
+    (
+        Opener { requests },
+        incoming,
+        drive(connection, pending, arrived),
+    )
+}
+
+async fn drive<T>(
+    mut connection: Connection<T>,
+    mut requests: mpsc::Receiver<oneshot::Sender<Stream>>,
+    arrived: mpsc::UnboundedSender<Stream>,
+) -> Result<(), yamux::ConnectionError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut waiting: Option<oneshot::Sender<Stream>> = None;
+    poll_fn(|context| {
+        loop {
+            if waiting.is_none()
+                && let Poll::Ready(Some(request)) = requests.poll_recv(context)
+            {
+                waiting = Some(request);
+            }
+            if let Some(request) = waiting.take() {
+                match connection.poll_new_outbound(context) {
+                    Poll::Ready(Ok(stream)) => {
+                        // A caller that no longer waits loses nothing: the stream is reset.
+                        let _ = request.send(stream.compat());
+                        continue;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => waiting = Some(request),
+                }
+            }
+            match connection.poll_next_inbound(context) {
+                Poll::Ready(Some(Ok(stream))) => {
+                    // Nobody takes streams any more: dropping it tells the peer.
+                    let _ = arrived.send(stream.compat());
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+fn ended() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::BrokenPipe,
+        "the channel to the machine has ended",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn bytes_cross_both_ways_and_a_half_close_is_seen() {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (opener, _none, driver) = multiplex(host.compat(), Side::Host);
+        tokio::spawn(driver);
+        let (_opener, mut incoming, driver) = multiplex(guest.compat(), Side::Guest);
+        tokio::spawn(driver);
+        tokio::spawn(async move {
+            let mut stream = incoming.recv().await.unwrap();
+            let mut seen = Vec::new();
+            stream.read_to_end(&mut seen).await.unwrap();
+            stream.write_all(&seen).await.unwrap();
+            stream.shutdown().await.unwrap();
+        });
+        let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
+        let mut stream = opener.open().await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).await.unwrap();
+        assert!(back == sent);
+    }
+
+    #[tokio::test]
+    async fn opening_fails_once_the_other_side_is_gone() {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (opener, _none, driver) = multiplex(host.compat(), Side::Host);
+        let driver = tokio::spawn(driver);
+        drop(guest);
+        let _ = driver.await.unwrap();
+        assert!(opener.open().await.is_err());
+    }
+}

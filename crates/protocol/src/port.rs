@@ -1,0 +1,34 @@
+//! What a stream is for, said in its first frame.
+
+use serde::{Deserialize, Serialize};
+
+/// One command run in the machine. Chosen at random by whoever asks for the command, so that
+/// all of the command's streams can be opened without waiting for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CommandId(pub u64);
+
+/// Where in the guest a stream that the host opens leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Port {
+    /// The machine itself: its set-up, its stop. One stream in a machine's life.
+    Control,
+    /// A command: the request, then its signals and its end.
+    Command(CommandId),
+    /// The command's standard input; the guest reads only.
+    Stdin(CommandId),
+    /// The command's standard output; the guest writes only.
+    Stdout(CommandId),
+    /// The command's standard error; the guest writes only.
+    Stderr(CommandId),
+    /// The command's terminal, both ways.
+    Terminal(CommandId),
+}
+
+/// Where on the host a stream that the agent opens leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HostPort {
+    /// What the machine's init prints: goes to the machine's stdio log.
+    StdioLog,
+}
