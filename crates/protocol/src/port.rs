@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct CommandId(pub u64);
 
 /// Where in the guest a stream that the host opens leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Port {
     /// The machine itself: its set-up, its stop. One stream in a machine's life.

@@ -1,0 +1,89 @@
+//! The byte stream to the host: a virtio-serial port
+//! (virtio 1.2, section 5.3 "Console Device", multiport).
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    path::PathBuf,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::watched::Watched;
+use futures::{AsyncRead, AsyncWrite};
+
+/// The name that the host gives the port.
+const PORT_NAME: &str = "container.agent";
+
+/// How often the port is looked for: its driver may still be finding it.
+const TRIES: u32 = 500;
+
+/// The open port.
+pub struct Channel {
+    port: Watched,
+}
+
+impl Channel {
+    /// Opens the port, waiting up to five seconds for it to appear.
+    pub async fn open() -> io::Result<Channel> {
+        for _ in 0..TRIES {
+            if let Some(device) = find_port()? {
+                let port = OpenOptions::new().read(true).write(true).open(device)?;
+                return Ok(Channel {
+                    port: Watched::new(port.into())?,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("there is no virtio-serial port named {PORT_NAME}"),
+        ))
+    }
+}
+
+fn find_port() -> io::Result<Option<PathBuf>> {
+    let ports = match fs::read_dir("/sys/class/virtio-ports") {
+        Ok(ports) => ports,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    for port in ports {
+        let port = port?;
+        let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
+        let device = PathBuf::from("/dev").join(port.file_name());
+        if name.trim() == PORT_NAME && device.exists() {
+            return Ok(Some(device));
+        }
+    }
+    Ok(None)
+}
+
+impl AsyncRead for Channel {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.port.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Channel {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.port.poll_write(context, buffer)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

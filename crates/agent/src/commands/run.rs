@@ -1,0 +1,147 @@
+//! One command, from its request to its end.
+
+use std::{io, os::unix::process::ExitStatusExt};
+
+use container_protocol::{
+    CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, Stdio, frame,
+    mux::Stream,
+};
+use nix::libc;
+use tokio::process::Child;
+
+use super::{
+    login::{Login, LoginError},
+    pipes::Pipes,
+    rendezvous::Rendezvous,
+    signal, spawn,
+    terminal::Terminal,
+};
+
+/// Why a command could not be run.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error("starting {program} in the machine: {source}")]
+    Start { program: String, source: io::Error },
+    #[error("making the command's streams: {0}")]
+    Streams(#[source] io::Error),
+    #[error("the command's streams did not arrive")]
+    NoStreams,
+}
+
+/// The moving ends of a running command's streams.
+enum Moving {
+    Pipes(Pipes),
+    Terminal(Terminal),
+    Nothing,
+}
+
+/// Runs the command that `control` asks for and tells how it ends.
+pub async fn serve(init: u32, id: CommandId, streams: &Rendezvous, mut control: Stream) {
+    let Ok(request) = frame::read::<CommandRequest>(&mut control).await else {
+        return;
+    };
+    let outcome = match start(init, id, streams, &request).await {
+        Ok((child, moving)) => run(child, moving, &request, &mut control).await,
+        Err(error) => CommandEvent::Failed {
+            message: error.to_string(),
+        },
+    };
+    // A host that has gone has no use for the outcome.
+    let _ = frame::write(&mut control, &outcome).await;
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut control).await;
+}
+
+async fn start(
+    init: u32,
+    id: CommandId,
+    streams: &Rendezvous,
+    request: &CommandRequest,
+) -> Result<(Child, Moving), RunError> {
+    let login = Login::resolve(request)?;
+    let program = login.program.clone();
+    let (ends, moving) = match request.stdio {
+        Stdio::Pipes => {
+            let take = async |port| streams.take(port).await.ok_or(RunError::NoStreams);
+            let stdin = take(Port::Stdin(id)).await?;
+            let stdout = take(Port::Stdout(id)).await?;
+            let stderr = take(Port::Stderr(id)).await?;
+            let (ends, pipes) =
+                Pipes::new(stdin, stdout, stderr, login.uid).map_err(RunError::Streams)?;
+            (ends, Moving::Pipes(pipes))
+        }
+        Stdio::Terminal(size) => {
+            let stream = streams
+                .take(Port::Terminal(id))
+                .await
+                .ok_or(RunError::NoStreams)?;
+            let opened = Terminal::new(stream, size, login.uid);
+            let (ends, terminal) = opened.map_err(RunError::Streams)?;
+            (ends, Moving::Terminal(terminal))
+        }
+        Stdio::Detached => (
+            spawn::Streams::null().map_err(RunError::Streams)?,
+            Moving::Nothing,
+        ),
+    };
+    let child = spawn::in_machine(init, login, ends)
+        .await
+        .map_err(|source| RunError::Start { program, source })?;
+    Ok((child, moving))
+}
+
+async fn run(
+    mut child: Child,
+    mut moving: Moving,
+    request: &CommandRequest,
+    control: &mut Stream,
+) -> CommandEvent {
+    // If the host has gone the loop below finds out.
+    let _ = frame::write(control, &CommandEvent::Started).await;
+    let process = child.id().unwrap_or_default();
+    let (mut requests, _events) = tokio::io::split(control);
+    let mut host_is_there = true;
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status,
+            message = frame::read::<CommandControl>(&mut requests), if host_is_there => match message {
+                Ok(CommandControl::Signal(number)) => deliver(process, number),
+                Ok(CommandControl::Resize(size)) => if let Moving::Terminal(terminal) = &moving {
+                    terminal.resize(size);
+                },
+                Err(_) => {
+                    host_is_there = false;
+                    if request.stdio != Stdio::Detached {
+                        deliver(process, libc::SIGHUP);
+                    }
+                }
+            },
+        }
+    };
+    match &mut moving {
+        Moving::Pipes(pipes) => pipes.finish().await,
+        Moving::Terminal(terminal) => terminal.finish().await,
+        Moving::Nothing => {}
+    }
+    match status {
+        Ok(status) => CommandEvent::Exited(exit_status(status)),
+        Err(error) => CommandEvent::Failed {
+            message: format!("waiting for the command to end: {error}"),
+        },
+    }
+}
+
+/// Signals the command's process group, which may have ended in this moment.
+fn deliver(process: u32, number: i32) {
+    let _ = signal::send_to_group(process, number);
+}
+
+fn exit_status(status: std::process::ExitStatus) -> ExitStatus {
+    match status.signal() {
+        Some(signal) => ExitStatus::Signal(u8::try_from(signal).unwrap_or(u8::MAX)),
+        None => {
+            ExitStatus::Code(u8::try_from(status.code().unwrap_or_default()).unwrap_or(u8::MAX))
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the host asks of the machine: start, commands, stop.
+
+use std::{sync::Arc, time::Duration};
+
+use container_protocol::{
+    ControlEvent, ControlRequest, HostPort, MachineSetup, Port,
+    frame::{self, FrameError},
+    mux::{self, Incoming, Opener, Side, Stream},
+};
+use tokio::{io::AsyncReadExt, time::timeout};
+
+use crate::{
+    channel::Channel,
+    commands::Commands,
+    init::{Ending, Init},
+    machine::{self, SetUpError, mounts},
+    power,
+};
+
+/// How long the host may take to read the agent's last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long init may take to end when the host has gone away, in seconds.
+const HOST_GONE_GRACE: u32 = 10;
+
+/// Why the agent gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The channel to the host could not be opened.
+    #[error("opening the channel to the host: {0}")]
+    Channel(#[source] std::io::Error),
+    /// The host did not say first what machine this is.
+    #[error("waiting to be told what machine this is: the host asked for something else")]
+    NotStarted,
+    /// The channel failed.
+    #[error("talking to the host: {0}")]
+    Frame(#[from] FrameError),
+}
+
+/// Becomes the machine that the host names, serves it to its end, and leaves all of its file
+/// systems unmounted.
+pub async fn serve() -> Result<(), ServeError> {
+    let channel = Channel::open().await.map_err(ServeError::Channel)?;
+    let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
+    tokio::spawn(driver);
+    let (mut control, setup) = await_start(&mut incoming).await?;
+    let last_words = match start(&setup, opener).await {
+        Ok(mut init) => {
+            let init_program = init.program().to_owned();
+            let started = ControlEvent::Started { init: init_program };
+            frame::write(&mut control, &started).await?;
+            tokio::spawn(accept(incoming, Commands::new(&init)));
+            let ending = serve_until_end(&mut control, &mut init).await;
+            mounts::unmount_machine();
+            (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
+        }
+        Err(error) => {
+            mounts::unmount_machine();
+            let message = error.to_string();
+            power::say(&message);
+            Some(ControlEvent::Failed { message })
+        }
+    };
+    if let Some(words) = last_words {
+        frame::write(&mut control, &words).await?;
+        // The host closes the stream when it has read them.
+        let _ = timeout(LAST_WORDS, control.read_u8()).await;
+    }
+    Ok(())
+}
+
+async fn await_start(incoming: &mut Incoming) -> Result<(Stream, Box<MachineSetup>), ServeError> {
+    let mut control = incoming.recv().await.ok_or(FrameError::Ended)?;
+    if frame::read::<Port>(&mut control).await? != Port::Control {
+        return Err(ServeError::NotStarted);
+    }
+    match frame::read(&mut control).await? {
+        ControlRequest::Start(setup) => Ok((control, setup)),
+        ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
+    }
+}
+
+/// Sets the machine up and starts its init.
+async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError> {
+    machine::set_up(setup).await?;
+    let log = async {
+        let mut log = opener.open().await?;
+        frame::write(&mut log, &HostPort::StdioLog).await?;
+        Ok::<_, FrameError>(log)
+    };
+    let log = log.await.map_err(SetUpError::StdioLog)?;
+    Ok(Init::start(setup, log).await?)
+}
+
+async fn serve_until_end(control: &mut Stream, init: &mut Init) -> Ending {
+    let request = tokio::select! {
+        ending = init.ended() => return ending,
+        request = frame::read::<ControlRequest>(control) => request,
+    };
+    let grace_seconds = match request {
+        Ok(ControlRequest::Stop { grace_seconds }) => grace_seconds,
+        Ok(ControlRequest::Start(_)) | Err(_) => HOST_GONE_GRACE,
+    };
+    init.stop(Duration::from_secs(grace_seconds.into())).await;
+    Ending::PowerOff
+}
+
+async fn accept(mut incoming: Incoming, commands: Arc<Commands>) {
+    while let Some(mut stream) = incoming.recv().await {
+        let commands = Arc::clone(&commands);
+        tokio::spawn(async move {
+            // A stream whose port is not understood is dropped: the host sees a reset.
+            if let Ok(port) = frame::read::<Port>(&mut stream).await {
+                commands.serve(port, stream).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,62 @@
+//! How an init is asked to stop. Each has its own way.
+
+use std::path::Path;
+
+use crate::commands::{self, signal};
+
+/// The way of one init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMethod {
+    /// A signal to init.
+    Signal(i32),
+    /// The machine's own `poweroff` program, which knows how to reach its init.
+    PowerOffProgram,
+}
+
+impl StopMethod {
+    /// The image's own word first; then what each init documents:
+    /// systemd(1) "SIGRTMIN+3: halts the machine" in containers and `halt.target` else, and
+    /// SIGRTMIN+4 powers off; busybox init powers off on SIGUSR2.
+    pub fn of(init: &Path, image_signal: Option<&str>) -> StopMethod {
+        if let Some(number) = image_signal.and_then(signal::number) {
+            return StopMethod::Signal(number);
+        }
+        match init.file_name().and_then(|name| name.to_str()) {
+            Some("systemd") => StopMethod::Signal(signal::REALTIME_MIN + 4),
+            Some("busybox") => StopMethod::Signal(nix::libc::SIGUSR2),
+            _ => StopMethod::PowerOffProgram,
+        }
+    }
+
+    /// Asks the init with this process id.
+    pub async fn ask(self, init: u32) {
+        let asked = match self {
+            StopMethod::Signal(number) => signal::send(init, number),
+            StopMethod::PowerOffProgram => commands::run_as_root(init, "poweroff").await,
+        };
+        if let Err(error) = asked {
+            crate::power::say(&format!("asking init to stop: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_images_word_wins_over_what_the_init_is() {
+        let of = |init: &str, word| StopMethod::of(Path::new(init), word);
+        assert_eq!(of("/usr/lib/systemd/systemd", None), StopMethod::Signal(38));
+        assert_eq!(
+            of("/usr/lib/systemd/systemd", Some("SIGRTMIN+3")),
+            StopMethod::Signal(37)
+        );
+        assert_eq!(of("/bin/busybox", Some("12")), StopMethod::Signal(12));
+        assert_eq!(of("/bin/busybox", None), StopMethod::Signal(12));
+        assert_eq!(
+            of("/sbin/init", Some("nonsense")),
+            StopMethod::PowerOffProgram
+        );
+    }
+}

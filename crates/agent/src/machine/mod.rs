@@ -1,0 +1,69 @@
+//! Becoming the machine: all that stands between a booted kernel and a running init.
+
+mod files;
+pub mod mounts;
+mod names;
+mod network;
+mod passwd;
+mod root;
+mod user;
+
+use std::io;
+
+use container_protocol::{MachineSetup, frame::FrameError};
+use nix::{
+    sys::time::TimeSpec,
+    time::{ClockId, clock_settime},
+};
+pub use passwd::{Passwd, PasswdEntry};
+pub use root::{GuestRoot, MACHINE};
+
+use crate::init::InitError;
+
+/// Why the machine could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// The clock could not be set.
+    #[error("setting the machine's clock: {0}")]
+    Clock(#[source] nix::Error),
+    /// A file system could not be mounted.
+    #[error(transparent)]
+    Mount(#[from] mounts::MountError),
+    /// The network could not be set up.
+    #[error("setting up the machine's network: {0}")]
+    Network(#[from] network::NetworkError),
+    /// Host name, hosts or resolver files could not be written.
+    #[error("writing the machine's name into its disk: {0}")]
+    Names(#[source] io::Error),
+    /// The user could not be set up.
+    #[error(transparent)]
+    User(#[from] user::UserError),
+    /// The stream to the stdio log could not be opened.
+    #[error("opening the machine's stdio log: {0}")]
+    StdioLog(#[source] FrameError),
+    /// Init could not be started.
+    #[error(transparent)]
+    Init(#[from] InitError),
+}
+
+/// Mounts the machine and makes it what `setup` says, up to the start of its init.
+pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
+    set_clock(setup.clock_nanoseconds).map_err(SetUpError::Clock)?;
+    mounts::mount_disk()?;
+    let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
+    mounts::mount_pseudo(&root)?;
+    if let Some(share) = &setup.home_share {
+        mounts::mount_home(&root, share)?;
+    }
+    network::set_up(setup.network.as_ref()).await?;
+    names::write(&root, setup).map_err(SetUpError::Names)?;
+    if setup.first_boot {
+        user::set_up(&root, setup).await?;
+    }
+    Ok(())
+}
+
+fn set_clock(nanoseconds: u64) -> nix::Result<()> {
+    let now = TimeSpec::from_duration(std::time::Duration::from_nanos(nanoseconds));
+    clock_settime(ClockId::CLOCK_REALTIME, now)
+}

@@ -1,0 +1,128 @@
+//! The agent's own program, run once more as the process that becomes init or a set-up script.
+//!
+//! Between `fork` and `exec` of a process with threads next to nothing is allowed; a process of
+//! its own may do what it needs: enter new namespaces, mount, change its root, then turn into
+//! the program.
+
+use std::{
+    convert::Infallible,
+    ffi::CString,
+    fs::File,
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::{Command, ExitCode},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    unistd::{chdir, chroot, execv, sethostname},
+};
+
+use crate::machine::{MACHINE, mounts::MACHINE_CGROUP};
+
+const NAME: &str = "container-stage";
+
+/// What such a process becomes.
+#[derive(Debug)]
+pub enum Stage {
+    /// The machine's init. Its standard input is a pipe on which a failure is told, and which
+    /// closes by itself when init runs; standard output and error are the machine's console.
+    Init {
+        /// The program, a path in the machine.
+        program: String,
+        /// The machine's host name.
+        hostname: String,
+    },
+    /// A program that runs to its end before init starts.
+    SetUp {
+        /// The program, a path in the machine.
+        program: String,
+    },
+}
+
+impl Stage {
+    /// The command that starts this process.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(NAME);
+        match self {
+            Stage::Init { program, hostname } => command.args(["init", program, hostname]),
+            Stage::SetUp { program } => command.args(["set-up", program]),
+        };
+        command
+    }
+
+    /// What this process is to become, if it was started by [`command`](Self::command).
+    pub fn of_this_process() -> Option<Stage> {
+        let mut arguments = std::env::args();
+        if arguments.next()? != NAME {
+            return None;
+        }
+        match (arguments.next()?.as_str(), arguments.next()?) {
+            ("init", program) => Some(Stage::Init {
+                program,
+                hostname: arguments.next()?,
+            }),
+            ("set-up", program) => Some(Stage::SetUp { program }),
+            _ => None,
+        }
+    }
+
+    /// Becomes it. Returns only on failure, which it tells.
+    pub fn run(self) -> ExitCode {
+        let mut report: Box<dyn Write> = Box::new(io::stderr());
+        let outcome = match &self {
+            Stage::Init { program, hostname } => take_report().and_then(|pipe| {
+                report = Box::new(pipe);
+                enter_namespaces(hostname)?;
+                become_program(program)
+            }),
+            Stage::SetUp { program } => unshare(CloneFlags::CLONE_NEWNS)
+                .map_err(io::Error::from)
+                .and_then(|()| become_program(program)),
+        };
+        let Err(error) = outcome;
+        // Without its reader there is nobody to tell.
+        let _ = write!(report, "{error}");
+        ExitCode::from(127)
+    }
+}
+
+/// Takes the reporting pipe off standard input, which becomes the console.
+fn take_report() -> io::Result<File> {
+    let pipe: OwnedFd = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(io::stdout())?;
+    Ok(File::from(pipe))
+}
+
+fn enter_namespaces(hostname: &str) -> io::Result<()> {
+    std::fs::write(format!("{MACHINE_CGROUP}/cgroup.procs"), "0")?;
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWCGROUP,
+    )?;
+    sethostname(hostname)?;
+    rustix::process::setsid()?;
+    mount_own("cgroup2", &format!("{MACHINE}/sys/fs/cgroup"))
+}
+
+fn become_program(program: &str) -> io::Result<Infallible> {
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    mount_own("proc", &format!("{MACHINE}/proc"))?;
+    // The initramfs cannot be pivoted away from (pivot_root(2)); a move onto "/" is as good.
+    chdir(MACHINE)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    chroot(".")?;
+    chdir("/")?;
+    let program = CString::new(program)?;
+    Ok(execv(&program, &[&program])?)
+}
+
+fn mount_own(kind: &str, on: &str) -> io::Result<()> {
+    let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some(kind), on, Some(kind), inert, None::<&str>)?)
+}
