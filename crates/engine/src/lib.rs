@@ -1,1 +1,102 @@
 //! The engine that runs a virtual machine, behind one trait.
+//!
+//! [`VirtualMachine`] is what was decided, [`Engine::start`] turns it into a [`Running`] one.
+//! Which accelerator an engine may use on this host is found out in [`accelerator`]. Nothing
+//! outside the engine's own module knows its name, its options or its control protocol.
+
+pub mod accelerator;
+mod qemu;
+mod settings;
+mod virtual_machine;
+
+use std::{io, path::Path, path::PathBuf};
+
+use futures::future::BoxFuture;
+
+pub use accelerator::{Accelerator, AcceleratorError};
+pub use settings::EngineSettings;
+pub use virtual_machine::{FileShare, Kernel, UserNetwork, VirtualMachine};
+
+/// What can run a virtual machine.
+pub trait Engine {
+    /// Starts the machine. Call it on the process's main thread: the machine's life is bound to
+    /// the thread that starts it, so that none outlives its runtime.
+    fn start(
+        &self,
+        machine: VirtualMachine,
+    ) -> BoxFuture<'_, Result<Box<dyn Running>, EngineError>>;
+
+    /// Makes `overlay`, a disk that reads as the raw image `base` until it is written to.
+    /// Takes the same time whatever the image's size.
+    fn create_overlay(&self, base: &Path, overlay: &Path) -> Result<(), EngineError>;
+}
+
+/// A virtual machine that runs. Dropping it ends the machine at once.
+pub trait Running: Send {
+    /// Waits for the machine's end. Safe to drop and call again.
+    fn ended(&mut self) -> BoxFuture<'_, End>;
+
+    /// Ends the machine without asking it, but with its disk's writes handed to the host.
+    fn end(&mut self) -> BoxFuture<'_, ()>;
+}
+
+/// How a virtual machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest powered off or rebooted, or [`Running::end`] was called.
+    Orderly,
+    /// The engine failed or was killed.
+    Failed(String),
+}
+
+/// Why an engine cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The program is not on this host.
+    #[error(
+        "{program} is not installed, and machines run in it: on Debian 12, \
+         `apt install -t bookworm-backports qemu-system-x86 qemu-utils`, or name another in \
+         config.toml, section [engine]"
+    )]
+    NoProgram {
+        /// What was looked for.
+        program: String,
+    },
+    /// The program could not be started.
+    #[error("starting {program}: {source}")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The program ended before the machine ran, or refused its options.
+    #[error("{program} did not start the machine: {message}")]
+    Refused {
+        /// The program.
+        program: String,
+        /// What it said.
+        message: String,
+    },
+    /// The accelerator that was asked for cannot be used.
+    #[error(transparent)]
+    Accelerator(#[from] AcceleratorError),
+    /// A disk could not be made.
+    #[error("making the disk {path}: {message}")]
+    Disk {
+        /// The disk.
+        path: PathBuf,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+/// The engine of this host.
+pub fn engine(settings: &EngineSettings) -> Box<dyn Engine> {
+    Box::new(qemu::Qemu::new(settings))
+}
+
+/// [`Engine::create_overlay`] with this host's engine as it comes.
+pub fn create_overlay(base: &Path, overlay: &Path) -> Result<(), EngineError> {
+    engine(&EngineSettings::default()).create_overlay(base, overlay)
+}

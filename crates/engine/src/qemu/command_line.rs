@@ -1,0 +1,245 @@
+//! QEMU's command line (qemu(1), "Standard options" and on).
+
+use std::os::fd::OwnedFd;
+
+use super::child::Inherited;
+use crate::{Accelerator, FileShare, Kernel, UserNetwork, VirtualMachine};
+
+/// The kernel's parameters whatever the machine. Nothing of one machine's own is here: the agent
+/// is told who it is over the channel, so one booted kernel can become any machine.
+///
+/// `panic=-1` and QEMU's `-no-reboot` make a panic the machine's end. The rest takes time out of
+/// a boot without firmware: no self-tests, no probing for hardware that is not there, and the
+/// processor's own random numbers trusted.
+const PARAMETERS: [&str; 8] = [
+    "console=ttyS0",
+    "panic=-1",
+    "random.trust_cpu=on",
+    "cryptomgr.notests",
+    "no_timer_check",
+    "i8042.noaux",
+    "i8042.nokbd",
+    "8250.nr_uarts=1",
+];
+
+/// The arguments of one QEMU.
+#[derive(Debug)]
+pub struct CommandLine {
+    arguments: Vec<String>,
+}
+
+impl CommandLine {
+    /// Spells `machine` out. Descriptors go to `inherited`.
+    pub fn of(
+        machine: VirtualMachine,
+        accelerator: Accelerator,
+        control: OwnedFd,
+        inherited: &mut Inherited,
+    ) -> CommandLine {
+        let mut line = CommandLine {
+            arguments: Vec::new(),
+        };
+        line.add(
+            "-name",
+            format!("guest={},process=machine-{}", machine.name, machine.name),
+        );
+        line.flags(["-nodefaults", "-no-user-config", "-no-reboot"]);
+        line.add("-display", "none");
+        line.add(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
+        );
+        line.processor(&machine, accelerator);
+        line.memory(machine.memory);
+        line.kernel(&machine.kernel);
+        line.add(
+            "-chardev",
+            format!("socket,id=control,fd={}", inherited.add(control)),
+        );
+        line.add("-mon", "chardev=control,mode=control");
+        line.add(
+            "-chardev",
+            format!(
+                "file,id=console,append=on,path={}",
+                escaped(&machine.console_log.display().to_string())
+            ),
+        );
+        line.add("-serial", "chardev:console");
+        line.disk(&machine.disk.display().to_string());
+        line.channel(machine.channel, inherited);
+        for share in machine.file_shares {
+            line.file_share(share, inherited);
+        }
+        if let Some(network) = machine.network {
+            line.network(network);
+        }
+        line.add("-device", "virtio-rng-pci");
+        line.add("-device", "virtio-balloon-pci,free-page-reporting=on");
+        line
+    }
+
+    /// The arguments in order.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    fn add(&mut self, option: &str, value: impl Into<String>) {
+        self.arguments.extend([option.to_owned(), value.into()]);
+    }
+
+    fn flags<const N: usize>(&mut self, flags: [&str; N]) {
+        self.arguments.extend(flags.map(str::to_owned));
+    }
+
+    fn processor(&mut self, machine: &VirtualMachine, accelerator: Accelerator) {
+        let (acceleration, model) = match accelerator {
+            Accelerator::Kvm => ("kvm", "host"),
+            Accelerator::Hvf => ("hvf", "host"),
+            Accelerator::Tcg => ("tcg,thread=multi", "max"),
+        };
+        self.add("-accel", acceleration);
+        self.add(
+            "-cpu",
+            match (machine.virtualization, accelerator) {
+                (true, Accelerator::Tcg) => format!("{model},svm=on"),
+                (true, _) => model.to_owned(),
+                (false, _) => format!("{model},svm=off,vmx=off"),
+            },
+        );
+        self.add("-smp", machine.cpus.to_string());
+    }
+
+    /// Shared memory: the processes that serve directories read and write the guest's own.
+    fn memory(&mut self, bytes: u64) {
+        self.add("-m", format!("{}k", bytes / 1024));
+        self.add(
+            "-object",
+            format!(
+                "memory-backend-memfd,id=memory,share=on,size={}k",
+                bytes / 1024
+            ),
+        );
+        self.add(
+            "-machine",
+            "q35,memory-backend=memory,usb=off,vmport=off,smbus=off,sata=off",
+        );
+        // A firmware that does nothing but start the kernel.
+        self.add("-bios", "qboot.rom");
+    }
+
+    fn kernel(&mut self, kernel: &Kernel) {
+        self.add("-kernel", kernel.image.display().to_string());
+        self.add("-initrd", kernel.initramfs.display().to_string());
+        let parameters = PARAMETERS
+            .iter()
+            .copied()
+            .chain(kernel.parameters.iter().map(String::as_str));
+        self.add("-append", parameters.collect::<Vec<_>>().join(" "));
+    }
+
+    /// The guest's discards and runs of zeroes become holes in the host's file. Writes reach the
+    /// host's file by the guest's own flushes, so a crash loses what a crash of a real machine
+    /// would.
+    fn disk(&mut self, path: &str) {
+        self.add(
+            "-blockdev",
+            format!("driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,file.driver=file,file.discard=unmap,file.filename={}", escaped(path)),
+        );
+        self.add("-device", "virtio-blk-pci,drive=disk");
+    }
+
+    fn channel(&mut self, (descriptor, name): (OwnedFd, String), inherited: &mut Inherited) {
+        let number = inherited.add(descriptor);
+        self.add("-device", "virtio-serial-pci,max_ports=2");
+        self.add("-chardev", format!("socket,id=channel,fd={number}"));
+        self.add(
+            "-device",
+            format!("virtserialport,chardev=channel,name={name}"),
+        );
+    }
+
+    fn file_share(&mut self, share: FileShare, inherited: &mut Inherited) {
+        let (tag, number) = (share.tag, inherited.add(share.connection));
+        self.add("-chardev", format!("socket,id=share-{tag},fd={number}"));
+        self.add(
+            "-device",
+            format!("vhost-user-fs-pci,chardev=share-{tag},tag={tag},queue-size=1024"),
+        );
+    }
+
+    fn network(&mut self, network: UserNetwork) {
+        self.add(
+            "-netdev",
+            format!(
+                "user,id=network,ipv6=off,net={}/{},host={},dns={},dhcpstart={}",
+                network.gateway, network.prefix, network.gateway, network.dns, network.guest
+            ),
+        );
+        self.add("-device", "virtio-net-pci,netdev=network,romfile=");
+    }
+}
+
+/// A value inside an option list: QEMU reads `,,` as a comma.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(virtualization: bool) -> Vec<String> {
+        let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let machine = VirtualMachine {
+            name: "dev".into(),
+            cpus: 3,
+            memory: 1 << 30,
+            virtualization,
+            kernel: Kernel {
+                image: "/k".into(),
+                initramfs: "/i".into(),
+                parameters: vec!["quiet".into()],
+            },
+            disk: "/a,b/disk".into(),
+            file_shares: vec![FileShare {
+                tag: "home".into(),
+                connection: descriptor(),
+            }],
+            network: None,
+            channel: (descriptor(), "agent".into()),
+            console_log: "/log".into(),
+            engine_log: "/log2".into(),
+        };
+        let mut inherited = Inherited::default();
+        CommandLine::of(machine, Accelerator::Tcg, descriptor(), &mut inherited).arguments
+    }
+
+    #[test]
+    fn a_comma_in_a_path_stays_part_of_the_path() {
+        assert!(
+            line(false)
+                .iter()
+                .any(|argument| argument.ends_with("file.filename=/a,,b/disk"))
+        );
+    }
+
+    #[test]
+    fn every_descriptor_has_a_number_of_its_own() {
+        let line = line(false);
+        let mut numbers: Vec<&str> = line
+            .iter()
+            .filter_map(|argument| argument.split_once("fd="))
+            .map(|(_, number)| number)
+            .collect();
+        assert_eq!(numbers.len(), 3);
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers, ["3", "4", "5"]);
+    }
+
+    #[test]
+    fn virtualization_is_off_unless_asked_for() {
+        assert!(line(false).contains(&"max,svm=off,vmx=off".to_owned()));
+        assert!(line(true).contains(&"max,svm=on".to_owned()));
+    }
+}
