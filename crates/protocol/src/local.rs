@@ -4,9 +4,16 @@
 //! the connection *is* a stream to the guest agent: the caller names the
 //! [`Port`](crate::Port) next.
 
-use std::net::Ipv4Addr;
+use std::{
+    fs::{File, Permissions},
+    io,
+    net::Ipv4Addr,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
+use tokio::net::{UnixListener, UnixStream};
 
 /// The first frame on a connection to a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,4 +45,55 @@ pub struct RuntimeReport {
     pub pid: u32,
     /// Whether the machine is up: commands are served.
     pub up: bool,
+}
+
+/// Connects to a runtime's or the service's socket, however long its path.
+pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let (_directory, short) = short_path(socket)?;
+    UnixStream::connect(short).await
+}
+
+/// Listens on a socket that only its owner may use, however long its path. A socket that
+/// was left behind there is replaced, so the caller must know that nobody listens any more.
+pub fn listen(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let (_directory, short) = short_path(socket)?;
+    let listener = UnixListener::bind(&short)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// A path of a few bytes to the same socket, good for as long as the directory is held: the
+/// kernel takes 107 bytes and no more (unix(7)).
+fn short_path(socket: &Path) -> io::Result<(File, PathBuf)> {
+    let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidFilename));
+    };
+    let directory = File::open(directory)?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    Ok((directory, short))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_may_lie_deeper_than_the_kernel_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let socket = deep.join("a.sock");
+        let listener = listen(&socket).unwrap();
+        let (connected, accepted) = tokio::join!(connect(&socket), listener.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(listener);
+        assert_eq!(connect(&socket).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(listen(&socket).is_ok());
+    }
 }

@@ -1,1 +1,36 @@
 //! One running machine: engine child, file share, guest channel, logs.
+//!
+//! A machine runs in a process of its own, the *runtime*, started by [`launch`] and found
+//! again by [`Runtime::find`]. It owns everything that runs for the machine (the engine, the
+//! process that serves the shared home) and takes them with it when it ends, in whatever way it
+//! ends. In its runtime directory it holds:
+//!
+//! | file | is |
+//! |---|---|
+//! | `lock` | locked for as long as the runtime lives: there is one at most |
+//! | `runtime.sock` | where clients reach the runtime ([`container_protocol::local`]) |
+//! | `initramfs` | what the kernel boots with |
+//!
+//! A machine is running exactly when its socket answers. Nothing else on disk says so, so no
+//! crash can leave a wrong word behind.
+
+mod boot;
+mod clients;
+mod file_share;
+mod guest_files;
+mod handle;
+mod launch;
+mod process;
+mod stdio_log;
+
+pub use file_share::file_share_main;
+pub use guest_files::{GuestFiles, GuestFilesError};
+pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
+pub use launch::{HomeShare, Launch, LaunchError, launch};
+pub use process::runtime_main;
+
+/// The argument with which the program is a machine's runtime.
+pub const RUNTIME_ROLE: &str = "__runtime";
+
+/// The argument with which the program serves a machine's shared home.
+pub const FILE_SHARE_ROLE: &str = "__file-share";

@@ -1,0 +1,234 @@
+//! One boot: from what was decided to a machine that serves commands.
+
+use std::{
+    fs, io,
+    os::unix::net::UnixStream as StdUnixStream,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use container_engine::{
+    End, EngineError, FileShare as EngineShare, Kernel, Running, UserNetwork, VirtualMachine,
+};
+use container_protocol::{
+    ControlEvent, ControlRequest, GuestHome, HomeShare as GuestShare, HostPort, MachineSetup,
+    Network, Port,
+    frame::{self, FrameError},
+    mux::{self, Incoming, Opener, Side, Stream},
+};
+use tokio::{net::UnixStream, time::timeout};
+use tokio_util::compat::TokioAsyncReadCompatExt;
+
+use crate::{
+    file_share::{FileShare, TAG},
+    guest_files::{GuestFiles, GuestFilesError},
+    launch::Launch,
+    stdio_log::StdioLog,
+};
+
+/// The guest finds the channel under this name.
+const CHANNEL: &str = "container.agent";
+
+/// How long a machine may take from the kernel's start to being up.
+const BOOT: Duration = Duration::from_secs(240);
+
+/// Why a machine did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// What boots is missing.
+    #[error(transparent)]
+    GuestFiles(#[from] GuestFilesError),
+    /// What boots could not be put together.
+    #[error("writing the machine's initial RAM file system: {0}")]
+    Initramfs(#[source] io::Error),
+    /// The shared home is not there.
+    #[error("the home directory {path} cannot be shared with the machine: {source}")]
+    Home {
+        /// The directory.
+        path: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The engine did not start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The channel to the guest failed.
+    #[error("talking to the guest: {0}")]
+    Channel(#[from] FrameError),
+    /// The channel could not be made.
+    #[error("making the channel to the guest: {0}")]
+    MakeChannel(#[source] io::Error),
+    /// The machine ended while it booted.
+    #[error("the machine ended while it booted{}; the last lines of its kernel's console:\n{console}", said(.end))]
+    Ended {
+        /// How.
+        end: End,
+        /// The end of the boot log.
+        console: String,
+    },
+    /// The guest says why it cannot be this machine.
+    #[error("{0}")]
+    Refused(String),
+    /// It stands still.
+    #[error("the machine did not come up in {} s; the last lines of its kernel's console:\n{console}", BOOT.as_secs())]
+    Late {
+        /// The end of the boot log.
+        console: String,
+    },
+}
+
+fn said(end: &End) -> String {
+    match end {
+        End::Orderly => String::new(),
+        End::Failed(message) => format!(" ({})", message.trim()),
+    }
+}
+
+/// A machine that is up.
+pub struct Booted {
+    /// The virtual machine.
+    pub engine: Box<dyn Running>,
+    /// Serves the home; none where nothing is shared.
+    pub file_share: Option<FileShare>,
+    /// Opens streams to the agent.
+    pub opener: Opener,
+    /// The agent's control stream.
+    pub control: Stream,
+}
+
+/// Boots the machine: guest files, file share, engine, channel, and the agent's set-up.
+pub async fn boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootError> {
+    let files = GuestFiles::find(launch.kernel.as_deref())?;
+    let initramfs = launch.runtime_directory.join("initramfs");
+    files
+        .write_initramfs(&initramfs)
+        .map_err(BootError::Initramfs)?;
+    let kernel = Kernel {
+        image: files.kernel,
+        initramfs,
+        parameters: Vec::new(),
+    };
+    let (file_share, engine_share) = share_home(launch)?;
+    let (ours, of_engine) = StdUnixStream::pair().map_err(BootError::MakeChannel)?;
+    ours.set_nonblocking(true).map_err(BootError::MakeChannel)?;
+    let ours = UnixStream::from_std(ours).map_err(BootError::MakeChannel)?;
+
+    // The log is of this boot.
+    let _ = fs::remove_file(&launch.boot_log);
+    let mut engine = container_engine::engine(&launch.engine)
+        .start(VirtualMachine {
+            name: launch.id.to_string(),
+            cpus: launch.cpus,
+            memory: launch.memory,
+            virtualization: launch.virtualization,
+            kernel,
+            disk: launch.disk.clone(),
+            file_shares: engine_share.into_iter().collect(),
+            network: Some(UserNetwork::default()),
+            channel: (of_engine.into(), CHANNEL.to_owned()),
+            console_log: launch.boot_log.clone(),
+            engine_log: launch.runtime_log(),
+        })
+        .await?;
+
+    let (opener, incoming, driver) = mux::multiplex(ours.compat(), Side::Host);
+    tokio::spawn(driver);
+    tokio::spawn(take_logs(incoming, StdioLog::at(&launch.stdio_log)));
+    let control = tokio::select! {
+        end = engine.ended() => {
+            return Err(BootError::Ended { end, console: last_lines(&launch.boot_log) });
+        }
+        up = timeout(BOOT, bring_up(&opener, launch, first_boot)) => match up {
+            Ok(control) => control?,
+            Err(_) => return Err(BootError::Late { console: last_lines(&launch.boot_log) }),
+        },
+    };
+    Ok(Booted {
+        engine,
+        file_share,
+        opener,
+        control,
+    })
+}
+
+fn share_home(launch: &Launch) -> Result<(Option<FileShare>, Option<EngineShare>), BootError> {
+    let Some(home) = &launch.home else {
+        return Ok((None, None));
+    };
+    let failed = |source| BootError::Home {
+        path: home.path.display().to_string(),
+        source,
+    };
+    // Asked here, since the server could only end with it.
+    fs::read_dir(&home.path).map_err(failed)?;
+    let (file_share, connection) =
+        FileShare::start(home, &launch.runtime_directory).map_err(failed)?;
+    let engine_share = EngineShare {
+        tag: TAG.to_owned(),
+        connection,
+    };
+    Ok((Some(file_share), Some(engine_share)))
+}
+
+/// Tells the agent who it is and waits until it is that.
+async fn bring_up(opener: &Opener, launch: &Launch, first_boot: bool) -> Result<Stream, BootError> {
+    let mut control = opener.open().await.map_err(BootError::MakeChannel)?;
+    frame::write(&mut control, &Port::Control).await?;
+    let start = ControlRequest::Start(Box::new(setup(launch, first_boot)));
+    frame::write(&mut control, &start).await?;
+    match frame::read(&mut control).await? {
+        ControlEvent::Started { init } => {
+            tracing::info!("up, with {init} as init");
+            Ok(control)
+        }
+        ControlEvent::Failed { message } => Err(BootError::Refused(message)),
+        ControlEvent::Rebooting => Err(FrameError::Ended.into()),
+    }
+}
+
+fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
+    let network = UserNetwork::default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    MachineSetup {
+        id: launch.id.to_string(),
+        clock_nanoseconds: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        network: Some(Network {
+            address: network.guest,
+            prefix: network.prefix,
+            gateway: network.gateway,
+            dns: network.dns,
+        }),
+        home_share: launch.home.as_ref().map(|home| GuestShare {
+            tag: TAG.to_owned(),
+            path: home.path.display().to_string(),
+            read_only: home.read_only,
+        }),
+        home: GuestHome {
+            username: launch.user.username.clone(),
+            uid: launch.user.uid,
+            gid: launch.user.gid,
+        },
+        first_boot,
+        init_environment: launch.init_env.clone(),
+        stop_signal: launch.stop_signal.clone(),
+    }
+}
+
+async fn take_logs(mut incoming: Incoming, mut log: StdioLog) {
+    while let Some(mut stream) = incoming.recv().await {
+        match frame::read::<HostPort>(&mut stream).await {
+            Ok(HostPort::StdioLog) => log.take(stream).await,
+            Err(error) => tracing::warn!("a stream from the guest: {error}"),
+        }
+    }
+}
+
+/// The end of the kernel's console, where the reason stands.
+fn last_lines(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}

@@ -1,0 +1,161 @@
+//! A running machine, seen from another process.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use container_protocol::{
+    frame::{self, FrameError},
+    local::{self, RuntimeReport, RuntimeRequest},
+};
+use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
+
+/// The runtime's socket in its directory.
+pub(crate) const SOCKET: &str = "runtime.sock";
+
+/// How long a living runtime may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How much longer than init's own time a stop may take.
+const UNMOUNT: Duration = Duration::from_secs(60);
+
+/// A machine's runtime, and what it told when it was found.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    socket: PathBuf,
+    status: RuntimeStatus,
+}
+
+/// What a runtime tells of its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeStatus {
+    /// This boot's name.
+    pub container_id: String,
+    /// When this boot began.
+    pub started: jiff::Timestamp,
+    /// The machine's own address, where it has one.
+    pub ip_address: Option<Ipv4Addr>,
+    /// The runtime's process.
+    pub pid: u32,
+    /// Whether commands are served; not yet while it boots.
+    pub up: bool,
+}
+
+/// Why it is not known whether a machine runs.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The socket cannot be reached.
+    #[error("reaching the machine's runtime at {socket}: {source}")]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It does not answer as a runtime does.
+    #[error("asking the machine's runtime at {socket}: {reason}")]
+    Answer {
+        /// The socket.
+        socket: PathBuf,
+        /// What it did.
+        reason: String,
+    },
+}
+
+/// Why a machine could not be stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The request did not reach the runtime.
+    #[error("asking the machine's runtime to stop it: {0}")]
+    Ask(#[source] FrameError),
+    /// It goes on.
+    #[error(
+        "the machine did not stop in {0:?}: its runtime is process {1}, which `kill` ends together with the machine"
+    )]
+    Late(Duration, u32),
+}
+
+impl Runtime {
+    /// Finds the runtime that works in this directory; none if there is none.
+    pub async fn find(runtime_directory: &Path) -> Result<Option<Runtime>, FindError> {
+        let socket = runtime_directory.join(SOCKET);
+        let mut stream = match local::connect(&socket).await {
+            Ok(stream) => stream,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(source) => return Err(FindError::Connect { socket, source }),
+        };
+        match timeout(ANSWER, ask_for_report(&mut stream)).await {
+            Ok(Ok(report)) => Ok(Some(Runtime {
+                socket,
+                status: report.into(),
+            })),
+            // It ended between the connection and the answer.
+            Ok(Err(FrameError::Ended | FrameError::Io(_))) => Ok(None),
+            Ok(Err(error)) => Err(FindError::Answer {
+                socket,
+                reason: error.to_string(),
+            }),
+            Err(_) => Err(FindError::Answer {
+                socket,
+                reason: format!("no answer in {ANSWER:?}"),
+            }),
+        }
+    }
+
+    /// What it told when it was found.
+    pub fn status(&self) -> &RuntimeStatus {
+        &self.status
+    }
+
+    /// Where commands are run through: see [`container_protocol::local`].
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Stops the machine in order and waits until all of its processes have ended.
+    pub async fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        let mut stream = match local::connect(&self.socket).await {
+            Ok(stream) => stream,
+            // It has ended by itself.
+            Err(_) => return Ok(()),
+        };
+        let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
+        let request = RuntimeRequest::Stop { grace_seconds };
+        frame::write(&mut stream, &request)
+            .await
+            .map_err(StopError::Ask)?;
+        let patience = grace + UNMOUNT;
+        match timeout(patience, stream.read_u8()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StopError::Late(patience, self.status.pid)),
+        }
+    }
+}
+
+async fn ask_for_report(stream: &mut UnixStream) -> Result<RuntimeReport, FrameError> {
+    frame::write(stream, &RuntimeRequest::Report).await?;
+    frame::read(stream).await
+}
+
+impl From<RuntimeReport> for RuntimeStatus {
+    fn from(report: RuntimeReport) -> Self {
+        let started = jiff::Timestamp::from_nanosecond(report.started_nanoseconds.into());
+        RuntimeStatus {
+            container_id: report.container_id,
+            started: started.unwrap_or_default(),
+            ip_address: report.ip_address,
+            pid: report.pid,
+            up: report.up,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Starting a machine's runtime process.
+
+use std::{env, io, path::PathBuf, process::Stdio};
+
+use container_engine::EngineSettings;
+use container_machine::{MachineId, UserSetup};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{ChildStdout, Command},
+};
+
+use crate::{
+    RUNTIME_ROLE,
+    handle::{FindError, Runtime},
+};
+
+/// Everything that was decided for one boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The machine.
+    pub id: MachineId,
+    /// This boot's name: `<id>-<6 characters>`.
+    pub container_id: String,
+    /// Where the runtime keeps what lives as long as it does; made with mode 0700.
+    pub runtime_directory: PathBuf,
+    /// The machine's disk.
+    pub disk: PathBuf,
+    /// Takes what init prints.
+    pub stdio_log: PathBuf,
+    /// Takes the kernel's console.
+    pub boot_log: PathBuf,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Whether the guest may run virtual machines.
+    pub virtualization: bool,
+    /// The kernel; the installation's own where none is named.
+    pub kernel: Option<PathBuf>,
+    /// The shared home; none where the machine shares nothing.
+    pub home: Option<HomeShare>,
+    /// The machine's user.
+    pub user: UserSetup,
+    /// Whether the user is still to be set up.
+    pub first_boot: bool,
+    /// The image's environment for init, `NAME=value`.
+    pub init_env: Vec<String>,
+    /// The image's stop signal.
+    pub stop_signal: Option<String>,
+    /// How to run it.
+    pub engine: EngineSettings,
+}
+
+/// A directory that the machine shares with the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomeShare {
+    /// Its path, the same in the machine.
+    pub path: PathBuf,
+    /// Whether the machine may not write to it.
+    pub read_only: bool,
+}
+
+/// What a starting runtime tells on its standard output, a JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum LaunchEvent {
+    /// It got this far.
+    Progress(String),
+    /// The machine is up.
+    Up,
+    /// The machine cannot be started; the runtime has cleaned up and ends.
+    Failed(String),
+}
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The runtime process could not be started.
+    #[error("starting the machine's runtime process: {0}")]
+    Start(#[source] io::Error),
+    /// The runtime says why.
+    #[error("{0}")]
+    Failed(String),
+    /// The runtime ended without a word.
+    #[error("the machine's runtime process ended while the machine was starting: see {log}")]
+    Died {
+        /// Its log.
+        log: PathBuf,
+    },
+    /// It is up and does not answer.
+    #[error("reaching the machine that was just started: {0}")]
+    Find(#[from] FindError),
+}
+
+impl Launch {
+    /// The log of the runtime process and of what it starts, beside the boot log.
+    pub(crate) fn runtime_log(&self) -> PathBuf {
+        self.boot_log.with_file_name("runtime.log")
+    }
+}
+
+/// Starts the machine in a runtime process of its own, which outlives the caller, and waits
+/// until it is up: set up, its init started, commands served. `progress` hears how far it is.
+pub async fn launch(launch: &Launch, progress: impl Fn(String)) -> Result<Runtime, LaunchError> {
+    let program = env::current_exe().map_err(LaunchError::Start)?;
+    let log = std::fs::File::create(launch.runtime_log()).map_err(LaunchError::Start)?;
+    let mut child = Command::new(program)
+        .arg(RUNTIME_ROLE)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .current_dir("/")
+        .spawn()
+        .map_err(LaunchError::Start)?;
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    // The caller only watches over the start; the process is collected whenever it ends.
+    tokio::spawn(async move { child.wait().await });
+    if let Some(mut stdin) = stdin {
+        let words = serde_json::to_vec(launch).map_err(|error| LaunchError::Start(error.into()))?;
+        stdin.write_all(&words).await.map_err(LaunchError::Start)?;
+    }
+    watch(stdout, launch, progress).await?;
+    match Runtime::find(&launch.runtime_directory).await? {
+        Some(runtime) => Ok(runtime),
+        None => Err(LaunchError::Died {
+            log: launch.runtime_log(),
+        }),
+    }
+}
+
+async fn watch(
+    events: Option<ChildStdout>,
+    launch: &Launch,
+    progress: impl Fn(String),
+) -> Result<(), LaunchError> {
+    let died = || LaunchError::Died {
+        log: launch.runtime_log(),
+    };
+    let mut lines = BufReader::new(events.ok_or_else(died)?).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match serde_json::from_str(&line) {
+            Ok(LaunchEvent::Progress(step)) => progress(step),
+            Ok(LaunchEvent::Up) => return Ok(()),
+            Ok(LaunchEvent::Failed(message)) => return Err(LaunchError::Failed(message)),
+            Err(_) => break,
+        }
+    }
+    Err(died())
+}

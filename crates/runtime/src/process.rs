@@ -1,0 +1,214 @@
+//! The runtime process.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use container_engine::End;
+use container_protocol::{
+    ControlEvent, ControlRequest, frame,
+    local::{self, RuntimeReport},
+    mux::Stream,
+};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::{
+    net::UnixStream,
+    runtime,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    boot::{Booted, boot},
+    clients::{Clients, StopRequest},
+    handle::SOCKET,
+    launch::{Launch, LaunchEvent},
+};
+
+/// How much longer than init's own time the guest may take to unmount and power off.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// How long a machine whose home is gone may take to stop.
+const HOME_GONE_GRACE: u32 = 20;
+
+/// The role [`RUNTIME_ROLE`](crate::RUNTIME_ROLE): runs the machine that standard input
+/// describes, to its end. Tells on standard output whether it came up.
+pub fn runtime_main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            tell(&LaunchEvent::Failed(message));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    // A session of its own: no terminal's end is the machine's.
+    nix::unistd::setsid().map_err(|error| format!("leaving the caller's session: {error}"))?;
+    let mut words = String::new();
+    io::stdin()
+        .read_to_string(&mut words)
+        .map_err(|error| format!("reading what to run: {error}"))?;
+    let launch: Launch =
+        serde_json::from_str(&words).map_err(|error| format!("reading what to run: {error}"))?;
+    let directory = &launch.runtime_directory;
+    let _lock = claim(directory)?;
+    // One thread: engine and file share die with the thread that started them.
+    let events = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("starting the event loop: {error}"))?;
+    let outcome = events.block_on(run_machine(&launch));
+    // Whoever comes next finds nothing, or replaces it.
+    let _ = fs::remove_file(directory.join(SOCKET));
+    let _ = fs::remove_file(directory.join("initramfs"));
+    outcome
+}
+
+/// Makes the runtime directory this process's own for as long as it holds the lock.
+fn claim(directory: &Path) -> Result<Flock<File>, String> {
+    let failed = |error: io::Error| format!("preparing {}: {error}", directory.display());
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    let lock = File::create(directory.join("lock")).map_err(failed)?;
+    Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| "the machine is running already, in another runtime process".to_owned())
+}
+
+/// Boots the machine, serves its clients to its end, and boots it again when it asked for that.
+async fn run_machine(launch: &Launch) -> Result<(), String> {
+    let socket = launch.runtime_directory.join(SOCKET);
+    let listener = local::listen(&socket)
+        .map_err(|error| format!("listening on {}: {error}", socket.display()))?;
+    let (clients, mut stops) = Clients::new(RuntimeReport {
+        container_id: launch.container_id.clone(),
+        started_nanoseconds: i64::try_from(jiff::Timestamp::now().as_nanosecond())
+            .unwrap_or_default(),
+        ip_address: None,
+        pid: std::process::id(),
+        up: false,
+    });
+    tokio::spawn(clients.clone().serve(listener));
+    let mut first_boot = launch.first_boot;
+    // Kept until the end of this process, which is what those who asked wait for.
+    let mut waiting = Vec::new();
+    loop {
+        tell(&LaunchEvent::Progress("booting".to_owned()));
+        let booted = tokio::select! {
+            booted = boot(launch, first_boot) => booted.map_err(|error| error.to_string())?,
+            Some(stop) = stops.recv() => {
+                waiting.push(stop.waiting);
+                return Err("the machine was stopped while it booted".to_owned());
+            }
+        };
+        first_boot = false;
+        clients.set_opener(Some(booted.opener.clone()));
+        tell(&LaunchEvent::Up);
+        let end = serve(booted, &mut stops, &mut waiting).await;
+        clients.set_opener(None);
+        match end {
+            MachineEnd::Off => return Ok(()),
+            MachineEnd::Reboot => tracing::info!("rebooting"),
+            MachineEnd::Failed(message) => return Err(message),
+        }
+    }
+}
+
+enum MachineEnd {
+    Off,
+    Reboot,
+    Failed(String),
+}
+
+async fn serve(
+    booted: Booted,
+    stops: &mut mpsc::UnboundedReceiver<StopRequest>,
+    waiting: &mut Vec<UnixStream>,
+) -> MachineEnd {
+    let Booted {
+        mut engine,
+        mut file_share,
+        control,
+        opener: _opener,
+    } = booted;
+    let (mut events, mut requests) = tokio::io::split(control);
+    let mut listening = true;
+    let mut reboot = false;
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let too_late = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let home_gone = async {
+            match &mut file_share {
+                Some(file_share) => file_share.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let grace_seconds = tokio::select! {
+            end = engine.ended() => return match end {
+                End::Orderly if reboot => MachineEnd::Reboot,
+                End::Orderly => MachineEnd::Off,
+                End::Failed(message) => MachineEnd::Failed(message),
+            },
+            event = frame::read::<ControlEvent>(&mut events), if listening => {
+                listening = false;
+                reboot = matches!(event, Ok(ControlEvent::Rebooting));
+                // The agent waits for this before it powers off.
+                let _ = tokio::io::AsyncWriteExt::shutdown(&mut requests).await;
+                continue;
+            }
+            Some(stop) = stops.recv() => {
+                let grace_seconds = stop.grace_seconds;
+                waiting.push(stop.waiting);
+                grace_seconds
+            }
+            status = home_gone => {
+                tracing::error!("the process that serves the home ended ({status:?}); stopping the machine");
+                file_share = None;
+                HOME_GONE_GRACE
+            }
+            () = too_late => {
+                tracing::error!("the guest did not power off in time");
+                engine.end().await;
+                deadline = None;
+                continue;
+            }
+        };
+        ask_to_stop(&mut requests, grace_seconds).await;
+        deadline = Some(Instant::now() + Duration::from_secs(grace_seconds.into()) + POWER_OFF);
+    }
+}
+
+async fn ask_to_stop(control: &mut tokio::io::WriteHalf<Stream>, grace_seconds: u32) {
+    let stop = ControlRequest::Stop { grace_seconds };
+    if let Err(error) = frame::write(control, &stop).await {
+        tracing::warn!("asking the guest to stop: {error}");
+    }
+}
+
+/// Tells whoever launched this process; it listens only until the machine is up.
+fn tell(event: &LaunchEvent) {
+    if let Ok(line) = serde_json::to_string(event) {
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+}
