@@ -1,7 +1,34 @@
 //! The domain: machine ids, configurations, and the bundle on disk.
+//!
+//! Everything of one machine lies in its [`Bundle`], a directory in the [`World`]'s data
+//! directory:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.json` | [`MachineConfiguration`]: what was fixed when the machine was created |
+//! | `boot-config.json` | [`BootConfiguration`]: what the next boot applies |
+//! | `disk.qcow2` | what the machine's disk has that its image's does not |
+//! | `provisioned` | there once the machine's user is set up |
+//! | `stdio.log`, `boot.log`, `runtime.log` | what init, the kernel and the runtime print |
+//!
+//! A bundle appears whole, by a rename, and goes the same way; files in it are replaced by a
+//! rename too. So whatever is killed when, a machine is there or it is not. Directories whose
+//! name starts with a dot are on their way in or out, and nobody's when no service runs.
 
+mod bundle;
+mod configuration;
+mod home_mount;
 mod id;
+mod memory;
 mod user;
+mod world;
 
+pub use bundle::{Bundle, BundleError, Bundles, NewBundle};
+pub use configuration::{
+    BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,
+};
+pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
+pub use memory::{InvalidMemory, Memory};
 pub use user::{UserSetup, home_directory};
+pub use world::{World, WorldError};
