@@ -1,0 +1,42 @@
+//! What can go wrong, made into sentences once.
+
+use crate::{
+    platform::InvalidPlatform,
+    reference::ReferenceError,
+    registry::{FetchError, InvalidScheme},
+    store::StoreError,
+    unpack::UnpackError,
+};
+
+/// Why there is no image, or no disk made from it.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The name.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The platform.
+    #[error(transparent)]
+    Platform(#[from] InvalidPlatform),
+    /// The scheme.
+    #[error(transparent)]
+    Scheme(#[from] InvalidScheme),
+    /// The way from the registry.
+    #[error("fetching the image {reference}: {source}")]
+    Fetch {
+        /// Which image.
+        reference: String,
+        /// What went wrong.
+        source: FetchError,
+    },
+    /// The way to the disk.
+    #[error("unpacking the image {reference}: {source}")]
+    Unpack {
+        /// Which image.
+        reference: String,
+        /// What went wrong.
+        source: UnpackError,
+    },
+    /// The store itself.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,43 @@
+//! An image that is here.
+
+use std::collections::BTreeMap;
+
+use crate::{Descriptor, Digest, Platform, Reference, media_type::Compression};
+
+/// An image for one platform whose every part is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What was asked for.
+    pub reference: Reference,
+    /// What the reference leads to: an index, or the manifest itself.
+    pub descriptor: Descriptor,
+    /// The platform's manifest.
+    pub manifest: Descriptor,
+    /// What it runs on.
+    pub platform: Platform,
+    /// `NAME=value`.
+    pub environment: Vec<String>,
+    /// What to run.
+    pub entrypoint: Vec<String>,
+    /// What to run, or the entry point's arguments.
+    pub command: Vec<String>,
+    /// Where to run it.
+    pub working_directory: Option<String>,
+    /// As whom to run it.
+    pub user: Option<String>,
+    /// How to stop it: `SIGRTMIN+3`, `SIGTERM`, a number.
+    pub stop_signal: Option<String>,
+    /// Whatever its maker says about it.
+    pub labels: BTreeMap<String, String>,
+    /// The lowest first.
+    pub(crate) layers: Vec<Layer>,
+}
+
+/// What an image adds to those below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layer {
+    pub(crate) blob: Descriptor,
+    pub(crate) compression: Compression,
+    /// The digest of the archive in it.
+    pub(crate) diff_id: Digest,
+}

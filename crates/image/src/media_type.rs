@@ -1,0 +1,108 @@
+//! What the bytes of an image's parts are, in the words of OCI (image-spec, media-types.md) and
+//! of Docker (distribution, "Image Manifest Version 2, Schema 2").
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// All that a reference may lead to.
+pub(crate) const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
+
+/// What a manifest describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ManifestKind {
+    /// Images for several platforms.
+    Index,
+    /// One image.
+    Image,
+}
+
+/// None if it is not a manifest's media type.
+pub(crate) fn manifest_kind(media_type: &str) -> Option<ManifestKind> {
+    match media_type {
+        OCI_INDEX | DOCKER_INDEX => Some(ManifestKind::Index),
+        OCI_MANIFEST | DOCKER_MANIFEST => Some(ManifestKind::Image),
+        _ => None,
+    }
+}
+
+/// What a manifest is of that does not say so itself.
+pub(crate) fn unnamed(kind: ManifestKind) -> &'static str {
+    match kind {
+        ManifestKind::Index => OCI_INDEX,
+        ManifestKind::Image => OCI_MANIFEST,
+    }
+}
+
+pub(crate) fn is_config(media_type: &str) -> bool {
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+}
+
+/// How a layer's tar archive is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// None if it is not a layer's media type.
+pub(crate) fn layer_compression(media_type: &str) -> Option<Compression> {
+    let format = media_type
+        .strip_prefix("application/vnd.oci.image.layer.v1.")
+        .or(media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1."))
+        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.diff."))
+        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff."))?;
+    match format {
+        "tar" => Some(Compression::None),
+        "tar+gzip" | "tar.gzip" => Some(Compression::Gzip),
+        "tar+zstd" | "tar.zstd" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_of_both_worlds_are_known() {
+        for (media_type, compression) in [
+            (
+                "application/vnd.oci.image.layer.v1.tar",
+                Some(Compression::None),
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+                Some(Compression::Gzip),
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar+zstd",
+                Some(Compression::Zstd),
+            ),
+            (
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                Some(Compression::Gzip),
+            ),
+            (
+                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+                None,
+            ),
+            ("application/vnd.oci.image.layer.v1.squashfs", None),
+            ("text/html", None),
+        ] {
+            assert_eq!(layer_compression(media_type), compression, "{media_type}");
+        }
+    }
+
+    #[test]
+    fn manifests_are_told_apart() {
+        assert_eq!(manifest_kind(MANIFESTS[0]), Some(ManifestKind::Index));
+        assert_eq!(manifest_kind(MANIFESTS[3]), Some(ManifestKind::Image));
+        let schema_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        assert_eq!(manifest_kind(schema_1), None);
+    }
+}

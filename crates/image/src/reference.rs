@@ -1,0 +1,193 @@
+//! The name of an image.
+
+use std::fmt;
+
+use oci_spec::distribution::Reference as WrittenReference;
+
+use crate::{Digest, ImageError};
+
+/// The registry that unqualified names and `library/` belong to.
+const DOCKER_HUB: &str = "docker.io";
+/// Where its API answers.
+const DOCKER_HUB_API: &str = "registry-1.docker.io";
+
+/// `[domain[:port]/]path[:tag][@digest]`, completed: it has a registry, and a tag or a digest
+/// (distribution-spec, "Pulling manifests"; the short forms are Docker's).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Reference {
+    written: WrittenReference,
+    digest: Option<Digest>,
+}
+
+/// Why a name names no image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    /// It is not of the right form.
+    #[error(
+        "{word:?} is no image's name: {reason}; names look like registry.example/path:tag or path@sha256:…"
+    )]
+    Invalid {
+        /// What was given.
+        word: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A digest that cannot be checked.
+    #[error("the image {word:?} is named by a digest that is not SHA-256, which cannot be checked")]
+    Digest {
+        /// What was given.
+        word: String,
+    },
+}
+
+impl Reference {
+    /// Reads a reference. A name without a registry belongs to `default_registry`; with
+    /// `docker.io` for it, `alpine` is `docker.io/library/alpine:latest`.
+    ///
+    /// # Errors
+    /// [`ImageError::Reference`] if the word is not of the form.
+    pub fn parse(word: &str, default_registry: &str) -> Result<Reference, ImageError> {
+        let full = if names_registry(word) || default_registry == DOCKER_HUB {
+            word.to_owned()
+        } else {
+            format!("{default_registry}/{word}")
+        };
+        let written =
+            WrittenReference::try_from(full).map_err(|error| ReferenceError::Invalid {
+                word: shortened(word),
+                reason: error.to_string(),
+            })?;
+        let digest = written.digest().map(str::parse).transpose();
+        let digest = digest.map_err(|_| ReferenceError::Digest {
+            word: shortened(word),
+        })?;
+        Ok(Reference { written, digest })
+    }
+
+    /// The registry as people name it, with its port.
+    pub fn registry(&self) -> &str {
+        self.written.registry()
+    }
+
+    /// Where that registry's API answers, with its port.
+    pub(crate) fn registry_address(&self) -> &str {
+        match self.registry() {
+            DOCKER_HUB => DOCKER_HUB_API,
+            registry => registry,
+        }
+    }
+
+    /// The path at the registry, such as `library/alpine`.
+    pub fn repository(&self) -> &str {
+        self.written.repository()
+    }
+
+    /// The last part of the repository, such as `alpine`.
+    pub fn last_part(&self) -> &str {
+        let repository = self.repository();
+        repository.rsplit('/').next().unwrap_or(repository)
+    }
+
+    /// The tag, if there is one.
+    pub fn tag(&self) -> Option<&str> {
+        self.written.tag()
+    }
+
+    /// The digest, if there is one. It counts more than the tag.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
+    /// The tag, or the digest where there is none.
+    pub fn tag_or_digest(&self) -> &str {
+        self.tag().or(self.written.digest()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.written.fmt(f)
+    }
+}
+
+/// Docker's rule: the first part is a registry if it could not be part of a path.
+fn names_registry(word: &str) -> bool {
+    word.split_once('/').is_some_and(|(first, _)| {
+        first.contains(['.', ':']) || first == "localhost" || first.contains(char::is_uppercase)
+    })
+}
+
+fn shortened(word: &str) -> String {
+    word.chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn full(word: &str, default_registry: &str) -> String {
+        let reference = Reference::parse(word, default_registry).unwrap();
+        reference.to_string()
+    }
+
+    #[test]
+    fn short_names_are_completed() {
+        assert_eq!(
+            full("alpine", "docker.io"),
+            "docker.io/library/alpine:latest"
+        );
+        assert_eq!(full("user/app:1", "docker.io"), "docker.io/user/app:1");
+        assert_eq!(full("alpine", "quay.io"), "quay.io/alpine:latest");
+        assert_eq!(
+            full("user/app:1", "127.0.0.1:5000"),
+            "127.0.0.1:5000/user/app:1"
+        );
+        assert_eq!(full("localhost/app", "quay.io"), "localhost/app:latest");
+        assert_eq!(
+            full("docker.io/alpine:3", "quay.io"),
+            "docker.io/library/alpine:3"
+        );
+    }
+
+    #[test]
+    fn parts_can_be_asked_for() {
+        let word = format!("127.0.0.1:5000/a/debian-systemd:12@{DIGEST}");
+        let reference = Reference::parse(&word, "docker.io").unwrap();
+        assert_eq!(reference.to_string(), word);
+        assert_eq!(reference.registry(), "127.0.0.1:5000");
+        assert_eq!(reference.repository(), "a/debian-systemd");
+        assert_eq!(reference.last_part(), "debian-systemd");
+        assert_eq!(reference.tag_or_digest(), "12");
+        assert_eq!(reference.digest(), Some(DIGEST.parse().unwrap()));
+
+        let by_digest = Reference::parse(&format!("alpine@{DIGEST}"), "docker.io").unwrap();
+        assert_eq!(by_digest.tag(), None);
+        assert_eq!(by_digest.tag_or_digest(), DIGEST);
+        assert_eq!(by_digest.registry_address(), "registry-1.docker.io");
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused_with_a_sentence() {
+        let short_digest = "alpine@sha256:1234";
+        let sha512 = format!("alpine@sha512:{}", "0".repeat(128));
+        let long = "a".repeat(100_000);
+        let words = [
+            "",
+            ":tag",
+            "Alpine",
+            "a b",
+            "../etc",
+            "a//b",
+            short_digest,
+            &sha512,
+            &long,
+        ];
+        for word in words {
+            let error = Reference::parse(word, "docker.io").unwrap_err();
+            assert!(matches!(error, ImageError::Reference(_)), "{word}: {error}");
+            assert!(error.to_string().len() < 600);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What can go wrong on the way to a disk.
+
+use std::{
+    io::{self, ErrorKind},
+    path::PathBuf,
+};
+
+use crate::{Digest, store::StoreError, tar::TarError};
+
+/// Why no disk was made.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// One of the layers.
+    #[error("layer {number} of {layers}: {source}")]
+    Layer {
+        /// Which one, from 1.
+        number: usize,
+        /// Of how many.
+        layers: usize,
+        /// What went wrong.
+        source: Box<UnpackError>,
+    },
+    /// A layer is not what it was when it was fetched.
+    #[error(
+        "layer {number} of {layers} was damaged on disk and has been removed: try again, and it is fetched anew"
+    )]
+    Damaged {
+        /// Which one, from 1.
+        number: usize,
+        /// Of how many.
+        layers: usize,
+    },
+    /// The layer's blob cannot be read or decompressed.
+    #[error("reading {path}: {source}")]
+    Blob {
+        /// The blob.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The archive cannot be read.
+    #[error("its archive is malformed: {0}")]
+    Tar(#[source] TarError),
+    /// The archive is not the one that the configuration promises.
+    #[error(
+        "its archive has the digest {found} where the image's configuration promises {expected}: the image was put together wrongly, ask its maker"
+    )]
+    WrongArchive {
+        /// What was promised.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// A whiteout that would remove nothing sensible.
+    #[error("it removes {path}, which is no name of a file")]
+    Whiteout {
+        /// The whiteout.
+        path: String,
+    },
+    /// The host's disk is full.
+    #[error("the disk is full; free some space, or delete machines that are not needed")]
+    DiskFull,
+    /// The file system cannot take an entry.
+    #[error("{0}")]
+    FileSystem(#[source] container_ext4::Error),
+    /// The thread cannot be started.
+    #[error("starting a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The thread ended without a word.
+    #[error("the unpacking ended without a result; this is an error in this program")]
+    Lost,
+    /// Nobody waits any more.
+    #[error("it was given up")]
+    GivenUp,
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}

@@ -1,0 +1,209 @@
+//! From an image in the store to an ext4 file system: a base, which machines' disks are laid
+//! over.
+//!
+//! A base is made once for each manifest, platform and size, under a name made of the three.
+//! Its layers stream from their blobs into the file system; nothing is mounted, nothing needs a
+//! privilege, and no path in a layer is ever used as one on the host. It gets its name only when
+//! it is whole, on the disk, and every layer's archive had the digest that the configuration
+//! promises.
+
+mod archive;
+mod error;
+mod layer;
+
+use std::{path::PathBuf, thread};
+
+use container_ext4::{Options, Writer};
+use tempfile::NamedTempFile;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+pub use error::UnpackError;
+
+use crate::{
+    Image, ImageError, ImageStore, Listener, Progress, Step,
+    image::Layer,
+    progress::Meter,
+    store::{StoreError, sync_directory},
+};
+
+/// Changes when bases are made in another way, so that old ones are not taken for new ones.
+const FORMAT: u32 = 1;
+
+/// Bytes of a file system that nobody chose a size for. It is sparse: it takes on the host what
+/// is in it.
+pub const DEFAULT_SIZE: u64 = 512 << 30;
+
+impl ImageStore {
+    /// The base of this image with the [default size](DEFAULT_SIZE); see
+    /// [`base_of_size`](ImageStore::base_of_size).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn base(&self, image: &Image, listener: Listener<'_>) -> Result<PathBuf, ImageError> {
+        self.base_of_size(image, DEFAULT_SIZE, listener).await
+    }
+
+    /// An ext4 file system of this many bytes with the image's files, made if it is not there.
+    /// It is read-only: what is laid over it depends on every byte. Of several callers at once,
+    /// over all processes, one makes it and the others wait.
+    ///
+    /// # Errors
+    /// [`ImageError::Unpack`]; nothing is left then, nor when the future is dropped.
+    pub async fn base_of_size(
+        &self,
+        image: &Image,
+        size: u64,
+        listener: Listener<'_>,
+    ) -> Result<PathBuf, ImageError> {
+        let made = self.made_base(image, size, listener).await;
+        made.map_err(|source| ImageError::Unpack {
+            reference: image.reference.to_string(),
+            source,
+        })
+    }
+
+    async fn made_base(
+        &self,
+        image: &Image,
+        size: u64,
+        listener: Listener<'_>,
+    ) -> Result<PathBuf, UnpackError> {
+        let name = base_name(image, size);
+        let path = self.base_path(&name);
+        if path.exists() {
+            return Ok(path);
+        }
+        let lock = self.lock(&name).await?;
+        if path.exists() {
+            return Ok(path);
+        }
+        let (reports, mut heard) = mpsc::unbounded_channel();
+        let (done, outcome) = oneshot::channel();
+        let job = Job {
+            store: self.clone(),
+            image: image.clone(),
+            size,
+            path: path.clone(),
+            reports,
+        };
+        // A thread of its own: it works for minutes. It keeps the lock until it is done, even if
+        // nobody waits for it any more.
+        let unpacker = thread::Builder::new().name("unpack".to_owned());
+        unpacker
+            .spawn(move || {
+                let made = job.run();
+                drop(lock);
+                let _ = done.send(made);
+            })
+            .map_err(UnpackError::Thread)?;
+        while let Some(progress) = heard.recv().await {
+            listener(progress);
+        }
+        let made = outcome.await.map_err(|_| UnpackError::Lost)?;
+        made.map(|()| path)
+    }
+}
+
+fn base_name(image: &Image, size: u64) -> String {
+    let platform = image.platform.to_string().replace('/', "-");
+    let digest = image.manifest.digest.hex();
+    format!("{digest}-{platform}-{size}-v{FORMAT}")
+}
+
+/// What the unpacking thread needs.
+struct Job {
+    store: ImageStore,
+    image: Image,
+    size: u64,
+    path: PathBuf,
+    reports: mpsc::UnboundedSender<Progress>,
+}
+
+impl Job {
+    fn run(&self) -> Result<(), UnpackError> {
+        let directory = self.store.incoming();
+        let file = NamedTempFile::new_in(&directory);
+        let file = file.map_err(StoreError::io("making a file in", &directory))?;
+        let mut disk = Writer::create(file.path(), &self.options())?;
+        let layers = self.image.layers.len();
+        for (index, layer) in self.image.layers.iter().enumerate() {
+            let unpacked = self.unpack(&mut disk, layer, index + 1);
+            unpacked.map_err(|error| self.explained(error, layer, index + 1, layers))?;
+        }
+        disk.finish()?;
+        let failed = || StoreError::io("writing", &self.path);
+        let persisted = file.persist(&self.path);
+        let file = persisted.map_err(|error| failed()(error.error))?;
+        let mut permissions = file.metadata().map_err(failed())?.permissions();
+        permissions.set_readonly(true);
+        file.set_permissions(permissions).map_err(failed())?;
+        file.sync_all().map_err(failed())?;
+        Ok(sync_directory(&self.store.bases())?)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            size: self.size,
+            // The same image gives the same file system.
+            uuid: Uuid::from_bytes(self.image.manifest.digest.half()),
+            ..Options::default()
+        }
+    }
+
+    fn unpack(&self, disk: &mut Writer, layer: &Layer, number: usize) -> Result<(), UnpackError> {
+        let report = |progress| {
+            // Nobody may be listening any more; then the next bytes are not read.
+            let _ = self.reports.send(progress);
+        };
+        let step = Step::Unpacking {
+            layer: number,
+            layers: self.image.layers.len(),
+        };
+        let meter = Meter::new(&report, step, layer.blob.size);
+        let path = self.store.blob_path(&layer.blob.digest);
+        let given_up = || self.reports.is_closed();
+        archive::read(&path, layer.compression, &meter, &given_up, |archive| {
+            layer::apply(disk, archive)
+        })
+        .and_then(|found| {
+            if found == layer.diff_id {
+                Ok(())
+            } else {
+                Err(UnpackError::WrongArchive {
+                    expected: layer.diff_id,
+                    found,
+                })
+            }
+        })
+    }
+
+    /// A layer that cannot be read may have been damaged since it was fetched.
+    fn explained(
+        &self,
+        error: UnpackError,
+        layer: &Layer,
+        number: usize,
+        layers: usize,
+    ) -> UnpackError {
+        let may_be_damage = matches!(
+            error,
+            UnpackError::Tar(_) | UnpackError::WrongArchive { .. } | UnpackError::Blob { .. }
+        );
+        if may_be_damage {
+            match self.store.remove_if_damaged(&layer.blob.digest) {
+                Ok(true) => return UnpackError::Damaged { number, layers },
+                Ok(false) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        UnpackError::Layer {
+            number,
+            layers,
+            source: Box::new(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
