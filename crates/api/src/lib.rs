@@ -1,1 +1,65 @@
-//! Requests, replies and errors on the wire between client and service.
+//! Requests, replies and errors on the wire between client and service: JSON over HTTP on the
+//! service's Unix socket.
+//!
+//! | request | body | reply |
+//! |---|---|---|
+//! | `GET /v1/ping` | | [`Pong`] |
+//! | `POST /v1/retire` | | nothing; the service ends when it has no more to do |
+//! | `GET /v1/machines` | | `[`[`Snapshot`]`]` |
+//! | `POST /v1/machines` | [`CreateRequest`] | a stream that ends with [`Created`] |
+//! | `GET /v1/machines/{id}` | | [`Snapshot`] |
+//! | `PATCH /v1/machines/{id}` | [`BootChange`] | [`Changed`] |
+//! | `DELETE /v1/machines/{id}` | | [`Deleted`] |
+//! | `POST /v1/machines/{id}/boot` | | a stream that ends with [`Running`] |
+//! | `POST /v1/machines/{id}/stop` | | nothing |
+//! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
+//! | `GET /v1/default` | | [`DefaultMachine`] |
+//! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
+//!
+//! A stream is one [`StreamEvent`] a line. Every failure is a [`Failure`], in the body of a
+//! reply whose status is not 200, or as the last event of a stream.
+
+mod machine;
+mod stream;
+
+pub use machine::{
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Running, Snapshot,
+    Status,
+};
+pub use stream::{Progress, StreamEvent};
+
+use serde::{Deserialize, Serialize};
+
+/// The argument with which the program is the service.
+pub const SERVICE_ROLE: &str = "__service";
+
+/// A living service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Tells one build of the program from another. A client only talks to its own.
+    pub build: String,
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people: what was being done, what went wrong, what to do about it.
+    pub message: String,
+}
+
+/// Kinds of failure that a program may tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FailureKind {
+    /// There is no such machine.
+    NotFound,
+    /// There is one already.
+    Exists,
+    /// The request itself is wrong.
+    Invalid,
+    /// Anything else.
+    Failed,
+}

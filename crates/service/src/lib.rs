@@ -1,1 +1,32 @@
 //! The per-user service: machines and the recipes create, boot, stop, delete.
+//!
+//! What is on disk and which runtimes answer is the truth; the service remembers nothing else.
+//! It may be killed at any moment: machines go on, and the next service finds them.
+
+mod configuration;
+mod error;
+mod http;
+mod locks;
+mod process;
+mod recipes;
+mod snapshot;
+
+use std::sync::Arc;
+
+use container_image::ImageStore;
+use container_machine::{Bundles, World};
+
+pub use configuration::{Configuration, ConfigurationError};
+pub use process::{build_id, service_main};
+
+/// What every request works with.
+#[derive(Debug)]
+pub struct Service {
+    world: World,
+    bundles: Bundles,
+    images: ImageStore,
+    locks: locks::Locks,
+}
+
+/// A service that requests share.
+pub type SharedService = Arc<Service>;

@@ -1,0 +1,151 @@
+//! Machines on the wire.
+
+use std::{net::Ipv4Addr, num::NonZeroU32, path::PathBuf};
+
+use container_machine::{HomeMount, ImageDescription, MachineId, Memory, Platform, UserSetup};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What a machine is to be made from, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CreateRequest {
+    /// The image's reference as the person wrote it.
+    pub image: String,
+    /// The machine's name; made from the image's where there is none.
+    pub name: Option<String>,
+    /// `os/arch[/variant]`; the host's where there is none.
+    pub platform: Option<String>,
+    /// `http`, `https` or `auto`.
+    pub scheme: Option<String>,
+    /// Layers fetched at once.
+    pub max_concurrent_downloads: Option<u32>,
+    /// What differs from the configured defaults.
+    pub boot: BootChange,
+    /// Whether to boot it at once.
+    pub start: bool,
+    /// Whether to make it the default machine even if it is not the first.
+    pub set_default: bool,
+}
+
+/// Changes to a boot configuration. What is not named stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct BootChange {
+    /// Virtual CPUs.
+    pub cpus: Option<NonZeroU32>,
+    /// How the home is shared.
+    pub home_mount: Option<HomeMount>,
+    /// The kernel's image, an absolute path; an empty one goes back to the default.
+    pub kernel: Option<PathBuf>,
+    /// Memory.
+    pub memory: Option<Memory>,
+    /// Whether machines may run inside.
+    pub virtualization: Option<bool>,
+}
+
+/// The machine that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// Its id.
+    pub id: MachineId,
+}
+
+/// A machine that is up, and what is needed to run commands in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Running {
+    /// Its runtime's socket.
+    pub socket: PathBuf,
+    /// Its user.
+    pub user: UserSetup,
+    /// The directory that it shares with the host; none without.
+    pub shared_home: Option<PathBuf>,
+}
+
+/// What came of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Changed {
+    /// Whether the machine runs, so that the change waits for its next start.
+    pub running: bool,
+}
+
+/// What came of a deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deleted {
+    /// Whether it was the default machine, so that there is none now.
+    pub was_default: bool,
+}
+
+/// Where a machine's logs are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// What init prints.
+    pub stdio: PathBuf,
+    /// What the kernel prints.
+    pub boot: PathBuf,
+}
+
+/// The default machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefaultMachine {
+    /// Its id.
+    pub id: MachineId,
+}
+
+/// Whether a machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It does.
+    Running,
+    /// It boots.
+    Starting,
+    /// It does not.
+    Stopped,
+}
+
+/// A machine's state as it is reported. Fields stand in the order of their names, and one that
+/// is absent is left out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// This boot's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// Virtual CPUs at the next boot.
+    pub cpus: NonZeroU32,
+    /// When the machine was created.
+    pub created_date: Timestamp,
+    /// Whether it is the one that is meant where none is named.
+    pub default: bool,
+    /// Bytes that the disk takes on the host.
+    pub disk_size: u64,
+    /// How the home is shared at the next boot.
+    pub home_mount: HomeMount,
+    /// Its id.
+    pub id: MachineId,
+    /// What it was made from.
+    pub image: ImageDescription,
+    /// The machine's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_address: Option<Ipv4Addr>,
+    /// The kernel's image, where it is not the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// Memory in bytes at the next boot.
+    pub memory: Memory,
+    /// The image's platform.
+    pub platform: Platform,
+    /// When this boot began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_date: Option<Timestamp>,
+    /// Whether it runs.
+    pub status: Status,
+    /// The machine's user.
+    pub user_setup: UserSetup,
+    /// Whether machines may run inside.
+    pub virtualization: bool,
+}

@@ -1,0 +1,31 @@
+//! `container machine delete`
+
+use clap::Args;
+use container_client::Client;
+use container_machine::MachineId;
+
+use crate::{failure::Failure, output};
+
+/// Delete machines and their disks; running ones are stopped first.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// The machines.
+    #[arg(required = true)]
+    ids: Vec<MachineId>,
+}
+
+impl Delete {
+    /// Deletes them one after the other and prints their ids.
+    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+        for id in self.ids {
+            let deleted = client.delete(&id).await?;
+            if deleted.was_default {
+                output::note(
+                    "There is no default machine now; choose one with `container machine set-default ID`.",
+                );
+            }
+            output::line(id)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! `container machine`: one file per verb.
+
+mod create;
+mod delete;
+mod inspect;
+mod list;
+mod logs;
+mod run;
+mod set;
+mod set_default;
+mod stop;
+
+use clap::Subcommand;
+use container_client::Client;
+use container_machine::MachineId;
+
+use crate::failure::Failure;
+
+/// Create, run and manage machines.
+#[derive(Debug, Subcommand)]
+pub enum Machine {
+    /// Make a machine from an image, and boot it.
+    Create(create::Create),
+    /// Run a command in a machine, or a shell; boots it first if it is stopped.
+    Run(run::Run),
+    /// List machines.
+    #[command(visible_alias = "ls")]
+    List(list::List),
+    /// Show all that is known of a machine, as JSON.
+    Inspect(inspect::Inspect),
+    /// Change what a machine's next boot applies.
+    Set(set::Set),
+    /// Choose the machine that is meant where none is named.
+    SetDefault(set_default::SetDefault),
+    /// Show what a machine's init, or its kernel, printed.
+    Logs(logs::Logs),
+    /// Stop machines in order.
+    Stop(stop::Stop),
+    /// Delete machines and their disks; running ones are stopped first.
+    #[command(visible_alias = "rm")]
+    Delete(delete::Delete),
+}
+
+impl Machine {
+    /// Carries the verb out. Returns the exit code.
+    pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
+        let client = Client::connect(build).await?;
+        match self {
+            Machine::Create(create) => create.carry_out(&client).await?,
+            Machine::Run(run) => return run.carry_out(&client).await,
+            Machine::List(list) => list.carry_out(&client).await?,
+            Machine::Inspect(inspect) => inspect.carry_out(&client).await?,
+            Machine::Set(set) => set.carry_out(&client).await?,
+            Machine::SetDefault(set_default) => set_default.carry_out(&client).await?,
+            Machine::Logs(logs) => logs.carry_out(&client).await?,
+            Machine::Stop(stop) => stop.carry_out(&client).await?,
+            Machine::Delete(delete) => delete.carry_out(&client).await?,
+        }
+        Ok(0)
+    }
+}
+
+/// The machine that was named, else the default one.
+async fn named_or_default(client: &Client, name: Option<MachineId>) -> Result<MachineId, Failure> {
+    match name {
+        Some(id) => Ok(id),
+        None => Ok(client.default_machine().await?),
+    }
+}

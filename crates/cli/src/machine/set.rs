@@ -1,0 +1,122 @@
+//! `container machine set`
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use clap::Args;
+use container_api::BootChange;
+use container_client::Client;
+use container_machine::MachineId;
+
+use super::named_or_default;
+use crate::{failure::Failure, output};
+
+/// Change what a machine's next boot applies.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Keys: cpus, memory, home-mount (rw, ro, none), virtualization (true, false), kernel (a path; empty for the default).\n\nExample:\n  container machine set -n dev cpus=2 memory=2G"
+)]
+pub struct Set {
+    /// The machine; the default one where it is left out.
+    #[arg(short, long)]
+    name: Option<MachineId>,
+
+    /// What to change.
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+impl Set {
+    /// Changes all of it or nothing, and prints the id.
+    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+        let change = change(&self.settings)?;
+        let id = named_or_default(client, self.name).await?;
+        let changed = client.set(&id, &change).await?;
+        if changed.running {
+            output::note("The change takes effect when the machine is stopped and started again.");
+        }
+        output::line(id)
+    }
+}
+
+fn change(settings: &[String]) -> Result<BootChange, Failure> {
+    let mut change = BootChange::default();
+    for setting in settings {
+        let malformed = || Failure::new(format!("{setting:?} is not of the form KEY=VALUE"));
+        let (key, value) = setting.split_once('=').ok_or_else(malformed)?;
+        let invalid = |reason: String| Failure::new(format!("{key}: {reason}"));
+        match key {
+            "cpus" => {
+                let cpus = value.parse::<NonZeroU32>();
+                let cpus = cpus.map_err(|_| {
+                    invalid(format!("{value:?} is not a number of CPUs, 1 at least"))
+                })?;
+                change.cpus = Some(cpus);
+            }
+            "memory" => {
+                change.memory = Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
+            }
+            "home-mount" => {
+                change.home_mount =
+                    Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
+            }
+            "virtualization" => {
+                let on = value
+                    .parse()
+                    .map_err(|_| invalid(format!("{value:?} is neither true nor false")))?;
+                change.virtualization = Some(on);
+            }
+            "kernel" if value.is_empty() => change.kernel = Some(PathBuf::new()),
+            "kernel" => change.kernel = Some(std::path::absolute(value)?),
+            unknown => {
+                return Err(Failure::new(format!(
+                    "there is no setting {unknown:?}: there are cpus, memory, home-mount, virtualization and kernel"
+                )));
+            }
+        }
+    }
+    Ok(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(settings: &[&str]) -> Result<BootChange, Failure> {
+        change(
+            &settings
+                .iter()
+                .map(|setting| (*setting).to_owned())
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn settings_are_read() {
+        let read = of(&[
+            "cpus=3",
+            "memory=2G",
+            "home-mount=ro",
+            "virtualization=true",
+            "kernel=",
+        ])
+        .unwrap();
+        assert_eq!(read.cpus.unwrap().get(), 3);
+        assert_eq!(read.kernel, Some(PathBuf::new()));
+    }
+
+    #[test]
+    fn every_mistake_is_refused() {
+        for wrong in [
+            "cpus",
+            "cpus=0",
+            "memory=1",
+            "home-mount=x",
+            "virtualization=yes",
+            "cpu=1",
+            "=",
+            "",
+        ] {
+            assert!(of(&["cpus=1", wrong]).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `container machine stop`
+
+use clap::Args;
+use container_client::Client;
+use container_machine::MachineId;
+
+use super::named_or_default;
+use crate::{failure::Failure, output};
+
+/// Stop machines in order.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// The machines; the default one where none is named.
+    ids: Vec<MachineId>,
+}
+
+impl Stop {
+    /// Stops them one after the other and prints their ids.
+    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+        let ids = match self.ids.is_empty() {
+            true => vec![named_or_default(client, None).await?],
+            false => self.ids,
+        };
+        for id in ids {
+            client.stop(&id).await?;
+            output::line(id)?;
+        }
+        Ok(())
+    }
+}

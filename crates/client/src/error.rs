@@ -1,0 +1,45 @@
+//! Why the service did not do what it was asked.
+
+use std::{io, path::PathBuf};
+
+use container_api::Failure;
+use container_machine::WorldError;
+
+/// Anything that can go wrong between a command and the service.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The service says why.
+    #[error(transparent)]
+    Service(#[from] Failure),
+    /// There are no directories to work in.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// The service could not be started.
+    #[error("starting the service: {0}")]
+    Start(#[source] io::Error),
+    /// The service was started and does not answer.
+    #[error("the service does not answer; the end of {log}:\n{last_lines}")]
+    Silent {
+        /// Its log.
+        log: PathBuf,
+        /// The end of it.
+        last_lines: String,
+    },
+    /// The connection to the service failed.
+    #[error("talking to the service: {0}")]
+    Connection(String),
+}
+
+impl From<hyper::Error> for ClientError {
+    fn from(error: hyper::Error) -> Self {
+        ClientError::Connection(error.to_string())
+    }
+}
+
+impl From<serde_json::Error> for ClientError {
+    fn from(error: serde_json::Error) -> Self {
+        ClientError::Connection(format!(
+            "an answer does not have the expected form: {error}"
+        ))
+    }
+}

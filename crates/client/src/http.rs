@@ -1,0 +1,91 @@
+//! One HTTP request over the service's socket.
+
+use container_api::{Failure, Progress, StreamEvent};
+use container_protocol::local;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Client, ClientError};
+
+impl Client {
+    /// Asks and waits for the whole answer.
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let response = self.send(method, path, body).await?;
+        let whole = response.into_body().collect().await?.to_bytes();
+        Ok(serde_json::from_slice(&whole)?)
+    }
+
+    /// Asks, tells progress as it comes, and waits for the last line.
+    pub(crate) async fn ask_streamed<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<T, ClientError> {
+        let response = self.send(Method::POST, path, body).await?;
+        let mut stream = response.into_body();
+        let mut waiting = Vec::new();
+        while let Some(frame) = stream.frame().await {
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
+            waiting.extend_from_slice(&data);
+            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = waiting.drain(..=end).collect();
+                match serde_json::from_slice(&line)? {
+                    StreamEvent::Progress(step) => progress(step),
+                    StreamEvent::Done(done) => return Ok(done),
+                    StreamEvent::Failed(failure) => return Err(failure.into()),
+                }
+            }
+        }
+        let message = "the service ended while it worked on this: try again";
+        Err(ClientError::Connection(message.to_owned()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
+        let stream = local::connect(&self.world.service_socket())
+            .await
+            .map_err(lost)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the request; what goes wrong on it the request tells.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "container")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(serde_json::to_vec(body)?)))
+            .map_err(|error| ClientError::Connection(error.to_string()))?;
+        let response = sender.send_request(request).await?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let status = response.status();
+        let whole = response.into_body().collect().await?.to_bytes();
+        Err(match serde_json::from_slice::<Failure>(&whole) {
+            Ok(failure) => failure.into(),
+            Err(_) => ClientError::Connection(format!(
+                "the service answers {status}: {}",
+                String::from_utf8_lossy(&whole)
+            )),
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! What can be asked of the service: see [`container_api`].
+
+use container_api::{
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Progress, Running,
+    Snapshot,
+};
+use container_machine::MachineId;
+use hyper::Method;
+
+use crate::{Client, ClientError};
+
+impl Client {
+    /// All machines.
+    pub async fn machines(&self) -> Result<Vec<Snapshot>, ClientError> {
+        self.ask(Method::GET, "/v1/machines", &()).await
+    }
+
+    /// One machine.
+    pub async fn machine(&self, id: &MachineId) -> Result<Snapshot, ClientError> {
+        self.ask(Method::GET, &path(id, ""), &()).await
+    }
+
+    /// Makes a machine. Dropping the future gives it up: nothing of it is left.
+    pub async fn create(
+        &self,
+        request: &CreateRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Created, ClientError> {
+        self.ask_streamed("/v1/machines", request, progress).await
+    }
+
+    /// Boots a machine unless it runs.
+    pub async fn boot(
+        &self,
+        id: &MachineId,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Running, ClientError> {
+        self.ask_streamed(&path(id, "/boot"), &(), progress).await
+    }
+
+    /// Stops a machine.
+    pub async fn stop(&self, id: &MachineId) -> Result<(), ClientError> {
+        self.ask(Method::POST, &path(id, "/stop"), &()).await
+    }
+
+    /// Deletes a machine.
+    pub async fn delete(&self, id: &MachineId) -> Result<Deleted, ClientError> {
+        self.ask(Method::DELETE, &path(id, ""), &()).await
+    }
+
+    /// Changes what a machine's next boot applies.
+    pub async fn set(&self, id: &MachineId, change: &BootChange) -> Result<Changed, ClientError> {
+        self.ask(Method::PATCH, &path(id, ""), change).await
+    }
+
+    /// Where a machine's logs are.
+    pub async fn logs(&self, id: &MachineId) -> Result<Logs, ClientError> {
+        self.ask(Method::GET, &path(id, "/logs"), &()).await
+    }
+
+    /// The machine that is meant where none is named.
+    pub async fn default_machine(&self) -> Result<MachineId, ClientError> {
+        let default: DefaultMachine = self.ask(Method::GET, "/v1/default", &()).await?;
+        Ok(default.id)
+    }
+
+    /// Makes a machine the one that is meant where none is named.
+    pub async fn set_default_machine(&self, id: &MachineId) -> Result<(), ClientError> {
+        let default = DefaultMachine { id: id.clone() };
+        self.ask(Method::PUT, "/v1/default", &default).await
+    }
+}
+
+fn path(id: &MachineId, below: &str) -> String {
+    format!("/v1/machines/{id}{below}")
+}

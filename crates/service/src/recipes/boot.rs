@@ -1,0 +1,122 @@
+//! `boot`: from a stopped machine to one that serves commands.
+
+use std::time::Duration;
+
+use container_api::{Progress, Running};
+use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
+use container_runtime::{HomeShare, Launch, Runtime, launch};
+use uuid::Uuid;
+
+use super::Listener;
+use crate::{Service, configuration::Configuration, error::ServiceError};
+
+/// How often a machine that another service began to boot is asked whether it is up.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Service {
+    /// Boots the machine unless it runs. Whoever asks while it boots gets the same answer.
+    pub(crate) async fn boot(
+        &self,
+        id: &MachineId,
+        listener: Listener<'_>,
+    ) -> Result<Running, ServiceError> {
+        let bundle = self.bundles.get(id)?;
+        if let Some(runtime) = self
+            .runtime(id)
+            .await?
+            .filter(|runtime| runtime.status().up)
+        {
+            return running(&bundle, &runtime);
+        }
+        let _lock = self.locks.lock(id).await;
+        // It may have been deleted, or started, by whoever held the lock.
+        let bundle = self.bundles.get(id)?;
+        self.boot_locked(id, &bundle, listener).await
+    }
+
+    /// As [`boot`](Self::boot), for a caller that holds the machine's lock.
+    pub(crate) async fn boot_locked(
+        &self,
+        id: &MachineId,
+        bundle: &Bundle,
+        listener: Listener<'_>,
+    ) -> Result<Running, ServiceError> {
+        if let Some(runtime) = self.already_running(id).await? {
+            return running(bundle, &runtime);
+        }
+        listener(Progress::step("booting machine"));
+        let launch_of_this_boot = self.decide(id, bundle)?;
+        let runtime = launch(&launch_of_this_boot, |_| ())
+            .await
+            .map_err(|source| ServiceError::Launch {
+                id: id.clone(),
+                source,
+            })?;
+        if !bundle.is_provisioned() {
+            bundle.set_provisioned()?;
+        }
+        running(bundle, &runtime)
+    }
+
+    /// A runtime that is there, once it is up: a service that was killed may have begun it.
+    async fn already_running(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
+        loop {
+            match self.runtime(id).await? {
+                Some(runtime) if runtime.status().up => return Ok(Some(runtime)),
+                Some(_) => tokio::time::sleep(ASK_AGAIN).await,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn decide(&self, id: &MachineId, bundle: &Bundle) -> Result<Launch, ServiceError> {
+        let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+        super::set::check(&boot)?;
+        super::create::check_home(&boot, &machine.home)?;
+        let suffix: String = Uuid::new_v4()
+            .simple()
+            .to_string()
+            .chars()
+            .take(6)
+            .collect();
+        Ok(Launch {
+            id: id.clone(),
+            container_id: format!("{id}-{suffix}"),
+            runtime_directory: self.world.runtime_directory(id),
+            disk: bundle.disk(),
+            stdio_log: bundle.stdio_log(),
+            boot_log: bundle.boot_log(),
+            cpus: boot.cpus.get(),
+            memory: boot.memory.bytes(),
+            virtualization: boot.virtualization,
+            kernel: boot.kernel.clone(),
+            home: home_share(&machine, &boot),
+            user: machine.user_setup,
+            first_boot: !bundle.is_provisioned(),
+            init_env: machine.init_environment,
+            stop_signal: machine.stop_signal,
+            engine: Configuration::read(&self.world.config)?.engine,
+        })
+    }
+}
+
+fn home_share(machine: &MachineConfiguration, boot: &BootConfiguration) -> Option<HomeShare> {
+    let read_only = match boot.home_mount {
+        HomeMount::None => return None,
+        HomeMount::Ro => true,
+        HomeMount::Rw => false,
+    };
+    Some(HomeShare {
+        path: machine.home.clone(),
+        read_only,
+    })
+}
+
+fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, ServiceError> {
+    let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+    Ok(Running {
+        socket: runtime.socket().to_owned(),
+        shared_home: home_share(&machine, &boot).map(|share| share.path),
+        user: machine.user_setup,
+    })
+}

@@ -1,0 +1,21 @@
+//! `delete`: no machine any more.
+
+use container_api::Deleted;
+use container_machine::MachineId;
+
+use crate::{Service, error::ServiceError};
+
+impl Service {
+    /// Stops the machine if it runs, then removes it and its disk.
+    pub(crate) async fn delete(&self, id: &MachineId) -> Result<Deleted, ServiceError> {
+        self.bundles.get(id)?;
+        self.stop_running(id).await?;
+        let _lock = self.locks.lock(id).await;
+        // Whoever held the lock may have started it again.
+        self.stop_running(id).await?;
+        let was_default = self.bundles.remove(id)?;
+        // Left over from its last boot; without it nothing is missing.
+        let _ = std::fs::remove_dir_all(self.world.runtime_directory(id));
+        Ok(Deleted { was_default })
+    }
+}

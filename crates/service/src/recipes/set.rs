@@ -1,0 +1,31 @@
+//! `set`: what the next boot applies.
+
+use container_api::{BootChange, Changed};
+use container_machine::{BootConfiguration, MachineId};
+
+use crate::{Service, configuration::changed, error::ServiceError};
+
+impl Service {
+    /// Changes the machine's boot configuration, if all of the change can be applied.
+    pub(crate) async fn set(
+        &self,
+        id: &MachineId,
+        change: &BootChange,
+    ) -> Result<Changed, ServiceError> {
+        let _lock = self.locks.lock(id).await;
+        let bundle = self.bundles.get(id)?;
+        let boot = changed(bundle.boot_configuration()?, change);
+        check(&boot)?;
+        bundle.set_boot_configuration(&boot)?;
+        let running = self.runtime(id).await?.is_some();
+        Ok(Changed { running })
+    }
+}
+
+/// Refuses what could not boot: a kernel must be a readable, non-empty regular file.
+pub(crate) fn check(boot: &BootConfiguration) -> Result<(), ServiceError> {
+    match &boot.kernel {
+        Some(kernel) => Ok(container_runtime::check_kernel(kernel)?),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,65 @@
+//! A machine's state, read afresh each time.
+
+use container_api::{Snapshot, Status};
+use container_machine::{Bundle, MachineId};
+use container_runtime::Runtime;
+
+use crate::{Service, error::ServiceError};
+
+impl Service {
+    /// The state of one machine.
+    pub(crate) async fn snapshot(&self, id: &MachineId) -> Result<Snapshot, ServiceError> {
+        self.snapshot_of(id, &self.bundles.get(id)?).await
+    }
+
+    /// The state of all machines, by id. One whose bundle is broken is left out and named in
+    /// the service's log: the others are still there.
+    pub(crate) async fn snapshots(&self) -> Result<Vec<Snapshot>, ServiceError> {
+        let mut snapshots = Vec::new();
+        for id in self.bundles.ids()? {
+            match self.snapshot(&id).await {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(error) => tracing::warn!("machine {id}: {error}"),
+            }
+        }
+        Ok(snapshots)
+    }
+
+    async fn snapshot_of(&self, id: &MachineId, bundle: &Bundle) -> Result<Snapshot, ServiceError> {
+        let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+        let runtime = self.runtime(id).await?;
+        let running = runtime.as_ref().map(Runtime::status);
+        Ok(Snapshot {
+            container_id: running.map(|status| status.container_id.clone()),
+            cpus: boot.cpus,
+            created_date: machine.created_date,
+            default: self.bundles.default_machine()?.as_ref() == Some(id),
+            disk_size: bundle.disk_size()?,
+            home_mount: boot.home_mount,
+            id: machine.id,
+            image: machine.image,
+            ip_address: running.and_then(|status| status.ip_address),
+            kernel: boot.kernel,
+            memory: boot.memory,
+            platform: machine.platform,
+            started_date: running.map(|status| in_seconds(status.started)),
+            status: match running {
+                Some(status) if status.up => Status::Running,
+                Some(_) => Status::Starting,
+                None => Status::Stopped,
+            },
+            user_setup: machine.user_setup,
+            virtualization: boot.virtualization,
+        })
+    }
+
+    /// The machine's runtime, if it runs.
+    pub(crate) async fn runtime(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
+        Ok(Runtime::find(&self.world.runtime_directory(id)).await?)
+    }
+}
+
+/// Dates are reported in whole seconds.
+pub(crate) fn in_seconds(timestamp: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(timestamp.as_second()).unwrap_or(timestamp)
+}
