@@ -17,7 +17,8 @@
 //! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
 //!
 //! A stream is one [`StreamEvent`] a line. Every failure is a [`Failure`], in the body of a
-//! reply whose status is not 200, or as the last event of a stream.
+//! reply whose status is not 200, or as the last event of a stream. A client that goes away while
+//! its machine is being created gives it up; everything else is carried through.
 
 mod machine;
 mod stream;
@@ -26,7 +27,7 @@ pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Running, Snapshot,
     Status,
 };
-pub use stream::{Progress, StreamEvent};
+pub use stream::{Progress, Step, StreamEvent};
 
 use serde::{Deserialize, Serialize};
 

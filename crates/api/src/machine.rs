@@ -20,6 +20,8 @@ pub struct CreateRequest {
     pub scheme: Option<String>,
     /// Layers fetched at once.
     pub max_concurrent_downloads: Option<u32>,
+    /// The home directory of whoever asks.
+    pub home: PathBuf,
     /// What differs from the configured defaults.
     pub boot: BootChange,
     /// Whether to boot it at once.
@@ -147,5 +149,6 @@ pub struct Snapshot {
     /// The machine's user.
     pub user_setup: UserSetup,
     /// Whether machines may run inside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub virtualization: bool,
 }

@@ -16,12 +16,21 @@ pub enum StreamEvent<T> {
     Failed(Failure),
 }
 
-/// How far a long request is.
+/// What happens on the way of a long request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Progress {
+pub enum Progress {
+    /// A step began, or got further.
+    Step(Step),
+    /// A sentence that whoever asked should read.
+    Note(String),
+}
+
+/// A step of a long request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
     /// What is being done: `fetching image`, `unpacking image`, `booting machine`.
-    pub step: String,
+    pub name: String,
     /// Bytes done in this step, where bytes are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
@@ -32,11 +41,30 @@ pub struct Progress {
 
 impl Progress {
     /// A step that counts nothing.
-    pub fn step(step: impl Into<String>) -> Progress {
-        Progress {
-            step: step.into(),
+    pub fn step(name: impl Into<String>) -> Progress {
+        Progress::Step(Step {
+            name: name.into(),
             done: None,
             total: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_apart_on_the_wire() {
+        let lines = [
+            r#"{"progress":{"step":{"name":"fetching image","done":1}}}"#,
+            r#"{"progress":{"note":"Look."}}"#,
+            r#"{"done":7}"#,
+            r#"{"failed":{"kind":"notFound","message":"no"}}"#,
+        ];
+        for line in lines {
+            let event: StreamEvent<u8> = serde_json::from_str(line).unwrap();
+            assert_eq!(serde_json::to_string(&event).unwrap(), line);
         }
     }
 }

@@ -6,18 +6,29 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Prints text. A reader that has gone is no failure.
-pub fn print(text: &str) -> Result<(), Failure> {
+/// Whether anybody still reads standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Reader {
+    /// Somebody may.
+    There,
+    /// Nobody does: more output is pointless, which is no failure.
+    Gone,
+}
+
+/// Prints bytes as they are.
+pub fn bytes(bytes: &[u8]) -> Result<Reader, Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("writing to standard output: {error}")))
-        }
-        _ => Ok(()),
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::new(format!("writing to standard output: {error}"))),
     }
+}
+
+/// Prints text.
+pub fn print(text: &str) -> Result<(), Failure> {
+    bytes(text.as_bytes()).map(|_| ())
 }
 
 /// Prints one line.

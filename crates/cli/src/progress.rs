@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use container_api::Progress;
+use container_api::{Progress, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output;
@@ -60,25 +60,32 @@ impl ProgressDisplay {
         }
     }
 
-    /// Shows one step, or how far it is.
+    /// Shows what is being done. Notes are shown whatever the mode.
     pub fn show(&mut self, progress: &Progress) {
-        let is_new = self.step != progress.step;
-        self.step.clone_from(&progress.step);
+        match progress {
+            Progress::Step(step) => self.show_step(step),
+            Progress::Note(note) => match &self.shown {
+                Shown::Bar(bar) => bar.suspend(|| output::note(note)),
+                Shown::Nothing | Shown::Lines => output::note(note),
+            },
+        }
+    }
+
+    fn show_step(&mut self, step: &Step) {
+        let is_new = self.step != step.name;
+        self.step.clone_from(&step.name);
         match &self.shown {
             Shown::Nothing => {}
             Shown::Lines if is_new => {
-                output::note(&format!(
-                    "[{:.1}s] {}",
-                    self.began.elapsed().as_secs_f64(),
-                    progress.step
-                ));
+                let seconds = self.began.elapsed().as_secs_f64();
+                output::note(&format!("[{seconds:.1}s] {}", step.name));
             }
             Shown::Lines => {}
             Shown::Bar(bar) => {
                 if is_new {
                     bar.reset_elapsed();
                 }
-                bar.set_message(message(progress));
+                bar.set_message(message(step));
             }
         }
     }
@@ -102,16 +109,14 @@ fn bar(template: &str) -> ProgressBar {
     bar
 }
 
-fn message(progress: &Progress) -> String {
+fn message(step: &Step) -> String {
     let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    match (progress.done, progress.total) {
-        (Some(done), Some(total)) => format!(
-            "{} {} of {}",
-            progress.step,
-            mebibytes(done),
-            mebibytes(total)
-        ),
-        (Some(done), None) => format!("{} {}", progress.step, mebibytes(done)),
-        _ => progress.step.clone(),
+    let name = &step.name;
+    match (step.done, step.total) {
+        (Some(done), Some(total)) => {
+            format!("{name} {} of {}", mebibytes(done), mebibytes(total))
+        }
+        (Some(done), None) => format!("{name} {}", mebibytes(done)),
+        _ => name.clone(),
     }
 }

@@ -60,6 +60,7 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, ClientError> {
+        tracing::debug!("{method} {path}");
         let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
         let stream = local::connect(&self.world.service_socket())
             .await

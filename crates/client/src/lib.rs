@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod descriptors;
 mod error;
 pub mod exec;
 mod http;

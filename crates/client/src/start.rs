@@ -13,7 +13,7 @@ use container_api::{Pong, SERVICE_ROLE};
 use hyper::Method;
 use tokio::time::{sleep, timeout};
 
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, descriptors};
 
 /// How long a service may take from its start to its first answer.
 const START: Duration = Duration::from_secs(15);
@@ -66,6 +66,8 @@ impl Client {
         let open = || -> io::Result<File> { File::options().create(true).append(true).open(&log) };
         let log = open().map_err(ClientError::Start)?;
         let program = env::current_exe().map_err(ClientError::Start)?;
+        descriptors::close_on_exec();
+        tracing::debug!("starting the service: {}", program.display());
         Command::new(program)
             .arg(SERVICE_ROLE)
             .current_dir("/")

@@ -37,6 +37,16 @@ pub enum ServiceError {
         /// What went wrong.
         source: LaunchError,
     },
+    /// The start ended without a reason.
+    #[error(
+        "starting machine {id}: its runtime process ended; the last lines of its log:\n{last_lines}"
+    )]
+    RuntimeDied {
+        /// The machine.
+        id: container_machine::MachineId,
+        /// The end of the runtime's log.
+        last_lines: String,
+    },
     /// Whether it runs.
     #[error(transparent)]
     Find(#[from] FindError),
@@ -45,13 +55,13 @@ pub enum ServiceError {
     Stop(#[from] StopError),
     /// The home directory.
     #[error(
-        "the home directory {path} cannot be shared with the machine: {source}; choose --home-mount none, or set HOME"
+        "the home directory {path} cannot be shared with the machine: {reason}; set HOME to one that can, or choose --home-mount none"
     )]
     Home {
         /// The directory.
         path: std::path::PathBuf,
         /// What is wrong with it.
-        source: std::io::Error,
+        reason: String,
     },
     /// The kernel.
     #[error(transparent)]
@@ -59,12 +69,33 @@ pub enum ServiceError {
     /// The account of whoever runs the service.
     #[error("finding out whose machine it will be: {0}")]
     User(#[source] std::io::Error),
-    /// A word of the request.
+    /// Something in the request.
     #[error("{0}")]
     Invalid(String),
+    /// A defect: what carried the request out is gone.
+    #[error("the service failed at this request, and its log says where: try again")]
+    Crashed,
     /// Whoever asked went away.
     #[error("the request was given up")]
     GivenUp,
+}
+
+impl ServiceError {
+    /// Why this machine did not start. The machine's logs may be removed with it, so what they
+    /// say is taken along.
+    pub fn launch(id: &container_machine::MachineId, source: LaunchError) -> ServiceError {
+        let id = id.clone();
+        match source {
+            LaunchError::Died { log } => {
+                let text = std::fs::read(log).unwrap_or_default();
+                let text = String::from_utf8_lossy(&text);
+                let lines: Vec<&str> = text.lines().collect();
+                let last_lines = lines[lines.len().saturating_sub(10)..].join("\n");
+                ServiceError::RuntimeDied { id, last_lines }
+            }
+            source => ServiceError::Launch { id, source },
+        }
+    }
 }
 
 impl From<&ServiceError> for Failure {
@@ -76,9 +107,13 @@ impl From<&ServiceError> for Failure {
             ServiceError::Bundle(BundleError::Exists(_)) | ServiceError::DefaultNameTaken(_) => {
                 FailureKind::Exists
             }
-            ServiceError::Name(_) | ServiceError::Invalid(_) | ServiceError::Kernel(_) => {
-                FailureKind::Invalid
-            }
+            ServiceError::Name(_)
+            | ServiceError::Invalid(_)
+            | ServiceError::Kernel(_)
+            | ServiceError::Home { .. }
+            | ServiceError::Image(
+                ImageError::Reference(_) | ImageError::Platform(_) | ImageError::Scheme(_),
+            ) => FailureKind::Invalid,
             _ => FailureKind::Failed,
         };
         Failure {

@@ -4,34 +4,45 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
-    extract::{Path, State},
+    body::Body,
+    extract::{Request, State},
     http::StatusCode,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use container_api::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Failure, FailureKind,
-    Logs, Pong, Progress, Snapshot, StreamEvent,
+    Logs, Pong, Snapshot,
 };
-use container_machine::{BundleError, MachineId};
+use container_machine::BundleError;
 use futures::StreamExt;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use crate::{SharedService, error::ServiceError, process::build_id};
+use crate::{
+    Service,
+    activity::Activity,
+    caller::Caller,
+    error::ServiceError,
+    process::build_id,
+    request::{Asked, Named},
+};
 
 /// What the routes share.
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// The machines.
-    pub service: SharedService,
+    pub service: Arc<Service>,
+    /// What goes on.
+    pub activity: Activity,
     /// Told when a client wants another service in this one's place.
     pub retire: Arc<Notify>,
 }
 
 /// All routes: see [`container_api`].
 pub fn router(shared: Shared) -> Router {
+    let counted = middleware::from_fn_with_state(shared.clone(), count);
     Router::new()
         .route("/v1/ping", get(ping))
         .route("/v1/retire", post(retire))
@@ -41,11 +52,14 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/machines/{id}/stop", post(stop))
         .route("/v1/machines/{id}/logs", get(logs))
         .route("/v1/default", get(default_machine).put(set_default))
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .layer(counted)
         .with_state(shared)
 }
 
 /// A failure on its way to the wire.
-struct Refusal(ServiceError);
+pub struct Refusal(ServiceError);
 
 impl<E: Into<ServiceError>> From<E> for Refusal {
     fn from(error: E) -> Self {
@@ -68,44 +82,54 @@ impl IntoResponse for Refusal {
 
 type Reply<T> = Result<Json<T>, Refusal>;
 
+async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let _work = shared.activity.begin();
+    next.run(request).await
+}
+
+async fn unknown(request: Request) -> Refusal {
+    let (method, path) = (request.method(), request.uri().path());
+    Refusal(ServiceError::Invalid(format!(
+        "the service knows no request {method} {path}"
+    )))
+}
+
 async fn ping() -> Json<Pong> {
     Json(Pong { build: build_id() })
 }
 
-async fn retire(State(shared): State<Shared>) {
+async fn retire(State(shared): State<Shared>) -> Json<()> {
     shared.retire.notify_one();
+    Json(())
 }
 
 async fn list(State(shared): State<Shared>) -> Reply<Vec<Snapshot>> {
     Ok(Json(shared.service.snapshots().await?))
 }
 
-async fn inspect(State(shared): State<Shared>, Path(id): Path<MachineId>) -> Reply<Snapshot> {
+async fn inspect(State(shared): State<Shared>, Named(id): Named) -> Reply<Snapshot> {
     Ok(Json(shared.service.snapshot(&id).await?))
 }
 
 async fn set(
     State(shared): State<Shared>,
-    Path(id): Path<MachineId>,
-    Json(change): Json<BootChange>,
+    Named(id): Named,
+    Asked(change): Asked<BootChange>,
 ) -> Reply<Changed> {
     Ok(Json(shared.service.set(&id, &change).await?))
 }
 
-async fn delete(State(shared): State<Shared>, Path(id): Path<MachineId>) -> Reply<Deleted> {
-    // Carried through even if whoever asked goes away.
-    let service = shared.service;
-    let deleted = tokio::spawn(async move { service.delete(&id).await }).await;
-    Ok(Json(deleted.map_err(|_| ServiceError::GivenUp)??))
+async fn delete(State(shared): State<Shared>, Named(id): Named) -> Reply<Deleted> {
+    let service = Arc::clone(&shared.service);
+    carried_through(&shared, async move { service.delete(&id).await }).await
 }
 
-async fn stop(State(shared): State<Shared>, Path(id): Path<MachineId>) -> Reply<()> {
-    let service = shared.service;
-    let stopped = tokio::spawn(async move { service.stop(&id).await }).await;
-    Ok(Json(stopped.map_err(|_| ServiceError::GivenUp)??))
+async fn stop(State(shared): State<Shared>, Named(id): Named) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    carried_through(&shared, async move { service.stop(&id).await }).await
 }
 
-async fn logs(State(shared): State<Shared>, Path(id): Path<MachineId>) -> Reply<Logs> {
+async fn logs(State(shared): State<Shared>, Named(id): Named) -> Reply<Logs> {
     let bundle = shared.service.bundles.get(&id)?;
     Ok(Json(Logs {
         stdio: bundle.stdio_log(),
@@ -121,74 +145,58 @@ async fn default_machine(State(shared): State<Shared>) -> Reply<DefaultMachine> 
 
 async fn set_default(
     State(shared): State<Shared>,
-    Json(default): Json<DefaultMachine>,
+    Asked(default): Asked<DefaultMachine>,
 ) -> Reply<()> {
     shared.service.bundles.set_default_machine(&default.id)?;
     Ok(Json(()))
 }
 
-async fn create(State(shared): State<Shared>, Json(request): Json<CreateRequest>) -> Response {
-    streamed(move |events| async move {
-        let listener = |progress| events.tell(progress);
-        let given_up = events.sender.closed();
-        let id = shared.service.create(&request, &listener, given_up).await?;
+async fn create(State(shared): State<Shared>, Asked(request): Asked<CreateRequest>) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |caller| async move {
+        let id = service.create(&request, &caller).await?;
         Ok(Created { id })
     })
 }
 
-async fn boot(State(shared): State<Shared>, Path(id): Path<MachineId>) -> Response {
-    streamed(move |events| async move {
-        shared
-            .service
-            .boot(&id, &|progress| events.tell(progress))
-            .await
-    })
+async fn boot(State(shared): State<Shared>, Named(id): Named) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(
+        &shared,
+        |caller| async move { service.boot(&id, &caller).await },
+    )
 }
 
-/// The way from a recipe to a streamed reply.
-#[derive(Debug, Clone)]
-struct Events {
-    sender: mpsc::Sender<Bytes>,
+/// Carries work out on a task of its own, so that it ends even if whoever asked goes away.
+async fn carried_through<T: Send + 'static>(
+    shared: &Shared,
+    work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+) -> Reply<T> {
+    let going_on = shared.activity.begin();
+    let done = tokio::spawn(async move {
+        let done = work.await;
+        drop(going_on);
+        done
+    });
+    Ok(Json(done.await.map_err(|_| ServiceError::Crashed)??))
 }
 
-impl Events {
-    /// Tells progress; one that the reader is too slow for is left out.
-    fn tell(&self, progress: Progress) {
-        let _ = self
-            .sender
-            .try_send(line(&StreamEvent::<()>::Progress(progress)));
-    }
-}
-
-/// Carries `work` out on a task of its own, and streams what it tells, then how it ended.
-fn streamed<T, W, F>(work: W) -> Response
+/// Carries work out on a task of its own, and streams what it tells, then how it ended.
+fn streamed<T, W, F>(shared: &Shared, work: W) -> Response
 where
     T: Serialize + Send + 'static,
-    W: FnOnce(Events) -> F,
+    W: FnOnce(Caller) -> F,
     F: Future<Output = Result<T, ServiceError>> + Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(64);
-    let work = work(Events {
-        sender: sender.clone(),
-    });
+    let (caller, lines) = Caller::new();
+    let (work, going_on) = (work(caller.clone()), shared.activity.begin());
     tokio::spawn(async move {
-        let last = match work.await {
-            Ok(done) => StreamEvent::Done(done),
-            Err(error) => StreamEvent::Failed(Failure::from(&error)),
-        };
-        // Whoever asked may have gone.
-        let _ = sender.send(line(&last)).await;
+        caller.finish(work.await).await;
+        drop(going_on);
     });
-    let lines = futures::stream::unfold(receiver, async |mut receiver| {
-        let line = receiver.recv().await?;
-        Some((line, receiver))
+    let lines = futures::stream::unfold(lines, async |mut lines| {
+        let line = lines.recv().await?;
+        Some((line, lines))
     });
     Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)))
-}
-
-fn line<T: Serialize>(event: &StreamEvent<T>) -> Bytes {
-    // These types have no map keys or numbers that JSON could refuse.
-    let mut line = serde_json::to_vec(event).unwrap_or_default();
-    line.push(b'\n');
-    line.into()
 }

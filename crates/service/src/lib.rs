@@ -3,15 +3,16 @@
 //! What is on disk and which runtimes answer is the truth; the service remembers nothing else.
 //! It may be killed at any moment: machines go on, and the next service finds them.
 
+mod activity;
+mod caller;
 mod configuration;
 mod error;
 mod http;
 mod locks;
 mod process;
 mod recipes;
+mod request;
 mod snapshot;
-
-use std::sync::Arc;
 
 use container_image::ImageStore;
 use container_machine::{Bundles, World};
@@ -21,12 +22,9 @@ pub use process::{build_id, service_main};
 
 /// What every request works with.
 #[derive(Debug)]
-pub struct Service {
+struct Service {
     world: World,
     bundles: Bundles,
     images: ImageStore,
     locks: locks::Locks,
 }
-
-/// A service that requests share.
-pub type SharedService = Arc<Service>;

@@ -3,28 +3,22 @@
 use std::{
     env,
     fs::{self, File},
-    io,
+    io::{self, Write},
     os::unix::fs::MetadataExt,
     process::ExitCode,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use axum::{
-    extract::Request,
-    middleware::{self, Next},
-};
 use container_image::ImageStore;
 use container_machine::{Bundles, World};
 use container_protocol::local;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::{sync::Notify, time::sleep};
+use tokio::sync::Notify;
 
 use crate::{
     Service,
+    activity::Activity,
     http::{Shared, router},
     locks::Locks,
 };
@@ -79,7 +73,7 @@ fn run() -> Result<(), String> {
     let _ = nix::unistd::setsid();
     let world = World::of_environment().map_err(|error| error.to_string())?;
     let Some(_lock) = succeed_to(&world)? else {
-        // Another service is there: as good as this one.
+        tracing::info!("another service keeps this world: this one is not needed");
         return Ok(());
     };
     let bundles = Bundles::open(&world.data).map_err(|error| error.to_string())?;
@@ -97,15 +91,28 @@ fn run() -> Result<(), String> {
     }))
 }
 
-/// Takes the world's one place for a service; none if another keeps it.
+/// Takes the world's one place for a service, the lock on `service.lock`, which names the process
+/// that holds it; none if another keeps it.
 fn succeed_to(world: &World) -> Result<Option<Flock<File>>, String> {
     let path = world.runtime.join("service.lock");
     let deadline = Instant::now() + SUCCESSION;
     loop {
-        let file =
-            File::create(&path).map_err(|error| format!("making {}: {error}", path.display()))?;
+        // Not emptied before the lock is held: it names the process that holds it.
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
+        let file = file.map_err(|error| format!("making {}: {error}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(Some(lock)),
+            Ok(lock) => {
+                let named = lock.set_len(0).and_then(|()| {
+                    let mut file: &File = &lock;
+                    writeln!(file, "{}", std::process::id())
+                });
+                named.map_err(|error| format!("writing {}: {error}", path.display()))?;
+                return Ok(Some(lock));
+            }
             Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
             Err(_) => return Ok(None),
         }
@@ -117,50 +124,28 @@ async fn serve(service: Service) -> Result<(), String> {
     let listener = local::listen(&socket)
         .map_err(|error| format!("listening on {}: {error}", socket.display()))?;
     let retire = Arc::new(Notify::new());
-    let use_of_service = Arc::new(UseOfService::default());
+    let activity = Activity::default();
     let shared = Shared {
         service: Arc::new(service),
+        activity: activity.clone(),
         retire: Arc::clone(&retire),
     };
-    let counting = Arc::clone(&use_of_service);
-    let counted = middleware::from_fn(move |request: Request, next: Next| {
-        let counting = Arc::clone(&counting);
-        async move { counting.during(next.run(request)).await }
-    });
-    let end = async move {
-        tokio::select! {
-            () = retire.notified() => {}
-            () = use_of_service.idle() => {}
+    let end = {
+        let activity = activity.clone();
+        async move {
+            tokio::select! {
+                () = retire.notified() => {}
+                () = activity.none_for(IDLE) => {}
+            }
+            // Before the last request is answered, so that the next client starts a successor.
+            let _ = fs::remove_file(&socket);
         }
-        // Before the last request is answered, so that the next client starts a successor.
-        let _ = fs::remove_file(&socket);
     };
-    axum::serve(listener, router(shared).layer(counted))
+    axum::serve(listener, router(shared))
         .with_graceful_shutdown(end)
         .await
-        .map_err(|error| format!("serving: {error}"))
-}
-
-/// Counts requests, to know when there are none.
-#[derive(Debug, Default)]
-struct UseOfService {
-    requests: AtomicUsize,
-}
-
-impl UseOfService {
-    async fn during<T>(&self, request: impl Future<Output = T>) -> T {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        request.await
-    }
-
-    /// Waits for a stretch of time in which nothing was asked.
-    async fn idle(&self) {
-        loop {
-            let before = self.requests.load(Ordering::Relaxed);
-            sleep(IDLE).await;
-            if self.requests.load(Ordering::Relaxed) == before {
-                return;
-            }
-        }
-    }
+        .map_err(|error| format!("serving: {error}"))?;
+    // What goes on though whoever asked for it has gone.
+    activity.none().await;
+    Ok(())
 }

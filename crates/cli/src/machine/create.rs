@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 use clap::Args;
 use container_api::{BootChange, CreateRequest, Progress};
 use container_client::Client;
-use container_machine::{HomeMount, Memory};
+use container_machine::{HomeMount, Memory, home_directory};
 
 use crate::{
     failure::Failure,
@@ -59,8 +59,8 @@ pub struct Create {
     arch: Option<String>,
 
     /// The image's operating system.
-    #[arg(long, default_value = "linux")]
-    os: String,
+    #[arg(long)]
+    os: Option<String>,
 
     /// The image's platform, OS/ARCH[/VARIANT]; wins over --os and --arch.
     #[arg(long)]
@@ -91,21 +91,27 @@ impl Create {
         };
         drop(display);
         let Some(created) = created else {
-            output::note("Given up; nothing of the machine is left.");
+            output::note("Given up: nothing is kept of the machine.");
             std::process::exit(130);
         };
         output::line(created?.id)
     }
 
     fn request(self) -> Result<CreateRequest, Failure> {
-        let platform = self
-            .platform
-            .or_else(|| self.arch.map(|arch| format!("{}/{arch}", self.os)));
+        let platform = self.platform.or(match (self.os, self.arch) {
+            (None, None) => None,
+            (os, arch) => Some(format!(
+                "{}/{}",
+                os.as_deref().unwrap_or("linux"),
+                arch.as_deref().unwrap_or(std::env::consts::ARCH)
+            )),
+        });
         Ok(CreateRequest {
             image: self.image,
             name: self.name,
             platform,
             scheme: self.scheme,
+            home: home_directory().unwrap_or_default(),
             max_concurrent_downloads: Some(self.max_concurrent_downloads),
             boot: BootChange {
                 cpus: self.cpus,

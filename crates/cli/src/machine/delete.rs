@@ -4,6 +4,7 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
+use super::for_each;
 use crate::{failure::Failure, output};
 
 /// Delete machines and their disks; running ones are stopped first.
@@ -16,16 +17,16 @@ pub struct Delete {
 
 impl Delete {
     /// Deletes them one after the other and prints their ids.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        for id in self.ids {
+    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
+        for_each(self.ids, async |id| {
             let deleted = client.delete(&id).await?;
             if deleted.was_default {
-                output::note(
-                    "There is no default machine now; choose one with `container machine set-default ID`.",
-                );
+                output::note(&format!(
+                    "{id} was the default machine: choose another one with `container machine set-default ID`"
+                ));
             }
-            output::line(id)?;
-        }
-        Ok(())
+            output::line(id)
+        })
+        .await
     }
 }

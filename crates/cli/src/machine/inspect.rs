@@ -18,6 +18,11 @@ impl Inspect {
     /// Prints an array of one object.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
         let id = named_or_default(client, self.id).await?;
-        output::json(&[client.machine(&id).await?])
+        let mut machine = serde_json::to_value(client.machine(&id).await?)?;
+        // What depends on other machines is for `list` to say.
+        if let Some(fields) = machine.as_object_mut() {
+            fields.remove("default");
+        }
+        output::json(&[machine])
     }
 }

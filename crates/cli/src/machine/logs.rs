@@ -1,9 +1,10 @@
 //! `container machine logs`
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
+    fs::File,
+    io::{self, Read, Seek},
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,7 +13,10 @@ use container_client::Client;
 use container_machine::MachineId;
 
 use super::named_or_default;
-use crate::{failure::Failure, output};
+use crate::{
+    failure::Failure,
+    output::{self, Reader},
+};
 
 /// How often a log that is followed is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -41,65 +45,109 @@ impl Logs {
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
         let id = named_or_default(client, self.id).await?;
         let logs = client.logs(&id).await?;
-        let path = if self.boot { logs.boot } else { logs.stdio };
-        let text = read_from(&path, 0)?;
-        output::print(last_lines(&String::from_utf8_lossy(&text), self.lines))?;
-        if self.follow {
-            follow(&path, text.len() as u64).await?;
+        let mut log = Log::at(if self.boot { logs.boot } else { logs.stdio });
+        let so_far = log.read_on()?;
+        let mut reader = output::bytes(last_lines(&so_far, self.lines))?;
+        while self.follow && reader == Reader::There {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let added = log.read_on()?;
+            if !added.is_empty() {
+                reader = output::bytes(&added)?;
+            }
         }
         Ok(())
     }
 }
 
-async fn follow(path: &Path, mut position: u64) -> Result<(), Failure> {
-    loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        // A shorter file is a new one.
-        if fs::metadata(path).is_ok_and(|about| about.len() < position) {
-            position = 0;
+/// A log file, which may be replaced by a new one while it is read.
+struct Log {
+    path: PathBuf,
+    open: Option<File>,
+}
+
+impl Log {
+    fn at(path: PathBuf) -> Log {
+        Log { path, open: None }
+    }
+
+    /// All that was added since the last time. A machine that never booted has no log yet.
+    fn read_on(&mut self) -> Result<Vec<u8>, Failure> {
+        let failed = |error| Failure::new(format!("reading {}: {error}", self.path.display()));
+        let mut added = Vec::new();
+        if let Some(log) = &mut self.open {
+            log.read_to_end(&mut added).map_err(failed)?;
         }
-        let added = read_from(path, position)?;
-        position += added.len() as u64;
-        output::print(&String::from_utf8_lossy(&added))?;
+        let newest = match File::open(&self.path) {
+            Ok(log) => log,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(added),
+            Err(error) => return Err(failed(error)),
+        };
+        if self.open.as_mut().is_none_or(|log| !is_same(log, &newest)) {
+            self.open
+                .insert(newest)
+                .read_to_end(&mut added)
+                .map_err(failed)?;
+        }
+        Ok(added)
     }
 }
 
-/// A machine that never booted has no log yet.
-fn read_from(path: &Path, position: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(mut log) => {
-            log.seek(SeekFrom::Start(position))?;
-            log.read_to_end(&mut bytes)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    Ok(bytes)
+/// Whether both are one file that was not emptied under the first one's position.
+fn is_same(log: &mut File, newest: &File) -> bool {
+    let (Ok(about), Ok(newest), Ok(position)) =
+        (log.metadata(), newest.metadata(), log.stream_position())
+    else {
+        return false;
+    };
+    about.ino() == newest.ino() && about.dev() == newest.dev() && newest.len() >= position
 }
 
-fn last_lines(text: &str, count: Option<usize>) -> &str {
+fn last_lines(text: &[u8], count: Option<usize>) -> &[u8] {
     let Some(count) = count else { return text };
-    let body = text.strip_suffix('\n').unwrap_or(text);
     if count == 0 {
-        return "";
+        return b"";
     }
-    match body.rmatch_indices('\n').nth(count - 1) {
-        Some((position, _)) => &text[position + 1..],
+    let body = text.strip_suffix(b"\n").unwrap_or(text);
+    let line_ends = body
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, byte)| **byte == b'\n');
+    match line_ends.map(|(position, _)| position).nth(count - 1) {
+        Some(position) => &text[position + 1..],
         None => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::last_lines;
+    use std::fs;
+
+    use super::*;
 
     #[test]
     fn the_last_lines_are_cut_off_at_lines() {
-        assert_eq!(last_lines("a\nb\nc\n", Some(2)), "b\nc\n");
-        assert_eq!(last_lines("a\nb\nc", Some(1)), "c");
-        assert_eq!(last_lines("a\n", Some(9)), "a\n");
-        assert_eq!(last_lines("a\n", Some(0)), "");
-        assert_eq!(last_lines("a\nb\n", None), "a\nb\n");
+        assert_eq!(last_lines(b"a\nb\nc\n", Some(2)), b"b\nc\n");
+        assert_eq!(last_lines(b"a\nb\nc", Some(1)), b"c");
+        assert_eq!(last_lines(b"a\n", Some(9)), b"a\n");
+        assert_eq!(last_lines(b"a\n", Some(0)), b"");
+        assert_eq!(last_lines(b"a\nb\n", None), b"a\nb\n");
+    }
+
+    #[test]
+    fn a_log_is_read_on_when_it_grows_and_anew_when_it_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("boot.log");
+        let mut log = Log::at(path.clone());
+        assert_eq!(log.read_on().unwrap(), b"");
+        fs::write(&path, "one\n").unwrap();
+        assert_eq!(log.read_on().unwrap(), b"one\n");
+        fs::write(&path, "one\ntwo\n").unwrap();
+        assert_eq!(log.read_on().unwrap(), b"two\n");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another boot\n").unwrap();
+        assert_eq!(log.read_on().unwrap(), b"another boot\n");
+        fs::write(&path, "").unwrap();
+        assert_eq!(log.read_on().unwrap(), b"");
     }
 }

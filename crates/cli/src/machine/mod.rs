@@ -53,8 +53,8 @@ impl Machine {
             Machine::Set(set) => set.carry_out(&client).await?,
             Machine::SetDefault(set_default) => set_default.carry_out(&client).await?,
             Machine::Logs(logs) => logs.carry_out(&client).await?,
-            Machine::Stop(stop) => stop.carry_out(&client).await?,
-            Machine::Delete(delete) => delete.carry_out(&client).await?,
+            Machine::Stop(stop) => return stop.carry_out(&client).await,
+            Machine::Delete(delete) => return delete.carry_out(&client).await,
         }
         Ok(0)
     }
@@ -66,4 +66,20 @@ async fn named_or_default(client: &Client, name: Option<MachineId>) -> Result<Ma
         Some(id) => Ok(id),
         None => Ok(client.default_machine().await?),
     }
+}
+
+/// Does the same to all of them, in order. What fails for one is told, and does not keep it from
+/// the others. Returns the exit code.
+async fn for_each(
+    ids: Vec<MachineId>,
+    mut act: impl AsyncFnMut(MachineId) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut code = 0;
+    for id in ids {
+        if let Err(failure) = act(id).await {
+            failure.print();
+            code = 1;
+        }
+    }
+    Ok(code)
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::named_or_default;
+use super::{for_each, named_or_default};
 use crate::{failure::Failure, output};
 
 /// Stop machines in order.
@@ -16,15 +16,15 @@ pub struct Stop {
 
 impl Stop {
     /// Stops them one after the other and prints their ids.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
         let ids = match self.ids.is_empty() {
             true => vec![named_or_default(client, None).await?],
             false => self.ids,
         };
-        for id in ids {
+        for_each(ids, async |id| {
             client.stop(&id).await?;
-            output::line(id)?;
-        }
-        Ok(())
+            output::line(id)
+        })
+        .await
     }
 }

@@ -1,61 +1,48 @@
 //! `boot`: from a stopped machine to one that serves commands.
 
-use std::time::Duration;
-
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
 use container_runtime::{HomeShare, Launch, Runtime, launch};
+use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::Listener;
-use crate::{Service, configuration::Configuration, error::ServiceError};
-
-/// How often a machine that another service began to boot is asked whether it is up.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+use super::ASK_AGAIN;
+use crate::{Service, caller::Caller, configuration::Configuration, error::ServiceError};
 
 impl Service {
     /// Boots the machine unless it runs. Whoever asks while it boots gets the same answer.
     pub(crate) async fn boot(
         &self,
         id: &MachineId,
-        listener: Listener<'_>,
+        caller: &Caller,
     ) -> Result<Running, ServiceError> {
         let bundle = self.bundles.get(id)?;
-        if let Some(runtime) = self
-            .runtime(id)
-            .await?
-            .filter(|runtime| runtime.status().up)
+        if let Some(runtime) = self.runtime(id).await?
+            && runtime.status().up
         {
-            return running(&bundle, &runtime);
+            return up(&bundle, &runtime);
         }
-        let _lock = self.locks.lock(id).await;
+        let _lock = self.locks.lock_for(caller, id).await;
         // It may have been deleted, or started, by whoever held the lock.
         let bundle = self.bundles.get(id)?;
-        self.boot_locked(id, &bundle, listener).await
+        self.boot_locked(id, &bundle, caller).await
     }
 
     /// As [`boot`](Self::boot), for a caller that holds the machine's lock.
-    pub(crate) async fn boot_locked(
+    pub(super) async fn boot_locked(
         &self,
         id: &MachineId,
         bundle: &Bundle,
-        listener: Listener<'_>,
+        caller: &Caller,
     ) -> Result<Running, ServiceError> {
         if let Some(runtime) = self.already_running(id).await? {
-            return running(bundle, &runtime);
+            return up(bundle, &runtime);
         }
-        listener(Progress::step("booting machine"));
-        let launch_of_this_boot = self.decide(id, bundle)?;
-        let runtime = launch(&launch_of_this_boot, |_| ())
-            .await
-            .map_err(|source| ServiceError::Launch {
-                id: id.clone(),
-                source,
-            })?;
-        if !bundle.is_provisioned() {
-            bundle.set_provisioned()?;
-        }
-        running(bundle, &runtime)
+        let decided = self.decide(id, bundle)?;
+        caller.tell(Progress::step("booting machine"));
+        let launched = launch(&decided, |_| ()).await;
+        let runtime = launched.map_err(|source| ServiceError::launch(id, source))?;
+        up(bundle, &runtime)
     }
 
     /// A runtime that is there, once it is up: a service that was killed may have begun it.
@@ -63,7 +50,7 @@ impl Service {
         loop {
             match self.runtime(id).await? {
                 Some(runtime) if runtime.status().up => return Ok(Some(runtime)),
-                Some(_) => tokio::time::sleep(ASK_AGAIN).await,
+                Some(_) => sleep(ASK_AGAIN).await,
                 None => return Ok(None),
             }
         }
@@ -112,7 +99,12 @@ fn home_share(machine: &MachineConfiguration, boot: &BootConfiguration) -> Optio
     })
 }
 
-fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, ServiceError> {
+/// The machine is up, so its user is set up; whoever began to boot it may not have lived to
+/// remember that.
+fn up(bundle: &Bundle, runtime: &Runtime) -> Result<Running, ServiceError> {
+    if !bundle.is_provisioned() {
+        bundle.set_provisioned()?;
+    }
     let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
     Ok(Running {
         socket: runtime.socket().to_owned(),

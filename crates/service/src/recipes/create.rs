@@ -1,19 +1,25 @@
 //! `create`: from an image's reference to a machine.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use container_api::{CreateRequest, Progress};
+use container_api::{CreateRequest, Progress, Step};
 use container_image::{
     Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions, Reference,
+    Step as ImageStep,
 };
 use container_machine::{
-    BootConfiguration, Descriptor, HomeMount, ImageDescription, MachineConfiguration, MachineId,
-    Platform, UserSetup, home_directory,
+    BootConfiguration, Bundle, BundleError, Descriptor, HomeMount, ImageDescription,
+    MachineConfiguration, MachineId, Platform, UserSetup,
 };
+use tokio::time::sleep;
 
-use super::Listener;
+use super::ASK_AGAIN;
 use crate::{
     Service,
+    caller::Caller,
     configuration::{Configuration, changed},
     error::ServiceError,
     snapshot::in_seconds,
@@ -22,71 +28,96 @@ use crate::{
 /// What was decided before anything is fetched.
 struct Plan {
     id: MachineId,
+    is_named: bool,
     reference: Reference,
     platform: ImagePlatform,
     options: PullOptions,
     boot: BootConfiguration,
     user: UserSetup,
     home: PathBuf,
+    start: bool,
+    set_default: bool,
 }
 
 impl Service {
-    /// Makes a machine. If a step fails, or `given_up` comes first, nothing is left of it but
-    /// what was fetched.
+    /// Makes a machine. If a step fails, or the caller goes away, nothing is left of it but what
+    /// was fetched.
     pub(crate) async fn create(
         &self,
         request: &CreateRequest,
-        listener: Listener<'_>,
-        given_up: impl Future<Output = ()>,
+        caller: &Caller,
     ) -> Result<MachineId, ServiceError> {
         let plan = self.plan(request)?;
-        let _lock = self.locks.lock(&plan.id).await;
-        self.bundles.ensure_free(&plan.id)?;
-        let made = tokio::select! {
-            made = self.make(&plan, request, listener) => made,
-            () = given_up => Err(ServiceError::GivenUp),
-        };
+        let _lock = self.locks.lock_for(caller, &plan.id).await;
+        self.ensure_free(&plan)?;
+        let made = self.make(&plan, caller).await;
         if made.is_err() {
             self.unmake(&plan.id).await;
         }
         made.map(|()| plan.id)
     }
 
-    async fn make(
-        &self,
-        plan: &Plan,
-        request: &CreateRequest,
-        listener: Listener<'_>,
-    ) -> Result<(), ServiceError> {
-        let image = self.pull(plan, listener).await?;
-        let base = self.base(&image, listener).await?;
-        let new = self.bundles.begin(&plan.id)?;
-        container_engine::create_overlay(&base, &new.disk())?;
-        let bundle = new.finish(&configuration(plan, &image), &plan.boot)?;
-        if request.set_default || self.bundles.default_machine()?.is_none() {
-            self.bundles.set_default_machine(&plan.id)?;
+    async fn make(&self, plan: &Plan, caller: &Caller) -> Result<(), ServiceError> {
+        let bundle = tokio::select! {
+            bundle = self.make_bundle(plan, caller) => bundle?,
+            () = caller.gone() => return Err(ServiceError::GivenUp),
+        };
+        if plan.start {
+            self.boot_unless_given_up(&plan.id, &bundle, caller).await?;
         }
-        if request.start {
-            self.boot_locked(&plan.id, &bundle, listener).await?;
+        if plan.set_default || self.bundles.default_machine()?.is_none() {
+            self.bundles.set_default_machine(&plan.id)?;
         }
         Ok(())
     }
 
-    /// Removes what there is of a machine that could not be made. Its boot log is kept as
-    /// `failed-boot.log` in the data directory: the reason may stand there.
+    async fn make_bundle(&self, plan: &Plan, caller: &Caller) -> Result<Bundle, ServiceError> {
+        let image = self.pull(plan, caller).await?;
+        let base = self.base(&image, caller).await?;
+        let new = self.bundles.begin(&plan.id)?;
+        container_engine::create_overlay(&base, &new.disk())?;
+        Ok(new.finish(&configuration(plan, &image), &plan.boot)?)
+    }
+
+    /// Boots the machine. If the caller goes away it is stopped, and its runtime has ended when
+    /// this returns.
+    async fn boot_unless_given_up(
+        &self,
+        id: &MachineId,
+        bundle: &Bundle,
+        caller: &Caller,
+    ) -> Result<(), ServiceError> {
+        let mut booting = std::pin::pin!(self.boot_locked(id, bundle, caller));
+        tokio::select! {
+            booted = &mut booting => return booted.map(drop),
+            () = caller.gone() => {}
+        }
+        // Its runtime may not be there yet, so it is stopped until it is gone.
+        loop {
+            if let Err(error) = self.stop_running(id).await {
+                tracing::warn!("stopping the unfinished machine {id}: {error}");
+            }
+            tokio::select! {
+                _ = &mut booting => return Err(ServiceError::GivenUp),
+                () = sleep(ASK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Removes what there is of a machine that could not be made.
     async fn unmake(&self, id: &MachineId) {
-        let Ok(bundle) = self.bundles.get(id) else {
-            return;
-        };
-        if let Err(error) = self.stop_running(id).await {
-            tracing::error!("stopping the unfinished machine {id}: {error}");
+        match self.remove(id).await {
+            Ok(_) | Err(ServiceError::Bundle(BundleError::NotFound(_))) => {}
+            Err(error) => tracing::error!("removing the unfinished machine {id}: {error}"),
         }
-        let kept = self.world.data.join("failed-boot.log");
-        if let Err(error) = fs::copy(bundle.boot_log(), kept) {
-            tracing::debug!("keeping the boot log of {id}: {error}");
-        }
-        if let Err(error) = self.bundles.remove(id) {
-            tracing::error!("removing the unfinished machine {id}: {error}");
+    }
+
+    fn ensure_free(&self, plan: &Plan) -> Result<(), ServiceError> {
+        match self.bundles.ensure_free(&plan.id) {
+            Err(BundleError::Exists(id)) if !plan.is_named => {
+                Err(ServiceError::DefaultNameTaken(id))
+            }
+            other => Ok(other?),
         }
     }
 
@@ -95,22 +126,12 @@ impl Service {
         let configuration = Configuration::read(&self.world.config)?;
         let reference = Reference::parse(&request.image, &configuration.registry.domain)?;
         let id = match &request.name {
-            Some(name) => {
-                let id = name.parse()?;
-                self.bundles.ensure_free(&id)?;
-                id
-            }
-            None => {
-                let id = MachineId::from_image(reference.repository(), reference.tag_or_digest())?;
-                self.bundles
-                    .ensure_free(&id)
-                    .map_err(|_| ServiceError::DefaultNameTaken(id.clone()))?;
-                id
-            }
+            Some(name) => name.parse()?,
+            None => MachineId::from_image(reference.repository(), reference.tag_or_digest())?,
         };
         let boot = changed(configuration.boot_defaults(), &request.boot);
         super::set::check(&boot)?;
-        let home = home_directory().map_err(ServiceError::User)?;
+        let home: PathBuf = request.home.components().collect();
         check_home(&boot, &home)?;
         let platform = match &request.platform {
             Some(platform) => platform.parse()?,
@@ -125,53 +146,76 @@ impl Service {
         }
         Ok(Plan {
             id,
+            is_named: request.name.is_some(),
             reference,
             platform,
             options,
             boot,
             user: UserSetup::current().map_err(ServiceError::User)?,
             home,
+            start: request.start,
+            set_default: request.set_default,
         })
     }
 
-    async fn pull(&self, plan: &Plan, listener: Listener<'_>) -> Result<Image, ServiceError> {
-        listener(Progress::step("fetching image"));
-        let report = |progress: ImageProgress| listener(as_step("fetching image", &progress));
+    async fn pull(&self, plan: &Plan, caller: &Caller) -> Result<Image, ServiceError> {
+        let report = |progress| caller.tell(told(progress));
         let (reference, platform) = (&plan.reference, &plan.platform);
-        Ok(self
+        let pulled = self
             .images
-            .pull(reference, platform, &plan.options, &report)
-            .await?)
+            .pull(reference, platform, &plan.options, &report);
+        Ok(pulled.await?)
     }
 
-    async fn base(&self, image: &Image, listener: Listener<'_>) -> Result<PathBuf, ServiceError> {
-        listener(Progress::step("unpacking image"));
-        let report = |progress: ImageProgress| listener(as_step("unpacking image", &progress));
+    async fn base(&self, image: &Image, caller: &Caller) -> Result<PathBuf, ServiceError> {
+        let report = |progress| caller.tell(told(progress));
         Ok(self.images.base(image, &report).await?)
     }
 }
 
 /// Refuses a home that could not be shared.
-pub(crate) fn check_home(
-    boot: &BootConfiguration,
-    home: &std::path::Path,
-) -> Result<(), ServiceError> {
+pub(super) fn check_home(boot: &BootConfiguration, home: &Path) -> Result<(), ServiceError> {
     if boot.home_mount == HomeMount::None {
         return Ok(());
     }
-    let looked = fs::read_dir(home).map(drop);
-    looked.map_err(|source| ServiceError::Home {
-        path: home.to_owned(),
-        source,
-    })
+    let refused = |reason: &str| {
+        Err(ServiceError::Home {
+            path: home.to_owned(),
+            reason: reason.to_owned(),
+        })
+    };
+    if !home.is_absolute() {
+        return refused("its path is not absolute");
+    }
+    if home.parent().is_none() {
+        return refused("it is the root of the file system");
+    }
+    match fs::read_dir(home) {
+        Ok(_) => Ok(()),
+        Err(error) => refused(&error.to_string()),
+    }
 }
 
-fn as_step(step: &str, progress: &ImageProgress) -> Progress {
-    Progress {
-        step: step.to_owned(),
+/// What the image's own steps are to whoever waits for a machine.
+fn told(progress: ImageProgress) -> Progress {
+    let name = match progress.step {
+        ImageStep::Resolving => return Progress::step("fetching image"),
+        ImageStep::Offline { reason } => {
+            return Progress::Note(format!(
+                "Using the image as it was fetched before: {reason}"
+            ));
+        }
+        ImageStep::Downloading => "fetching image".to_owned(),
+        ImageStep::Unpacking { layers: 1, .. } => "unpacking image".to_owned(),
+        ImageStep::Unpacking { layer, layers } => {
+            format!("unpacking image, layer {layer} of {layers}")
+        }
+    };
+    Progress::Step(Step {
+        name,
         done: Some(progress.done),
         total: progress.total,
-    }
+    })
 }
 
 fn configuration(plan: &Plan, image: &Image) -> MachineConfiguration {
@@ -195,5 +239,29 @@ fn configuration(plan: &Plan, image: &Image) -> MachineConfiguration {
         },
         stop_signal: image.stop_signal.clone(),
         user_setup: plan.user.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_must_be_a_directory_of_its_own() {
+        let boot = Configuration::default().boot_defaults();
+        let there = tempfile::tempdir().unwrap();
+        assert!(check_home(&boot, there.path()).is_ok());
+        let refused = |home: &Path| check_home(&boot, home).unwrap_err().to_string();
+        assert!(refused(&there.path().join("none")).contains("No such file"));
+        assert!(refused(Path::new("/")).contains("root of the file system"));
+        assert!(refused(Path::new("")).contains("not absolute"));
+        let file = there.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(refused(&file).contains("Not a directory"));
+        let without = BootConfiguration {
+            home_mount: HomeMount::None,
+            ..boot
+        };
+        assert!(check_home(&without, Path::new("/none")).is_ok());
     }
 }

@@ -9,13 +9,21 @@ impl Service {
     /// Stops the machine if it runs, then removes it and its disk.
     pub(crate) async fn delete(&self, id: &MachineId) -> Result<Deleted, ServiceError> {
         self.bundles.get(id)?;
+        // Before the lock, which whoever boots it holds.
         self.stop_running(id).await?;
         let _lock = self.locks.lock(id).await;
-        // Whoever held the lock may have started it again.
+        let was_default = self.remove(id).await?;
+        Ok(Deleted { was_default })
+    }
+
+    /// As [`delete`](Self::delete), for a caller that holds the machine's lock. Returns whether
+    /// it was the default machine.
+    pub(super) async fn remove(&self, id: &MachineId) -> Result<bool, ServiceError> {
+        self.bundles.get(id)?;
         self.stop_running(id).await?;
         let was_default = self.bundles.remove(id)?;
         // Left over from its last boot; without it nothing is missing.
         let _ = std::fs::remove_dir_all(self.world.runtime_directory(id));
-        Ok(Deleted { was_default })
+        Ok(was_default)
     }
 }

@@ -6,7 +6,7 @@ mod delete;
 mod set;
 mod stop;
 
-use container_api::Progress;
+use std::time::Duration;
 
-/// Hears how far a recipe is.
-pub type Listener<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+/// How often a machine that is on its way up is asked whether it is there.
+const ASK_AGAIN: Duration = Duration::from_millis(50);

@@ -23,7 +23,7 @@ impl Service {
 }
 
 /// Refuses what could not boot: a kernel must be a readable, non-empty regular file.
-pub(crate) fn check(boot: &BootConfiguration) -> Result<(), ServiceError> {
+pub(super) fn check(boot: &BootConfiguration) -> Result<(), ServiceError> {
     match &boot.kernel {
         Some(kernel) => Ok(container_runtime::check_kernel(kernel)?),
         None => Ok(()),
