@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -23,6 +24,18 @@ pub fn bytes(bytes: &[u8]) -> Result<Reader, Failure> {
         Ok(()) => Ok(Reader::There),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
         Err(error) => Err(Failure::new(format!("writing to standard output: {error}"))),
+    }
+}
+
+/// Looks whether anybody still reads standard output, without printing.
+pub fn reader() -> Reader {
+    let stdout = io::stdout();
+    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+    let looked = poll(&mut watched, Some(&Timespec::default()));
+    // A pipe without a reader is in error (poll(2)).
+    match looked {
+        Ok(1) if watched[0].revents().contains(PollFlags::ERR) => Reader::Gone,
+        _ => Reader::There,
     }
 }
 

@@ -32,7 +32,9 @@ pub enum ClientError {
 
 impl From<hyper::Error> for ClientError {
     fn from(error: hyper::Error) -> Self {
-        ClientError::Connection(error.to_string())
+        ClientError::Connection(format!(
+            "the connection was lost ({error}); `container machine ls` shows what came of it"
+        ))
     }
 }
 

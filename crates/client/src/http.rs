@@ -50,7 +50,8 @@ impl Client {
                 }
             }
         }
-        let message = "the service ended while it worked on this: try again";
+        let message =
+            "it ended while it worked on this; `container machine ls` shows what came of it";
         Err(ClientError::Connection(message.to_owned()))
     }
 

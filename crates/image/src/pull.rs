@@ -230,8 +230,11 @@ impl ImageStore {
             .iter()
             .fold(0u64, |sum, blob| sum.saturating_add(blob.size));
         let meter = &Meter::new(listener, Step::Downloading, total);
-        stream::iter(missing)
+        let downloads: Vec<_> = missing
+            .into_iter()
             .map(|blob| download(registry, self, blob, meter))
+            .collect();
+        stream::iter(downloads)
             .buffer_unordered(options.max_concurrent_downloads.max(1))
             .try_collect::<()>()
             .await

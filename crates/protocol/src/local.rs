@@ -73,7 +73,9 @@ fn short_path(socket: &Path) -> io::Result<(File, PathBuf)> {
         return Err(io::Error::from(io::ErrorKind::InvalidFilename));
     };
     let directory = File::open(directory)?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    let short = Path::new("/proc/self/fd")
+        .join(directory.as_raw_fd().to_string())
+        .join(name);
     Ok((directory, short))
 }
 
@@ -93,7 +95,10 @@ mod tests {
         let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
-        assert_eq!(connect(&socket).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            connect(&socket).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
         assert!(listen(&socket).is_ok());
     }
 }

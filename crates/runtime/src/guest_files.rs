@@ -70,7 +70,7 @@ impl GuestFiles {
         let agent = find("initramfs.cpio")?;
         match kernel {
             Some(kernel) => Ok(GuestFiles {
-                kernel: readable_kernel(kernel)?,
+                kernel: check_kernel(kernel).map(|()| kernel.to_owned())?,
                 agent,
                 modules: None,
             }),
@@ -93,11 +93,15 @@ impl GuestFiles {
     }
 }
 
-fn readable_kernel(path: &Path) -> Result<PathBuf, GuestFilesError> {
+/// Refuses a kernel that is not an absolute path to a readable, non-empty regular file.
+pub fn check_kernel(path: &Path) -> Result<(), GuestFilesError> {
     let unusable = |reason: String| GuestFilesError::Kernel {
         path: path.to_owned(),
         reason,
     };
+    if !path.is_absolute() {
+        return Err(unusable("the path is not absolute".into()));
+    }
     let about = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
     if !about.is_file() {
         return Err(unusable("it is not a regular file".into()));
@@ -105,8 +109,9 @@ fn readable_kernel(path: &Path) -> Result<PathBuf, GuestFilesError> {
     if about.len() == 0 {
         return Err(unusable("it is empty".into()));
     }
-    File::open(path).map_err(|error| unusable(error.to_string()))?;
-    Ok(path.to_owned())
+    File::open(path)
+        .map(drop)
+        .map_err(|error| unusable(error.to_string()))
 }
 
 #[cfg(test)]

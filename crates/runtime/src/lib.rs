@@ -24,7 +24,7 @@ mod process;
 mod stdio_log;
 
 pub use file_share::file_share_main;
-pub use guest_files::{GuestFiles, GuestFilesError};
+pub use guest_files::{GuestFiles, GuestFilesError, check_kernel};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
 pub use launch::{HomeShare, Launch, LaunchError, launch};
 pub use process::runtime_main;

@@ -84,12 +84,16 @@ pub enum ConfigurationError {
         source: io::Error,
     },
     /// It says something that it cannot say.
-    #[error("{path}: {source}")]
+    #[error("{path}, line {line} ({text}): {reason}")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What and where, with the line.
-        source: toml::de::Error,
+        /// Where, from 1.
+        line: usize,
+        /// What stands there.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
     },
 }
 
@@ -98,8 +102,7 @@ impl Configuration {
     pub fn read(directory: &Path) -> Result<Configuration, ConfigurationError> {
         let path = directory.join("config.toml");
         match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text)
-                .map_err(|source| ConfigurationError::Malformed { path, source }),
+            Ok(text) => toml::from_str(&text).map_err(|error| malformed(path, &text, &error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Configuration::default()),
             Err(source) => Err(ConfigurationError::Read { path, source }),
         }
@@ -117,6 +120,23 @@ impl Configuration {
                 .unwrap_or_else(|| Memory::half_of(host_memory())),
             virtualization: machine.virtualization.unwrap_or_default(),
         }
+    }
+}
+
+fn malformed(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigurationError {
+    let position = error.span().map_or(0, |span| span.start);
+    let before = text.get(..position).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    ConfigurationError::Malformed {
+        path,
+        line,
+        text: text
+            .lines()
+            .nth(line - 1)
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+        reason: error.message().replace('\n', ", "),
     }
 }
 
@@ -183,6 +203,8 @@ mod tests {
             error.contains("line 3") && error.contains("memory"),
             "{error}"
         );
+        let error = read("[engine]\naccelerator = \n").unwrap_err();
+        assert!(error.contains("line 2") && !error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -29,7 +29,9 @@ impl Locks {
         match Arc::clone(&lock).try_lock_owned() {
             Ok(guard) => guard,
             Err(_) => {
-                caller.tell(Progress::step(format!("waiting for {id}")));
+                caller.tell(Progress::step(format!(
+                    "waiting for another command on {id}"
+                )));
                 lock.lock_owned().await
             }
         }

@@ -105,7 +105,8 @@ pub fn mount_pseudo(root: &GuestRoot) -> Result<(), MountError> {
     ] {
         let mounted = root.make_directory(on).and_then(|_| {
             let Some(kind) = kind else { return Ok(()) };
-            let target = descriptor_path(root.directory(on)?.as_fd());
+            let directory = root.directory(on)?;
+            let target = descriptor_path(directory.as_fd());
             Ok(mount(
                 Some(kind),
                 &target,

@@ -51,9 +51,10 @@ impl Logs {
         while self.follow && reader == Reader::There {
             tokio::time::sleep(LOOK_AGAIN).await;
             let added = log.read_on()?;
-            if !added.is_empty() {
-                reader = output::bytes(&added)?;
-            }
+            reader = match added.is_empty() {
+                true => output::reader(),
+                false => output::bytes(&added)?,
+            };
         }
         Ok(())
     }

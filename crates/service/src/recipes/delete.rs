@@ -1,7 +1,7 @@
 //! `delete`: no machine any more.
 
 use container_api::Deleted;
-use container_machine::MachineId;
+use container_machine::{BundleError, MachineId};
 
 use crate::{Service, error::ServiceError};
 
@@ -12,8 +12,15 @@ impl Service {
         // Before the lock, which whoever boots it holds.
         self.stop_running(id).await?;
         let _lock = self.locks.lock(id).await;
-        let was_default = self.remove(id).await?;
-        Ok(Deleted { was_default })
+        match self.remove(id).await {
+            // Whoever held the lock removed it.
+            Err(ServiceError::Bundle(BundleError::NotFound(_))) => {
+                Ok(Deleted { was_default: false })
+            }
+            removed => Ok(Deleted {
+                was_default: removed?,
+            }),
+        }
     }
 
     /// As [`delete`](Self::delete), for a caller that holds the machine's lock. Returns whether

@@ -1,0 +1,180 @@
+//! Inodes on disk (Documentation/filesystems/ext4/inodes.rst).
+
+use crate::{
+    Metadata, Special, Timestamp,
+    bytes::{crc, high, high_half, low, low_half, put_u16, put_u32},
+    geometry::{BLOCK, INODE},
+    xattr::Placed,
+};
+
+/// The inode maps its blocks with extents.
+pub const USES_EXTENTS: u32 = 0x8_0000;
+/// The directory has an index.
+pub const IS_INDEXED: u32 = 0x1000;
+
+/// Bytes of fields beyond the classic 128.
+const EXTRA: u16 = 32;
+
+/// An inode's type bits, and what directories say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileType {
+    /// The high bits of the mode.
+    pub mode: u16,
+    /// The kind in a directory entry.
+    pub kind: u8,
+}
+
+impl FileType {
+    /// A regular file.
+    pub const FILE: FileType = FileType {
+        mode: 0o100_000,
+        kind: 1,
+    };
+    /// A directory.
+    pub const DIRECTORY: FileType = FileType {
+        mode: 0o040_000,
+        kind: 2,
+    };
+    /// A symbolic link.
+    pub const SYMLINK: FileType = FileType {
+        mode: 0o120_000,
+        kind: 7,
+    };
+
+    /// A device, pipe or socket.
+    pub fn of_special(special: Special) -> FileType {
+        let (mode, kind) = match special {
+            Special::CharDevice { .. } => (0o020_000, 3),
+            Special::BlockDevice { .. } => (0o060_000, 4),
+            Special::Fifo => (0o010_000, 5),
+            Special::Socket => (0o140_000, 6),
+        };
+        FileType { mode, kind }
+    }
+}
+
+/// What an inode holds besides attributes.
+#[derive(Debug)]
+pub struct Contents {
+    /// Its type.
+    pub file_type: FileType,
+    /// Bytes.
+    pub size: u64,
+    /// Blocks of 4 KiB that it takes, its own maps and attributes included.
+    pub blocks: u64,
+    /// The 60 bytes that lead to them.
+    pub map: [u8; 60],
+    /// How the map is to be read.
+    pub flags: u32,
+    /// The block with attributes; 0 for none.
+    pub xattr_block: u64,
+}
+
+impl Contents {
+    /// Something of this type that takes no blocks.
+    pub fn empty(file_type: FileType) -> Contents {
+        Contents {
+            file_type,
+            size: 0,
+            blocks: 0,
+            map: [0; 60],
+            flags: 0,
+            xattr_block: 0,
+        }
+    }
+}
+
+/// The checksum seed of an inode and of the blocks that are its own. Generations are 0.
+pub fn seed_of(inode: u32, seed: u32) -> u32 {
+    crc(crc(seed, &inode.to_le_bytes()), &[0; 4])
+}
+
+/// The inode's bytes. `seed` is [`seed_of`] it; `links` is how many names it has.
+pub fn encode(
+    contents: &Contents,
+    metadata: &Metadata,
+    links: u16,
+    placed: &Placed,
+    seed: u32,
+) -> [u8; INODE] {
+    let mut inode = [0; INODE];
+    put_u16(
+        &mut inode,
+        0x00,
+        contents.file_type.mode | (metadata.mode & 0o7777),
+    );
+    put_u16(&mut inode, 0x02, low_half(metadata.uid));
+    put_u32(&mut inode, 0x04, low(contents.size));
+    put_u16(&mut inode, 0x18, low_half(metadata.gid));
+    put_u16(&mut inode, 0x1a, links);
+    // Counted in 512 bytes.
+    let sectors = contents.blocks * (BLOCK as u64 / 512);
+    put_u32(&mut inode, 0x1c, low(sectors));
+    put_u32(&mut inode, 0x20, contents.flags);
+    inode[0x28..0x64].copy_from_slice(&contents.map);
+    put_u32(&mut inode, 0x68, low(contents.xattr_block));
+    put_u32(&mut inode, 0x6c, high(contents.size));
+    put_u16(&mut inode, 0x74, low_half(high(sectors)));
+    put_u16(&mut inode, 0x76, low_half(high(contents.xattr_block)));
+    put_u16(&mut inode, 0x78, high_half(metadata.uid));
+    put_u16(&mut inode, 0x7a, high_half(metadata.gid));
+    put_u16(&mut inode, 0x80, EXTRA);
+    let (seconds, beyond) = encode_time(metadata.mtime);
+    for (at, at_beyond) in [(0x08, 0x8c), (0x0c, 0x84), (0x10, 0x88), (0x90, 0x94)] {
+        put_u32(&mut inode, at, seconds);
+        put_u32(&mut inode, at_beyond, beyond);
+    }
+    placed.write_in_inode(&mut inode[128 + EXTRA as usize..]);
+    let checksum = crc(seed, &inode);
+    put_u16(&mut inode, 0x7c, low_half(checksum));
+    put_u16(&mut inode, 0x82, high_half(checksum));
+    inode
+}
+
+/// 34 bits of seconds and 30 of nanoseconds: from 1901 to 2446. What is beyond is brought to
+/// that edge.
+fn encode_time(time: Timestamp) -> (u32, u32) {
+    let first = i64::from(i32::MIN);
+    let last = i64::from(i32::MAX) + 3 * (1 << 32);
+    let seconds = time.seconds.clamp(first, last);
+    let low_bits = (seconds & 0xffff_ffff) as u32;
+    let epoch = ((seconds - i64::from(low_bits.cast_signed())) >> 32) as u32 & 3;
+    (low_bits, (time.nanoseconds.min(999_999_999) << 2) | epoch)
+}
+
+/// A device's number, where an inode's map would be: the old form where it fits, else the new.
+pub fn device_map(special: Special) -> [u8; 60] {
+    let mut map = [0; 60];
+    if let Special::CharDevice { major, minor } | Special::BlockDevice { major, minor } = special {
+        if major < 256 && minor < 256 {
+            put_u32(&mut map, 0, (major << 8) | minor);
+        } else {
+            put_u32(
+                &mut map,
+                4,
+                (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
+            );
+        }
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_kept_beyond_2038_and_before_1970() {
+        let of = |seconds| {
+            encode_time(Timestamp {
+                seconds,
+                nanoseconds: 5,
+            })
+        };
+        assert_eq!(of(0), (0, 5 << 2));
+        assert_eq!(of(-1), (u32::MAX, 5 << 2));
+        assert_eq!(of(1 << 31), (1 << 31, (5 << 2) | 1));
+        assert_eq!(of(1 << 32), (0, (5 << 2) | 1));
+        assert_eq!(of(i64::MAX).1 & 3, 3);
+    }
+}

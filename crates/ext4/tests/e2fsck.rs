@@ -1,0 +1,303 @@
+//! Every file system that is written here, e2fsprogs find nothing to say of, and reads back as it
+//! was written.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use container_ext4::{Metadata, Options, Special, Timestamp, Writer};
+
+struct Image {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn image(size: u64, fill: impl FnOnce(&mut Writer)) -> Image {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.ext4");
+    let options = Options {
+        size,
+        ..Options::default()
+    };
+    let mut writer = Writer::create(&path, &options).unwrap();
+    fill(&mut writer);
+    writer.finish().unwrap();
+    let image = Image {
+        _directory: directory,
+        path,
+    };
+    image.check();
+    image
+}
+
+fn run(program: &str, arguments: &[&str], image: &Path) -> (bool, String) {
+    let output = Command::new(program)
+        .args(arguments)
+        .arg(image)
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap_or_else(|error| panic!("{program} (of e2fsprogs) is needed: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (
+        output.status.success(),
+        text + &String::from_utf8_lossy(&output.stderr),
+    )
+}
+
+impl Image {
+    fn check(&self) {
+        let (clean, said) = run("e2fsck", &["-fn"], &self.path);
+        assert!(clean, "{said}");
+        assert!(
+            !said.contains("Fix?") && !said.contains("IGNORED"),
+            "{said}"
+        );
+    }
+
+    fn ask(&self, request: &str) -> String {
+        run("debugfs", &["-R", request], &self.path).1
+    }
+
+    fn contents(&self, path: &str) -> Vec<u8> {
+        let to = self.path.with_extension("dumped");
+        self.ask(&format!("dump {path} {}", to.display()));
+        std::fs::read(to).unwrap()
+    }
+}
+
+const SMALL: u64 = 1 << 30;
+
+#[test]
+fn an_empty_one_of_512_gib_takes_next_to_nothing() {
+    use std::os::unix::fs::MetadataExt;
+    let image = image(512 << 30, |_| ());
+    let about = std::fs::metadata(&image.path).unwrap();
+    assert_eq!(about.len(), 512 << 30);
+    assert!(about.blocks() * 512 < 16 << 20, "{} blocks", about.blocks());
+}
+
+#[test]
+fn every_type_of_file_reads_back() {
+    let mtime = Timestamp {
+        seconds: 4_000_000_000,
+        nanoseconds: 123_456_789,
+    };
+    let metadata = Metadata {
+        mode: 0o4751,
+        uid: 70_000,
+        gid: 80_000,
+        mtime,
+        xattrs: vec![
+            (
+                b"security.capability".to_vec(),
+                vec![1, 0, 0, 2, 0, 4, 0, 0],
+            ),
+            (b"user.long".to_vec(), vec![b'x'; 3000]),
+            (b"user.short".to_vec(), b"y".to_vec()),
+        ],
+    };
+    let image = image(SMALL, |writer| {
+        writer
+            .file(b"/bin/tool", &metadata, &mut &b"contents"[..])
+            .unwrap();
+        writer.hard_link(b"bin/same", b"bin/tool").unwrap();
+        writer
+            .symlink(b"short", &Metadata::file(0o777), b"bin/tool")
+            .unwrap();
+        writer
+            .symlink(b"long", &Metadata::file(0o777), &[b'l'; 4000])
+            .unwrap();
+        let (major, minor) = (5, 1);
+        writer
+            .special(
+                b"dev/tty",
+                &Metadata::file(0o620),
+                Special::CharDevice { major, minor },
+            )
+            .unwrap();
+        let (major, minor) = (259, 70_000);
+        writer
+            .special(
+                b"dev/disk",
+                &Metadata::file(0o660),
+                Special::BlockDevice { major, minor },
+            )
+            .unwrap();
+        writer
+            .special(b"fifo", &Metadata::file(0o600), Special::Fifo)
+            .unwrap();
+        writer
+            .special(b"socket", &Metadata::file(0o600), Special::Socket)
+            .unwrap();
+    });
+    assert_eq!(image.contents("/bin/same"), b"contents");
+    let stat = image.ask("stat /bin/tool");
+    for expected in [
+        "Mode:  04751",
+        "User: 70000",
+        "Group: 80000",
+        "Links: 2",
+        "Size: 8",
+        "mtime: 0xee6b2800:1d6f3455",
+    ] {
+        assert!(stat.contains(expected), "{expected}: {stat}");
+    }
+    assert!(image.ask("ea_get /bin/tool user.short").contains('y'));
+    assert!(
+        image
+            .ask("ea_get /bin/tool user.long")
+            .contains(&"x".repeat(3000))
+    );
+    assert!(
+        image.ask("stat /dev/disk").contains("New-style) 259:70000"),
+        "{}",
+        image.ask("stat /dev/disk")
+    );
+    assert!(image.ask("stat /dev/tty").contains("05:01"));
+    assert!(image.ask("stat /short").contains("bin/tool"));
+    assert_eq!(image.contents("/long").len(), 4000);
+    assert!(
+        image.ask("stat /fifo").contains("FIFO") && image.ask("stat /socket").contains("socket")
+    );
+}
+
+#[test]
+fn a_hundred_thousand_names_in_one_directory_are_found_by_their_hash() {
+    let image = image(4 << 30, |writer| {
+        for number in 0..100_000 {
+            let path =
+                format!("many/a name that is rather long, so that there are many blocks {number}");
+            writer
+                .file(path.as_bytes(), &Metadata::file(0o644), &mut &b""[..])
+                .unwrap();
+        }
+        for number in 0..300 {
+            let path = format!("wide/{number:0255}");
+            writer
+                .directory(path.as_bytes(), &Metadata::file(0o755))
+                .unwrap();
+        }
+    });
+    assert!(image.ask("htree_dump /many").contains("Indirect levels: 1"));
+    let found =
+        image.ask("stat \"/many/a name that is rather long, so that there are many blocks 99999\"");
+    assert!(found.contains("Type: regular"), "{found}");
+    assert!(image.ask("stat /wide").contains("Links: 302"));
+}
+
+#[test]
+fn holes_stay_holes_and_scattered_blocks_are_mapped() {
+    use std::os::unix::fs::MetadataExt;
+    // Every other block is a hole, so each is an extent, and the map needs blocks of its own.
+    let mut scattered = vec![0; 4096 * 2 * 1500];
+    for block in scattered.chunks_mut(8192) {
+        block[..4096].fill(7);
+    }
+    let image = image(8 << 30, |writer| {
+        writer
+            .file(b"scattered", &Metadata::file(0o644), &mut &scattered[..])
+            .unwrap();
+        let mut zeroes = std::io::repeat(0).take((3 << 30) + 5);
+        writer
+            .file(b"hole", &Metadata::file(0o644), &mut zeroes)
+            .unwrap();
+        let mut large = std::io::repeat(9).take(200 << 20);
+        writer
+            .file(b"large", &Metadata::file(0o644), &mut large)
+            .unwrap();
+    });
+    assert!(image.contents("/scattered") == scattered);
+    assert!(image.ask("stat /hole").contains("Size: 3221225477"));
+    assert!(image.contents("/large").iter().all(|byte| *byte == 9));
+    let blocks = std::fs::metadata(&image.path).unwrap().blocks();
+    assert!(blocks * 512 < 230 << 20, "{blocks}");
+}
+
+#[test]
+fn what_is_replaced_or_whited_out_is_gone_and_so_are_its_blocks() {
+    let image = image(SMALL, |writer| {
+        let mut large = std::io::repeat(1).take(50 << 20);
+        writer
+            .file(b"dir/large", &Metadata::file(0o644), &mut large)
+            .unwrap();
+        writer
+            .file(b"dir/kept", &Metadata::file(0o644), &mut &b"kept"[..])
+            .unwrap();
+        writer
+            .file(b"swapped/x", &Metadata::file(0o644), &mut &b"x"[..])
+            .unwrap();
+        writer.hard_link(b"also kept", b"dir/kept").unwrap();
+        writer.begin_layer();
+        writer
+            .file(b"dir/new", &Metadata::file(0o644), &mut &b"new"[..])
+            .unwrap();
+        writer.make_opaque(b"dir").unwrap();
+        writer.white_out(b"not there/at all").unwrap();
+        writer
+            .file(b"swapped", &Metadata::file(0o644), &mut &b"a file now"[..])
+            .unwrap();
+    });
+    assert!(image.ask("stat /dir/large").contains("not found"));
+    assert!(image.ask("stat /dir/kept").contains("not found"));
+    assert_eq!(image.contents("/dir/new"), b"new");
+    assert_eq!(image.contents("\"/also kept\""), b"kept");
+    assert_eq!(image.contents("/swapped"), b"a file now");
+}
+
+#[test]
+fn what_fails_changes_nothing() {
+    struct Broken;
+    impl Read for Broken {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            buffer.fill(1);
+            Err(std::io::Error::other("broken"))
+        }
+    }
+    let image = image(SMALL, |writer| {
+        writer
+            .file(b"file", &Metadata::file(0o644), &mut &b"old"[..])
+            .unwrap();
+        assert!(
+            writer
+                .file(b"file", &Metadata::file(0o644), &mut Broken)
+                .is_err()
+        );
+        assert!(writer.hard_link(b"link", b"nowhere").is_err());
+        assert!(writer.hard_link(b"link", b"/").is_err());
+        assert!(
+            writer
+                .file(b"file/below", &Metadata::file(0o644), &mut &b""[..])
+                .is_err()
+        );
+        assert!(writer.symlink(b"s", &Metadata::file(0o777), b"").is_err());
+        assert!(
+            writer
+                .file(b"/", &Metadata::file(0o644), &mut &b""[..])
+                .is_err()
+        );
+        let metadata = Metadata {
+            xattrs: vec![(b"user.x".to_vec(), vec![0; 5000])],
+            ..Metadata::default()
+        };
+        assert!(writer.directory(b"d", &metadata).is_err());
+    });
+    assert_eq!(image.contents("/file"), b"old");
+    assert!(image.ask("stat /link").contains("not found"));
+}
+
+#[test]
+fn more_than_fits_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        size: 256 << 20,
+        ..Options::default()
+    };
+    let mut writer = Writer::create(&directory.path().join("small"), &options).unwrap();
+    let mut large = std::io::repeat(1).take(300 << 20);
+    let error = writer
+        .file(b"large", &Metadata::file(0o644), &mut large)
+        .unwrap_err();
+    assert!(matches!(error, container_ext4::Error::Full), "{error}");
+}
