@@ -1,3 +1,33 @@
 //! Build steps that are more than one line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use xtask::{guest, images, installation, registry};
+
+const USAGE: &str = "\
+Usage: cargo xtask STEP
+
+  guest            fetch the kernel, build the agent, put both under target/guest
+  install PREFIX   copy the built program and the guest's files below PREFIX
+  images           build the test images and put them into the test registry's storage
+  registry PORT    serve the test images on 127.0.0.1:PORT until interrupted
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments[..] {
+        ["guest"] => guest::build(),
+        ["install", prefix] => installation::install(prefix.as_ref()),
+        ["images"] => images::build(),
+        ["registry", port] => registry::serve(port),
+        _ => Err(anyhow::anyhow!("{USAGE}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            xtask::say(&format!("Error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! An archive that the kernel unpacks into its initial RAM file system: cpio, "newc" format
+//! (Documentation/driver-api/early-userspace/buffer-format.rst). The same contents give the same
+//! bytes.
+
+use std::{
+    fs,
+    io::{Cursor, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use cpio::{
+    NewcBuilder,
+    newc::{ModeFileType, trailer},
+};
+
+/// What goes into an archive, in order: a directory before what is in it.
+#[derive(Default)]
+pub struct Archive {
+    entries: Vec<(NewcBuilder, Vec<u8>)>,
+}
+
+impl Archive {
+    fn add(&mut self, path: &str, kind: ModeFileType, mode: u32, contents: Vec<u8>) {
+        let number = u32::try_from(self.entries.len()).unwrap_or(u32::MAX);
+        let entry = NewcBuilder::new(path)
+            .ino(number + 1)
+            .mode(mode)
+            .set_mode_file_type(kind);
+        self.entries.push((entry, contents));
+    }
+
+    /// Adds a directory.
+    pub fn directory(&mut self, path: &str) {
+        self.add(path, ModeFileType::Directory, 0o755, Vec::new());
+    }
+
+    /// Adds a file.
+    pub fn file(&mut self, path: &str, mode: u32, contents: Vec<u8>) {
+        self.add(path, ModeFileType::Regular, mode, contents);
+    }
+
+    /// Adds a character device.
+    pub fn character_device(&mut self, path: &str, major: u32, minor: u32) {
+        self.add(path, ModeFileType::Char, 0o600, Vec::new());
+        if let Some((entry, _)) = self.entries.pop() {
+            let entry = entry.rdev_major(major).rdev_minor(minor);
+            self.entries.push((entry, Vec::new()));
+        }
+    }
+
+    /// Writes it, in one step.
+    pub fn write(self, to: &Path) -> Result<()> {
+        let mut bytes = Vec::new();
+        for (entry, contents) in self.entries {
+            let size = u32::try_from(contents.len()).context("a file is too large for cpio")?;
+            let mut writer = entry.write(&mut bytes, size);
+            writer.write_all(&contents)?;
+            writer.finish()?;
+        }
+        let mut bytes = trailer(bytes)?;
+        // Another archive may follow.
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        let temporary = PathBuf::from(format!("{}.new", to.display()));
+        std::io::copy(&mut Cursor::new(bytes), &mut fs::File::create(&temporary)?)?;
+        fs::rename(&temporary, to).with_context(|| format!("writing {}", to.display()))
+    }
+}
