@@ -51,6 +51,7 @@ pub async fn serve() -> Result<(), ServeError> {
             frame::write(&mut control, &started).await?;
             tokio::spawn(accept(incoming, Commands::new(&init)));
             let ending = serve_until_end(&mut control, &mut init).await;
+            init.finish().await;
             mounts::unmount_machine();
             (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
         }

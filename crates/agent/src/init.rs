@@ -20,7 +20,7 @@ use crate::{
     machine::{GuestRoot, mounts::MountError},
     stage::Stage,
 };
-use console::Console;
+use console::{Console, ConsoleLog};
 use stop::StopMethod;
 
 const INIT: &str = "/sbin/init";
@@ -66,6 +66,7 @@ pub struct Init {
     pid: u32,
     child: Child,
     stop: StopMethod,
+    console: ConsoleLog,
 }
 
 impl Init {
@@ -95,7 +96,7 @@ impl Init {
             .stderr(console.terminal().map_err(InitError::Console)?);
         let child = spawn_as_first(command).await.map_err(InitError::Start)?;
         failure(report).await?;
-        console.copy_to(log).map_err(InitError::Console)?;
+        let console = console.copy_to(log).map_err(InitError::Console)?;
         let pid = child
             .id()
             .ok_or_else(|| InitError::Stage("it ended at once".to_owned()))?;
@@ -104,6 +105,7 @@ impl Init {
             program: program.display().to_string(),
             pid,
             child,
+            console,
         })
     }
 
@@ -130,10 +132,25 @@ impl Init {
         }
     }
 
+    /// Lets go of all that init used, once it has [ended](Self::ended).
+    pub async fn finish(self) {
+        self.console.finish().await;
+    }
+
     /// Asks init to stop, waits, and ends it by force if it takes longer than `grace`.
     pub async fn stop(&mut self, grace: Duration) {
-        self.stop.ask(self.pid).await;
-        if timeout(grace, self.ended()).await.is_err() {
+        let (method, pid) = (self.stop, self.pid);
+        let stopped = async {
+            tokio::select! {
+                biased;
+                _ = self.ended() => {}
+                () = async {
+                    method.ask(pid).await;
+                    std::future::pending().await
+                } => {}
+            }
+        };
+        if timeout(grace, stopped).await.is_err() {
             crate::power::say("init did not stop in time and is killed");
             // It may have ended in this very moment.
             let _ = self.child.start_kill();

@@ -34,6 +34,20 @@ pub fn send(process: u32, number: i32) -> io::Result<()> {
     kill(process.cast_signed(), number)
 }
 
+/// Whether a process has a handler for a signal or blocks it to read it elsewhere (signalfd). The
+/// first process of a PID namespace never hears any other (pid_namespaces(7)).
+pub fn is_taken(process: u32, number: i32) -> io::Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    Ok(has_signal(&status, "SigCgt:", number) || has_signal(&status, "SigBlk:", number))
+}
+
+/// Whether a mask of `/proc/PID/status` has the signal.
+fn has_signal(status: &str, mask: &str, number: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix(mask));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (number - 1) & 1 == 1)
+}
+
 /// Sends a signal to every process of the group that `leader` leads.
 pub fn send_to_group(leader: u32, number: i32) -> io::Result<()> {
     kill(-process_group(leader)?, number)
@@ -57,7 +71,16 @@ fn kill(target: i32, number: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::number;
+    use super::{has_signal, number};
+
+    #[test]
+    fn a_signal_is_found_in_its_mask() {
+        let status = "SigBlk:\t0000002000000000\nSigCgt:\t0000000000000001\n";
+        assert!(has_signal(status, "SigBlk:", 38));
+        assert!(!has_signal(status, "SigBlk:", 37));
+        assert!(has_signal(status, "SigCgt:", 1));
+        assert!(!has_signal(status, "SigIgn:", 1));
+    }
 
     #[test]
     fn names_numbers_and_real_time_signals() {

@@ -5,6 +5,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 use container_protocol::mux::Stream;
@@ -13,9 +14,16 @@ use rustix::{
     pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt},
     termios::{OptionalActions, OutputModes, tcgetattr, tcsetattr},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::{commands::terminal::Master, machine::MACHINE};
+
+/// How long the log may take to get the console's last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The two ends of the console.
 pub struct Console {
@@ -50,13 +58,11 @@ impl Console {
         self.terminal.try_clone()
     }
 
-    /// Copies all that is printed to `log`, from now to the machine's end. Without a reader the
-    /// console goes on taking output, so that init never waits for one.
-    pub fn copy_to(self, mut log: Stream) -> io::Result<()> {
+    /// Copies all that is printed to `log`. Without a reader the console goes on taking output,
+    /// so that init never waits for one.
+    pub fn copy_to(self, mut log: Stream) -> io::Result<ConsoleLog> {
         let mut master = Master::new(self.master)?;
-        let held_open = self.terminal;
-        tokio::spawn(async move {
-            let _held_open = held_open;
+        let copying = tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             let mut heard = true;
             while let Ok(count @ 1..) = master.read(&mut buffer).await {
@@ -65,7 +71,32 @@ impl Console {
                     && log.flush().await.is_ok();
             }
         });
-        Ok(())
+        Ok(ConsoleLog {
+            held_open: self.terminal,
+            copying,
+        })
+    }
+}
+
+/// The console on its way to the log, for as long as the machine runs.
+#[derive(Debug)]
+pub struct ConsoleLog {
+    /// While one user holds the terminal open, the master does not end.
+    held_open: OwnedFd,
+    copying: JoinHandle<()>,
+}
+
+impl ConsoleLog {
+    /// Hands the last words on and lets go of the terminal, which keeps `/dev/pts` in use. Its
+    /// other users have ended.
+    pub async fn finish(self) {
+        drop(self.held_open);
+        let mut copying = self.copying;
+        if timeout(LAST_WORDS, &mut copying).await.is_err() {
+            copying.abort();
+            // Cancelled, as it was told.
+            let _ = copying.await;
+        }
     }
 }
 

@@ -1,8 +1,16 @@
 //! How an init is asked to stop. Each has its own way.
 
-use std::path::Path;
+use std::{io, path::Path, time::Duration};
+
+use tokio::time::sleep;
 
 use crate::commands::{self, signal};
+
+/// How long after a failure init is asked once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often an init that takes no signals yet is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The way of one init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,14 +36,24 @@ impl StopMethod {
         }
     }
 
-    /// Asks the init with this process id.
+    /// Asks the init with this process id, as soon as it can hear: one that has just begun takes
+    /// no signals yet, and no word from `poweroff`.
     pub async fn ask(self, init: u32) {
-        let asked = match self {
-            StopMethod::Signal(number) => signal::send(init, number),
-            StopMethod::PowerOffProgram => commands::run_as_root(init, "poweroff").await,
-        };
-        if let Err(error) = asked {
+        while let Err(error) = self.try_to_ask(init).await {
             crate::power::say(&format!("asking init to stop: {error}"));
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn try_to_ask(self, init: u32) -> io::Result<()> {
+        match self {
+            StopMethod::Signal(number) => {
+                while !signal::is_taken(init, number)? {
+                    sleep(LOOK_AGAIN).await;
+                }
+                signal::send(init, number)
+            }
+            StopMethod::PowerOffProgram => commands::run_as_root(init, "poweroff").await,
         }
     }
 }
