@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{guest, images, installation, registry};
+use xtask::{first_machine, guest, images, installation, registry};
 
 const USAGE: &str = "\
 Usage: cargo xtask STEP
@@ -11,6 +11,7 @@ Usage: cargo xtask STEP
   install PREFIX   copy the built program and the guest's files below PREFIX
   images           build the test images and put them into the test registry's storage
   registry PORT    serve the test images on 127.0.0.1:PORT until interrupted
+  first-machine    make the machine `dev` from the Debian test image, and look inside
 ";
 
 fn main() -> ExitCode {
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         ["install", prefix] => installation::install(prefix.as_ref()),
         ["images"] => images::build(),
         ["registry", port] => registry::serve(port),
+        ["first-machine"] => first_machine::look_inside(),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
     match outcome {

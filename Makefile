@@ -1,0 +1,50 @@
+# One-word commands. `make help` lists them.
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+
+.PHONY: help
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+.PHONY: packages
+packages: ## Install the Debian packages that are missing (as root, or with sudo)
+	@xtask/packages
+
+.PHONY: build
+build: packages ## Build the program and the guest's files
+	$(CARGO) build --release --locked
+	$(CARGO) xtask guest
+
+.PHONY: run
+run: build images ## Make the machine `dev` from the Debian test image and look inside
+	$(CARGO) xtask first-machine
+
+.PHONY: images
+images: packages ## Build the test images into the test registry
+	$(CARGO) xtask images
+
+.PHONY: registry
+registry: images ## Serve the test images on 127.0.0.1:5000
+	$(CARGO) xtask registry 5000
+
+.PHONY: check
+check: packages ## Formatting, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: test
+test: check build images ## Everything: formatting, clippy, unit and end-to-end tests
+	$(CARGO) test --workspace --locked
+
+.PHONY: bench
+bench: build images ## Measure, side by side, what docs/performance.md tells
+	$(CARGO) bench --package container-benches
+
+.PHONY: install
+install: build ## Install below PREFIX (/usr/local)
+	$(CARGO) xtask install $(PREFIX)
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	$(CARGO) clean
