@@ -1,0 +1,17 @@
+//! What end-to-end tests are made of: worlds with the built program in them, people who type,
+//! and a lab that shares what takes long to make.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod lab;
+mod outcome;
+mod processes;
+mod terminal;
+mod user;
+mod world;
+
+pub use lab::Lab;
+pub use outcome::Outcome;
+pub use processes::{Process, eventually};
+pub use terminal::Terminal;
+pub use user::User;
+pub use world::World;

@@ -1,0 +1,107 @@
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
+
+/// A person at a terminal, in which a command runs.
+#[derive(Debug)]
+pub struct Terminal {
+    master: File,
+    command: Child,
+    shown: String,
+}
+
+impl Terminal {
+    /// Starts a command in a terminal of this size.
+    pub fn start(command: &Command, rows: u16, columns: u16) -> Terminal {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let open = || -> OwnedFd {
+            ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap()
+        };
+        let mut session = Command::new("setsid");
+        session
+            .args(["--ctty", "--wait"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env_clear()
+            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("TERM", "xterm")
+            .stdin(Stdio::from(open()))
+            .stdout(Stdio::from(open()))
+            .stderr(Stdio::from(open()));
+        if let Some(directory) = command.get_current_dir() {
+            session.current_dir(directory);
+        }
+        let terminal = Terminal {
+            command: session.spawn().unwrap(),
+            master: File::from(master),
+            shown: String::new(),
+        };
+        terminal.resize(rows, columns);
+        terminal
+    }
+
+    /// Gives the terminal another size.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&self.master, size).unwrap();
+    }
+
+    /// Presses these keys.
+    pub fn press(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until the terminal shows this, and forgets all up to there.
+    pub fn expect(&mut self, words: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(position) = self.shown.find(words) {
+                self.shown.drain(..position + words.len());
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero() && self.read(left),
+                "{words:?} is not shown: {:?}",
+                self.shown
+            );
+        }
+    }
+
+    /// Takes what the command shows within this time. Returns whether there was anything.
+    fn read(&mut self, within: Duration) -> bool {
+        let mut watched = [PollFd::new(&self.master, PollFlags::IN)];
+        let within = Timespec::try_from(within).unwrap();
+        if poll(&mut watched, Some(&within)).unwrap() == 0 {
+            return false;
+        }
+        let mut buffer = [0; 4096];
+        let count = (&self.master).read(&mut buffer).unwrap_or_default();
+        self.shown += &String::from_utf8_lossy(&buffer[..count]);
+        count > 0
+    }
+
+    /// Waits for the command's end and returns its exit code.
+    pub fn end(mut self) -> Option<i32> {
+        // Somebody must look, or the command waits for its output to be shown.
+        while self.read(Duration::from_secs(60)) {}
+        self.command.wait().unwrap().code()
+    }
+}
