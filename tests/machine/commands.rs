@@ -1,0 +1,132 @@
+//! Commands: exit codes, signals, users, environment, directories.
+
+use std::process::Stdio;
+
+use end_to_end::{Lab, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+
+crate::tests![
+    exit_codes_come_through,
+    death_by_signal_counts_from_128,
+    a_signal_to_the_client_reaches_the_command,
+    a_client_that_is_killed_hangs_its_command_up,
+    a_detached_command_lives_on,
+    the_shell_expands_what_is_quoted,
+    users_and_groups_can_be_chosen,
+    the_environment_is_what_was_asked_for,
+    a_directory_can_be_chosen,
+    many_at_once_keep_apart,
+];
+
+fn exit_codes_come_through(lab: &Lab) {
+    let world = lab.root();
+    for code in [0, 1, 2, 42, 126, 127, 128, 200, 255] {
+        let outcome = world.run(&["run", "-n", "dev", "exit", &code.to_string()]);
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+    }
+    let outcome = world.run(&["run", "-n", "dev", "no-such-program"]);
+    assert_eq!(outcome.code, Some(127));
+    assert!(outcome.stderr.contains("no-such-program"), "{outcome:?}");
+}
+
+fn death_by_signal_counts_from_128(lab: &Lab) {
+    let world = lab.root();
+    for signal in [1, 9, 15] {
+        let outcome = world.run(&["run", "-n", "dev", &format!("kill -{signal} $$")]);
+        assert_eq!(outcome.code, Some(128 + signal), "{outcome:?}");
+    }
+}
+
+fn a_signal_to_the_client_reaches_the_command(lab: &Lab) {
+    let world = lab.root();
+    let line = "trap 'echo told; exit 7' TERM; touch /tmp/signal; while :; do sleep 0.1; done";
+    let mut client = world.machine(&["run", "-n", "dev", line]);
+    let client = client.stdout(Stdio::piped()).spawn().unwrap();
+    let is_ready = || world.run(&["run", "-n", "dev", "test -e /tmp/signal"]).code == Some(0);
+    eventually("the command runs", is_ready);
+    kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(output.stdout, b"told\n");
+}
+
+fn a_client_that_is_killed_hangs_its_command_up(lab: &Lab) {
+    let world = lab.root();
+    let mut client = world.machine(&["run", "-n", "dev", "exec sleep 98761"]);
+    let mut client = client.spawn().unwrap();
+    let runs = || world.run(&["run", "-n", "dev", "pgrep -x -f 'sleep 98761'"]).code == Some(0);
+    eventually("the command runs", runs);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    eventually("the command is gone", || !runs());
+}
+
+fn a_detached_command_lives_on(lab: &Lab) {
+    let world = lab.root();
+    let printed = world.stdout(&["run", "-d", "-n", "dev", "sleep 98762; touch /tmp/never"]);
+    assert_eq!(printed, "dev\n");
+    assert_eq!(world.run(&["run", "-n", "dev", "pkill -x -f 'sleep 98762'"]).code, Some(0));
+}
+
+fn the_shell_expands_what_is_quoted(lab: &Lab) {
+    let world = lab.root();
+    assert_eq!(world.stdout(&["run", "-n", "dev", "echo", "$HOME"]), "/root\n");
+    assert_eq!(world.stdout(&["run", "-n", "dev", "--", "echo", "a", "|", "tr", "a", "b"]), "b\n");
+    assert_eq!(world.stdout(&["run", "-n", "dev", "echo", "-n", "--help"]), "--help");
+}
+
+fn users_and_groups_can_be_chosen(lab: &Lab) {
+    let world = lab.user();
+    let id = |options: &[&str], line: &str| {
+        let arguments = [&["run", "-n", "dev"], options, &[line]].concat();
+        world.stdout(&arguments)
+    };
+    assert_eq!(id(&["--root", "--gid", "1000"], "id -G"), "0 1000\n");
+    assert_eq!(id(&["--uid", "33"], "id -un"), "www-data\n");
+    assert_eq!(id(&["-u", "daemon"], "id -un; id -gn"), "daemon\ndaemon\n");
+    assert_eq!(id(&["-u", "4711:4712"], "id -u; id -g; pwd"), "4711\n4712\n/\n");
+    let refused = world.run(&["run", "-n", "dev", "-u", "nobody-here", "true"]);
+    assert!(refused.error().contains("nobody-here"), "{refused:?}");
+}
+
+fn the_environment_is_what_was_asked_for(lab: &Lab) {
+    let world = lab.root();
+    let file = world.home().join("variables");
+    std::fs::write(&file, "# a comment\n\nFROM_FILE=1 2\n").unwrap();
+    let mut run = world.machine(&["run", "-n", "dev", "-e", "SAID=a=b", "-e", "HANDED_ON"]);
+    run.args(["-e", "NOT_SET_HERE", "--env-file"]).arg(&file);
+    run.arg("echo \"$SAID,$HANDED_ON,${NOT_SET_HERE-none},$FROM_FILE\"");
+    let output = run.env("HANDED_ON", "on").output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "a=b,on,none,1 2\n");
+    let mut path = world.machine(&["run", "-n", "dev", "echo $PATH; echo ${SECRET-unset}"]);
+    let printed = path.env("SECRET", "x").output().unwrap().stdout;
+    assert_eq!(
+        String::from_utf8(printed).unwrap(),
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nunset\n"
+    );
+}
+
+fn a_directory_can_be_chosen(lab: &Lab) {
+    let world = lab.root();
+    for option in ["-w", "--workdir", "--cwd"] {
+        assert_eq!(world.stdout(&["run", "-n", "dev", option, "/var", "pwd"]), "/var\n");
+    }
+    let refused = world.run(&["run", "-n", "dev", "-w", "/not/there", "pwd"]);
+    assert!(refused.error().contains("/not/there"), "{refused:?}");
+}
+
+fn many_at_once_keep_apart(lab: &Lab) {
+    let world = lab.root();
+    let start = |number: usize| {
+        let line = format!("for i in 1 2 3; do echo {number}; done; exit {number}");
+        let mut run = world.machine(&["run", "-n", "dev", &line]);
+        run.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let clients: Vec<_> = (0..20).map(start).collect();
+    for (number, client) in clients.into_iter().enumerate() {
+        let output = client.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), i32::try_from(number).ok());
+        let expected = format!("{number}\n").repeat(3);
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    }
+}

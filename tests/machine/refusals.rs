@@ -1,0 +1,150 @@
+//! What cannot be done: one clear sentence each, and nothing left behind.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use end_to_end::{Lab, World};
+use xtask::registry::{self, Registry};
+
+crate::tests![
+    no_such_image,
+    no_registry,
+    a_layer_that_is_not_what_it_says,
+    a_digest_that_nobody_has,
+    a_taken_name,
+    no_engine,
+    no_kernel,
+    a_home_that_is_not_there,
+    a_full_disk,
+];
+
+/// Creates, expects to be refused, and returns the sentence.
+fn refused(world: &World, image: &str) -> String {
+    let error = world.error(&["create", image, "--name", "dev", "--cpus", "2", "--memory", "1G"]);
+    assert_eq!(world.bundles(), [""; 0]);
+    assert!(world.engines().is_empty());
+    error
+}
+
+fn no_such_image(lab: &Lab) {
+    let world = World::of_user();
+    for name in ["no-such-image:1", "busybox:no-such-tag"] {
+        let error = refused(&world, &lab.image(name));
+        assert!(error.contains(name), "{error}");
+    }
+}
+
+fn no_registry(_: &Lab) {
+    let error = refused(&World::of_user(), "127.0.0.1:1/debian:12");
+    assert!(error.contains("127.0.0.1:1") && error.contains("refused"), "{error}");
+}
+
+fn a_layer_that_is_not_what_it_says(_: &Lab) {
+    let world = World::of_user();
+    let storage = world.path("registry");
+    let copied = Command::new("cp").arg("-r").arg(registry::storage()).arg(&storage).status();
+    assert!(copied.unwrap().success());
+    // The largest blob is a layer of the Debian image.
+    let largest = files(&storage).into_iter().max_by_key(|file| fs::metadata(file).unwrap().len());
+    let largest = largest.unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&largest, bytes).unwrap();
+    let corrupt = Registry::start(&storage).unwrap();
+    let images = ["debian-systemd:12", "debian-sysvinit:12"];
+    let errors = images.map(|image| {
+        let image = format!("{}/{image}", corrupt.address());
+        world.run(&["create", &image, "--name", "dev", "--no-boot"])
+    });
+    let error = errors.iter().find(|outcome| outcome.code != Some(0)).unwrap().error();
+    assert!(error.contains("sha256:"), "{error}");
+    let blobs = files(&world.path("data/container/images"));
+    let digest = largest.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let kept = blobs.iter().any(|blob| blob.ends_with(Path::new(digest)));
+    assert!(!kept, "what is not what it says is not kept");
+}
+
+fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut all = Vec::new();
+    for path in entries {
+        match path.is_dir() {
+            true => all.extend(files(&path)),
+            false => all.push(path),
+        }
+    }
+    all
+}
+
+fn a_digest_that_nobody_has(lab: &Lab) {
+    let world = World::of_user();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let error = refused(&world, &lab.image(&format!("busybox@{digest}")));
+    assert!(error.contains(&digest), "{error}");
+}
+
+fn a_taken_name(lab: &Lab) {
+    let world = World::of_user();
+    let image = lab.image("busybox:1");
+    world.create(&image, "busybox-1", &["--no-boot"]);
+    let error = world.error(&["create", &image, "--name", "busybox-1", "--no-boot"]);
+    assert!(error.contains("busybox-1 exists already"), "{error}");
+    let unnamed = world.error(&["create", &image, "--no-boot"]);
+    assert!(unnamed.contains("--name"), "{unnamed}");
+    assert_eq!(world.bundles(), ["busybox-1"]);
+}
+
+fn no_engine(lab: &Lab) {
+    let world = World::of_user();
+    world.configure("[engine]\nprogram = \"/no/such/engine\"\n");
+    let error = refused(&world, &lab.image("busybox:1"));
+    assert!(error.contains("/no/such/engine"), "{error}");
+}
+
+fn no_kernel(lab: &Lab) {
+    let world = World::of_user();
+    let kernel = world.path("usr/lib/container/vmlinux");
+    let aside = world.path("vmlinux");
+    fs::rename(&kernel, &aside).unwrap();
+    let error = refused(&world, &lab.image("busybox:1"));
+    assert!(error.contains("vmlinux") && error.contains("make build"), "{error}");
+    fs::rename(&aside, &kernel).unwrap();
+    fs::write(world.path("no-kernel"), "this is no kernel").unwrap();
+    let no_kernel = world.path("no-kernel").display().to_string();
+    let outcome = world.run(&["create", &lab.image("busybox:1"), "--name", "dev", "--kernel", &no_kernel]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(world.bundles(), [""; 0]);
+}
+
+fn a_home_that_is_not_there(lab: &Lab) {
+    let world = World::of_root();
+    let mut create = world.machine(&["create", &lab.image("busybox:1"), "--name", "dev"]);
+    let outcome = create.env("HOME", "/no/such/home").output().unwrap();
+    let outcome = end_to_end::Outcome::from(outcome);
+    assert!(outcome.error().contains("/no/such/home"), "{outcome:?}");
+    assert_eq!(world.bundles(), [""; 0]);
+}
+
+/// A file system for the data that has no room for the image.
+fn a_full_disk(lab: &Lab) {
+    let world = World::of_root();
+    let data = world.path("data");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=24M", "none"])
+        .arg(&data)
+        .status();
+    assert!(mounted.unwrap().success());
+    let error = refused(&world, &lab.image("debian-systemd:12"));
+    assert!(error.contains("No space left"), "{error}");
+    drop(world.run(&["ls"]));
+    for service in world.processes("service") {
+        service.kill();
+    }
+    end_to_end::eventually("it can be unmounted", || {
+        Command::new("umount").arg(&data).status().unwrap().success()
+    });
+}

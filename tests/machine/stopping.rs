@@ -1,0 +1,91 @@
+//! The end of a machine, in order and otherwise, and what survives it.
+
+use end_to_end::{Lab, World, eventually};
+
+crate::tests![
+    a_stop_is_orderly_and_what_was_written_stays,
+    a_stop_right_after_the_start_is_orderly_too,
+    a_killed_engine_leaves_a_stopped_machine_that_boots_again,
+    a_killed_runtime_takes_everything_with_it,
+    a_killed_service_is_succeeded_and_machines_go_on,
+    a_removed_machine_leaves_nothing,
+];
+
+fn tiny(lab: &Lab) -> World {
+    let world = World::of_user();
+    world.create(&lab.image("busybox:1"), "tiny", &[]);
+    world
+}
+
+fn a_stop_is_orderly_and_what_was_written_stays(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("debian-systemd:12"), "dev", &[]);
+    world.inside("dev", "echo kept > /a-file");
+    let before = world.inspect("dev")["containerId"].clone();
+    assert_eq!(world.stdout(&["stop", "dev"]), "dev\n");
+    let stopped = world.inspect("dev");
+    assert_eq!(stopped["status"], "stopped");
+    for gone in ["startedDate", "containerId", "ipAddress"] {
+        assert!(stopped.get(gone).is_none(), "{stopped}");
+    }
+    let boot_log = world.stdout(&["logs", "--boot", "dev"]);
+    assert!(!boot_log.contains("agent:"), "nothing was in the way: {boot_log}");
+    world.check_disk("dev");
+    assert_eq!(world.stdout(&["stop", "dev"]), "dev\n", "it is stopped already");
+    assert_eq!(world.inside("dev", "cat /a-file"), "kept\n");
+    assert_ne!(world.inspect("dev")["containerId"], before);
+}
+
+fn a_stop_right_after_the_start_is_orderly_too(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("debian-systemd:12"), "dev", &["--no-boot"]);
+    world.inside("dev", "true");
+    world.stdout(&["stop", "dev"]);
+    let boot_log = world.stdout(&["logs", "--boot", "dev"]);
+    assert!(!boot_log.contains("is killed"), "{boot_log}");
+    world.check_disk("dev");
+}
+
+fn a_killed_engine_leaves_a_stopped_machine_that_boots_again(lab: &Lab) {
+    let world = tiny(lab);
+    world.inside("tiny", "sudo true 2>/dev/null; sync");
+    let [engine] = &world.engines()[..] else {
+        panic!("{:?}", world.engines());
+    };
+    engine.kill();
+    eventually("it is stopped", || world.is_stopped("tiny"));
+    assert!(world.processes("file-share").is_empty());
+    assert_eq!(world.inside("tiny", "echo again"), "again\n");
+}
+
+fn a_killed_runtime_takes_everything_with_it(lab: &Lab) {
+    let world = tiny(lab);
+    world.processes("runtime")[0].kill();
+    eventually("it is stopped", || world.is_stopped("tiny"));
+    eventually("nothing of it runs", || {
+        world.engines().is_empty() && world.processes("file-share").is_empty()
+    });
+    assert_eq!(world.inside("tiny", "echo again"), "again\n");
+}
+
+fn a_killed_service_is_succeeded_and_machines_go_on(lab: &Lab) {
+    let world = tiny(lab);
+    world.inside("tiny", "touch /tmp/this-boot");
+    let before = world.inspect("tiny");
+    world.processes("service")[0].kill();
+    assert_eq!(world.inspect("tiny"), before);
+    assert_eq!(world.inside("tiny", "ls /tmp/this-boot"), "/tmp/this-boot\n");
+    world.stdout(&["stop", "tiny"]);
+    assert!(world.is_stopped("tiny"));
+}
+
+fn a_removed_machine_leaves_nothing(lab: &Lab) {
+    let world = tiny(lab);
+    let removed = world.run(&["rm", "tiny"]);
+    assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), "tiny\n"));
+    assert!(removed.stderr.contains("default machine"), "{removed:?}");
+    assert_eq!(world.bundles(), [""; 0]);
+    assert!(world.engines().is_empty());
+    assert!(world.processes("runtime").is_empty());
+    assert!(world.error(&["inspect", "tiny"]).contains("no machine tiny"));
+}
