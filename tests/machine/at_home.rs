@@ -19,7 +19,10 @@ crate::tests![
 fn what_a_user_writes_is_the_users(lab: &Lab) {
     let world = lab.user();
     let user = world.user().unwrap();
-    world.inside("dev", "mkdir -p made && echo x > made/file && touch made/empty");
+    world.inside(
+        "dev",
+        "mkdir -p made && echo x > made/file && touch made/empty",
+    );
     for path in ["made", "made/file", "made/empty"] {
         let about = fs::metadata(world.home().join(path)).unwrap();
         assert_eq!((about.uid(), about.gid()), (user.uid, user.gid), "{path}");
@@ -33,12 +36,18 @@ fn what_a_user_writes_is_the_users(lab: &Lab) {
 fn what_root_writes_in_the_guest_is_the_users_too(lab: &Lab) {
     let world = lab.user();
     let user = world.user().unwrap();
-    world.inside("dev", "sudo sh -c 'echo y > by-root; mkdir -p dir-by-root; echo z > dir-by-root/f'");
+    world.inside(
+        "dev",
+        "sudo sh -c 'echo y > by-root; mkdir -p dir-by-root; echo z > dir-by-root/f'",
+    );
     for path in ["by-root", "dir-by-root", "dir-by-root/f"] {
         let about = fs::metadata(world.home().join(path)).unwrap();
         assert_eq!((about.uid(), about.gid()), (user.uid, user.gid), "{path}");
     }
-    assert_eq!(world.inside("dev", "sudo cat by-root; cat dir-by-root/f"), "y\nz\n");
+    assert_eq!(
+        world.inside("dev", "sudo cat by-root; cat dir-by-root/f"),
+        "y\nz\n"
+    );
 }
 
 fn permissions_times_links_and_renames_are_kept(lab: &Lab) {
@@ -55,7 +64,10 @@ fn permissions_times_links_and_renames_are_kept(lab: &Lab) {
     assert_eq!(about("a").mtime(), 1_000_000_000);
     assert_eq!(about("a").nlink(), 2);
     assert_eq!(about("hard").ino(), about("a").ino());
-    assert_eq!(fs::read_link(kept.join("soft")).unwrap().to_str(), Some("a"));
+    assert_eq!(
+        fs::read_link(kept.join("soft")).unwrap().to_str(),
+        Some("a")
+    );
     assert_eq!(about("e").permissions().mode() & 0o7777, 0o2750);
     assert!(!kept.join("d").exists() && !kept.join("b").exists());
     assert_eq!(fs::read_to_string(kept.join("c")).unwrap(), "over\n");

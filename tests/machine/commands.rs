@@ -54,7 +54,12 @@ fn a_client_that_is_killed_hangs_its_command_up(lab: &Lab) {
     let world = lab.root();
     let mut client = world.machine(&["run", "-n", "dev", "exec sleep 98761"]);
     let mut client = client.spawn().unwrap();
-    let runs = || world.run(&["run", "-n", "dev", "pgrep -x -f 'sleep 98761'"]).code == Some(0);
+    let runs = || {
+        world
+            .run(&["run", "-n", "dev", "pgrep -x -f 'sleep 98761'"])
+            .code
+            == Some(0)
+    };
     eventually("the command runs", runs);
     client.kill().unwrap();
     client.wait().unwrap();
@@ -65,14 +70,28 @@ fn a_detached_command_lives_on(lab: &Lab) {
     let world = lab.root();
     let printed = world.stdout(&["run", "-d", "-n", "dev", "sleep 98762; touch /tmp/never"]);
     assert_eq!(printed, "dev\n");
-    assert_eq!(world.run(&["run", "-n", "dev", "pkill -x -f 'sleep 98762'"]).code, Some(0));
+    assert_eq!(
+        world
+            .run(&["run", "-n", "dev", "pkill -x -f 'sleep 98762'"])
+            .code,
+        Some(0)
+    );
 }
 
 fn the_shell_expands_what_is_quoted(lab: &Lab) {
     let world = lab.root();
-    assert_eq!(world.stdout(&["run", "-n", "dev", "echo", "$HOME"]), "/root\n");
-    assert_eq!(world.stdout(&["run", "-n", "dev", "--", "echo", "a", "|", "tr", "a", "b"]), "b\n");
-    assert_eq!(world.stdout(&["run", "-n", "dev", "echo", "-n", "--help"]), "--help");
+    assert_eq!(
+        world.stdout(&["run", "-n", "dev", "echo", "$HOME"]),
+        "/root\n"
+    );
+    assert_eq!(
+        world.stdout(&["run", "-n", "dev", "--", "echo", "a", "|", "tr", "a", "b"]),
+        "b\n"
+    );
+    assert_eq!(
+        world.stdout(&["run", "-n", "dev", "echo", "-n", "--help"]),
+        "--help"
+    );
 }
 
 fn users_and_groups_can_be_chosen(lab: &Lab) {
@@ -84,7 +103,10 @@ fn users_and_groups_can_be_chosen(lab: &Lab) {
     assert_eq!(id(&["--root", "--gid", "1000"], "id -G"), "0 1000\n");
     assert_eq!(id(&["--uid", "33"], "id -un"), "www-data\n");
     assert_eq!(id(&["-u", "daemon"], "id -un; id -gn"), "daemon\ndaemon\n");
-    assert_eq!(id(&["-u", "4711:4712"], "id -u; id -g; pwd"), "4711\n4712\n/\n");
+    assert_eq!(
+        id(&["-u", "4711:4712"], "id -u; id -g; pwd"),
+        "4711\n4712\n/\n"
+    );
     let refused = world.run(&["run", "-n", "dev", "-u", "nobody-here", "true"]);
     assert!(refused.error().contains("nobody-here"), "{refused:?}");
 }
@@ -97,7 +119,10 @@ fn the_environment_is_what_was_asked_for(lab: &Lab) {
     run.args(["-e", "NOT_SET_HERE", "--env-file"]).arg(&file);
     run.arg("echo \"$SAID,$HANDED_ON,${NOT_SET_HERE-none},$FROM_FILE\"");
     let output = run.env("HANDED_ON", "on").output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "a=b,on,none,1 2\n");
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "a=b,on,none,1 2\n"
+    );
     let mut path = world.machine(&["run", "-n", "dev", "echo $PATH; echo ${SECRET-unset}"]);
     let printed = path.env("SECRET", "x").output().unwrap().stdout;
     assert_eq!(
@@ -109,7 +134,10 @@ fn the_environment_is_what_was_asked_for(lab: &Lab) {
 fn a_directory_can_be_chosen(lab: &Lab) {
     let world = lab.root();
     for option in ["-w", "--workdir", "--cwd"] {
-        assert_eq!(world.stdout(&["run", "-n", "dev", option, "/var", "pwd"]), "/var\n");
+        assert_eq!(
+            world.stdout(&["run", "-n", "dev", option, "/var", "pwd"]),
+            "/var\n"
+        );
     }
     let refused = world.run(&["run", "-n", "dev", "-w", "/not/there", "pwd"]);
     assert!(refused.error().contains("/not/there"), "{refused:?}");

@@ -1,6 +1,6 @@
 //! The first five minutes: who am I, where am I, is everything up, what machines are there.
 
-use end_to_end::Lab;
+use end_to_end::{Lab, World};
 
 crate::tests![
     root_is_root_and_in_the_current_directory,
@@ -34,10 +34,19 @@ fn a_user_is_that_user_at_home(lab: &Lab) {
         format!("{}\n{}\n{}\n", user.uid, user.gid, home.display())
     );
     assert_eq!(world.inside("dev", "sudo -n whoami"), "root\n");
-    assert_eq!(world.stdout(&["run", "-n", "dev", "--root", "id", "-u"]), "0\n");
+    assert_eq!(
+        world.stdout(&["run", "-n", "dev", "--root", "id", "-u"]),
+        "0\n"
+    );
     let sudoers = format!("/etc/sudoers.d/{}", user.name.replace('.', "_"));
-    let granted = world.inside("dev", &format!("sudo cat {sudoers}; sudo stat -c %a {sudoers}"));
-    assert_eq!(granted, format!("{} ALL=(ALL) NOPASSWD:ALL\n440\n", user.name));
+    let granted = world.inside(
+        "dev",
+        &format!("sudo cat {sudoers}; sudo stat -c %a {sudoers}"),
+    );
+    assert_eq!(
+        granted,
+        format!("{} ALL=(ALL) NOPASSWD:ALL\n440\n", user.name)
+    );
 }
 
 fn a_directory_outside_the_home_gives_the_guest_home(lab: &Lab) {
@@ -48,8 +57,22 @@ fn a_directory_outside_the_home_gives_the_guest_home(lab: &Lab) {
 }
 
 fn systemd_comes_up_whole(lab: &Lab) {
-    let world = lab.root();
-    let state = world.run(&["run", "-n", "dev", "--", "systemctl", "is-system-running", "--wait"]);
+    for world in [lab.root(), lab.user()] {
+        comes_up_whole(world);
+    }
+}
+
+/// Asked by whoever may: systemd is there to be asked as soon as `create` has returned.
+fn comes_up_whole(world: &World) {
+    let state = world.run(&[
+        "run",
+        "-n",
+        "dev",
+        "--",
+        "systemctl",
+        "is-system-running",
+        "--wait",
+    ]);
     let failed = world.inside("dev", "systemctl list-units --failed");
     assert_eq!(state.stdout, "running\n", "{failed}");
     assert_eq!(world.inside("dev", "systemctl is-active ssh"), "active\n");
@@ -57,7 +80,10 @@ fn systemd_comes_up_whole(lab: &Lab) {
 
 fn the_machine_knows_its_name(lab: &Lab) {
     let world = lab.root();
-    assert_eq!(world.inside("dev", "hostname; cat /etc/hostname"), "dev\ndev\n");
+    assert_eq!(
+        world.inside("dev", "hostname; cat /etc/hostname"),
+        "dev\ndev\n"
+    );
     assert_eq!(world.inside("dev", "echo $CONTAINER_MACHINE_ID"), "dev\n");
     let hosts = world.inside("dev", "cat /etc/hosts");
     let mut lines = hosts.lines();
@@ -72,7 +98,9 @@ fn list_and_inspect_tell_what_there_is(lab: &Lab) {
     let headings: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     assert_eq!(
         headings,
-        ["NAME", "CREATED", "IP", "CPUS", "MEMORY", "DISK", "STATE", "DEFAULT"]
+        [
+            "NAME", "CREATED", "IP", "CPUS", "MEMORY", "DISK", "STATE", "DEFAULT"
+        ]
     );
     let dev = lines.find(|line| line.starts_with("dev ")).unwrap();
     assert!(dev.contains("running") && dev.ends_with('*'), "{dev}");
@@ -102,5 +130,9 @@ fn list_and_inspect_tell_what_there_is(lab: &Lab) {
 fn logs_hold_what_init_and_kernel_print(lab: &Lab) {
     let world = lab.root();
     assert!(world.stdout(&["logs", "dev"]).contains("Welcome to"));
-    assert!(world.stdout(&["logs", "--boot", "dev"]).contains("Linux version"));
+    assert!(
+        world
+            .stdout(&["logs", "--boot", "dev"])
+            .contains("Linux version")
+    );
 }

@@ -65,13 +65,20 @@ fn largest(world: &World) -> u64 {
 }
 
 fn hash(file: &std::path::Path) -> String {
-    let output = Command::new("sha256sum").stdin(File::open(file).unwrap()).output();
+    let output = Command::new("sha256sum")
+        .stdin(File::open(file).unwrap())
+        .output();
     String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
 fn the_streams_are_kept_apart(lab: &Lab) {
-    let outcome = lab.root().run(&["run", "-n", "dev", "echo out; echo err >&2"]);
-    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\n", "err\n"));
+    let outcome = lab
+        .root()
+        .run(&["run", "-n", "dev", "echo out; echo err >&2"]);
+    assert_eq!(
+        (outcome.stdout.as_str(), outcome.stderr.as_str()),
+        ("out\n", "err\n")
+    );
 }
 
 fn a_reader_that_leaves_ends_the_command(lab: &Lab) {
@@ -79,7 +86,12 @@ fn a_reader_that_leaves_ends_the_command(lab: &Lab) {
     let mut yes = world.machine(&["run", "-n", "dev", "yes"]);
     let mut client = yes.stdout(Stdio::piped()).spawn().unwrap();
     let mut first = [0; 2];
-    client.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    client
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
     assert_eq!(&first, b"y\n");
     client.wait().unwrap();
     end_to_end::eventually("yes is gone", || {
@@ -88,8 +100,13 @@ fn a_reader_that_leaves_ends_the_command(lab: &Lab) {
 }
 
 fn a_command_may_close_its_input(lab: &Lab) {
-    let mut run = lab.root().machine(&["run", "-n", "dev", "exec <&-; sleep 0.5; echo done"]);
-    let output = run.stdin(File::open("/dev/zero").unwrap()).output().unwrap();
+    let mut run = lab
+        .root()
+        .machine(&["run", "-n", "dev", "exec <&-; sleep 0.5; echo done"]);
+    let output = run
+        .stdin(File::open("/dev/zero").unwrap())
+        .output()
+        .unwrap();
     assert_eq!(output.stdout, b"done\n");
 }
 
@@ -98,12 +115,20 @@ fn what_stays_in_the_background_holds_nobody_up(lab: &Lab) {
     let outcome = world.run(&["run", "-n", "dev", "sleep 98763 & echo started"]);
     assert_eq!(outcome.stdout, "started\n");
     let survives = world.run(&["run", "-n", "dev", "pkill -x -f 'sleep 98763'"]);
-    assert_eq!(survives.code, Some(0), "what is left in the background goes on");
+    assert_eq!(
+        survives.code,
+        Some(0),
+        "what is left in the background goes on"
+    );
 }
 
 fn an_input_that_never_ends_holds_nobody_up(lab: &Lab) {
     let mut run = lab.root().machine(&["run", "-n", "dev", "head -c 3"]);
-    let mut client = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut client = run
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut input = client.stdin.take().unwrap();
     std::io::Write::write_all(&mut input, b"abcdef").unwrap();
     let output = client.wait_with_output().unwrap();

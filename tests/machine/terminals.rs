@@ -42,19 +42,27 @@ fn the_size_follows_the_window(lab: &Lab) {
 
 fn keys_reach_the_shell_and_its_jobs(lab: &Lab) {
     let mut terminal = shell(lab);
-    terminal.press("sleep 98764; echo int''errupted $?\r");
-    terminal.expect("echo");
+    terminal.press("sleep 98764\r");
+    terminal.expect("98764");
+    job_has_started();
     terminal.press("\x03");
     terminal.expect("$ ");
+    terminal.press("echo interrupted $?\r");
+    terminal.expect("interrupted 130");
     terminal.press("sleep 98765\r");
     terminal.expect("98765");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    job_has_started();
     terminal.press("\x1a");
     terminal.expect("Stopped");
     terminal.press("jobs; bg; kill %1; wait %1; echo gone $?\r");
     terminal.expect("gone 143");
     terminal.press("\x04");
-    assert_eq!(terminal.end(), Some(143));
+    assert_eq!(terminal.end(), Some(0));
+}
+
+/// The shell has handed its terminal to the job some moments after it showed the job's name.
+fn job_has_started() {
+    std::thread::sleep(std::time::Duration::from_secs(1));
 }
 
 fn a_full_screen_editor_works(lab: &Lab) {
@@ -73,7 +81,11 @@ fn a_full_screen_editor_works(lab: &Lab) {
 
 fn a_terminal_can_be_asked_for(lab: &Lab) {
     let world = lab.user();
-    let mut terminal = Terminal::start(&world.machine(&["run", "-t", "-n", "dev", "tty; exit 3"]), 24, 80);
+    let mut terminal = Terminal::start(
+        &world.machine(&["run", "-t", "-n", "dev", "tty; exit 3"]),
+        24,
+        80,
+    );
     terminal.expect("/dev/pts/");
     assert_eq!(terminal.end(), Some(3));
     let without = world.run(&["run", "-n", "dev", "tty"]);

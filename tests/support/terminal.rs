@@ -35,7 +35,11 @@ impl Terminal {
             .arg(command.get_program())
             .args(command.get_args())
             .env_clear()
-            .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .env("TERM", "xterm")
             .stdin(Stdio::from(open()))
             .stdout(Stdio::from(open()))

@@ -1,4 +1,11 @@
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// An ordinary user of this host, made for the tests and removed when dropped.
 #[derive(Debug)]
@@ -14,7 +21,8 @@ pub struct User {
 impl User {
     /// Makes a user with a home directory and no privileges.
     pub fn make() -> User {
-        let name = format!("ct.{}", std::process::id());
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ct.{}-{number}", std::process::id());
         let made = Command::new("/usr/sbin/useradd")
             .args(["--create-home", "--shell", "/bin/bash", "--badname", &name])
             .status();

@@ -152,7 +152,9 @@ impl World {
 
     /// A file of a machine's bundle.
     pub fn bundle(&self, machine: &str, file: &str) -> PathBuf {
-        self.path("data/container/machines").join(machine).join(file)
+        self.path("data/container/machines")
+            .join(machine)
+            .join(file)
     }
 
     /// What is there of machines, finished or not.
@@ -193,7 +195,10 @@ impl World {
         fs::remove_file(&raw).unwrap();
         let checked = Outcome::from(checked.unwrap());
         assert_eq!(checked.code, Some(0), "{checked:?}");
-        assert!(!checked.stdout.contains("recovering journal"), "{checked:?}");
+        assert!(
+            !checked.stdout.contains("recovering journal"),
+            "{checked:?}"
+        );
     }
 }
 

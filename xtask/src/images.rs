@@ -137,8 +137,8 @@ fn make_debian(context: &Path) -> Result<()> {
 /// All files below a directory, in order.
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let entries = fs::read_dir(directory)
-        .with_context(|| format!("reading {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {

@@ -10,8 +10,7 @@ use crate::target;
 pub fn install(prefix: &Path) -> Result<()> {
     let (programs, files) = (prefix.join("bin"), prefix.join("lib/container"));
     for directory in [&programs, &files] {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("making {}", directory.display()))?;
+        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     }
     copy(&target().join("release/container"), &programs, 0o755)?;
     for file in ["vmlinux", "modules.cpio", "initramfs.cpio"] {

@@ -46,6 +46,9 @@ pub async fn serve() -> Result<(), ServeError> {
     let (mut control, setup) = await_start(&mut incoming).await?;
     let last_words = match start(&setup, opener).await {
         Ok(mut init) => {
+            if setup.first_boot {
+                init.ready().await;
+            }
             let init_program = init.program().to_owned();
             let started = ControlEvent::Started { init: init_program };
             frame::write(&mut control, &started).await?;

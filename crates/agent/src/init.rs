@@ -12,8 +12,12 @@ use nix::{
     sys::signal::Signal,
 };
 use tokio::{
-    io::AsyncReadExt, net::unix::pipe, process::Child, runtime::Handle, sync::oneshot,
-    time::timeout,
+    io::AsyncReadExt,
+    net::unix::pipe,
+    process::Child,
+    runtime::Handle,
+    sync::oneshot,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -24,6 +28,12 @@ use console::{Console, ConsoleLog};
 use stop::StopMethod;
 
 const INIT: &str = "/sbin/init";
+
+/// How long init may take until it can be talked to.
+const READY: Duration = Duration::from_secs(30);
+
+/// How often it is looked at until then.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why init could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +127,28 @@ impl Init {
     /// Its process id, as the agent sees it.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Waits until init can be talked to, if it is one that people talk to, but not for long.
+    /// Whoever creates a machine may use `systemctl` in it at once; a later boot is quicker than
+    /// that and does not wait.
+    pub async fn ready(&self) {
+        if !self.program.ends_with("/systemd") {
+            return;
+        }
+        // Users talk to it over the bus, root directly.
+        let Ok(root) = GuestRoot::open() else { return };
+        let socket = match root.exists("/usr/lib/systemd/system/dbus.socket") {
+            true => "/run/dbus/system_bus_socket",
+            false => "/run/systemd/private",
+        };
+        // What it cannot do by then it tells whoever asks.
+        let _ = timeout(READY, async {
+            while !root.exists(socket) {
+                sleep(LOOK_AGAIN).await;
+            }
+        })
+        .await;
     }
 
     /// Waits until init has ended, and with it every process of the machine. Safe to drop and

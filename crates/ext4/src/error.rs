@@ -17,9 +17,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The size is none that can be written.
-    #[error(
-        "a file system of {0} bytes cannot be written: at least 256 MiB and at most 8 TiB can"
-    )]
+    #[error("a file system of {0} bytes cannot be written: at least 256 MiB and at most 8 TiB can")]
     Size(u64),
     /// There is no room for more.
     #[error("the file system is full")]

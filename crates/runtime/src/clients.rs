@@ -2,16 +2,18 @@
 
 use std::{
     io,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use container_protocol::{
     frame,
     local::{RuntimeReport, RuntimeRequest},
-    mux::Opener,
+    mux::{Opener, Stream},
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
-    io::copy_bidirectional_with_sizes,
+    io::{AsyncWriteExt, BufReader, copy_buf, split},
     net::{UnixListener, UnixStream},
     sync::mpsc,
 };
@@ -106,10 +108,102 @@ impl Clients {
             RuntimeRequest::Connect => {
                 let opener = self.state().opener.clone();
                 let opener = opener.ok_or(io::ErrorKind::NotConnected)?;
-                let mut guest = opener.open().await?;
-                copy_bidirectional_with_sizes(&mut stream, &mut guest, CHUNK, CHUNK).await?;
-                Ok(())
+                join(stream, opener.open().await?).await
             }
         }
+    }
+}
+
+/// Copies both ways, each to its own end.
+///
+/// A client that has gone altogether is told from one that has only said all it has to say: the
+/// first one's stream must be dropped as it is, which resets it. Closed for writing before that, it
+/// would be forgotten without a word to the guest, where a writer without a window would wait for
+/// ever.
+async fn join(mut client: UnixStream, guest: Stream) -> io::Result<()> {
+    let descriptor = client.as_fd().try_clone_to_owned()?;
+    let (from_client, mut to_client) = client.split();
+    let (from_guest, mut to_guest) = split(guest);
+    let inward = async {
+        copy_buf(
+            &mut BufReader::with_capacity(CHUNK, from_client),
+            &mut to_guest,
+        )
+        .await?;
+        if has_gone(&descriptor) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        to_guest.shutdown().await
+    };
+    let outward = async {
+        copy_buf(
+            &mut BufReader::with_capacity(CHUNK, from_guest),
+            &mut to_client,
+        )
+        .await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(inward, outward)?;
+    Ok(())
+}
+
+/// Whether the peer has closed both ways of a connection (POLLHUP of unix(7) sockets).
+fn has_gone(connection: &OwnedFd) -> bool {
+    let mut watched = [PollFd::new(connection, PollFlags::empty())];
+    let looked = poll(&mut watched, Some(&Timespec::default()));
+    looked.is_ok() && watched[0].revents().contains(PollFlags::HUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use container_protocol::mux::{self, Side};
+    use tokio::io::AsyncReadExt;
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    /// A client's connection, joined to a stream whose other end the guest has.
+    async fn joined() -> (UnixStream, Stream) {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (opener, _none, driver) = mux::multiplex(host.compat(), Side::Host);
+        tokio::spawn(driver);
+        let (_opener, mut incoming, driver) = mux::multiplex(guest.compat(), Side::Guest);
+        tokio::spawn(driver);
+        let (client, connection) = UnixStream::pair().unwrap();
+        let stream = opener.open().await.unwrap();
+        tokio::spawn(async move {
+            let _opener = opener;
+            join(connection, stream).await
+        });
+        let mut client = client;
+        client.write_all(b"x").await.unwrap();
+        let mut stream = incoming.recv().await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        (client, stream)
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_writes_learns_that_its_reader_has_gone() {
+        let (client, mut guest) = joined().await;
+        drop(client);
+        let chunk = vec![0; CHUNK];
+        let writing = async { while guest.write_all(&chunk).await.is_ok() {} };
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), writing);
+        assert!(ended.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_said_all_still_listens() {
+        let (mut client, mut guest) = joined().await;
+        client.write_all(b"all").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut heard = String::new();
+        guest.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "all");
+        guest.write_all(b"answer").await.unwrap();
+        guest.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "answer");
     }
 }

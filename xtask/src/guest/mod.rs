@@ -1,7 +1,7 @@
 //! The files that a guest boots with, under `target/guest`: the kernel, its modules, the agent.
 
 mod agent;
-mod archive;
+pub mod archive;
 mod kernel;
 mod modules;
 mod vmlinux;

@@ -65,6 +65,13 @@ impl Pipes {
             let _ = (&mut output.copying).await;
         }
     }
+
+    /// Stops copying: writers find their pipe closed.
+    pub fn abandon(self) {
+        for output in self.outputs {
+            output.copying.abort();
+        }
+    }
 }
 
 /// The user may open its own streams by name (`/dev/stdout`), which goes by the pipe's owner.

@@ -37,6 +37,26 @@ enum Moving {
     Nothing,
 }
 
+impl Moving {
+    /// Waits until all that the command wrote has been handed on.
+    async fn finish(&mut self) {
+        match self {
+            Moving::Pipes(pipes) => pipes.finish().await,
+            Moving::Terminal(terminal) => terminal.finish().await,
+            Moving::Nothing => {}
+        }
+    }
+
+    /// Stops handing on: nobody is there to take it.
+    fn abandon(self) {
+        match self {
+            Moving::Pipes(pipes) => pipes.abandon(),
+            Moving::Terminal(terminal) => terminal.abandon(),
+            Moving::Nothing => {}
+        }
+    }
+}
+
 /// Runs the command that `control` asks for and tells how it ends.
 pub async fn serve(init: u32, id: CommandId, streams: &Rendezvous, mut control: Stream) {
     let Ok(request) = frame::read::<CommandRequest>(&mut control).await else {
@@ -119,10 +139,10 @@ async fn run(
             },
         }
     };
-    match &mut moving {
-        Moving::Pipes(pipes) => pipes.finish().await,
-        Moving::Terminal(terminal) => terminal.finish().await,
-        Moving::Nothing => {}
+    if host_is_there {
+        moving.finish().await;
+    } else {
+        moving.abandon();
     }
     match status {
         Ok(status) => CommandEvent::Exited(exit_status(status)),

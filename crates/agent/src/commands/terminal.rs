@@ -30,6 +30,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 pub struct Terminal {
     master: OwnedFd,
     process_ended: Option<oneshot::Sender<()>>,
+    feeding: JoinHandle<()>,
     copying: JoinHandle<()>,
 }
 
@@ -53,7 +54,7 @@ impl Terminal {
         let (from_host, to_host) = tokio::io::split(stream);
         let keyboard = Master::new(master.try_clone()?)?;
         let screen = Master::new(master.try_clone()?)?;
-        tokio::spawn(feed(from_host, keyboard));
+        let feeding = tokio::spawn(feed(from_host, keyboard));
         let copying = tokio::spawn(hand_on(screen, to_host, ended));
         let process_ended = Some(process_ended);
         Ok((
@@ -61,6 +62,7 @@ impl Terminal {
             Terminal {
                 master,
                 process_ended,
+                feeding,
                 copying,
             },
         ))
@@ -72,12 +74,19 @@ impl Terminal {
         let _ = tcsetwinsize(&self.master, window(size));
     }
 
+    /// Stops copying: the terminal hangs up.
+    pub fn abandon(self) {
+        self.copying.abort();
+        self.feeding.abort();
+    }
+
     /// Waits until all that the command wrote has been handed on.
     pub async fn finish(&mut self) {
         if let Some(process_ended) = self.process_ended.take() {
             let _ = process_ended.send(());
         }
         let _ = (&mut self.copying).await;
+        self.feeding.abort();
     }
 }
 

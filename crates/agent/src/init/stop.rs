@@ -6,11 +6,8 @@ use tokio::time::sleep;
 
 use crate::commands::{self, signal};
 
-/// How long after a failure init is asked once more.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// How often an init that takes no signals yet is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often init is asked until it hears.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The way of one init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +45,10 @@ impl StopMethod {
     async fn try_to_ask(self, init: u32) -> io::Result<()> {
         match self {
             StopMethod::Signal(number) => {
+                // One that is not taken is lost, or goes to a sigwait(3) that shows nowhere.
                 while !signal::is_taken(init, number)? {
-                    sleep(LOOK_AGAIN).await;
+                    signal::send(init, number)?;
+                    sleep(ASK_AGAIN).await;
                 }
                 signal::send(init, number)
             }

@@ -1,0 +1,48 @@
+//! What benchmarks share: timings taken in turn, and the table that they are told in.
+#![allow(clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+/// How long `work` takes.
+pub fn time(work: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    work();
+    begin.elapsed()
+}
+
+/// One thing that is timed, and its timings so far.
+pub struct Row<'a> {
+    /// What is timed.
+    pub name: &'a str,
+    /// Times it once.
+    pub take: Box<dyn FnMut() -> Duration + 'a>,
+}
+
+/// Times all rows in turn, `rounds` times after one round that does not count, and prints
+/// medians, extremes, and each median as a multiple of the first row's.
+pub fn run(rows: &mut [Row<'_>], rounds: usize) {
+    let mut timings: Vec<Vec<Duration>> = rows.iter().map(|_| Vec::new()).collect();
+    for round in 0..=rounds {
+        for (row, timings) in rows.iter_mut().zip(&mut timings) {
+            let timing = (row.take)();
+            if round > 0 {
+                timings.push(timing);
+            }
+        }
+    }
+    println!("| what | median | fastest | slowest | × floor |");
+    println!("|---|---:|---:|---:|---:|");
+    let mut floor = None;
+    for (row, timings) in rows.iter().zip(&mut timings) {
+        timings.sort();
+        let median = timings[timings.len() / 2].as_secs_f64();
+        let floor = *floor.get_or_insert(median);
+        println!(
+            "| {} | {median:.2} s | {:.2} s | {:.2} s | {:.2} |",
+            row.name,
+            timings[0].as_secs_f64(),
+            timings[timings.len() - 1].as_secs_f64(),
+            median / floor
+        );
+    }
+}

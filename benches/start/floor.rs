@@ -1,0 +1,73 @@
+//! The floor: the engine, the kernel, and an init that says one word.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use xtask::{guest::archive::Archive, target};
+
+const INIT: &str = "#!/bin/busybox sh\n/bin/busybox echo up\n/bin/busybox poweroff -f\n";
+
+/// What a bare boot needs.
+pub struct Floor {
+    directory: TempDir,
+}
+
+impl Floor {
+    /// Puts the init and its shell into an initial RAM file system.
+    pub fn new() -> Floor {
+        let directory = tempfile::tempdir().unwrap();
+        let mut initramfs = Archive::default();
+        initramfs.directory("dev");
+        initramfs.character_device("dev/console", 5, 1);
+        initramfs.directory("bin");
+        initramfs.file("bin/busybox", 0o755, fs::read("/bin/busybox").unwrap());
+        initramfs.file("init", 0o755, INIT.as_bytes().to_vec());
+        initramfs
+            .write(&directory.path().join("initramfs"))
+            .unwrap();
+        Floor { directory }
+    }
+
+    /// How long it takes from the engine's start to init's word.
+    pub fn boot(&self) -> Duration {
+        let begin = Instant::now();
+        let mut engine = Command::new("qemu-system-x86_64")
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-no-reboot",
+                "-display",
+                "none",
+            ])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-machine",
+                "q35",
+            ])
+            .args(["-smp", "2", "-m", "1G", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(target().join("guest/vmlinux"))
+            .arg("-initrd")
+            .arg(self.directory.path().join("initramfs"))
+            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut console = BufReader::new(engine.stdout.take().unwrap()).lines();
+        let is_up = console.any(|line| line.is_ok_and(|line| line.trim() == "up"));
+        let taken = begin.elapsed();
+        assert!(is_up, "the floor does not boot");
+        engine.kill().unwrap();
+        engine.wait().unwrap();
+        taken
+    }
+}

@@ -1,0 +1,74 @@
+//! How long people wait for a machine, against the least that the same kernel takes in the same
+//! engine. `cargo bench` prints a table; `ROUNDS` (5) says how often each is timed.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod floor;
+
+use container_benches::{Row, run, time};
+use end_to_end::Lab;
+use floor::Floor;
+
+const OPTIONS: [&str; 4] = ["--cpus", "2", "--memory", "1G"];
+
+fn main() {
+    let rounds = std::env::var("ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
+    let lab = Lab::default();
+    let world = lab.root();
+    let floor = Floor::new();
+    let debian = lab.image("debian-systemd:12");
+    world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    world.create(&debian, "cold", &["--no-boot"]);
+    for machine in ["tiny", "cold"] {
+        world.inside(machine, "true");
+    }
+    let cold = |machine: &'static str| {
+        move || {
+            world.stdout(&["stop", machine]);
+            time(|| drop(world.inside(machine, "true")))
+        }
+    };
+    let mut rows = [
+        Row {
+            name: "bare QEMU, same kernel, busybox init",
+            take: Box::new(|| floor.boot()),
+        },
+        Row {
+            name: "`run true`, stopped machine, busybox image",
+            take: Box::new(cold("tiny")),
+        },
+        Row {
+            name: "`run true`, stopped machine, Debian with systemd",
+            take: Box::new(cold("cold")),
+        },
+        Row {
+            name: "`run true`, running machine",
+            take: Box::new(|| time(|| drop(world.inside("dev", "true")))),
+        },
+        Row {
+            name: "`create --no-boot`, cached Debian image",
+            take: Box::new(|| {
+                let create = [
+                    &["create", &debian, "--name", "new", "--no-boot"],
+                    &OPTIONS[..],
+                ];
+                let taken = time(|| drop(world.stdout(&create.concat())));
+                world.stdout(&["rm", "new"]);
+                taken
+            }),
+        },
+    ];
+    // A machine that works would be measured with the others.
+    world.inside("dev", "systemctl is-system-running --wait");
+    println!("{}", machine());
+    run(&mut rows, rounds);
+}
+
+/// What this was measured on.
+fn machine() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "));
+    let cores = std::thread::available_parallelism().unwrap();
+    format!("{cores} × {}\n", model.unwrap_or("unknown processor"))
+}
