@@ -62,10 +62,9 @@ fn a_layer_that_is_not_what_it_says(_: &Lab) {
     bytes[middle] ^= 1;
     fs::write(&largest, bytes).unwrap();
     let corrupt = Registry::start(&storage).unwrap();
-    let images = ["debian-systemd:12", "debian-sysvinit:12"];
-    let errors = images.map(|image| {
-        let image = format!("{}/{image}", corrupt.address());
-        world.run(&["create", &image, "--name", "dev", "--no-boot"])
+    let errors = ["debian-systemd", "debian-sysvinit"].map(|name| {
+        let image = format!("{}/{name}:12", corrupt.address());
+        world.run(&["create", &image, "--no-boot"])
     });
     let error = errors
         .iter()

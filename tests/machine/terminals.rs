@@ -56,6 +56,7 @@ fn keys_reach_the_shell_and_its_jobs(lab: &Lab) {
     terminal.expect("Stopped");
     terminal.press("jobs; bg; kill %1; wait %1; echo gone $?\r");
     terminal.expect("gone 143");
+    terminal.expect("$ ");
     terminal.press("\x04");
     assert_eq!(terminal.end(), Some(0));
 }

@@ -12,6 +12,9 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
+/// How long this person waits for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A person at a terminal, in which a command runs.
 #[derive(Debug)]
 pub struct Terminal {
@@ -74,7 +77,7 @@ impl Terminal {
 
     /// Waits until the terminal shows this, and forgets all up to there.
     pub fn expect(&mut self, words: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(position) = self.shown.find(words) {
                 self.shown.drain(..position + words.len());
@@ -104,8 +107,13 @@ impl Terminal {
 
     /// Waits for the command's end and returns its exit code.
     pub fn end(mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
         // Somebody must look, or the command waits for its output to be shown.
-        while self.read(Duration::from_secs(60)) {}
+        while self.read(deadline.saturating_duration_since(Instant::now())) {}
+        if Instant::now() >= deadline {
+            self.command.kill().unwrap();
+            panic!("the command does not end; it shows {:?}", self.shown);
+        }
         self.command.wait().unwrap().code()
     }
 }

@@ -235,10 +235,13 @@ pub fn shell_of_image(root: &GuestRoot) -> String {
 }
 
 impl Passwd {
-    /// The shell of `user`: the one passwd names, else the image's own.
+    /// The shell of `user`: the one passwd names, else the image's own. One that only refuses
+    /// (`nologin`, `false`) keeps people from logging in, not the machine's owner from running
+    /// something as that user.
     pub fn shell_of(&self, user: Option<&PasswdEntry>, root: &GuestRoot) -> String {
+        let refuses = |shell: &str| shell.ends_with("/nologin") || shell.ends_with("/false");
         user.map(|user| user.shell.clone())
-            .filter(|shell| !shell.is_empty())
+            .filter(|shell| !shell.is_empty() && !refuses(shell))
             .unwrap_or_else(|| shell_of_image(root))
     }
 }
