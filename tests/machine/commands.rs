@@ -103,10 +103,7 @@ fn users_and_groups_can_be_chosen(lab: &Lab) {
     assert_eq!(id(&["--root", "--gid", "1000"], "id -G"), "0 1000\n");
     assert_eq!(id(&["--uid", "33"], "id -un"), "www-data\n");
     assert_eq!(id(&["-u", "daemon"], "id -un; id -gn"), "daemon\ndaemon\n");
-    assert_eq!(
-        id(&["-u", "4711:4712"], "id -u; id -g"),
-        "4711\n4712\n"
-    );
+    assert_eq!(id(&["-u", "4711:4712"], "id -u; id -g"), "4711\n4712\n");
     let refused = world.run(&["run", "-n", "dev", "-u", "nobody-here", "true"]);
     assert!(refused.error().contains("nobody-here"), "{refused:?}");
 }
