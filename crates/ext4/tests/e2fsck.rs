@@ -152,7 +152,9 @@ fn every_type_of_file_reads_back() {
             .contains(&"x".repeat(3000))
     );
     assert!(
-        image.ask("stat /dev/disk").contains("New-style) 259:70000"),
+        image
+            .ask("stat /dev/disk")
+            .contains("major/minor number: 259:70000"),
         "{}",
         image.ask("stat /dev/disk")
     );
