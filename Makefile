@@ -17,7 +17,8 @@ build: packages ## Build the program and the guest's files
 	$(CARGO) xtask guest
 
 .PHONY: run
-run: build images ## Make the machine `dev` from the Debian test image and look inside
+run: build ## Make the machine `dev` from a Debian image and look inside
+	$(CARGO) xtask images debian-systemd
 	$(CARGO) xtask first-machine
 
 .PHONY: images

@@ -42,12 +42,13 @@ const IMAGES: [TestImage; 3] = [
     },
 ];
 
-/// Builds the images whose sources have changed.
-pub fn build() -> Result<()> {
+/// Builds the images with these names, or all where none is named, whose sources have changed.
+pub fn build(names: &[&str]) -> Result<()> {
     let directory = target().join("images");
     fs::create_dir_all(&directory)?;
     let mut registry = None;
-    for image in &IMAGES {
+    let wanted = |image: &&TestImage| names.is_empty() || names.contains(&image.name);
+    for image in IMAGES.iter().filter(wanted) {
         let stamp = directory.join(format!("{}.stamp", image.name));
         image.recipe()?.make(stamp, || {
             say(&format!("Building the image {}:{}", image.name, image.tag));

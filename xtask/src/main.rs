@@ -9,7 +9,7 @@ Usage: cargo xtask STEP
 
   guest            fetch the kernel, build the agent, put both under target/guest
   install PREFIX   copy the built program and the guest's files below PREFIX
-  images           build the test images and put them into the test registry's storage
+  images [NAME …]  build the test images and put them into the test registry's storage
   registry PORT    serve the test images on 127.0.0.1:PORT until interrupted
   first-machine    make the machine `dev` from the Debian test image, and look inside
 ";
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["guest"] => guest::build(),
         ["install", prefix] => installation::install(prefix.as_ref()),
-        ["images"] => images::build(),
+        ["images", ref names @ ..] => images::build(names),
         ["registry", port] => registry::serve(port),
         ["first-machine"] => first_machine::look_inside(),
         _ => Err(anyhow::anyhow!("{USAGE}")),
