@@ -8,6 +8,7 @@ crate::tests![
     a_killed_engine_leaves_a_stopped_machine_that_boots_again,
     a_killed_runtime_takes_everything_with_it,
     a_killed_service_is_succeeded_and_machines_go_on,
+    a_boot_that_stands_still_is_begun_again,
     a_removed_machine_leaves_nothing,
 ];
 
@@ -85,6 +86,19 @@ fn a_killed_service_is_succeeded_and_machines_go_on(lab: &Lab) {
     assert_eq!(world.inside("tiny", "echo still here"), "still here\n");
     world.stdout(&["stop", "tiny"]);
     assert!(world.is_stopped("tiny"));
+}
+
+fn a_boot_that_stands_still_is_begun_again(lab: &Lab) {
+    let world = World::of_user();
+    world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    let mut run = world.machine(&["run", "-n", "tiny", "echo up"]);
+    let run = run.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    eventually("the kernel speaks", || {
+        std::fs::metadata(world.bundle("tiny", "boot.log")).is_ok_and(|log| log.len() > 0)
+    });
+    world.engines()[0].stop();
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "up\n");
 }
 
 fn a_removed_machine_leaves_nothing(lab: &Lab) {

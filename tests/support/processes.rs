@@ -32,7 +32,16 @@ impl Process {
 
     /// Ends it as `kill -9` does.
     pub fn kill(&self) {
-        kill_process(Pid::from_raw(self.pid).unwrap(), Signal::KILL).unwrap();
+        self.signal(Signal::KILL);
+    }
+
+    /// Makes it stand still.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid).unwrap(), signal).unwrap();
     }
 
     /// A field of `/proc/PID/status`, by its name.

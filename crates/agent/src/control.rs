@@ -7,7 +7,10 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    time::{sleep, timeout},
+};
 
 use crate::{
     channel::Channel,
@@ -16,6 +19,9 @@ use crate::{
     machine::{self, SetUpError, mounts},
     power,
 };
+
+/// How often the host hears of a machine that is on its way up.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How long the host may take to read the agent's last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -44,11 +50,8 @@ pub async fn serve() -> Result<(), ServeError> {
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
     let (mut control, setup) = await_start(&mut incoming).await?;
-    let last_words = match start(&setup, opener).await {
+    let last_words = match start_audibly(&setup, opener, &mut control).await? {
         Ok(mut init) => {
-            if setup.first_boot {
-                init.ready().await;
-            }
             let init_program = init.program().to_owned();
             let started = ControlEvent::Started { init: init_program };
             frame::write(&mut control, &started).await?;
@@ -84,6 +87,21 @@ async fn await_start(incoming: &mut Incoming) -> Result<(Stream, Box<MachineSetu
     }
 }
 
+/// As [`start`], and tells the host every second that it goes on.
+async fn start_audibly(
+    setup: &MachineSetup,
+    opener: Opener,
+    control: &mut Stream,
+) -> Result<Result<Init, SetUpError>, FrameError> {
+    let mut starting = std::pin::pin!(start(setup, opener));
+    loop {
+        tokio::select! {
+            started = &mut starting => return Ok(started),
+            () = sleep(HEARTBEAT) => frame::write(control, &ControlEvent::Starting).await?,
+        }
+    }
+}
+
 /// Sets the machine up and starts its init.
 async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError> {
     machine::set_up(setup).await?;
@@ -93,7 +111,11 @@ async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError>
         Ok::<_, FrameError>(log)
     };
     let log = log.await.map_err(SetUpError::StdioLog)?;
-    Ok(Init::start(setup, log).await?)
+    let init = Init::start(setup, log).await?;
+    if setup.first_boot {
+        init.ready().await;
+    }
+    Ok(init)
 }
 
 async fn serve_until_end(control: &mut Stream, init: &mut Init) -> Ending {

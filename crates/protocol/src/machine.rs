@@ -21,6 +21,9 @@ pub enum ControlRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ControlEvent {
+    /// The machine is still on its way up; told every second, so that one that stands still is
+    /// known from one that is slow.
+    Starting,
     /// The machine's init runs, its user is there, commands are served.
     Started {
         /// The program that runs as init, a path in the machine.

@@ -1,10 +1,11 @@
 //! One boot: from what was decided to a machine that serves commands.
 
 use std::{
+    cell::Cell,
     fs, io,
     os::unix::net::UnixStream as StdUnixStream,
     path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use container_engine::{
@@ -16,7 +17,10 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
@@ -31,6 +35,12 @@ const CHANNEL: &str = "container.agent";
 
 /// How long a machine may take from the kernel's start to being up.
 const BOOT: Duration = Duration::from_secs(240);
+
+/// For so long neither kernel nor agent is silent, however slow the host.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How often a machine is booted that stands still on its way up.
+const TRIES: u32 = 3;
 
 /// Why a machine did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +79,15 @@ pub enum BootError {
     /// The guest says why it cannot be this machine.
     #[error("{0}")]
     Refused(String),
-    /// It stands still.
+    /// It stands still: neither kernel nor agent says anything.
+    #[error(
+        "the machine stood still while it booted; the last lines of its kernel's console:\n{console}"
+    )]
+    StandsStill {
+        /// The end of the boot log.
+        console: String,
+    },
+    /// It goes on, and does not come up.
     #[error("the machine did not come up in {} s; the last lines of its kernel's console:\n{console}", BOOT.as_secs())]
     Late {
         /// The end of the boot log.
@@ -96,8 +114,20 @@ pub struct Booted {
     pub control: Stream,
 }
 
-/// Boots the machine: guest files, file share, engine, channel, and the agent's set-up.
+/// Boots the machine, and once more if it stands still: an emulated processor may lose an interrupt
+/// on a busy host, and with it a machine (docs/performance.md, "A lost interrupt").
 pub async fn boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootError> {
+    for _ in 1..TRIES {
+        match try_to_boot(launch, first_boot).await {
+            Err(error @ BootError::StandsStill { .. }) => tracing::warn!("{error}"),
+            other => return other,
+        }
+    }
+    try_to_boot(launch, first_boot).await
+}
+
+/// One try: guest files, file share, engine, channel, and the agent's set-up.
+async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootError> {
     let files = GuestFiles::find(launch.kernel.as_deref())?;
     let initramfs = launch.runtime_directory.join("initramfs");
     files
@@ -134,14 +164,20 @@ pub async fn boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootError
     let (opener, incoming, driver) = mux::multiplex(ours.compat(), Side::Host);
     tokio::spawn(driver);
     tokio::spawn(take_logs(incoming, StdioLog::at(&launch.stdio_log)));
+    let heard = Cell::new(Instant::now());
     let control = tokio::select! {
         end = engine.ended() => {
             return Err(BootError::Ended { end, console: last_lines(&launch.boot_log) });
         }
-        up = timeout(BOOT, bring_up(&opener, launch, first_boot)) => match up {
+        up = timeout(BOOT, bring_up(&opener, launch, first_boot, &heard)) => match up {
             Ok(control) => control?,
             Err(_) => return Err(BootError::Late { console: last_lines(&launch.boot_log) }),
         },
+        () = silence(&launch.boot_log, &heard) => {
+            // Its disk is free for the next try once it has ended.
+            engine.end().await;
+            return Err(BootError::StandsStill { console: last_lines(&launch.boot_log) });
+        }
     };
     Ok(Booted {
         engine,
@@ -171,18 +207,39 @@ fn share_home(launch: &Launch) -> Result<(Option<FileShare>, Option<EngineShare>
 }
 
 /// Tells the agent who it is and waits until it is that.
-async fn bring_up(opener: &Opener, launch: &Launch, first_boot: bool) -> Result<Stream, BootError> {
+async fn bring_up(
+    opener: &Opener,
+    launch: &Launch,
+    first_boot: bool,
+    heard: &Cell<Instant>,
+) -> Result<Stream, BootError> {
     let mut control = opener.open().await.map_err(BootError::MakeChannel)?;
     frame::write(&mut control, &Port::Control).await?;
     let start = ControlRequest::Start(Box::new(setup(launch, first_boot)));
     frame::write(&mut control, &start).await?;
-    match frame::read(&mut control).await? {
-        ControlEvent::Started { init } => {
-            tracing::info!("up, with {init} as init");
-            Ok(control)
+    loop {
+        match frame::read(&mut control).await? {
+            ControlEvent::Starting => heard.set(Instant::now()),
+            ControlEvent::Started { init } => {
+                tracing::info!("up, with {init} as init");
+                return Ok(control);
+            }
+            ControlEvent::Failed { message } => return Err(BootError::Refused(message)),
+            ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
         }
-        ControlEvent::Failed { message } => Err(BootError::Refused(message)),
-        ControlEvent::Rebooting => Err(FrameError::Ended.into()),
+    }
+}
+
+/// Waits until neither the kernel, on its console, nor the agent has been heard for too long.
+async fn silence(console: &Path, heard: &Cell<Instant>) {
+    let mut length = 0;
+    while heard.get().elapsed() < SILENCE {
+        sleep(Duration::from_secs(1)).await;
+        let now = fs::metadata(console).map_or(0, |log| log.len());
+        if now != length {
+            length = now;
+            heard.set(Instant::now());
+        }
     }
 }
 
