@@ -10,6 +10,7 @@ crate::tests![
     the_machine_knows_its_name,
     list_and_inspect_tell_what_there_is,
     logs_hold_what_init_and_kernel_print,
+    the_clock_is_the_hosts,
 ];
 
 fn root_is_root_and_in_the_current_directory(lab: &Lab) {
@@ -134,5 +135,21 @@ fn logs_hold_what_init_and_kernel_print(lab: &Lab) {
         world
             .stdout(&["logs", "--boot", "dev"])
             .contains("Linux version")
+    );
+}
+
+fn the_clock_is_the_hosts(lab: &Lab) {
+    let world = lab.root();
+    let now = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap().as_secs_f64()
+    };
+    let before = now();
+    let inside: f64 = world.inside("dev", "date +%s.%N").trim().parse().unwrap();
+    // A file written now is never from the future, give or take what a busy host makes of it.
+    assert!(
+        (before - 1.0..=now() + 1.0).contains(&inside),
+        "{before} {inside} {}",
+        now()
     );
 }

@@ -157,27 +157,30 @@ fn a_home_that_is_not_there(lab: &Lab) {
     assert_eq!(world.bundles(), [""; 0]);
 }
 
-/// A file system for the data that has no room for the image.
+/// File systems for the data that have no room for the image, and none for the machine's disk.
 fn a_full_disk(lab: &Lab) {
     let world = World::of_root();
     let data = world.path("data");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=24M", "none"])
-        .arg(&data)
-        .status();
-    assert!(mounted.unwrap().success());
+    let mount = |options: &str| {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", options, "none"])
+            .arg(&data);
+        assert!(mount.status().unwrap().success());
+    };
+    mount("size=24M");
     let error = refused(&world, &lab.image("debian-systemd:12"));
     assert!(error.contains("the disk is full"), "{error}");
     let left = files(&data.join("container/images/incoming"));
     assert!(left.is_empty(), "{left:?}");
+    mount("remount,size=40M");
+    let error = refused(&world, &lab.image("busybox:1"));
+    assert!(error.contains("the disk is full"), "{error}");
     for service in world.processes("service") {
         service.kill();
     }
     end_to_end::eventually("it can be unmounted", || {
-        Command::new("umount")
-            .arg(&data)
-            .status()
-            .unwrap()
-            .success()
+        let mut umount = Command::new("umount");
+        umount.arg(&data).status().unwrap().success()
     });
 }

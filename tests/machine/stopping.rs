@@ -40,6 +40,15 @@ fn a_stop_is_orderly_and_what_was_written_stays(lab: &Lab) {
         "dev\n",
         "it is stopped already"
     );
+    let state = world.run(&[
+        "run",
+        "-n",
+        "dev",
+        "systemctl",
+        "is-system-running",
+        "--wait",
+    ]);
+    assert_eq!(state.stdout, "running\n", "{state:?}");
     assert_eq!(world.inside("dev", "cat /a-file"), "kept\n");
     assert_ne!(world.inspect("dev")["containerId"], before);
 }

@@ -50,6 +50,7 @@ pub async fn serve() -> Result<(), ServeError> {
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
     let (mut control, setup) = await_start(&mut incoming).await?;
+    take_clock(&mut control).await?;
     let last_words = match start_audibly(&setup, opener, &mut control).await? {
         Ok(mut init) => {
             let init_program = init.program().to_owned();
@@ -83,7 +84,21 @@ async fn await_start(incoming: &mut Incoming) -> Result<(Stream, Box<MachineSetu
     }
     match frame::read(&mut control).await? {
         ControlRequest::Start(setup) => Ok((control, setup)),
-        ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
+        ControlRequest::SetClock(_) | ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
+    }
+}
+
+/// Asks the host what time it is, and sets the clock by that.
+async fn take_clock(control: &mut Stream) -> Result<(), ServeError> {
+    frame::write(control, &ControlEvent::Starting).await?;
+    match frame::read(control).await? {
+        ControlRequest::SetClock(nanoseconds) => {
+            if let Err(error) = machine::set_clock(nanoseconds) {
+                power::say(&error.to_string());
+            }
+            Ok(())
+        }
+        ControlRequest::Start(_) | ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
     }
 }
 
@@ -113,7 +128,8 @@ async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError>
     let log = log.await.map_err(SetUpError::StdioLog)?;
     let init = Init::start(setup, log).await?;
     if setup.first_boot {
-        init.ready().await;
+        // Whoever makes a machine may talk to its init at once.
+        crate::init::ready(init.program()).await;
     }
     Ok(init)
 }
@@ -125,7 +141,7 @@ async fn serve_until_end(control: &mut Stream, init: &mut Init) -> Ending {
     };
     let grace_seconds = match request {
         Ok(ControlRequest::Stop { grace_seconds }) => grace_seconds,
-        Ok(ControlRequest::Start(_)) | Err(_) => HOST_GONE_GRACE,
+        Ok(ControlRequest::Start(_) | ControlRequest::SetClock(_)) | Err(_) => HOST_GONE_GRACE,
     };
     init.stop(Duration::from_secs(grace_seconds.into())).await;
     Ending::PowerOff

@@ -129,28 +129,6 @@ impl Init {
         self.pid
     }
 
-    /// Waits until init can be talked to, if it is one that people talk to, but not for long.
-    /// Whoever creates a machine may use `systemctl` in it at once; a later boot is quicker than
-    /// that and does not wait.
-    pub async fn ready(&self) {
-        if !self.program.ends_with("/systemd") {
-            return;
-        }
-        // Users talk to it over the bus, root directly.
-        let Ok(root) = GuestRoot::open() else { return };
-        let socket = match root.exists("/usr/lib/systemd/system/dbus.socket") {
-            true => "/run/dbus/system_bus_socket",
-            false => "/run/systemd/private",
-        };
-        // What it cannot do by then it tells whoever asks.
-        let _ = timeout(READY, async {
-            while !root.exists(socket) {
-                sleep(LOOK_AGAIN).await;
-            }
-        })
-        .await;
-    }
-
     /// Waits until init has ended, and with it every process of the machine. Safe to drop and
     /// call again.
     ///
@@ -189,6 +167,26 @@ impl Init {
             self.ended().await;
         }
     }
+}
+
+/// Waits until `init` can be talked to, if it is one that people talk to, but not for long.
+pub async fn ready(init: &str) {
+    if !init.ends_with("/systemd") {
+        return;
+    }
+    // Users talk to it over the bus, root directly.
+    let Ok(root) = GuestRoot::open() else { return };
+    let socket = match root.exists("/usr/lib/systemd/system/dbus.socket") {
+        true => "/run/dbus/system_bus_socket",
+        false => "/run/systemd/private",
+    };
+    // What it cannot do by then it tells whoever asks.
+    let _ = timeout(READY, async {
+        while !root.exists(socket) {
+            sleep(LOOK_AGAIN).await;
+        }
+    })
+    .await;
 }
 
 /// Starts `command` as the first process of a new PID namespace.

@@ -19,6 +19,9 @@ pub use virtual_machine::{FileShare, Kernel, UserNetwork, VirtualMachine};
 
 /// What can run a virtual machine.
 pub trait Engine {
+    /// Looks whether the engine is on this host, before anything is done that needs it.
+    fn check(&self) -> Result<(), EngineError>;
+
     /// Starts the machine. Call it on the process's main thread: the machine's life is bound to
     /// the thread that starts it, so that none outlives its runtime.
     fn start(

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum ControlRequest {
     /// Become this machine: mount, set up, start its init. The first request, sent once.
     Start(Box<MachineSetup>),
+    /// Set the clock to these nanoseconds since 1970 UTC. Sent at the first
+    /// [`ControlEvent::Starting`], since a start may wait for the kernel to come up.
+    SetClock(u64),
     /// Stop the machine in order, then power off. The stream ends with the machine.
     Stop {
         /// How long init may take before it is killed, in seconds.
@@ -44,8 +47,6 @@ pub enum ControlEvent {
 pub struct MachineSetup {
     /// The machine's id: its host name.
     pub id: String,
-    /// The host's clock, nanoseconds since 1970 UTC.
-    pub clock_nanoseconds: u64,
     /// The machine's network interface; none without a network.
     pub network: Option<Network>,
     /// The host's directory that the machine shares; none without.

@@ -157,7 +157,7 @@ async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootEr
             network: Some(UserNetwork::default()),
             channel: (of_engine.into(), CHANNEL.to_owned()),
             console_log: launch.boot_log.clone(),
-            engine_log: launch.runtime_log(),
+            engine_log: launch.engine_log(),
         })
         .await?;
 
@@ -217,9 +217,16 @@ async fn bring_up(
     frame::write(&mut control, &Port::Control).await?;
     let start = ControlRequest::Start(Box::new(setup(launch, first_boot)));
     frame::write(&mut control, &start).await?;
+    let mut clock_is_set = false;
     loop {
         match frame::read(&mut control).await? {
-            ControlEvent::Starting => heard.set(Instant::now()),
+            ControlEvent::Starting => {
+                heard.set(Instant::now());
+                if !clock_is_set {
+                    frame::write(&mut control, &ControlRequest::SetClock(now())).await?;
+                    clock_is_set = true;
+                }
+            }
             ControlEvent::Started { init } => {
                 tracing::info!("up, with {init} as init");
                 return Ok(control);
@@ -228,6 +235,12 @@ async fn bring_up(
             ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
         }
     }
+}
+
+/// The host's clock, nanoseconds since 1970 UTC.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Waits until neither the kernel, on its console, nor the agent has been heard for too long.
@@ -245,12 +258,8 @@ async fn silence(console: &Path, heard: &Cell<Instant>) {
 
 fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
     let network = UserNetwork::default();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     MachineSetup {
         id: launch.id.to_string(),
-        clock_nanoseconds: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         network: Some(Network {
             address: network.guest,
             prefix: network.prefix,

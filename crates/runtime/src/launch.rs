@@ -94,9 +94,14 @@ pub enum LaunchError {
 }
 
 impl Launch {
-    /// The log of the runtime process and of what it starts, beside the boot log.
+    /// The log of the runtime process and of the file share, beside the boot log.
     pub(crate) fn runtime_log(&self) -> PathBuf {
         self.boot_log.with_file_name("runtime.log")
+    }
+
+    /// The log of the engine, which is quoted when it refuses the machine.
+    pub(crate) fn engine_log(&self) -> PathBuf {
+        self.boot_log.with_file_name("engine.log")
     }
 }
 

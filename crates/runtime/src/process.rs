@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
     process::ExitCode,
+    thread,
     time::Duration,
 };
 
@@ -33,8 +34,11 @@ use crate::{
 /// How much longer than init's own time the guest may take to unmount and power off.
 const POWER_OFF: Duration = Duration::from_secs(30);
 
-/// How long a machine whose home is gone may take to stop.
-const HOME_GONE_GRACE: u32 = 20;
+/// How long a machine whose home is gone may take to stop: what waits for a file there never ends.
+const HOME_GONE_GRACE: u32 = 5;
+
+/// How long a runtime whose machine has ended may take to end itself.
+const SUCCESSION: Duration = Duration::from_secs(10);
 
 /// The role [`RUNTIME_ROLE`](crate::RUNTIME_ROLE): runs the machine that standard input
 /// describes, to its end. Tells on standard output whether it came up.
@@ -86,9 +90,17 @@ fn claim(directory: &Path) -> Result<Flock<File>, String> {
         .create(directory)
         .map_err(failed)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-    let lock = File::create(directory.join("lock")).map_err(failed)?;
-    Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| "the machine is running already, in another runtime process".to_owned())
+    let deadline = Instant::now() + SUCCESSION;
+    loop {
+        let lock = File::create(directory.join("lock")).map_err(failed)?;
+        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(_) => {
+                return Err("the machine is running already, in another runtime process".to_owned());
+            }
+        }
+    }
 }
 
 /// Boots the machine, serves its clients to its end, and boots it again when it asked for that.
@@ -164,7 +176,7 @@ async fn serve(
                 None => std::future::pending().await,
             }
         };
-        let grace_seconds = tokio::select! {
+        let (grace_seconds, power_off) = tokio::select! {
             end = engine.ended() => return match end {
                 End::Orderly if reboot => MachineEnd::Reboot,
                 End::Orderly => MachineEnd::Off,
@@ -180,12 +192,12 @@ async fn serve(
             Some(stop) = stops.recv() => {
                 let grace_seconds = stop.grace_seconds;
                 waiting.push(stop.waiting);
-                grace_seconds
+                (grace_seconds, POWER_OFF)
             }
             status = home_gone => {
                 tracing::error!("the process that serves the home ended ({status:?}); stopping the machine");
                 file_share = None;
-                HOME_GONE_GRACE
+                (HOME_GONE_GRACE, Duration::ZERO)
             }
             () = too_late => {
                 tracing::error!("the guest did not power off in time");
@@ -195,7 +207,9 @@ async fn serve(
             }
         };
         ask_to_stop(&mut requests, grace_seconds).await;
-        deadline = Some(Instant::now() + Duration::from_secs(grace_seconds.into()) + POWER_OFF);
+        let latest = Instant::now() + Duration::from_secs(grace_seconds.into()) + power_off;
+        // A stop asked for while another goes on does not prolong it.
+        deadline = Some(deadline.map_or(latest, |earlier| earlier.min(latest)));
     }
 }
 

@@ -63,6 +63,16 @@ pub enum ServiceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The host's disk.
+    #[error(
+        "the disk is full: {free} MiB are free for {disk}, and a machine needs 64 MiB to boot; free some space there"
+    )]
+    NoSpace {
+        /// The machine's disk.
+        disk: std::path::PathBuf,
+        /// MiB that are free.
+        free: u64,
+    },
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] GuestFilesError),

@@ -23,6 +23,7 @@ use rendezvous::Rendezvous;
 #[derive(Debug)]
 pub struct Commands {
     init: u32,
+    init_program: String,
     streams: Rendezvous,
 }
 
@@ -31,6 +32,7 @@ impl Commands {
     pub fn new(init: &Init) -> Arc<Commands> {
         Arc::new(Commands {
             init: init.pid(),
+            init_program: init.program().to_owned(),
             streams: Rendezvous::default(),
         })
     }
@@ -38,7 +40,7 @@ impl Commands {
     /// Serves one stream that the host opened.
     pub async fn serve(&self, port: Port, stream: Stream) {
         match port {
-            Port::Command(id) => run::serve(self.init, id, &self.streams, stream).await,
+            Port::Command(id) => run::serve(self, id, stream).await,
             Port::Stdin(_) | Port::Stdout(_) | Port::Stderr(_) | Port::Terminal(_) => {
                 self.streams.bring(port, stream).await;
             }

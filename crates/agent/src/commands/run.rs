@@ -3,13 +3,16 @@
 use std::{io, os::unix::process::ExitStatusExt};
 
 use container_protocol::{
-    CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, Stdio, frame,
-    mux::Stream,
+    CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port, Stdio,
+    frame, mux::Stream,
 };
 use nix::libc;
 use tokio::process::Child;
 
+use crate::init;
+
 use super::{
+    Commands,
     login::{Login, LoginError},
     pipes::Pipes,
     rendezvous::Rendezvous,
@@ -58,11 +61,14 @@ impl Moving {
 }
 
 /// Runs the command that `control` asks for and tells how it ends.
-pub async fn serve(init: u32, id: CommandId, streams: &Rendezvous, mut control: Stream) {
+pub async fn serve(commands: &Commands, id: CommandId, mut control: Stream) {
     let Ok(request) = frame::read::<CommandRequest>(&mut control).await else {
         return;
     };
-    let outcome = match start(init, id, streams, &request).await {
+    if talks_to_init(&request.command) {
+        init::ready(&commands.init_program).await;
+    }
+    let outcome = match start(commands.init, id, &commands.streams, &request).await {
         Ok((child, moving)) => run(child, moving, &request, &mut control).await,
         Err(error) => CommandEvent::Failed {
             message: error.to_string(),
@@ -71,6 +77,27 @@ pub async fn serve(init: u32, id: CommandId, streams: &Rendezvous, mut control: 
     // A host that has gone has no use for the outcome.
     let _ = frame::write(&mut control, &outcome).await;
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut control).await;
+}
+
+/// The programs that are of no use before init listens.
+const TALKS_TO_INIT: [&str; 7] = [
+    "systemctl",
+    "loginctl",
+    "busctl",
+    "systemd-run",
+    "poweroff",
+    "reboot",
+    "shutdown",
+];
+
+/// Whether a command is one that would fail while init is on its way up. All others start at once.
+fn talks_to_init(command: &CommandLine) -> bool {
+    let CommandLine::Shell(line) = command else {
+        return false;
+    };
+    line.split(|letter: char| letter.is_whitespace() || ";|&()".contains(letter))
+        .map(|word| word.rsplit('/').next().unwrap_or(word))
+        .any(|word| TALKS_TO_INIT.contains(&word))
 }
 
 async fn start(
@@ -163,5 +190,20 @@ fn exit_status(status: std::process::ExitStatus) -> ExitStatus {
         None => {
             ExitStatus::Code(u8::try_from(status.code().unwrap_or_default()).unwrap_or(u8::MAX))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_for_init_is_known_by_its_programs() {
+        let talks = |line: &str| talks_to_init(&CommandLine::Shell(line.to_owned()));
+        assert!(talks("systemctl is-system-running --wait"));
+        assert!(talks("sudo /usr/bin/systemctl restart ssh"));
+        assert!(talks("cd /;poweroff"));
+        assert!(!talks("cat notes-on-systemctl.txt"));
+        assert!(!talks_to_init(&CommandLine::Login));
     }
 }

@@ -48,7 +48,6 @@ pub enum SetUpError {
 
 /// Mounts the machine and makes it what `setup` says, up to the start of its init.
 pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
-    set_clock(setup.clock_nanoseconds).map_err(SetUpError::Clock)?;
     mounts::mount_disk()?;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;
@@ -63,7 +62,8 @@ pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     Ok(())
 }
 
-fn set_clock(nanoseconds: u64) -> nix::Result<()> {
+/// Sets the clock to these nanoseconds since 1970 UTC.
+pub fn set_clock(nanoseconds: u64) -> Result<(), SetUpError> {
     let now = TimeSpec::from_duration(std::time::Duration::from_nanos(nanoseconds));
-    clock_settime(ClockId::CLOCK_REALTIME, now)
+    clock_settime(ClockId::CLOCK_REALTIME, now).map_err(SetUpError::Clock)
 }

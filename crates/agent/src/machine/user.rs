@@ -255,7 +255,6 @@ mod tests {
     fn setup(share: Option<&str>) -> MachineSetup {
         MachineSetup {
             id: "dev".into(),
-            clock_nanoseconds: 0,
             network: None,
             home_share: share.map(|path| HomeShare {
                 tag: "home".into(),

@@ -100,6 +100,11 @@ fn find(program: &str) -> Result<PathBuf, EngineError> {
 }
 
 impl Engine for Qemu {
+    fn check(&self) -> Result<(), EngineError> {
+        self.program()?;
+        find(IMAGE_TOOL).map(drop)
+    }
+
     fn start(
         &self,
         machine: VirtualMachine,

@@ -1,5 +1,7 @@
 //! `boot`: from a stopped machine to one that serves commands.
 
+use std::path::Path;
+
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
 use container_runtime::{HomeShare, Launch, Runtime, launch};
@@ -8,6 +10,9 @@ use uuid::Uuid;
 
 use super::ASK_AGAIN;
 use crate::{Service, caller::Caller, configuration::Configuration, error::ServiceError};
+
+/// Room that a boot may need on the host, in bytes.
+const LEAST_SPACE: u64 = 64 << 20;
 
 impl Service {
     /// Boots the machine unless it runs. Whoever asks while it boots gets the same answer.
@@ -60,6 +65,7 @@ impl Service {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
         super::set::check(&boot)?;
         super::create::check_home(&boot, &machine.home)?;
+        check_space(&bundle.disk())?;
         let suffix: String = Uuid::new_v4()
             .simple()
             .to_string()
@@ -84,6 +90,24 @@ impl Service {
             stop_signal: machine.stop_signal,
             engine: Configuration::read(&self.world.config)?.engine,
         })
+    }
+}
+
+/// Refuses to boot on a full disk, where the engine would stand still at the guest's first write.
+fn check_space(disk: &Path) -> Result<(), ServiceError> {
+    // A file system that does not tell is one that nothing is known against.
+    let Ok(about) = nix::sys::statvfs::statvfs(disk) else {
+        return Ok(());
+    };
+    match about
+        .blocks_available()
+        .saturating_mul(about.fragment_size())
+    {
+        free if free < LEAST_SPACE => Err(ServiceError::NoSpace {
+            disk: disk.to_owned(),
+            free: free >> 20,
+        }),
+        _ => Ok(()),
     }
 }
 

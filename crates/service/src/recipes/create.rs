@@ -131,6 +131,7 @@ impl Service {
         };
         let boot = changed(configuration.boot_defaults(), &request.boot);
         super::set::check(&boot)?;
+        container_engine::engine(&configuration.engine).check()?;
         let home: PathBuf = request.home.components().collect();
         check_home(&boot, &home)?;
         let platform = match &request.platform {
