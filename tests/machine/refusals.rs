@@ -133,6 +133,10 @@ fn no_kernel(lab: &Lab) {
         &no_kernel,
     ]);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(
+        !outcome.stderr.contains("WARN"),
+        "only the engine's own words: {outcome:?}"
+    );
     assert_eq!(world.bundles(), [""; 0]);
 }
 

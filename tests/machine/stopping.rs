@@ -8,6 +8,7 @@ crate::tests![
     a_killed_engine_leaves_a_stopped_machine_that_boots_again,
     a_killed_runtime_takes_everything_with_it,
     a_killed_service_is_succeeded_and_machines_go_on,
+    a_killed_file_share_stops_its_machine,
     a_boot_that_stands_still_is_begun_again,
     a_removed_machine_leaves_nothing,
 ];
@@ -95,6 +96,13 @@ fn a_killed_service_is_succeeded_and_machines_go_on(lab: &Lab) {
     assert_eq!(world.inside("tiny", "echo still here"), "still here\n");
     world.stdout(&["stop", "tiny"]);
     assert!(world.is_stopped("tiny"));
+}
+
+fn a_killed_file_share_stops_its_machine(lab: &Lab) {
+    let world = tiny(lab);
+    world.processes("file-share")[0].kill();
+    eventually("it is stopped", || world.is_stopped("tiny"));
+    assert_eq!(world.inside("tiny", "echo again"), "again\n");
 }
 
 fn a_boot_that_stands_still_is_begun_again(lab: &Lab) {

@@ -143,8 +143,10 @@ async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootEr
     ours.set_nonblocking(true).map_err(BootError::MakeChannel)?;
     let ours = UnixStream::from_std(ours).map_err(BootError::MakeChannel)?;
 
-    // The log is of this boot.
-    let _ = fs::remove_file(&launch.boot_log);
+    // The logs are of this boot.
+    for log in [&launch.boot_log, &launch.engine_log()] {
+        let _ = fs::remove_file(log);
+    }
     let mut engine = container_engine::engine(&launch.engine)
         .start(VirtualMachine {
             name: launch.id.to_string(),
