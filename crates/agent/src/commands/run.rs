@@ -15,7 +15,6 @@ use super::{
     Commands,
     login::{Login, LoginError},
     pipes::Pipes,
-    rendezvous::Rendezvous,
     signal, spawn,
     terminal::Terminal,
 };
@@ -65,10 +64,7 @@ pub async fn serve(commands: &Commands, id: CommandId, mut control: Stream) {
     let Ok(request) = frame::read::<CommandRequest>(&mut control).await else {
         return;
     };
-    if talks_to_init(&request.command) {
-        init::ready(&commands.init_program).await;
-    }
-    let outcome = match start(commands.init, id, &commands.streams, &request).await {
+    let outcome = match start(commands, id, &request).await {
         Ok((child, moving)) => run(child, moving, &request, &mut control).await,
         Err(error) => CommandEvent::Failed {
             message: error.to_string(),
@@ -101,16 +97,15 @@ fn talks_to_init(command: &CommandLine) -> bool {
 }
 
 async fn start(
-    init: u32,
+    commands: &Commands,
     id: CommandId,
-    streams: &Rendezvous,
     request: &CommandRequest,
 ) -> Result<(Child, Moving), RunError> {
     let login = Login::resolve(request)?;
     let program = login.program.clone();
     let (ends, moving) = match request.stdio {
         Stdio::Pipes => {
-            let take = async |port| streams.take(port).await.ok_or(RunError::NoStreams);
+            let take = async |port| commands.streams.take(port).await.ok_or(RunError::NoStreams);
             let stdin = take(Port::Stdin(id)).await?;
             let stdout = take(Port::Stdout(id)).await?;
             let stderr = take(Port::Stderr(id)).await?;
@@ -119,7 +114,8 @@ async fn start(
             (ends, Moving::Pipes(pipes))
         }
         Stdio::Terminal(size) => {
-            let stream = streams
+            let stream = commands
+                .streams
                 .take(Port::Terminal(id))
                 .await
                 .ok_or(RunError::NoStreams)?;
@@ -132,7 +128,11 @@ async fn start(
             Moving::Nothing,
         ),
     };
-    let child = spawn::in_machine(init, login, ends)
+    // Only now: streams that nobody takes are dropped after a while.
+    if talks_to_init(&request.command) {
+        init::ready(&commands.init_program).await;
+    }
+    let child = spawn::in_machine(commands.init, login, ends)
         .await
         .map_err(|source| RunError::Start { program, source })?;
     Ok((child, moving))
