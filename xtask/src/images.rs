@@ -27,7 +27,7 @@ struct TestImage {
     tag: &'static str,
 }
 
-const IMAGES: [TestImage; 3] = [
+const IMAGES: [TestImage; 5] = [
     TestImage {
         name: "debian-systemd",
         tag: "12",
@@ -37,7 +37,15 @@ const IMAGES: [TestImage; 3] = [
         tag: "12",
     },
     TestImage {
+        name: "debian-plain",
+        tag: "12",
+    },
+    TestImage {
         name: "busybox",
+        tag: "1",
+    },
+    TestImage {
+        name: "busybox-plain",
         tag: "1",
     },
 ];

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use container_protocol::{
-    ControlEvent, ControlRequest, HostPort, MachineSetup, Port,
+    ControlEvent, ControlRequest, HostPort, MachineSetup, Port, SSH_AUTH_SOCKET,
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
@@ -18,6 +18,7 @@ use crate::{
     init::{Ending, Init},
     machine::{self, SetUpError, mounts},
     power,
+    ssh_agent::SshAgent,
 };
 
 /// How often the host hears of a machine that is on its way up.
@@ -51,14 +52,19 @@ pub async fn serve() -> Result<(), ServeError> {
     tokio::spawn(driver);
     let (mut control, setup) = await_start(&mut incoming).await?;
     take_clock(&mut control).await?;
-    let last_words = match start_audibly(&setup, opener, &mut control).await? {
+    let last_words = match start_audibly(&setup, opener.clone(), &mut control).await? {
         Ok(mut init) => {
-            let init_program = init.program().to_owned();
-            let started = ControlEvent::Started { init: init_program };
+            let ssh_agent = serve_ssh_agent(&setup, opener);
+            let started = ControlEvent::Started {
+                init: init.program().clone(),
+            };
             frame::write(&mut control, &started).await?;
             tokio::spawn(accept(incoming, Commands::new(&init)));
             let ending = serve_until_end(&mut control, &mut init).await;
             init.finish().await;
+            if let Some(ssh_agent) = ssh_agent {
+                ssh_agent.finish().await;
+            }
             mounts::unmount_machine();
             (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
         }
@@ -132,6 +138,17 @@ async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError>
         crate::init::ready(init.program()).await;
     }
     Ok(init)
+}
+
+/// Serves the host's SSH agent, without which the machine is still of use.
+fn serve_ssh_agent(setup: &MachineSetup, opener: Opener) -> Option<SshAgent> {
+    match SshAgent::serve(&setup.home, opener) {
+        Ok(ssh_agent) => Some(ssh_agent),
+        Err(error) => {
+            power::say(&format!("making {SSH_AUTH_SOCKET}: {error}"));
+            None
+        }
+    }
 }
 
 async fn serve_until_end(control: &mut Stream, init: &mut Init) -> Ending {

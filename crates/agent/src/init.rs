@@ -1,12 +1,16 @@
 //! The image's init: PID 1 of the machine's own PID namespace.
 
+pub mod built_in;
+mod choice;
 mod console;
-pub use console::open_terminal;
 mod stop;
+
+pub use choice::INIT;
+pub use console::open_terminal;
 
 use std::{io, time::Duration};
 
-use container_protocol::{MachineSetup, mux::Stream};
+use container_protocol::{InitProgram, MachineSetup, mux::Stream};
 use nix::{
     sched::{CloneFlags, unshare},
     sys::signal::Signal,
@@ -27,8 +31,6 @@ use crate::{
 use console::{Console, ConsoleLog};
 use stop::StopMethod;
 
-const INIT: &str = "/sbin/init";
-
 /// How long init may take until it can be talked to.
 const READY: Duration = Duration::from_secs(30);
 
@@ -38,19 +40,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Why init could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The image has none.
-    #[error(
-        "the image has no {INIT}: a machine is made from an image with an init system (systemd, OpenRC, sysvinit, runit, busybox init)"
-    )]
-    Missing,
+    /// Whether the image has one could not be found out.
+    #[error("looking for {INIT} in the image: {0}")]
+    Find(#[source] io::Error),
     /// The machine's disk or console could not be used.
     #[error("preparing the machine's console: {0}")]
     Console(#[source] io::Error),
     /// The process could not be started.
-    #[error("starting {INIT}: {0}")]
+    #[error("starting the machine's init: {0}")]
     Start(#[source] io::Error),
     /// It failed on its way to being init.
-    #[error("starting {INIT}: {0}")]
+    #[error("starting the machine's init: {0}")]
     Stage(String),
 }
 
@@ -72,7 +72,7 @@ pub enum Ending {
 /// The running init.
 #[derive(Debug)]
 pub struct Init {
-    program: String,
+    program: InitProgram,
     pid: u32,
     child: Child,
     stop: StopMethod,
@@ -80,16 +80,17 @@ pub struct Init {
 }
 
 impl Init {
-    /// Starts the image's init with its environment; what it prints goes to `log`.
+    /// Starts the image's init, or the built-in one, with the image's environment; what it prints
+    /// goes to `log`.
     pub async fn start(setup: &MachineSetup, log: Stream) -> Result<Init, InitError> {
         let root = GuestRoot::open().map_err(InitError::Console)?;
-        let program = root.canonical(INIT).map_err(|_| InitError::Missing)?;
+        let program = choice::of_image(&root).map_err(InitError::Find)?;
         let console = Console::open().map_err(InitError::Console)?;
         let (reporter, report) = pipe::pipe().map_err(InitError::Start)?;
         let reporter = reporter.into_blocking_fd().map_err(InitError::Start)?;
 
         let mut command = Stage::Init {
-            program: INIT.to_owned(),
+            program: program.clone(),
             hostname: setup.id.clone(),
         }
         .command();
@@ -112,15 +113,15 @@ impl Init {
             .ok_or_else(|| InitError::Stage("it ended at once".to_owned()))?;
         Ok(Init {
             stop: StopMethod::of(&program, setup.stop_signal.as_deref()),
-            program: program.display().to_string(),
+            program,
             pid,
             child,
             console,
         })
     }
 
-    /// The program that runs as init, a path in the machine with all symlinks followed.
-    pub fn program(&self) -> &str {
+    /// What runs as init.
+    pub fn program(&self) -> &InitProgram {
         &self.program
     }
 
@@ -170,9 +171,10 @@ impl Init {
 }
 
 /// Waits until `init` can be talked to, if it is one that people talk to, but not for long.
-pub async fn ready(init: &str) {
-    if !init.ends_with("/systemd") {
-        return;
+pub async fn ready(init: &InitProgram) {
+    match init {
+        InitProgram::OfImage(program) if program.ends_with("/systemd") => {}
+        _ => return,
     }
     // Users talk to it over the bus, root directly.
     let Ok(root) = GuestRoot::open() else { return };

@@ -13,6 +13,7 @@ mod init;
 mod kernel_modules;
 mod machine;
 mod power;
+mod ssh_agent;
 mod stage;
 mod watched;
 
@@ -21,6 +22,12 @@ use std::process::ExitCode;
 use tokio::runtime;
 
 fn main() -> ExitCode {
+    if std::env::args().next().as_deref() == Some(init::built_in::NAME) {
+        return init::built_in::run();
+    }
+    if let Some(copy) = commands::copy::of_this_process() {
+        return commands::copy::run(&copy);
+    }
     if let Some(stage) = stage::Stage::of_this_process() {
         return stage.run();
     }

@@ -19,7 +19,12 @@ use nix::{
     unistd::{chdir, chroot, execv, sethostname},
 };
 
-use crate::machine::{MACHINE, mounts::MACHINE_CGROUP};
+use container_protocol::InitProgram;
+
+use crate::{
+    init::{INIT, built_in},
+    machine::{MACHINE, mounts::MACHINE_CGROUP},
+};
 
 const NAME: &str = "container-stage";
 
@@ -29,8 +34,8 @@ pub enum Stage {
     /// The machine's init. Its standard input is a pipe on which a failure is told, and which
     /// closes by itself when init runs; standard output and error are the machine's console.
     Init {
-        /// The program, a path in the machine.
-        program: String,
+        /// The program.
+        program: InitProgram,
         /// The machine's host name.
         hostname: String,
     },
@@ -47,7 +52,14 @@ impl Stage {
         let mut command = Command::new("/proc/self/exe");
         command.arg0(NAME);
         match self {
-            Stage::Init { program, hostname } => command.args(["init", program, hostname]),
+            Stage::Init {
+                program: InitProgram::OfImage(program),
+                hostname,
+            } => command.args(["init", program, hostname]),
+            Stage::Init {
+                program: InitProgram::BuiltIn,
+                hostname,
+            } => command.args(["built-in-init", hostname]),
             Stage::SetUp { program } => command.args(["set-up", program]),
         };
         command
@@ -61,8 +73,12 @@ impl Stage {
         }
         match (arguments.next()?.as_str(), arguments.next()?) {
             ("init", program) => Some(Stage::Init {
-                program,
+                program: InitProgram::OfImage(program),
                 hostname: arguments.next()?,
+            }),
+            ("built-in-init", hostname) => Some(Stage::Init {
+                program: InitProgram::BuiltIn,
+                hostname,
             }),
             ("set-up", program) => Some(Stage::SetUp { program }),
             _ => None,
@@ -76,11 +92,17 @@ impl Stage {
             Stage::Init { program, hostname } => take_report().and_then(|pipe| {
                 report = Box::new(pipe);
                 enter_namespaces(hostname)?;
-                become_program(program)
+                enter_machine()?;
+                match program {
+                    InitProgram::OfImage(_) => execute(INIT, INIT),
+                    // The agent's own binary, which is not on the machine's disk.
+                    InitProgram::BuiltIn => execute("/proc/self/exe", built_in::NAME),
+                }
             }),
             Stage::SetUp { program } => unshare(CloneFlags::CLONE_NEWNS)
                 .map_err(io::Error::from)
-                .and_then(|()| become_program(program)),
+                .and_then(|()| enter_machine())
+                .and_then(|()| execute(program, program)),
         };
         let Err(error) = outcome;
         // Without its reader there is nobody to tell.
@@ -109,7 +131,8 @@ fn enter_namespaces(hostname: &str) -> io::Result<()> {
     mount_own("cgroup2", &format!("{MACHINE}/sys/fs/cgroup"))
 }
 
-fn become_program(program: &str) -> io::Result<Infallible> {
+/// Makes the machine's disk the root of all.
+fn enter_machine() -> io::Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     mount_own("proc", &format!("{MACHINE}/proc"))?;
@@ -117,9 +140,11 @@ fn become_program(program: &str) -> io::Result<Infallible> {
     chdir(MACHINE)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;
-    chdir("/")?;
-    let program = CString::new(program)?;
-    Ok(execv(&program, &[&program])?)
+    Ok(chdir("/")?)
+}
+
+fn execute(program: &str, name: &str) -> io::Result<Infallible> {
+    Ok(execv(&CString::new(program)?, &[CString::new(name)?])?)
 }
 
 fn mount_own(kind: &str, on: &str) -> io::Result<()> {

@@ -12,6 +12,7 @@
 //! | `DELETE /v1/machines/{id}` | | [`Deleted`] |
 //! | `POST /v1/machines/{id}/boot` | | a stream that ends with [`Running`] |
 //! | `POST /v1/machines/{id}/stop` | | nothing |
+//! | `POST /v1/machines/{id}/rename` | [`Rename`] | nothing |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
 //! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
@@ -24,8 +25,8 @@ mod machine;
 mod stream;
 
 pub use machine::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Running, Snapshot,
-    Status,
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Rename, Running,
+    Snapshot, Status,
 };
 pub use stream::{Progress, Step, StreamEvent};
 

@@ -73,6 +73,13 @@ pub struct Changed {
     pub running: bool,
 }
 
+/// Another name for a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rename {
+    /// The name.
+    pub to: MachineId,
+}
+
 /// What came of a deletion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -131,6 +138,9 @@ pub struct Snapshot {
     pub id: MachineId,
     /// What it was made from.
     pub image: ImageDescription,
+    /// What runs as init: a path in the machine, or `built-in`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
     /// The machine's own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<Ipv4Addr>,

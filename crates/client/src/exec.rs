@@ -14,7 +14,7 @@ use container_protocol::{
     local::{self, RuntimeRequest},
 };
 use tokio::{
-    io::{ReadHalf, WriteHalf},
+    io::{AsyncReadExt, ReadHalf, WriteHalf},
     net::UnixStream,
 };
 
@@ -67,6 +67,16 @@ pub enum Streams {
     Detached,
 }
 
+/// Makes the SSH agent that listens on `agent` the machine's.
+pub async fn use_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecError> {
+    let mut stream = connect(socket).await?;
+    let request = RuntimeRequest::UseSshAgent { socket: agent };
+    frame::write(&mut stream, &request).await?;
+    // It holds from the end of the connection on.
+    let _ = stream.read_u8().await;
+    Ok(())
+}
+
 /// Starts a command in the machine behind `socket` and waits until it runs.
 pub async fn start(
     socket: &Path,
@@ -96,14 +106,18 @@ pub async fn start(
 }
 
 async fn open(socket: &Path, port: Port) -> Result<UnixStream, ExecError> {
-    let connected = local::connect(socket).await;
-    let mut stream = connected.map_err(|source| ExecError::Connect {
-        socket: socket.to_owned(),
-        source,
-    })?;
+    let mut stream = connect(socket).await?;
     frame::write(&mut stream, &RuntimeRequest::Connect).await?;
     frame::write(&mut stream, &port).await?;
     Ok(stream)
+}
+
+async fn connect(socket: &Path) -> Result<UnixStream, ExecError> {
+    let connected = local::connect(socket).await;
+    connected.map_err(|source| ExecError::Connect {
+        socket: socket.to_owned(),
+        source,
+    })
 }
 
 fn blocking(stream: UnixStream) -> Result<StdUnixStream, ExecError> {

@@ -1,8 +1,8 @@
 //! What can be asked of the service: see [`container_api`].
 
 use container_api::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Progress, Running,
-    Snapshot,
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Progress, Rename,
+    Running, Snapshot,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -41,6 +41,12 @@ impl Client {
     /// Stops a machine.
     pub async fn stop(&self, id: &MachineId) -> Result<(), ClientError> {
         self.ask(Method::POST, &path(id, "/stop"), &()).await
+    }
+
+    /// Gives a machine that does not run another name.
+    pub async fn rename(&self, id: &MachineId, to: &MachineId) -> Result<(), ClientError> {
+        let rename = Rename { to: to.clone() };
+        self.ask(Method::POST, &path(id, "/rename"), &rename).await
     }
 
     /// Deletes a machine.

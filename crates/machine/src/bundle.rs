@@ -167,6 +167,22 @@ impl Bundles {
         Ok(was_default)
     }
 
+    /// Gives a machine another name. Where it is killed half-way, the directory's name counts, and
+    /// at worst there is no default machine.
+    pub fn rename(&self, id: &MachineId, new: &MachineId) -> Result<(), BundleError> {
+        let bundle = self.get(id)?;
+        self.ensure_free(new)?;
+        let was_default = self.default_machine()?.as_ref() == Some(id);
+        let renamed = self.bundle(new);
+        fs::rename(&bundle.directory, &renamed.directory)
+            .map_err(BundleError::io("renaming", &bundle.directory))?;
+        sync_directory(&renamed.directory)?;
+        if was_default {
+            self.set_default_machine(new)?;
+        }
+        write_json(&renamed.file("config.json"), &renamed.configuration()?)
+    }
+
     /// The default machine, if there is one.
     pub fn default_machine(&self) -> Result<Option<MachineId>, BundleError> {
         match fs::read_to_string(&self.default) {
@@ -181,6 +197,13 @@ impl Bundles {
         self.get(id)?;
         replace(&self.default, format!("{id}\n").as_bytes())
     }
+}
+
+/// Where the older part of a log goes that has grown too large.
+pub fn put_aside(log: &Path) -> PathBuf {
+    let mut aside = log.as_os_str().to_owned();
+    aside.push(".1");
+    PathBuf::from(aside)
 }
 
 /// A bundle that is not there yet. Dropped unfinished, it leaves nothing.
@@ -227,9 +250,14 @@ impl Bundle {
         self.directory.join(name)
     }
 
-    /// What was fixed when the machine was created.
+    /// What was fixed when the machine was created, under the name that it has now.
     pub fn configuration(&self) -> Result<MachineConfiguration, BundleError> {
-        read_json(&self.file("config.json"))
+        let mut configuration: MachineConfiguration = read_json(&self.file("config.json"))?;
+        let name = self.directory.file_name().and_then(|name| name.to_str());
+        if let Some(id) = name.and_then(|name| name.parse().ok()) {
+            configuration.id = id;
+        }
+        Ok(configuration)
     }
 
     /// What the next boot applies.
@@ -384,6 +412,24 @@ mod tests {
             fs::read_dir(data.path().join("machines")).unwrap().count(),
             0
         );
+    }
+
+    #[test]
+    fn a_renamed_machine_is_the_same_and_still_the_default() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        create(&bundles, "dev");
+        create(&bundles, "other");
+        bundles.set_default_machine(&id("dev")).unwrap();
+        let taken = bundles.rename(&id("dev"), &id("other"));
+        assert!(matches!(taken, Err(BundleError::Exists(_))));
+        bundles.rename(&id("dev"), &id("new")).unwrap();
+        assert_eq!(bundles.ids().unwrap(), [id("new"), id("other")]);
+        assert_eq!(bundles.default_machine().unwrap(), Some(id("new")));
+        let bundle = bundles.get(&id("new")).unwrap();
+        assert_eq!(bundle.configuration().unwrap().id, id("new"));
+        let written = fs::read_to_string(bundle.file("config.json")).unwrap();
+        assert!(written.contains(r#""id": "new""#), "{written}");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! | `boot-config.json` | [`BootConfiguration`]: what the next boot applies |
 //! | `disk.qcow2` | what the machine's disk has that its image's does not |
 //! | `provisioned` | there once the machine's user is set up |
-//! | `stdio.log`, `boot.log`, `runtime.log`, `engine.log` | what init, the kernel, the runtime and the engine print |
+//! | `stdio.log`, `boot.log`, `runtime.log`, `engine.log` | what init, the kernel, the runtime and the engine print; the older part of one that grew large has `.1` behind its name |
 //!
 //! A bundle appears whole, by a rename, and goes the same way; files in it are replaced by a
 //! rename too. So whatever is killed when, a machine is there or it is not. Directories whose
@@ -23,7 +23,7 @@ mod memory;
 mod user;
 mod world;
 
-pub use bundle::{Bundle, BundleError, Bundles, NewBundle};
+pub use bundle::{Bundle, BundleError, Bundles, NewBundle, put_aside};
 pub use configuration::{
     BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,
 };

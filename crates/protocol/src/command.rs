@@ -26,6 +26,34 @@ pub enum CommandLine {
     Login,
     /// The user's login shell with `-c` and this line.
     Shell(String),
+    /// One half of a copy, done by the agent's own program as this user.
+    Copy(Copy),
+}
+
+/// The guest's half of a copy between host and machine. A relative path starts at the working
+/// directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Copy {
+    /// Write a file or directory to standard output, as a tar stream.
+    Out {
+        /// Which one.
+        path: String,
+        /// Whether the stream's names begin with its own, as `tar -c` writes them.
+        named: bool,
+    },
+    /// Take the copy of a file or directory from standard input.
+    In {
+        /// Where to.
+        path: String,
+        /// Its name in a directory that is there; none where a directory's contents are meant.
+        name: Option<String>,
+    },
+    /// Unpack the tar stream on standard input.
+    InTar {
+        /// In this directory.
+        path: String,
+    },
 }
 
 /// Whose rights a command has.

@@ -24,8 +24,10 @@ pub mod mux;
 mod port;
 
 pub use command::{
-    CommandControl, CommandEvent, CommandLine, CommandRequest, ExitStatus, Identity, Stdio,
+    CommandControl, CommandEvent, CommandLine, CommandRequest, Copy, ExitStatus, Identity, Stdio,
     TerminalSize, UserReference, WorkingDirectory,
 };
-pub use machine::{ControlEvent, ControlRequest, GuestHome, HomeShare, MachineSetup, Network};
-pub use port::{CommandId, HostPort, Port};
+pub use machine::{
+    ControlEvent, ControlRequest, GuestHome, HomeShare, InitProgram, MachineSetup, Network,
+};
+pub use port::{CommandId, HostPort, Port, SSH_AUTH_SOCKET};

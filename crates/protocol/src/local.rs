@@ -15,6 +15,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::InitProgram;
+
 /// The first frame on a connection to a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +28,12 @@ pub enum RuntimeRequest {
     Stop {
         /// How long init may take before it is killed, in seconds.
         grace_seconds: u32,
+    },
+    /// From now on the machine's SSH agent is the one that listens on this socket of the host.
+    /// Answered by the end of the connection.
+    UseSshAgent {
+        /// An absolute path.
+        socket: PathBuf,
     },
     /// Join this connection to a new stream to the guest agent.
     Connect,
@@ -43,8 +51,8 @@ pub struct RuntimeReport {
     pub ip_address: Option<Ipv4Addr>,
     /// The runtime's process id.
     pub pid: u32,
-    /// Whether the machine is up: commands are served.
-    pub up: bool,
+    /// What runs as its init; none before the machine is up: commands are served from then on.
+    pub init: Option<InitProgram>,
 }
 
 /// Connects to a runtime's or the service's socket, however long its path.

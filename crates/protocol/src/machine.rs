@@ -1,6 +1,6 @@
 //! The machine itself: how the agent learns who it is, and how it is told to stop.
 
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,8 +29,8 @@ pub enum ControlEvent {
     Starting,
     /// The machine's init runs, its user is there, commands are served.
     Started {
-        /// The program that runs as init, a path in the machine.
-        init: String,
+        /// What runs as its init.
+        init: InitProgram,
     },
     /// The machine cannot start; the agent powers off after this.
     Failed {
@@ -39,6 +39,25 @@ pub enum ControlEvent {
     },
     /// Init asked for a reboot: the machine is unmounted, and powers off to be started again.
     Rebooting,
+}
+
+/// What runs as a machine's init.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InitProgram {
+    /// The image's own, a path in the machine with all symlinks followed.
+    OfImage(String),
+    /// The agent's, for images that have no init system.
+    BuiltIn,
+}
+
+impl fmt::Display for InitProgram {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            InitProgram::OfImage(program) => program,
+            InitProgram::BuiltIn => "built-in",
+        })
+    }
 }
 
 /// All that makes a booted kernel this machine.

@@ -31,4 +31,9 @@ pub enum Port {
 pub enum HostPort {
     /// What the machine's init prints: goes to the machine's stdio log.
     StdioLog,
+    /// A connection to the host's SSH agent; closed at once where there is none.
+    SshAgent,
 }
+
+/// The socket in the machine that leads to the host's SSH agent.
+pub const SSH_AUTH_SOCKET: &str = "/var/host-services/ssh-auth.sock";

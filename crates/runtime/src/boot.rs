@@ -3,8 +3,9 @@
 use std::{
     cell::Cell,
     fs, io,
-    os::unix::net::UnixStream as StdUnixStream,
-    path::Path,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,22 +13,24 @@ use container_engine::{
     End, EngineError, FileShare as EngineShare, Kernel, Running, UserNetwork, VirtualMachine,
 };
 use container_protocol::{
-    ControlEvent, ControlRequest, GuestHome, HomeShare as GuestShare, HostPort, MachineSetup,
-    Network, Port,
+    ControlEvent, ControlRequest, GuestHome, HomeShare as GuestShare, HostPort, InitProgram,
+    MachineSetup, Network, Port,
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
 use tokio::{
     net::UnixStream,
+    task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
+    clients::Clients,
     file_share::{FileShare, TAG},
     guest_files::{GuestFiles, GuestFilesError},
     launch::Launch,
-    stdio_log::StdioLog,
+    log::Log,
 };
 
 /// The guest finds the channel under this name.
@@ -38,6 +41,9 @@ const BOOT: Duration = Duration::from_secs(240);
 
 /// For so long neither kernel nor agent is silent, however slow the host.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long the boot log may take to get a machine's last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How often a machine is booted that stands still on its way up.
 const TRIES: u32 = 3;
@@ -112,22 +118,34 @@ pub struct Booted {
     pub opener: Opener,
     /// The agent's control stream.
     pub control: Stream,
+    /// What runs as the machine's init.
+    pub init: InitProgram,
+    /// Ends when all that the kernel printed is in the boot log.
+    pub console: JoinHandle<()>,
 }
 
 /// Boots the machine, and once more if it stands still: an emulated processor may lose an interrupt
 /// on a busy host, and with it a machine (docs/performance.md, "A lost interrupt").
-pub async fn boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootError> {
+pub async fn boot(
+    launch: &Launch,
+    first_boot: bool,
+    clients: &Arc<Clients>,
+) -> Result<Booted, BootError> {
     for _ in 1..TRIES {
-        match try_to_boot(launch, first_boot).await {
+        match try_to_boot(launch, first_boot, clients).await {
             Err(error @ BootError::StandsStill { .. }) => tracing::warn!("{error}"),
             other => return other,
         }
     }
-    try_to_boot(launch, first_boot).await
+    try_to_boot(launch, first_boot, clients).await
 }
 
 /// One try: guest files, file share, engine, channel, and the agent's set-up.
-async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootError> {
+async fn try_to_boot(
+    launch: &Launch,
+    first_boot: bool,
+    clients: &Arc<Clients>,
+) -> Result<Booted, BootError> {
     let files = GuestFiles::find(launch.kernel.as_deref())?;
     let initramfs = launch.runtime_directory.join("initramfs");
     files
@@ -139,14 +157,13 @@ async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootEr
         parameters: Vec::new(),
     };
     let (file_share, engine_share) = share_home(launch)?;
-    let (ours, of_engine) = StdUnixStream::pair().map_err(BootError::MakeChannel)?;
-    ours.set_nonblocking(true).map_err(BootError::MakeChannel)?;
-    let ours = UnixStream::from_std(ours).map_err(BootError::MakeChannel)?;
+    let (channel, channel_of_engine) = connection().map_err(BootError::MakeChannel)?;
+    let (console, console_of_engine) = connection().map_err(BootError::MakeChannel)?;
 
     // The logs are of this boot.
-    for log in [&launch.boot_log, &launch.engine_log()] {
-        let _ = fs::remove_file(log);
-    }
+    let (boot_log, engine_log) = (Log::at(&launch.boot_log), Log::at(&launch.engine_log()));
+    boot_log.clear();
+    engine_log.clear();
     let mut engine = container_engine::engine(&launch.engine)
         .start(VirtualMachine {
             name: launch.id.to_string(),
@@ -157,27 +174,34 @@ async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootEr
             disk: launch.disk.clone(),
             file_shares: engine_share.into_iter().collect(),
             network: Some(UserNetwork::default()),
-            channel: (of_engine.into(), CHANNEL.to_owned()),
-            console_log: launch.boot_log.clone(),
+            channel: (channel_of_engine, CHANNEL.to_owned()),
+            console: console_of_engine,
             engine_log: launch.engine_log(),
         })
         .await?;
 
-    let (opener, incoming, driver) = mux::multiplex(ours.compat(), Side::Host);
+    let mut console = tokio::spawn(boot_log.take(console));
+    let (opener, incoming, driver) = mux::multiplex(channel.compat(), Side::Host);
     tokio::spawn(driver);
-    tokio::spawn(take_logs(incoming, StdioLog::at(&launch.stdio_log)));
+    tokio::spawn(serve_guest(
+        incoming,
+        launch.stdio_log.clone(),
+        Arc::clone(clients),
+    ));
     let heard = Cell::new(Instant::now());
-    let control = tokio::select! {
+    let (control, init) = tokio::select! {
         end = engine.ended() => {
+            last_words(&mut console).await;
             return Err(BootError::Ended { end, console: last_lines(&launch.boot_log) });
         }
         up = timeout(BOOT, bring_up(&opener, launch, first_boot, &heard)) => match up {
-            Ok(control) => control?,
+            Ok(up) => up?,
             Err(_) => return Err(BootError::Late { console: last_lines(&launch.boot_log) }),
         },
         () = silence(&launch.boot_log, &heard) => {
             // Its disk is free for the next try once it has ended.
             engine.end().await;
+            last_words(&mut console).await;
             return Err(BootError::StandsStill { console: last_lines(&launch.boot_log) });
         }
     };
@@ -186,6 +210,8 @@ async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootEr
         file_share,
         opener,
         control,
+        init,
+        console,
     })
 }
 
@@ -214,7 +240,7 @@ async fn bring_up(
     launch: &Launch,
     first_boot: bool,
     heard: &Cell<Instant>,
-) -> Result<Stream, BootError> {
+) -> Result<(Stream, InitProgram), BootError> {
     let mut control = opener.open().await.map_err(BootError::MakeChannel)?;
     frame::write(&mut control, &Port::Control).await?;
     let start = ControlRequest::Start(Box::new(setup(launch, first_boot)));
@@ -231,7 +257,7 @@ async fn bring_up(
             }
             ControlEvent::Started { init } => {
                 tracing::info!("up, with {init} as init");
-                return Ok(control);
+                return Ok((control, init));
             }
             ControlEvent::Failed { message } => return Err(BootError::Refused(message)),
             ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
@@ -284,13 +310,35 @@ fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
     }
 }
 
-async fn take_logs(mut incoming: Incoming, mut log: StdioLog) {
+/// Serves the streams that the guest opens.
+async fn serve_guest(mut incoming: Incoming, stdio_log: PathBuf, clients: Arc<Clients>) {
     while let Some(mut stream) = incoming.recv().await {
-        match frame::read::<HostPort>(&mut stream).await {
-            Ok(HostPort::StdioLog) => log.take(stream).await,
-            Err(error) => tracing::warn!("a stream from the guest: {error}"),
-        }
+        let (log, clients) = (Log::at(&stdio_log), Arc::clone(&clients));
+        tokio::spawn(async move {
+            match frame::read::<HostPort>(&mut stream).await {
+                Ok(HostPort::StdioLog) => log.take(stream).await,
+                Ok(HostPort::SshAgent) => {
+                    if let Err(error) = clients.join_ssh_agent(stream).await {
+                        tracing::debug!("a connection to the SSH agent: {error}");
+                    }
+                }
+                Err(error) => tracing::warn!("a stream from the guest: {error}"),
+            }
+        });
     }
+}
+
+/// A connection of which the engine gets one end.
+fn connection() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, of_engine) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, of_engine.into()))
+}
+
+/// Waits until what a console's engine printed before its end is in the log.
+pub async fn last_words(console: &mut JoinHandle<()>) {
+    // It ends with the engine's end of the connection.
+    let _ = timeout(LAST_WORDS, console).await;
 }
 
 /// The end of the kernel's console, where the reason stands.

@@ -3,11 +3,12 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use container_protocol::{
-    frame,
+    InitProgram, frame,
     local::{RuntimeReport, RuntimeRequest},
     mux::{Opener, Stream},
 };
@@ -40,6 +41,7 @@ pub struct Clients {
 struct State {
     report: RuntimeReport,
     opener: Option<Opener>,
+    ssh_agent: Option<PathBuf>,
 }
 
 impl Clients {
@@ -49,6 +51,7 @@ impl Clients {
         let state = State {
             report,
             opener: None,
+            ssh_agent: None,
         };
         let clients = Clients {
             state: Mutex::new(state),
@@ -61,12 +64,26 @@ impl Clients {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the machine is up, and streams to it are opened with `opener`; with none, it
-    /// is not.
-    pub fn set_opener(&self, opener: Option<Opener>) {
+    /// From now on the machine is up with this init, and streams to it are opened with `opener`.
+    pub fn machine_is_up(&self, init: InitProgram, opener: Opener) {
         let mut state = self.state();
-        state.report.up = opener.is_some();
-        state.opener = opener;
+        state.report.init = Some(init);
+        state.opener = Some(opener);
+    }
+
+    /// From now on it is not.
+    pub fn machine_is_down(&self) {
+        let mut state = self.state();
+        state.report.init = None;
+        state.opener = None;
+    }
+
+    /// Joins a guest's stream to the SSH agent of whoever named one last. Without one, or when it
+    /// has gone, the stream just ends.
+    pub async fn join_ssh_agent(&self, guest: Stream) -> io::Result<()> {
+        let socket = self.state().ssh_agent.clone();
+        let socket = socket.ok_or(io::ErrorKind::NotConnected)?;
+        join(UnixStream::connect(socket).await?, guest).await
     }
 
     /// Serves all who connect.
@@ -104,6 +121,10 @@ impl Clients {
                     waiting: stream,
                 };
                 self.stops.send(request).map_err(io::Error::other)
+            }
+            RuntimeRequest::UseSshAgent { socket } => {
+                self.state().ssh_agent = Some(socket);
+                Ok(())
             }
             RuntimeRequest::Connect => {
                 let opener = self.state().opener.clone();

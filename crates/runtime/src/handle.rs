@@ -8,6 +8,7 @@ use std::{
 };
 
 use container_protocol::{
+    InitProgram,
     frame::{self, FrameError},
     local::{self, RuntimeReport, RuntimeRequest},
 };
@@ -40,8 +41,15 @@ pub struct RuntimeStatus {
     pub ip_address: Option<Ipv4Addr>,
     /// The runtime's process.
     pub pid: u32,
-    /// Whether commands are served; not yet while it boots.
-    pub up: bool,
+    /// What runs as init; none while the machine boots.
+    pub init: Option<InitProgram>,
+}
+
+impl RuntimeStatus {
+    /// Whether commands are served; not yet while the machine boots.
+    pub fn is_up(&self) -> bool {
+        self.init.is_some()
+    }
 }
 
 /// Why it is not known whether a machine runs.
@@ -155,7 +163,7 @@ impl From<RuntimeReport> for RuntimeStatus {
             started: started.unwrap_or_default(),
             ip_address: report.ip_address,
             pid: report.pid,
-            up: report.up,
+            init: report.init,
         }
     }
 }

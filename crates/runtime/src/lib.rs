@@ -20,8 +20,8 @@ mod file_share;
 mod guest_files;
 mod handle;
 mod launch;
+mod log;
 mod process;
-mod stdio_log;
 
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFiles, GuestFilesError, check_kernel};

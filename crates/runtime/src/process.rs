@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    boot::{Booted, boot},
+    boot::{Booted, boot, last_words},
     clients::{Clients, StopRequest},
     handle::SOCKET,
     launch::{Launch, LaunchEvent},
@@ -114,7 +114,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
             .unwrap_or_default(),
         ip_address: None,
         pid: std::process::id(),
-        up: false,
+        init: None,
     });
     tokio::spawn(clients.clone().serve(listener));
     let mut first_boot = launch.first_boot;
@@ -123,17 +123,17 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
     loop {
         tell(&LaunchEvent::Progress("booting".to_owned()));
         let booted = tokio::select! {
-            booted = boot(launch, first_boot) => booted.map_err(|error| error.to_string())?,
+            booted = boot(launch, first_boot, &clients) => booted.map_err(|error| error.to_string())?,
             Some(stop) = stops.recv() => {
                 waiting.push(stop.waiting);
                 return Err("the machine was stopped while it booted".to_owned());
             }
         };
         first_boot = false;
-        clients.set_opener(Some(booted.opener.clone()));
+        clients.machine_is_up(booted.init.clone(), booted.opener.clone());
         tell(&LaunchEvent::Up);
         let end = serve(booted, &mut stops, &mut waiting).await;
-        clients.set_opener(None);
+        clients.machine_is_down();
         match end {
             MachineEnd::Off => return Ok(()),
             MachineEnd::Reboot => tracing::info!("rebooting"),
@@ -158,6 +158,8 @@ async fn serve(
         mut file_share,
         control,
         opener: _opener,
+        init: _,
+        mut console,
     } = booted;
     let (mut events, mut requests) = tokio::io::split(control);
     let mut listening = true;
@@ -177,11 +179,14 @@ async fn serve(
             }
         };
         let (grace_seconds, power_off) = tokio::select! {
-            end = engine.ended() => return match end {
-                End::Orderly if reboot => MachineEnd::Reboot,
-                End::Orderly => MachineEnd::Off,
-                End::Failed(message) => MachineEnd::Failed(message),
-            },
+            end = engine.ended() => {
+                last_words(&mut console).await;
+                return match end {
+                    End::Orderly if reboot => MachineEnd::Reboot,
+                    End::Orderly => MachineEnd::Off,
+                    End::Failed(message) => MachineEnd::Failed(message),
+                };
+            }
             event = frame::read::<ControlEvent>(&mut events), if listening => {
                 listening = false;
                 reboot = matches!(event, Ok(ControlEvent::Rebooting));

@@ -37,6 +37,9 @@ pub enum ServiceError {
         /// What went wrong.
         source: LaunchError,
     },
+    /// It would have to be stopped.
+    #[error("machine {0} is running: stop it first, with `container machine stop {0}`")]
+    Running(container_machine::MachineId),
     /// The start ended without a reason.
     #[error(
         "starting machine {id}: its runtime process ended; the last lines of its log:\n{last_lines}"
@@ -119,6 +122,7 @@ impl From<&ServiceError> for Failure {
             }
             ServiceError::Name(_)
             | ServiceError::Invalid(_)
+            | ServiceError::Running(_)
             | ServiceError::Kernel(_)
             | ServiceError::Home { .. }
             | ServiceError::Image(

@@ -13,7 +13,7 @@ use axum::{
 };
 use container_api::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Failure, FailureKind,
-    Logs, Pong, Snapshot,
+    Logs, Pong, Rename, Snapshot,
 };
 use container_machine::BundleError;
 use futures::StreamExt;
@@ -50,6 +50,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/machines/{id}", get(inspect).patch(set).delete(delete))
         .route("/v1/machines/{id}/boot", post(boot))
         .route("/v1/machines/{id}/stop", post(stop))
+        .route("/v1/machines/{id}/rename", post(rename))
         .route("/v1/machines/{id}/logs", get(logs))
         .route("/v1/default", get(default_machine).put(set_default))
         .fallback(unknown)
@@ -127,6 +128,16 @@ async fn delete(State(shared): State<Shared>, Named(id): Named) -> Reply<Deleted
 async fn stop(State(shared): State<Shared>, Named(id): Named) -> Reply<()> {
     let service = Arc::clone(&shared.service);
     carried_through(&shared, async move { service.stop(&id).await }).await
+}
+
+async fn rename(
+    State(shared): State<Shared>,
+    Named(id): Named,
+    Asked(rename): Asked<Rename>,
+) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    let renaming = async move { service.rename(&id, &rename.to).await };
+    carried_through(&shared, renaming).await
 }
 
 async fn logs(State(shared): State<Shared>, Named(id): Named) -> Reply<Logs> {

@@ -4,6 +4,7 @@ use std::{io, os::fd::OwnedFd};
 
 use container_protocol::{CommandLine, CommandRequest, UserReference, WorkingDirectory};
 
+use super::copy;
 use crate::machine::{GuestRoot, Passwd, PasswdEntry};
 
 /// The search path of every command, as Debian's login gives it to root and everyone may use.
@@ -31,7 +32,7 @@ pub enum LoginError {
 /// A request, resolved against the guest's own files.
 #[derive(Debug)]
 pub struct Login {
-    /// The shell: the program to execute.
+    /// The program to execute: the shell, most often.
     pub program: String,
     /// Its arguments, the zeroth included.
     pub arguments: Vec<String>,
@@ -62,10 +63,12 @@ impl Login {
             .group
             .or(user.map(|user| user.gid))
             .unwrap_or(uid);
+        let environment = environment(&shell, uid, user, &request.environment);
+        let (program, arguments) = command(shell, &request.command);
         Ok(Login {
-            arguments: arguments(&shell, &request.command),
-            environment: environment(&shell, uid, user, &request.environment),
-            program: shell,
+            arguments,
+            environment,
+            program,
             uid,
             gid,
             groups: groups(&passwd, user, gid, &request.identity.supplementary_groups),
@@ -88,12 +91,14 @@ fn find_user<'a>(
     }
 }
 
-/// A login's zeroth argument starts with a hyphen: that is how a shell knows.
-fn arguments(shell: &str, command: &CommandLine) -> Vec<String> {
-    let name = shell.rsplit('/').next().unwrap_or(shell);
+/// The program and its arguments. A login's zeroth argument starts with a hyphen: that is how a
+/// shell knows.
+fn command(shell: String, command: &CommandLine) -> (String, Vec<String>) {
+    let name = shell.rsplit('/').next().unwrap_or(&shell).to_owned();
     match command {
-        CommandLine::Login => vec![format!("-{name}")],
-        CommandLine::Shell(line) => vec![name.to_owned(), "-c".to_owned(), line.clone()],
+        CommandLine::Login => (shell, vec![format!("-{name}")]),
+        CommandLine::Shell(line) => (shell, vec![name, "-c".to_owned(), line.clone()]),
+        CommandLine::Copy(half) => copy::command(half),
     }
 }
 
@@ -171,9 +176,10 @@ mod tests {
 
     #[test]
     fn a_login_is_told_by_its_zeroth_argument() {
-        assert_eq!(arguments("/bin/bash", &CommandLine::Login), ["-bash"]);
+        let arguments = |shell: &str, line| command(shell.to_owned(), &line).1;
+        assert_eq!(arguments("/bin/bash", CommandLine::Login), ["-bash"]);
         let line = CommandLine::Shell("exit 42".to_owned());
-        assert_eq!(arguments("/bin/sh", &line), ["sh", "-c", "exit 42"]);
+        assert_eq!(arguments("/bin/sh", line), ["sh", "-c", "exit 42"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Commands run in the machine.
 
+pub mod copy;
 mod login;
 mod pipes;
 mod rendezvous;
@@ -11,8 +12,8 @@ pub mod terminal;
 use std::{io, sync::Arc};
 
 use container_protocol::{
-    CommandLine, CommandRequest, Identity, Port, Stdio, UserReference, WorkingDirectory,
-    mux::Stream,
+    CommandLine, CommandRequest, Identity, InitProgram, Port, Stdio, UserReference,
+    WorkingDirectory, mux::Stream,
 };
 
 use crate::init::Init;
@@ -23,7 +24,7 @@ use rendezvous::Rendezvous;
 #[derive(Debug)]
 pub struct Commands {
     init: u32,
-    init_program: String,
+    init_program: InitProgram,
     streams: Rendezvous,
 }
 
@@ -32,7 +33,7 @@ impl Commands {
     pub fn new(init: &Init) -> Arc<Commands> {
         Arc::new(Commands {
             init: init.pid(),
-            init_program: init.program().to_owned(),
+            init_program: init.program().clone(),
             streams: Rendezvous::default(),
         })
     }

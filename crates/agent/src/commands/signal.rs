@@ -3,7 +3,10 @@
 
 use std::{io, str::FromStr};
 
-use nix::{libc, sys::signal::Signal};
+use nix::{
+    libc,
+    sys::signal::{SigSet, Signal},
+};
 
 /// The first real-time signal that programs use, as glibc and the inits that document
 /// `SIGRTMIN+n` count it.
@@ -51,6 +54,16 @@ fn has_signal(status: &str, mask: &str, number: i32) -> bool {
 /// Sends a signal to every process of the group that `leader` leads.
 pub fn send_to_group(leader: u32, number: i32) -> io::Result<()> {
     kill(-process_group(leader)?, number)
+}
+
+/// Waits for a signal of `set`, which must be blocked, and takes it.
+pub fn take(set: &SigSet) -> io::Result<i32> {
+    // SAFETY: the set is a valid one for the length of the call, and no information on the signal
+    // is asked for. The typed wrapper cannot name real-time signals.
+    match unsafe { libc::sigwaitinfo(set.as_ref(), std::ptr::null_mut()) } {
+        number @ 1.. => Ok(number),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn process_group(leader: u32) -> io::Result<i32> {

@@ -2,12 +2,16 @@
 
 use std::{io, path::Path, time::Duration};
 
+use container_protocol::InitProgram;
 use tokio::time::sleep;
 
 use crate::commands::{self, signal};
 
 /// How often init is asked until it hears.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What powers systemd and the built-in init off.
+const POWER_OFF: i32 = signal::REALTIME_MIN + 4;
 
 /// The way of one init.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +23,21 @@ pub enum StopMethod {
 }
 
 impl StopMethod {
-    /// The image's own word first; then what each init documents:
+    /// The image's own word first, for an init of its own; then what each init documents:
     /// systemd(1) "SIGRTMIN+3: halts the machine" in containers and `halt.target` else, and
     /// SIGRTMIN+4 powers off; busybox init powers off on SIGUSR2.
-    pub fn of(init: &Path, image_signal: Option<&str>) -> StopMethod {
+    pub fn of(init: &InitProgram, image_signal: Option<&str>) -> StopMethod {
+        let InitProgram::OfImage(program) = init else {
+            return StopMethod::Signal(POWER_OFF);
+        };
         if let Some(number) = image_signal.and_then(signal::number) {
             return StopMethod::Signal(number);
         }
-        match init.file_name().and_then(|name| name.to_str()) {
-            Some("systemd") => StopMethod::Signal(signal::REALTIME_MIN + 4),
+        match Path::new(program)
+            .file_name()
+            .and_then(|name| name.to_str())
+        {
+            Some("systemd") => StopMethod::Signal(POWER_OFF),
             Some("busybox") => StopMethod::Signal(nix::libc::SIGUSR2),
             _ => StopMethod::PowerOffProgram,
         }
@@ -63,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_images_word_wins_over_what_the_init_is() {
-        let of = |init: &str, word| StopMethod::of(Path::new(init), word);
+        let of = |init: &str, word| StopMethod::of(&InitProgram::OfImage(init.to_owned()), word);
         assert_eq!(of("/usr/lib/systemd/systemd", None), StopMethod::Signal(38));
         assert_eq!(
             of("/usr/lib/systemd/systemd", Some("SIGRTMIN+3")),
@@ -74,6 +84,11 @@ mod tests {
         assert_eq!(
             of("/sbin/init", Some("nonsense")),
             StopMethod::PowerOffProgram
+        );
+        assert_eq!(
+            StopMethod::of(&InitProgram::BuiltIn, Some("SIGQUIT")),
+            StopMethod::Signal(38),
+            "the signal is for a program that does not run"
         );
     }
 }

@@ -16,7 +16,7 @@ use nix::{
     time::{ClockId, clock_settime},
 };
 pub use passwd::{Passwd, PasswdEntry};
-pub use root::{GuestRoot, MACHINE};
+pub use root::{GuestRoot, MACHINE, descriptor_path};
 
 use crate::init::InitError;
 

@@ -120,6 +120,28 @@ pub fn mount_pseudo(root: &GuestRoot) -> Result<(), MountError> {
             source,
         })?;
     }
+    make_device_links(root).map_err(|source| MountError::Pseudo {
+        on: "/dev".to_owned(),
+        source,
+    })
+}
+
+/// What programs expect in `/dev` beside the devices; most inits make it, some do not.
+const DEVICE_LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+];
+
+fn make_device_links(root: &GuestRoot) -> io::Result<()> {
+    let devices = root.directory("/dev")?;
+    for (target, name) in DEVICE_LINKS {
+        match rustix::fs::symlinkat(target, &devices, name) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(())
 }
 

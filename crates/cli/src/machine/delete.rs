@@ -22,7 +22,7 @@ impl Delete {
             let deleted = client.delete(&id).await?;
             if deleted.was_default {
                 output::note(&format!(
-                    "{id} was the default machine: choose another one with `container machine set-default ID`"
+                    "{id} was the default machine and there is none now: choose one with `container machine set-default ID`"
                 ));
             }
             output::line(id)

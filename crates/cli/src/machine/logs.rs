@@ -1,18 +1,18 @@
 //! `container machine logs`
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read, Seek},
     os::unix::fs::MetadataExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
 use container_client::Client;
-use container_machine::MachineId;
+use container_machine::{MachineId, put_aside};
 
-use super::named_or_default;
+use super::one_or_default;
 use crate::{
     failure::Failure,
     output::{self, Reader},
@@ -43,12 +43,13 @@ pub struct Logs {
 impl Logs {
     /// Prints the log.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        let id = named_or_default(client, self.id).await?;
+        let id = one_or_default(client, self.id).await?;
         let logs = client.logs(&id).await?;
         let mut log = Log::at(if self.boot { logs.boot } else { logs.stdio });
-        let so_far = log.read_on()?;
+        let mut so_far = fs::read(put_aside(&log.path)).unwrap_or_default();
+        so_far.extend(log.read_on()?);
         let mut reader = output::bytes(last_lines(&so_far, self.lines))?;
-        while self.follow && reader == Reader::There {
+        while self.follow && reader == Reader::There && log.may_grow() {
             tokio::time::sleep(LOOK_AGAIN).await;
             let added = log.read_on()?;
             reader = match added.is_empty() {
@@ -69,6 +70,11 @@ struct Log {
 impl Log {
     fn at(path: PathBuf) -> Log {
         Log { path, open: None }
+    }
+
+    /// Whether the machine is still there.
+    fn may_grow(&self) -> bool {
+        self.path.parent().is_some_and(Path::is_dir)
     }
 
     /// All that was added since the last time. A machine that never booted has no log yet.
@@ -122,8 +128,6 @@ fn last_lines(text: &[u8], count: Option<usize>) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

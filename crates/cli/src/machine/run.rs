@@ -11,15 +11,14 @@ use container_api::Running;
 use container_client::{Client, exec};
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, Identity, Stdio, UserReference, WorkingDirectory,
+    CommandLine, CommandRequest, Identity, SSH_AUTH_SOCKET, Stdio, UserReference, WorkingDirectory,
 };
 
-use super::named_or_default;
+use super::{boot, one_or_default};
 use crate::{
     attach::{attach, terminal_size},
     failure::Failure,
     output,
-    progress::{ProgressDisplay, ProgressMode},
 };
 
 /// Handed on to the machine as they are on the host.
@@ -100,7 +99,7 @@ impl Run {
     pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
         let environment = self.environment()?;
         let identity = self.identity()?;
-        let id = named_or_default(client, self.name.clone()).await?;
+        let id = one_or_default(client, self.name.clone()).await?;
         let running = boot(client, &id).await?;
         let request = CommandRequest {
             command: match self.command.is_empty() {
@@ -112,6 +111,9 @@ impl Run {
             working_directory: self.working_directory(&running),
             stdio: self.stdio(),
         };
+        if let Some(agent) = ssh_agent() {
+            exec::use_ssh_agent(&running.socket, agent).await?;
+        }
         let (command, streams) = exec::start(&running.socket, &request).await?;
         if self.detach {
             output::line(id)?;
@@ -159,6 +161,9 @@ impl Run {
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?)))
             .collect();
+        if ssh_agent().is_some() {
+            environment.push(("SSH_AUTH_SOCK".to_owned(), SSH_AUTH_SOCKET.to_owned()));
+        }
         if let Ok(term) = env::var("TERM") {
             environment.push(("TERM".to_owned(), term));
         }
@@ -187,21 +192,6 @@ impl Run {
     }
 }
 
-/// Boots the machine if it must be, and shows that only when it takes a moment.
-async fn boot(client: &Client, id: &MachineId) -> Result<Running, Failure> {
-    let mode = match io::stderr().is_terminal() {
-        true => ProgressMode::Auto,
-        false => ProgressMode::None,
-    };
-    let mut display = None;
-    let mut show = |progress| {
-        display
-            .get_or_insert_with(|| ProgressDisplay::new(mode))
-            .show(&progress);
-    };
-    Ok(client.boot(id, &mut show).await?)
-}
-
 fn machine_user(running: &Running) -> Identity {
     Identity {
         user: UserReference::Id(running.user.uid),
@@ -213,6 +203,12 @@ fn machine_user(running: &Running) -> Identity {
 fn with_machine(mut environment: Vec<(String, String)>, id: &MachineId) -> Vec<(String, String)> {
     environment.push(("CONTAINER_MACHINE_ID".to_owned(), id.to_string()));
     environment
+}
+
+/// The socket of the caller's SSH agent, where there is one.
+fn ssh_agent() -> Option<PathBuf> {
+    let socket = env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty())?;
+    std::path::absolute(socket).ok()
 }
 
 /// The current directory as the machine sees it, if it is in the shared home. Either may be

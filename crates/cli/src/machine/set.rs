@@ -7,7 +7,7 @@ use container_api::BootChange;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::named_or_default;
+use super::one_or_default;
 use crate::{failure::Failure, output};
 
 /// Change what a machine's next boot applies.
@@ -29,7 +29,7 @@ impl Set {
     /// Changes all of it or nothing, and prints the id.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
         let change = change(&self.settings)?;
-        let id = named_or_default(client, self.name).await?;
+        let id = one_or_default(client, self.name).await?;
         let changed = client.set(&id, &change).await?;
         if changed.running {
             output::note("The change takes effect when the machine is stopped and started again.");

@@ -17,10 +17,7 @@ pub struct Stop {
 impl Stop {
     /// Stops them one after the other and prints their ids.
     pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        let ids = match self.ids.is_empty() {
-            true => vec![named_or_default(client, None).await?],
-            false => self.ids,
-        };
+        let ids = named_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
             client.stop(&id).await?;
             output::line(id)

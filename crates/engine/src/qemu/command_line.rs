@@ -59,10 +59,7 @@ impl CommandLine {
         line.add("-mon", "chardev=control,mode=control");
         line.add(
             "-chardev",
-            format!(
-                "file,id=console,append=on,path={}",
-                escaped(&machine.console_log.display().to_string())
-            ),
+            format!("socket,id=console,fd={}", inherited.add(machine.console)),
         );
         line.add("-serial", "chardev:console");
         line.disk(&machine.disk.display().to_string());
@@ -207,7 +204,7 @@ mod tests {
             }],
             network: None,
             channel: (descriptor(), "agent".into()),
-            console_log: "/log".into(),
+            console: descriptor(),
             engine_log: "/log2".into(),
         };
         let mut inherited = Inherited::default();
@@ -231,10 +228,10 @@ mod tests {
             .filter_map(|argument| argument.split_once("fd="))
             .map(|(_, number)| number)
             .collect();
-        assert_eq!(numbers.len(), 3);
+        assert_eq!(numbers.len(), 4);
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, ["3", "4", "5"]);
+        assert_eq!(numbers, ["3", "4", "5", "6"]);
     }
 
     #[test]

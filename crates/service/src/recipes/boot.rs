@@ -4,6 +4,7 @@ use std::path::Path;
 
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
+use container_protocol::InitProgram;
 use container_runtime::{HomeShare, Launch, Runtime, launch};
 use tokio::time::sleep;
 use uuid::Uuid;
@@ -14,6 +15,10 @@ use crate::{Service, caller::Caller, configuration::Configuration, error::Servic
 /// Room that a boot may need on the host, in bytes.
 const LEAST_SPACE: u64 = 64 << 20;
 
+/// Said once, when a machine first boots.
+const NO_INIT_SYSTEM: &str = "the image has no init system, so the machine runs a built-in one: \
+                              it starts no services by itself";
+
 impl Service {
     /// Boots the machine unless it runs. Whoever asks while it boots gets the same answer.
     pub(crate) async fn boot(
@@ -23,7 +28,7 @@ impl Service {
     ) -> Result<Running, ServiceError> {
         let bundle = self.bundles.get(id)?;
         if let Some(runtime) = self.runtime(id).await?
-            && runtime.status().up
+            && runtime.status().is_up()
         {
             return up(&bundle, &runtime);
         }
@@ -47,6 +52,9 @@ impl Service {
         caller.tell(Progress::step("booting machine"));
         let launched = launch(&decided, |_| ()).await;
         let runtime = launched.map_err(|source| ServiceError::launch(id, source))?;
+        if decided.first_boot && runtime.status().init == Some(InitProgram::BuiltIn) {
+            caller.tell(Progress::Note(format!("{id}: {NO_INIT_SYSTEM}")));
+        }
         up(bundle, &runtime)
     }
 
@@ -54,7 +62,7 @@ impl Service {
     async fn already_running(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
         loop {
             match self.runtime(id).await? {
-                Some(runtime) if runtime.status().up => return Ok(Some(runtime)),
+                Some(runtime) if runtime.status().is_up() => return Ok(Some(runtime)),
                 Some(_) => sleep(ASK_AGAIN).await,
                 None => return Ok(None),
             }

@@ -3,6 +3,7 @@
 mod boot;
 mod create;
 mod delete;
+mod rename;
 mod set;
 mod stop;
 

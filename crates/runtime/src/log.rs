@@ -1,4 +1,4 @@
-//! The log of what init prints.
+//! What init or the kernel prints, in a file that does not grow without end.
 
 use std::{
     fs::{self, File},
@@ -6,29 +6,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_protocol::mux::Stream;
-use tokio::io::AsyncReadExt;
+use container_machine::put_aside;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// A log that grows beyond this is put aside as `<name>.1`, and a new one begun.
+/// A log that grows beyond this is [put aside](put_aside), and a new one begun.
 const LARGEST: u64 = 8 << 20;
 
-/// The log's file.
+/// The log's file, and the one before it.
 #[derive(Debug)]
-pub struct StdioLog {
+pub struct Log {
     path: PathBuf,
 }
 
-impl StdioLog {
+impl Log {
     /// A log in this file, appended to.
-    pub fn at(path: &Path) -> StdioLog {
-        StdioLog {
+    pub fn at(path: &Path) -> Log {
+        Log {
             path: path.to_owned(),
+        }
+    }
+
+    /// Begins it anew.
+    pub fn clear(&self) {
+        for file in [&self.path, &put_aside(&self.path)] {
+            // One that cannot be removed is appended to.
+            let _ = fs::remove_file(file);
         }
     }
 
     /// Takes all that comes. A log that cannot be written never stops the machine: what comes
     /// is dropped.
-    pub async fn take(&mut self, mut from: Stream) {
+    pub async fn take(self, mut from: impl AsyncRead + Unpin) {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             if let Err(error) = self.append(&buffer[..count]) {
@@ -39,9 +47,7 @@ impl StdioLog {
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         if fs::metadata(&self.path).is_ok_and(|log| log.len() > LARGEST) {
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".1");
-            fs::rename(&self.path, aside)?;
+            fs::rename(&self.path, put_aside(&self.path))?;
         }
         File::options()
             .create(true)
@@ -59,12 +65,14 @@ mod tests {
     fn a_full_log_is_put_aside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdio.log");
-        let log = StdioLog::at(&path);
+        let log = Log::at(&path);
         log.append(&vec![b'a'; usize::try_from(LARGEST).unwrap() + 1])
             .unwrap();
         log.append(b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         let aside = fs::metadata(directory.path().join("stdio.log.1")).unwrap();
         assert_eq!(aside.len(), LARGEST + 1);
+        log.clear();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

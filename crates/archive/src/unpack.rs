@@ -1,0 +1,186 @@
+//! A tar stream, turned into files.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use tar::{Archive, Entry, EntryType};
+
+use crate::ArchiveError;
+
+/// What a stream is to its destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// A copy of one file or directory, as [`Root::Itself`](crate::Root::Itself) packs it. In a
+    /// directory that is there it gets this name; without a name a directory's contents go there.
+    Copy {
+        /// The source's own name.
+        name: Option<OsString>,
+    },
+    /// Any tar stream, unpacked in a directory that is there.
+    Tar,
+}
+
+/// Unpacks a stream at `destination`. `note` hears what is left out. Nothing is written outside
+/// the destination, whatever the stream says.
+pub fn unpack(
+    from: impl Read,
+    destination: &Path,
+    arrival: &Arrival,
+    note: &mut dyn FnMut(String),
+) -> Result<(), ArchiveError> {
+    let mut archive = Archive::new(from);
+    let mut entries = archive.entries().map_err(ArchiveError::Stream)?.peekable();
+    let is_directory = match entries.peek() {
+        Some(Ok(first)) => first.header().entry_type().is_dir(),
+        // An empty archive has nothing to unpack; a broken one is told below.
+        _ => true,
+    };
+    match arrival {
+        Arrival::Copy { name } if !is_directory => {
+            let target = target_of_file(destination, name.as_ref())?;
+            if let Some(entry) = entries.next() {
+                let mut entry = entry.map_err(ArchiveError::Stream)?;
+                entry.set_preserve_permissions(false);
+                entry
+                    .unpack(&target)
+                    .map_err(ArchiveError::file("writing", &target))?;
+            }
+            return Ok(());
+        }
+        Arrival::Copy { name } => {
+            let (target, is_new) = target_of_directory(destination, name.as_ref())?;
+            // A directory that is there keeps its own mode.
+            let is_wanted = |entry: &io::Result<Entry<'_, _>>| {
+                is_new || entry.as_ref().map_or(true, |entry| !is_root(entry))
+            };
+            unpack_all(entries.filter(is_wanted), &target, note)
+        }
+        Arrival::Tar if destination.is_dir() => unpack_all(entries, destination, note),
+        Arrival::Tar => refused(destination, "it is not a directory"),
+    }
+}
+
+/// Where a file goes.
+fn target_of_file(destination: &Path, name: Option<&OsString>) -> Result<PathBuf, ArchiveError> {
+    if destination.is_dir() {
+        let target = name.map(|name| destination.join(name));
+        let target = target.unwrap_or_else(|| destination.to_owned());
+        return match target.is_dir() {
+            true => refused(
+                &target,
+                "a directory is there, and a file would take its place",
+            ),
+            false => Ok(target),
+        };
+    }
+    if ends_with_slash(destination) {
+        return refused(destination, "there is no such directory");
+    }
+    // A link leads to the file that is meant.
+    if let Ok(target) = fs::canonicalize(destination) {
+        return Ok(target);
+    }
+    ensure_parent(destination)?;
+    Ok(destination.to_owned())
+}
+
+/// Where a directory goes, and whether it had to be made there.
+fn target_of_directory(
+    destination: &Path,
+    name: Option<&OsString>,
+) -> Result<(PathBuf, bool), ArchiveError> {
+    let target = match name {
+        Some(name) if destination.is_dir() => destination.join(name),
+        _ => destination.to_owned(),
+    };
+    if target.is_dir() {
+        return Ok((target, false));
+    }
+    if target.symlink_metadata().is_ok() {
+        return refused(&target, "it is there and is not a directory");
+    }
+    ensure_parent(&target)?;
+    fs::create_dir(&target).map_err(ArchiveError::file("making", &target))?;
+    Ok((target, true))
+}
+
+fn ensure_parent(path: &Path) -> Result<(), ArchiveError> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.is_dir() => refused(parent, "there is no such directory"),
+        _ => Ok(()),
+    }
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+fn refused<T>(path: &Path, reason: &'static str) -> Result<T, ArchiveError> {
+    Err(ArchiveError::Destination {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// Unpacks entries below `target`. Directories come last, deepest first: their modes and times
+/// must not be in the way of what goes into them.
+fn unpack_all<'a, R: Read + 'a>(
+    entries: impl Iterator<Item = io::Result<Entry<'a, R>>>,
+    target: &Path,
+    note: &mut dyn FnMut(String),
+) -> Result<(), ArchiveError> {
+    let mut directories = Vec::new();
+    for entry in entries {
+        let mut entry = entry.map_err(ArchiveError::Stream)?;
+        entry.set_preserve_permissions(false);
+        match entry.header().entry_type() {
+            EntryType::Directory => directories.push(entry),
+            EntryType::Regular
+            | EntryType::Continuous
+            | EntryType::GNUSparse
+            | EntryType::Symlink
+            | EntryType::Link => place(&mut entry, target, note)?,
+            _ => note(format!(
+                "{} is left out: it is no file, directory or link",
+                path_of(&entry).display()
+            )),
+        }
+    }
+    directories.sort_by(|one, other| other.path_bytes().cmp(&one.path_bytes()));
+    for mut directory in directories {
+        place(&mut directory, target, note)?;
+    }
+    Ok(())
+}
+
+fn place<R: Read>(
+    entry: &mut Entry<'_, R>,
+    target: &Path,
+    note: &mut dyn FnMut(String),
+) -> Result<(), ArchiveError> {
+    let path = path_of(entry);
+    let placed = entry.unpack_in(target);
+    match placed.map_err(ArchiveError::file("writing", &target.join(&path)))? {
+        true => {}
+        false => note(format!(
+            "{} is left out: it lies outside the archive",
+            path.display()
+        )),
+    }
+    Ok(())
+}
+
+fn is_root<R: Read>(entry: &Entry<'_, R>) -> bool {
+    path_of(entry) == Path::new(".")
+}
+
+fn path_of<R: Read>(entry: &Entry<'_, R>) -> PathBuf {
+    entry.path().map(Into::into).unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! What a copy keeps, and where it goes.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, fs::symlink, net::UnixListener},
+    path::Path,
+};
+
+use container_archive::{ArchiveError, Arrival, Root, pack, unpack};
+
+/// Copies as the two sides do, and returns what was noted.
+fn copy(from: &Path, to: &Path, contents_only: bool) -> Result<Vec<String>, ArchiveError> {
+    let (mut stream, mut notes) = (Vec::new(), Vec::new());
+    pack(from, Root::Itself, &mut stream, &mut |note| {
+        notes.push(note);
+    })?;
+    let name = from.file_name().filter(|_| !contents_only);
+    let arrival = Arrival::Copy {
+        name: name.map(Into::into),
+    };
+    unpack(stream.as_slice(), to, &arrival, &mut |note| {
+        notes.push(note);
+    })?;
+    Ok(notes)
+}
+
+fn tree() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let tree = place.path().join("tree");
+    fs::create_dir_all(tree.join("deep/er")).unwrap();
+    fs::write(tree.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(tree.join("run"), fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::write(tree.join("deep/er/file"), "deep").unwrap();
+    symlink("er/file", tree.join("deep/link")).unwrap();
+    fs::set_permissions(tree.join("deep"), fs::Permissions::from_mode(0o555)).unwrap();
+    place
+}
+
+#[test]
+fn a_tree_keeps_contents_modes_and_links() {
+    let (from, to) = (tree(), tempfile::tempdir().unwrap());
+    let notes = copy(&from.path().join("tree"), to.path(), false).unwrap();
+    assert_eq!(notes, [""; 0]);
+    let copied = to.path().join("tree");
+    assert_eq!(
+        fs::read_to_string(copied.join("deep/link")).unwrap(),
+        "deep"
+    );
+    assert!(copied.join("deep/link").is_symlink());
+    let mode = |path: &str| {
+        fs::metadata(copied.join(path))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777
+    };
+    assert_eq!((mode("run"), mode("deep")), (0o755, 0o555));
+    let time = |of: &Path| fs::metadata(of.join("run")).unwrap().modified().unwrap();
+    let difference = time(&from.path().join("tree")).duration_since(time(&copied));
+    assert!(difference.unwrap().as_secs() < 1);
+    fs::set_permissions(copied.join("deep"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(
+        from.path().join("tree/deep"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+}
+
+#[test]
+fn the_destination_decides_on_the_name() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (file, directory) = (from.path().join("file"), from.path().join("dir"));
+    fs::write(&file, "one").unwrap();
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("in"), "two").unwrap();
+    let at = |path: &str| to.path().join(path);
+    let read = |path: &str| fs::read_to_string(at(path)).unwrap();
+
+    copy(&file, to.path(), false).unwrap();
+    copy(&file, &at("new name"), false).unwrap();
+    assert_eq!(
+        (read("file"), read("new name")),
+        ("one".into(), "one".into())
+    );
+    copy(&directory, to.path(), false).unwrap();
+    copy(&directory, &at("new dir"), false).unwrap();
+    copy(&directory, to.path(), true).unwrap();
+    assert_eq!(
+        (read("dir/in"), read("new dir/in")),
+        ("two".into(), "two".into())
+    );
+    assert_eq!(read("in"), "two");
+    fs::set_permissions(to.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    copy(&directory, to.path(), true).unwrap();
+    let mode = fs::metadata(to.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o1777, "what is there keeps its mode");
+    copy(&directory, &at("new dir"), false).unwrap();
+    assert_eq!(read("new dir/dir/in"), "two");
+
+    symlink("file", at("link")).unwrap();
+    fs::write(&file, "three").unwrap();
+    copy(&file, &at("link"), false).unwrap();
+    assert_eq!(read("file"), "three", "a link leads to what is meant");
+
+    let refused = |from: &Path, to: &str| copy(from, &at(to), false).unwrap_err().to_string();
+    assert!(refused(&file, "none/").contains("no such directory"));
+    assert!(refused(&file, "none/x").contains("no such directory"));
+    assert!(refused(&directory, "file").contains("not a directory"));
+    fs::create_dir(at("other")).unwrap();
+    fs::create_dir(at("other/file")).unwrap();
+    assert!(refused(&file, "other").contains("a directory is there"));
+}
+
+#[test]
+fn what_cannot_be_copied_is_told_and_the_rest_is_there() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let _socket = UnixListener::bind(from.path().join("socket")).unwrap();
+    fs::write(from.path().join("file"), "x").unwrap();
+    let notes = copy(from.path(), to.path(), true).unwrap();
+    assert!(notes[0].contains("a socket"), "{notes:?}");
+    assert!(to.path().join("file").exists());
+}
+
+#[test]
+fn a_hostile_stream_stays_inside() {
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    // The library's own setters refuse such a name.
+    header.as_old_mut().name[..10].copy_from_slice(b"../outside");
+    header.set_cksum();
+    builder.append(&header, &b"bad"[..]).unwrap();
+    let stream = builder.into_inner().unwrap();
+    let mut notes = Vec::new();
+    unpack(stream.as_slice(), &target, &Arrival::Tar, &mut |note| {
+        notes.push(note);
+    })
+    .unwrap();
+    assert!(!place.path().join("outside").exists());
+    assert!(notes[0].contains("outside"), "{notes:?}");
+}
+
+#[test]
+fn what_is_no_tar_stream_is_refused() {
+    let target = tempfile::tempdir().unwrap();
+    let refused = unpack(
+        &vec![b'x'; 2048][..],
+        target.path(),
+        &Arrival::Tar,
+        &mut |_| (),
+    );
+    assert!(
+        matches!(refused, Err(ArchiveError::Stream(_))),
+        "{refused:?}"
+    );
+}

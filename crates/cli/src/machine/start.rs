@@ -1,0 +1,51 @@
+//! `container machine start` and `restart`
+
+use clap::Args;
+use container_client::Client;
+use container_machine::MachineId;
+
+use super::{boot, for_each, named_or_default};
+use crate::{failure::Failure, output};
+
+/// Boot machines.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  container machine start dev")]
+pub struct Start {
+    /// The machines; the default one where none is named.
+    ids: Vec<MachineId>,
+}
+
+impl Start {
+    /// Boots them one after the other, unless they run, and prints their ids.
+    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
+        let ids = named_or_default(client, self.ids).await?;
+        for_each(ids, async |id| {
+            boot(client, &id).await?;
+            output::line(id)
+        })
+        .await
+    }
+}
+
+/// Stop machines in order and boot them again.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What `set` changed is applied.\n\nExample:\n  container machine restart dev"
+)]
+pub struct Restart {
+    /// The machines; the default one where none is named.
+    ids: Vec<MachineId>,
+}
+
+impl Restart {
+    /// Stops and boots them one after the other and prints their ids.
+    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
+        let ids = named_or_default(client, self.ids).await?;
+        for_each(ids, async |id| {
+            client.stop(&id).await?;
+            boot(client, &id).await?;
+            output::line(id)
+        })
+        .await
+    }
+}

@@ -1,0 +1,25 @@
+//! `rename`: another name for a machine that does not run.
+
+use container_machine::MachineId;
+
+use crate::{Service, error::ServiceError};
+
+impl Service {
+    /// Renames the machine, with all that is its own.
+    pub(crate) async fn rename(&self, id: &MachineId, new: &MachineId) -> Result<(), ServiceError> {
+        // In the order of their names, so that two at once never wait for each other.
+        let _first = self.locks.lock(id.min(new)).await;
+        let _second = match id == new {
+            true => None,
+            false => Some(self.locks.lock(id.max(new)).await),
+        };
+        self.bundles.get(id)?;
+        if self.runtime(id).await?.is_some() {
+            return Err(ServiceError::Running(id.clone()));
+        }
+        self.bundles.rename(id, new)?;
+        // Left over from its last boot; without it nothing is missing.
+        let _ = std::fs::remove_dir_all(self.world.runtime_directory(id));
+        Ok(())
+    }
+}
