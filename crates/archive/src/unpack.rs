@@ -49,7 +49,7 @@ pub fn unpack(
                     .unpack(&target)
                     .map_err(ArchiveError::file("writing", &target))?;
             }
-            return Ok(());
+            Ok(())
         }
         Arrival::Copy { name } => {
             let (target, is_new) = target_of_directory(destination, name.as_ref())?;
