@@ -6,11 +6,15 @@ mod at_home;
 mod commands;
 mod first_use;
 mod inits;
+mod logs;
 mod network;
 mod refusals;
+mod ssh_agent;
 mod stopping;
 mod streams;
 mod terminals;
+mod together;
+mod verbs;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -37,6 +41,10 @@ fn main() -> ExitCode {
     let files = [
         stopping::TESTS,
         inits::TESTS,
+        together::TESTS,
+        verbs::TESTS,
+        ssh_agent::TESTS,
+        logs::TESTS,
         first_use::TESTS,
         commands::TESTS,
         streams::TESTS,

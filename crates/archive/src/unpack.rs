@@ -1,6 +1,7 @@
 //! A tar stream, turned into files.
 
 use std::{
+    error::Error,
     ffi::OsString,
     fs,
     io::{self, Read},
@@ -33,6 +34,18 @@ pub fn unpack(
     note: &mut dyn FnMut(String),
 ) -> Result<(), ArchiveError> {
     let mut archive = Archive::new(from);
+    unpack_archive(&mut archive, destination, arrival, note)?;
+    // Whoever writes the stream is not done before its padding is read.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Stream)?;
+    Ok(())
+}
+
+fn unpack_archive(
+    archive: &mut Archive<impl Read>,
+    destination: &Path,
+    arrival: &Arrival,
+    note: &mut dyn FnMut(String),
+) -> Result<(), ArchiveError> {
     let mut entries = archive.entries().map_err(ArchiveError::Stream)?.peekable();
     let is_directory = match entries.peek() {
         Some(Ok(first)) => first.header().entry_type().is_dir(),
@@ -47,6 +60,7 @@ pub fn unpack(
                 entry.set_preserve_permissions(false);
                 entry
                     .unpack(&target)
+                    .map_err(innermost)
                     .map_err(ArchiveError::file("writing", &target))?;
             }
             Ok(())
@@ -167,7 +181,9 @@ fn place<R: Read>(
 ) -> Result<(), ArchiveError> {
     let path = path_of(entry);
     let placed = entry.unpack_in(target);
-    match placed.map_err(ArchiveError::file("writing", &target.join(&path)))? {
+    let target = target.join(&path);
+    let failed = ArchiveError::file("writing", &target);
+    match placed.map_err(innermost).map_err(failed)? {
         true => {}
         false => note(format!(
             "{} is left out: it lies outside the archive",
@@ -175,6 +191,15 @@ fn place<R: Read>(
         )),
     }
     Ok(())
+}
+
+/// The reason itself: the library's own words around it name what is named already.
+fn innermost(error: io::Error) -> io::Error {
+    let mut cause: &dyn Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    io::Error::new(error.kind(), cause.to_string())
 }
 
 fn is_root<R: Read>(entry: &Entry<'_, R>) -> bool {

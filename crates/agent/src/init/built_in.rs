@@ -114,11 +114,13 @@ fn collect() {
 
 /// Tells every process of the machine to end, and ends those that do not.
 fn end_processes() {
-    // An interactive shell ignores SIGTERM, and hangs up.
-    for told in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
-        // Fails where there is none left.
-        let _ = kill(EVERYONE, told);
+    // Fails where there is none left.
+    let _ = kill(EVERYONE, Signal::SIGTERM);
+    // An interactive shell ignores that.
+    for process in on_terminals() {
+        let _ = kill(process, Signal::SIGHUP);
     }
+    let _ = kill(EVERYONE, Signal::SIGCONT);
     let deadline = Instant::now() + GRACE;
     while kill(EVERYONE, None).is_ok() && Instant::now() < deadline {
         collect();
@@ -126,6 +128,26 @@ fn end_processes() {
     }
     let _ = kill(EVERYONE, Signal::SIGKILL);
     collect();
+}
+
+/// The processes that have a controlling terminal.
+fn on_terminals() -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"));
+        stat.is_ok_and(|stat| has_terminal(&stat))
+    })
+    .map(Pid::from_raw)
+    .collect()
+}
+
+/// Whether `/proc/PID/stat` names a terminal: the seventh field, and the second one, in
+/// parentheses, may hold anything (proc_pid_stat(5)).
+fn has_terminal(stat: &str) -> bool {
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let terminal = behind_name.split_whitespace().nth(4);
+    terminal.is_some_and(|number| number != "0")
 }
 
 /// Every process of this PID namespace but its first one, which is this (kill(2)).
@@ -140,6 +162,12 @@ fn say(message: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_is_found_behind_any_name() {
+        assert!(has_terminal("7 (a) b) S 1 7 7 34816 7 0"));
+        assert!(!has_terminal("7 (sleep) S 1 7 7 0 -1 0"));
+    }
 
     #[test]
     fn signals_mean_what_other_inits_take_them_for() {

@@ -31,15 +31,20 @@ pub fn write(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
 }
 
 /// `hosts` with the machine's own line: directly behind `localhost` when it is new, in place of
-/// an older one otherwise. Other lines are the user's and stay.
+/// an older one otherwise, which may have had another name or address. Other lines are the user's
+/// and stay.
 fn with_machine(hosts: &str, address: Ipv4Addr, id: &str) -> String {
     let names = |line: &str, name: &str| {
         let fields = line.split('#').next().unwrap_or_default();
         fields.split_whitespace().skip(1).any(|field| field == name)
     };
+    let is_alone = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() == 2 && fields[0] == address.to_string() && !address.is_loopback()
+    };
     let mut lines: Vec<String> = hosts
         .lines()
-        .filter(|line| !names(line, id))
+        .filter(|line| !names(line, id) && !is_alone(line))
         .map(str::to_owned)
         .collect();
     if !lines
@@ -97,5 +102,7 @@ mod tests {
             "127.0.0.1 localhost\n10.0.2.15 dev\n1.2.3.4 db # dev\n::1 localhost\n"
         );
         assert_eq!(with_machine(&after, [10, 0, 2, 15].into(), "dev"), after);
+        let renamed = with_machine(&after, [10, 0, 2, 15].into(), "new");
+        assert_eq!(renamed, after.replace("10.0.2.15 dev", "10.0.2.15 new"));
     }
 }

@@ -1,0 +1,68 @@
+//! What init and kernel print.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use end_to_end::{Lab, World, eventually};
+
+crate::tests![
+    logs_are_cut_followed_and_bounded,
+    a_log_of_a_machine_that_never_booted
+];
+
+fn logs_are_cut_followed_and_bounded(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("busybox:1"), "tiny", &[]);
+    let say = |words: &str| world.inside("tiny", &format!("echo {words} > /dev/console"));
+    say("one");
+    say("two");
+    // What a terminal gets, since the console is one.
+    let plain = |shown: String| shown.replace('\r', "");
+    let shown = |arguments: &[&str]| world.stdout(&[&["logs"], arguments, &["tiny"]].concat());
+    eventually("it is logged", || plain(shown(&[])).ends_with("one\ntwo\n"));
+    assert_eq!(plain(shown(&["-n", "1"])), "two\n");
+    assert_eq!(shown(&["-n", "0"]), "");
+    assert!(shown(&["--boot"]).contains("Linux version"));
+    assert_eq!(shown(&["--boot", "-n", "2"]).lines().count(), 2);
+
+    let mut follow = world.machine(&["logs", "-f", "-n", "1", "tiny"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || lines.for_each(|line| drop(sender.send(line.unwrap()))));
+    let next = || plain(receiver.recv_timeout(Duration::from_secs(60)).unwrap());
+    assert_eq!(next(), "two");
+    say("three");
+    assert_eq!(next(), "three");
+    world.stdout(&["restart", "tiny"]);
+    while !next().contains("the machine starts") {}
+
+    world.inside(
+        "tiny",
+        "yes 0123456789 | head -c 20000000 > /dev/console; (echo; echo last) > /dev/console",
+    );
+    while next() != "last" {}
+    let size = |file: &str| fs::metadata(world.bundle("tiny", file)).unwrap().len();
+    let (newer, older) = (size("stdio.log"), size("stdio.log.1"));
+    assert!(newer + older < 18_000_000, "{newer} {older}");
+    assert_eq!(plain(shown(&["-n", "1"])), "last\n");
+    let all = shown(&[]);
+    assert_eq!(all.len() as u64, newer + older, "both parts are shown");
+    world.stdout(&["rm", "tiny"]);
+    assert!(follow.wait().unwrap().success(), "it ends with the machine");
+}
+
+fn a_log_of_a_machine_that_never_booted(lab: &Lab) {
+    let world = World::of_user();
+    world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    for log in [&["logs", "tiny"][..], &["logs", "--boot", "tiny"]] {
+        assert_eq!(world.stdout(log), "");
+    }
+    assert!(world.error(&["logs", "other"]).contains("no machine other"));
+}

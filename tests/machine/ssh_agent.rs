@@ -1,0 +1,117 @@
+//! The host's SSH agent, in the machine.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use end_to_end::{Lab, Outcome, World, eventually};
+
+crate::tests![
+    the_callers_keys_are_there,
+    the_newest_caller_counts_and_an_agent_may_go_away,
+];
+
+/// A real agent with one key, whose comment is `name`.
+struct Agent {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    fn start(world: &World, name: &str) -> Agent {
+        let directory = world.home().join(format!("agent-{name}"));
+        let socket = directory.join("socket");
+        let command = |program: &str| world.command_of(program.as_ref());
+        assert!(command("mkdir").arg(&directory).status().unwrap().success());
+        let process = command("ssh-agent")
+            .args(["-D", "-a"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("the agent listens", || socket.exists());
+        let key = directory.join("key");
+        let made = command("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"])
+            .arg(&key)
+            .status();
+        assert!(made.unwrap().success());
+        let added = command("ssh-add")
+            .arg("-q")
+            .arg(&key)
+            .env("SSH_AUTH_SOCK", &socket)
+            .status();
+        assert!(added.unwrap().success());
+        Agent { process, socket }
+    }
+
+    /// `container machine run` by somebody who has this agent.
+    fn run(&self, world: &World, line: &str) -> Outcome {
+        let mut command: Command = world.machine(&["run", "-n", "dev", line]);
+        command
+            .env("SSH_AUTH_SOCK", &self.socket)
+            .output()
+            .unwrap()
+            .into()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// Somebody who has none, and asks the one that is there.
+const ASK: &str = "SSH_AUTH_SOCK=/var/host-services/ssh-auth.sock ssh-add -l";
+
+fn the_callers_keys_are_there(lab: &Lab) {
+    for world in [lab.user(), lab.root()] {
+        let agent = Agent::start(world, "ann");
+        let there = agent.run(world, "echo $SSH_AUTH_SOCK; ssh-add -l");
+        assert_eq!(there.code, Some(0), "{there:?}");
+        assert!(
+            there
+                .stdout
+                .starts_with("/var/host-services/ssh-auth.sock\n"),
+            "{there:?}"
+        );
+        assert!(there.stdout.contains(" ann (ED25519)"), "{there:?}");
+        let signed = agent.run(
+            world,
+            "ssh-add -L > /tmp/key.pub && echo text > /tmp/text && ssh-keygen -q -Y sign -n file -f /tmp/key.pub /tmp/text && head -1 /tmp/text.sig && rm /tmp/text*",
+        );
+        assert_eq!(
+            signed.stdout, "-----BEGIN SSH SIGNATURE-----\n",
+            "{signed:?}"
+        );
+        let without = world.inside("dev", "echo ${SSH_AUTH_SOCK-unset}");
+        assert_eq!(without, "unset\n");
+    }
+}
+
+fn the_newest_caller_counts_and_an_agent_may_go_away(lab: &Lab) {
+    let world = World::of_user();
+    world.create(&lab.image("debian-systemd:12"), "dev", &[]);
+    let none = world.run(&["run", "-n", "dev", ASK]);
+    assert_eq!(none.code, Some(1), "nobody has an agent yet: {none:?}");
+    let ann = Agent::start(&world, "ann");
+    ann.run(&world, "true");
+    assert!(world.inside("dev", ASK).contains(" ann "));
+    let bob = Agent::start(&world, "bob");
+    bob.run(&world, "true");
+    assert!(world.inside("dev", ASK).contains(" bob "));
+    drop(bob);
+    let gone = world.run(&["run", "-n", "dev", ASK]);
+    assert_ne!(gone.code, Some(0), "{gone:?}");
+    assert!(
+        ann.run(&world, ASK).stdout.contains(" ann "),
+        "the machine is as well as before"
+    );
+    world.stdout(&["restart", "dev"]);
+    assert!(ann.run(&world, ASK).stdout.contains(" ann "));
+    world.stdout(&["stop", "dev"]);
+    world.check_disk("dev");
+}
