@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
 };
 
-use end_to_end::Lab;
+use end_to_end::{Lab, World};
 
 crate::tests![
     what_a_user_writes_is_the_users,
@@ -14,6 +14,8 @@ crate::tests![
     what_the_host_writes_is_seen,
     first_boot_leaves_the_home_alone,
     root_keeps_owners_as_they_are,
+    a_read_only_home_cannot_be_written,
+    without_the_home_there_is_one_of_the_machines_own,
 ];
 
 fn what_a_user_writes_is_the_users(lab: &Lab) {
@@ -109,4 +111,64 @@ fn root_keeps_owners_as_they_are(lab: &Lab) {
     world.inside("dev", &format!("echo x > {file} && chown 1234:5678 {file}"));
     let about = fs::metadata(&file).unwrap();
     assert_eq!((about.uid(), about.gid()), (1234, 5678));
+}
+
+fn a_read_only_home_cannot_be_written(lab: &Lab) {
+    let world = World::of_user();
+    fs::write(world.home().join("file"), "mine").unwrap();
+    world.create(&lab.image("busybox:1"), "tiny", &["--home-mount", "ro"]);
+    assert_eq!(world.inside("tiny", "cat file"), "mine");
+    let home = world.home().display().to_string();
+    for line in [
+        "echo x > file",
+        "rm -f file",
+        "mkdir new",
+        "mv file other",
+        "chmod 777 file",
+    ] {
+        let user = world.run(&["run", "-n", "tiny", line]);
+        assert_ne!(user.code, Some(0), "{line}: {user:?}");
+        // Not even after what root may do to a mount.
+        let as_root = format!("mount -o remount,rw {home}; cd {home}; {line}");
+        let root = world.run(&["run", "-n", "tiny", "--root", &as_root]);
+        assert_ne!(root.code, Some(0), "{line}: {root:?}");
+    }
+    assert_eq!(
+        fs::read_to_string(world.home().join("file")).unwrap(),
+        "mine"
+    );
+    assert!(!world.home().join("new").exists());
+    world.stdout(&["set", "-n", "tiny", "home-mount=rw"]);
+    world.stdout(&["restart", "tiny"]);
+    world.inside("tiny", "echo ours > file");
+    assert_eq!(
+        fs::read_to_string(world.home().join("file")).unwrap(),
+        "ours\n"
+    );
+}
+
+fn without_the_home_there_is_one_of_the_machines_own(lab: &Lab) {
+    let world = World::of_user();
+    let user = world.user().unwrap();
+    fs::write(world.home().join("file"), "mine").unwrap();
+    world.create(
+        &lab.image("debian-plain:12"),
+        "alone",
+        &["--home-mount", "none"],
+    );
+    let shown = world.inside("alone", "pwd; ls -A; stat -c '%U %a' . .bashrc");
+    let expected = format!(
+        "{}\n.bash_logout\n.bashrc\n.profile\n{} 755\n{} 644\n",
+        world.home().display(),
+        user.name,
+        user.name
+    );
+    assert_eq!(shown, expected, "made from the image's skeleton");
+    world.inside("alone", "echo kept > kept");
+    world.stdout(&["restart", "alone"]);
+    assert_eq!(world.inside("alone", "cat kept"), "kept\n");
+    assert!(!world.home().join("kept").exists());
+    world.stdout(&["set", "-n", "alone", "home-mount=rw"]);
+    world.stdout(&["restart", "alone"]);
+    assert_eq!(world.inside("alone", "cat file"), "mine");
 }

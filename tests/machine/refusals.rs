@@ -11,6 +11,8 @@ crate::tests![
     a_layer_that_is_not_what_it_says,
     a_digest_that_nobody_has,
     a_taken_name,
+    more_than_the_host_has,
+    mistakes_in_the_configuration,
     no_engine,
     no_kernel,
     a_home_that_is_not_there,
@@ -102,6 +104,53 @@ fn a_taken_name(lab: &Lab) {
     let unnamed = world.error(&["create", &image, "--no-boot"]);
     assert!(unnamed.contains("--name"), "{unnamed}");
     assert_eq!(world.bundles(), ["busybox-1"]);
+}
+
+fn more_than_the_host_has(lab: &Lab) {
+    let world = World::of_user();
+    let image = lab.image("busybox:1");
+    for (option, value) in [("--memory", "900G"), ("--cpus", "5000")] {
+        let error = world.error(&["create", &image, option, value]);
+        assert!(error.contains("this host"), "{error}");
+    }
+    assert_eq!(world.bundles(), [""; 0]);
+}
+
+fn mistakes_in_the_configuration(lab: &Lab) {
+    let world = World::of_user();
+    let image = lab.image("busybox:1");
+    for (text, line, key) in [
+        ("[machine]\ncpus = 0\n", "line 2", "cpus"),
+        ("[machine]\n\nmemory = \"12\"\n", "line 3", "memory"),
+        ("[machine]\nhome-mount = \"all\"\n", "line 2", "home-mount"),
+        (
+            "[machine]\nvirtualization = 1\n",
+            "line 2",
+            "virtualization",
+        ),
+        ("[machine]\nkernel = 1\n", "line 2", "kernel"),
+        ("[machine]\ncolour = \"red\"\n", "line 2", "colour"),
+        ("[registry]\ndomain = 7\n", "line 2", "domain"),
+        ("[engine]\naccelerator = \"x\"\n", "line 2", "accelerator"),
+        ("[machines]\n", "line 1", "machines"),
+        ("[machine\n", "line 1", "[machine"),
+    ] {
+        world.configure(text);
+        let error = world.error(&["create", &image, "--no-boot"]);
+        for part in ["config.toml", line, key] {
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+    world.configure("[machine]\ncpus = 3\nmemory = \"1536M\"\nhome-mount = \"none\"\n");
+    world.stdout(&["create", &image, "--name", "as-configured", "--no-boot"]);
+    let machine = world.inspect("as-configured");
+    assert_eq!(machine["cpus"], 3);
+    assert_eq!(machine["memory"], 1536u64 << 20);
+    assert_eq!(machine["homeMount"], "none");
+    let host = image.split_once('/').unwrap().0;
+    world.configure(&format!("[registry]\ndomain = \"{host}\"\n"));
+    world.stdout(&["create", "busybox:1", "--name", "by-domain", "--no-boot"]);
+    assert_eq!(world.inspect("by-domain")["image"]["reference"], *image);
 }
 
 fn no_engine(lab: &Lab) {

@@ -52,6 +52,8 @@ fn set_is_applied_by_the_next_boot(lab: &Lab) {
         "memory=512M",
         "home-mount=x",
         "virtualization=maybe",
+        "cpus=500",
+        "memory=10000G",
         "color=red",
         "cpus",
         "kernel=/no/such/kernel",

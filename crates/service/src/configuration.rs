@@ -4,13 +4,14 @@ use std::{
     fs, io,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    thread,
 };
 
 use container_api::BootChange;
 use container_engine::EngineSettings;
 use container_machine::{BootConfiguration, HomeMount, Memory};
 use serde::{Deserialize, Deserializer};
+
+use crate::host::Host;
 
 /// The whole file. Everything in it may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -112,12 +113,14 @@ impl Configuration {
     pub fn boot_defaults(&self) -> BootConfiguration {
         let machine = &self.machine;
         BootConfiguration {
-            cpus: machine.cpus.unwrap_or_else(default_cpus),
+            cpus: machine
+                .cpus
+                .unwrap_or_else(|| Host::of_this_process().default_cpus()),
             home_mount: machine.home_mount.unwrap_or_default(),
             kernel: machine.kernel.clone(),
             memory: machine
                 .memory
-                .unwrap_or_else(|| Memory::half_of(host_memory())),
+                .unwrap_or_else(|| Memory::half_of(Host::of_this_process().memory)),
             virtualization: machine.virtualization.unwrap_or_default(),
         }
     }
@@ -153,20 +156,6 @@ pub fn changed(boot: BootConfiguration, change: &BootChange) -> BootConfiguratio
         memory: change.memory.unwrap_or(boot.memory),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),
     }
-}
-
-fn default_cpus() -> NonZeroU32 {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let half = u32::try_from(cores / 2).unwrap_or(u32::MAX).max(4);
-    NonZeroU32::new(half).unwrap_or(NonZeroU32::MIN)
-}
-
-/// Bytes of memory that this host has.
-fn host_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kibibytes = total.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    kibibytes.unwrap_or_default() * 1024
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use container_image::ImageError;
 use container_machine::{BundleError, InvalidMachineId};
 use container_runtime::{FindError, GuestFilesError, LaunchError, StopError};
 
-use crate::configuration::ConfigurationError;
+use crate::{configuration::ConfigurationError, host::TooMuch};
 
 /// Anything that can go wrong with a machine.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,9 @@ pub enum ServiceError {
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] GuestFilesError),
+    /// The host's limits.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
     /// The account of whoever runs the service.
     #[error("finding out whose machine it will be: {0}")]
     User(#[source] std::io::Error),
@@ -124,6 +127,7 @@ impl From<&ServiceError> for Failure {
             | ServiceError::Invalid(_)
             | ServiceError::Running(_)
             | ServiceError::Kernel(_)
+            | ServiceError::TooMuch(_)
             | ServiceError::Home { .. }
             | ServiceError::Image(
                 ImageError::Reference(_) | ImageError::Platform(_) | ImageError::Scheme(_),

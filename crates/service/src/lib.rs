@@ -7,6 +7,7 @@ mod activity;
 mod caller;
 mod configuration;
 mod error;
+mod host;
 mod http;
 mod locks;
 mod process;

@@ -3,7 +3,7 @@
 use container_api::{BootChange, Changed};
 use container_machine::{BootConfiguration, MachineId};
 
-use crate::{Service, configuration::changed, error::ServiceError};
+use crate::{Service, configuration::changed, error::ServiceError, host::Host};
 
 impl Service {
     /// Changes the machine's boot configuration, if all of the change can be applied.
@@ -22,8 +22,10 @@ impl Service {
     }
 }
 
-/// Refuses what could not boot: a kernel must be a readable, non-empty regular file.
+/// Refuses what could not boot: more than the host has, or a kernel that is no readable, non-empty
+/// regular file.
 pub(super) fn check(boot: &BootConfiguration) -> Result<(), ServiceError> {
+    Host::of_this_process().check(boot)?;
     match &boot.kernel {
         Some(kernel) => Ok(container_runtime::check_kernel(kernel)?),
         None => Ok(()),
