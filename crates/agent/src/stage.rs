@@ -80,7 +80,7 @@ impl Stage {
             }),
             Stage::SetUp { program } => unshare(CloneFlags::CLONE_NEWNS)
                 .map_err(io::Error::from)
-                .and_then(|()| become_program(program)),
+                .and_then(|()| become_script(program)),
         };
         let Err(error) = outcome;
         // Without its reader there is nobody to tell.
@@ -110,6 +110,33 @@ fn enter_namespaces(hostname: &str) -> io::Result<()> {
 }
 
 fn become_program(program: &str) -> io::Result<Infallible> {
+    enter_machine()?;
+    execute(&[program])
+}
+
+/// As a shell would run it: a text that does not say in its first line what runs it is for sh.
+fn become_script(script: &str) -> io::Result<Infallible> {
+    enter_machine()?;
+    match execute(&[script]) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
+            execute(&["/bin/sh", script])
+        }
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{script} cannot be run: {error}; is what its first line names there?"),
+        )),
+    }
+}
+
+fn execute(words: &[&str]) -> io::Result<Infallible> {
+    let words: Vec<CString> = words
+        .iter()
+        .map(|word| CString::new(*word))
+        .collect::<Result<_, _>>()?;
+    Ok(execv(&words[0], &words)?)
+}
+
+fn enter_machine() -> io::Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     mount_own("proc", &format!("{MACHINE}/proc"))?;
@@ -118,8 +145,7 @@ fn become_program(program: &str) -> io::Result<Infallible> {
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;
     chdir("/")?;
-    let program = CString::new(program)?;
-    Ok(execv(&program, &[&program])?)
+    Ok(())
 }
 
 fn mount_own(kind: &str, on: &str) -> io::Result<()> {

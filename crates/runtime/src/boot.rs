@@ -51,6 +51,14 @@ pub enum BootError {
     /// What boots could not be put together.
     #[error("writing the machine's initial RAM file system: {0}")]
     Initramfs(#[source] io::Error),
+    /// The script for the first boot cannot be read.
+    #[error("reading the machine's set-up script {path}: {source}")]
+    SetupScript {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// The shared home is not there.
     #[error("the home directory {path} cannot be shared with the machine: {source}")]
     Home {
@@ -217,7 +225,7 @@ async fn bring_up(
 ) -> Result<Stream, BootError> {
     let mut control = opener.open().await.map_err(BootError::MakeChannel)?;
     frame::write(&mut control, &Port::Control).await?;
-    let start = ControlRequest::Start(Box::new(setup(launch, first_boot)));
+    let start = ControlRequest::Start(Box::new(setup(launch, first_boot)?));
     frame::write(&mut control, &start).await?;
     let mut clock_is_set = false;
     loop {
@@ -258,9 +266,19 @@ async fn silence(console: &Path, heard: &Cell<Instant>) {
     }
 }
 
-fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
+fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
     let network = UserNetwork::default();
-    MachineSetup {
+    let setup_script = match &launch.setup_script {
+        Some(path) if first_boot => {
+            let script = fs::read(path).map_err(|source| BootError::SetupScript {
+                path: path.display().to_string(),
+                source,
+            })?;
+            Some(script)
+        }
+        _ => None,
+    };
+    Ok(MachineSetup {
         id: launch.id.to_string(),
         network: Some(Network {
             address: network.guest,
@@ -278,10 +296,12 @@ fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
             uid: launch.user.uid,
             gid: launch.user.gid,
         },
+        shell: launch.shell.clone(),
+        setup_script,
         first_boot,
         init_environment: launch.init_env.clone(),
         stop_signal: launch.stop_signal.clone(),
-    }
+    })
 }
 
 async fn take_logs(mut incoming: Incoming, mut log: StdioLog) {

@@ -426,7 +426,7 @@ fn only_an_artifact_of_this_image_with_settings_counts() {
             .is_some_and(|it| it.script.is_none())
     );
     assert!(
-        parse(&[script.clone()])
+        parse(std::slice::from_ref(&script))
             .unwrap()
             .is_some_and(|it| it.config.is_none())
     );
