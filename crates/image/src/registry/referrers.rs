@@ -65,18 +65,23 @@ impl Registry {
         let (mut page, mut size, mut referrers) = (path.to_owned(), 0, Vec::new());
         for _ in 0..MOST_PAGES {
             let response = match self.get(&page, ask).await {
-                Ok(response) if is_list(&response) => response,
-                // A page for people, from a registry that does not know the request.
-                Ok(_) | Err(FetchError::NotFound { .. }) => return Ok(None),
-                Err(FetchError::Refused { status: 405, .. }) => return Ok(None),
+                Ok(response) => response,
+                Err(FetchError::NotFound { .. } | FetchError::Refused { status: 405, .. }) => {
+                    return Ok(None);
+                }
                 Err(error) => return Err(error),
             };
-            let next = self.next(&response)?;
+            let (is_json, next) = (is_json(&response), self.next(&response)?);
             let body = self
                 .body(response, "list of referrers", LARGEST_MANIFEST - size)
                 .await?;
             size += body.len() as u64;
-            referrers.extend(parsed(&body)?);
+            match parsed(&body) {
+                Ok(page) => referrers.extend(page),
+                // A page for people, from a registry that does not know the request.
+                Err(_) if !is_json => return Ok(None),
+                Err(error) => return Err(error),
+            }
             match next {
                 Some(next) => page = next.into(),
                 None => return Ok(Some(referrers)),
@@ -101,14 +106,10 @@ impl Registry {
     }
 }
 
-fn is_list(response: &Response) -> bool {
-    let written = response.headers().get(CONTENT_TYPE);
-    let written = written.and_then(|value| value.to_str().ok());
-    let essence = written.map(|value| value.split(';').next().unwrap_or(value).trim());
-    essence.is_none_or(|essence| {
-        essence == "application/json"
-            || media_type::manifest_kind(essence) == Some(ManifestKind::Index)
-    })
+/// Whether it is called JSON; a list may come without being called so.
+fn is_json(response: &Response) -> bool {
+    let called = response.headers().get(CONTENT_TYPE);
+    called.is_some_and(|called| called.as_bytes().windows(4).any(|four| four == b"json"))
 }
 
 /// The target of `<target>; rel="next"` in a Link header (RFC 8288).

@@ -116,7 +116,8 @@ impl TestRegistry {
 
     fn list(&self, path: &str, headers: &str, referrers: &[Value]) {
         let list = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": referrers});
-        let headers = format!("Content-Type: {INDEX}\r\n{headers}");
+        // As go-containerregistry's registry calls it.
+        let headers = format!("Content-Type: text/plain; charset=utf-8\r\n{headers}");
         self.page(path, 200, &headers, list.to_string().as_bytes());
     }
 
@@ -279,9 +280,11 @@ async fn without_the_api_a_tag_lists_them() {
     let about_settings = |path: &String| path.contains("referrers") || path.contains("sha256-");
     let asked = registry.asked.lock().unwrap().clone();
     assert_eq!(asked.iter().filter(|path| about_settings(path)).count(), 2);
+    let digest = image["digest"].as_str().unwrap();
+    let html = "Content-Type: text/html\r\n";
+    registry.page(&format!("referrers/{digest}"), 200, html, b"<html>");
 
     let artifact = registry.artifact(&image, TYPE, "", &zsh_layers(&registry));
-    let digest = image["digest"].as_str().unwrap();
     registry.list(
         &format!("manifests/{}", digest.replace(':', "-")),
         "",
