@@ -175,18 +175,24 @@ async fn try_to_boot(launch: &Launch, first_boot: bool) -> Result<Booted, BootEr
     tokio::spawn(driver);
     tokio::spawn(take_logs(incoming, StdioLog::at(&launch.stdio_log)));
     let heard = Cell::new(Instant::now());
-    let control = tokio::select! {
+    let up = tokio::select! {
         end = engine.ended() => {
             return Err(BootError::Ended { end, console: last_lines(&launch.boot_log) });
         }
         up = timeout(BOOT, bring_up(&opener, launch, first_boot, &heard)) => match up {
-            Ok(control) => control?,
-            Err(_) => return Err(BootError::Late { console: last_lines(&launch.boot_log) }),
+            Ok(up) => up,
+            Err(_) => Err(BootError::Late { console: last_lines(&launch.boot_log) }),
         },
         () = silence(&launch.boot_log, &heard) => {
-            // Its disk is free for the next try once it has ended.
+            Err(BootError::StandsStill { console: last_lines(&launch.boot_log) })
+        }
+    };
+    let control = match up {
+        Ok(control) => control,
+        Err(error) => {
+            // Its disk is free for the next boot once it has ended.
             engine.end().await;
-            return Err(BootError::StandsStill { console: last_lines(&launch.boot_log) });
+            return Err(error);
         }
     };
     Ok(Booted {

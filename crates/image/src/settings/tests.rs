@@ -152,7 +152,7 @@ fn answer(
     (&stream).write_all(&page.body).ok()
 }
 
-/// A store, and what it was told.
+/// A store of its own.
 struct Puller {
     store: ImageStore,
     _directory: TempDir,
