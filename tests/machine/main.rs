@@ -2,6 +2,7 @@
 //! real virtual machines. `make test` runs them; the program and the images must be built.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod artifact;
 mod at_home;
 mod commands;
 mod first_use;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         commands::TESTS,
         streams::TESTS,
         terminals::TESTS,
+        artifact::TESTS,
         at_home::TESTS,
         network::TESTS,
         refusals::TESTS,

@@ -2,6 +2,7 @@
 //! and a lab that shares what takes long to make.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod author;
 mod lab;
 mod outcome;
 mod processes;
@@ -9,6 +10,7 @@ mod terminal;
 mod user;
 mod world;
 
+pub use author::Author;
 pub use lab::Lab;
 pub use outcome::Outcome;
 pub use processes::{Process, eventually};

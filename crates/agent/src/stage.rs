@@ -94,15 +94,14 @@ impl Stage {
                 enter_namespaces(hostname)?;
                 enter_machine()?;
                 match program {
-                    InitProgram::OfImage(_) => execute(INIT, INIT),
+                    InitProgram::OfImage(_) => execute(INIT, &[INIT]),
                     // The agent's own binary, which is not on the machine's disk.
-                    InitProgram::BuiltIn => execute("/proc/self/exe", built_in::NAME),
+                    InitProgram::BuiltIn => execute("/proc/self/exe", &[built_in::NAME]),
                 }
             }),
             Stage::SetUp { program } => unshare(CloneFlags::CLONE_NEWNS)
                 .map_err(io::Error::from)
-                .and_then(|()| enter_machine())
-                .and_then(|()| execute(program, program)),
+                .and_then(|()| become_script(program)),
         };
         let Err(error) = outcome;
         // Without its reader there is nobody to tell.
@@ -131,6 +130,29 @@ fn enter_namespaces(hostname: &str) -> io::Result<()> {
     mount_own("cgroup2", &format!("{MACHINE}/sys/fs/cgroup"))
 }
 
+/// As a shell would run it: a text that does not say in its first line what runs it is for sh.
+fn become_script(script: &str) -> io::Result<Infallible> {
+    enter_machine()?;
+    match execute(script, &[script]) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
+            execute("/bin/sh", &["/bin/sh", script])
+        }
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{script} cannot be run: {error}; is what its first line names there?"),
+        )),
+    }
+}
+
+/// Turns this process into a program, with these arguments, the zeroth included.
+fn execute(program: &str, arguments: &[&str]) -> io::Result<Infallible> {
+    let arguments: Vec<CString> = arguments
+        .iter()
+        .map(|argument| CString::new(*argument))
+        .collect::<Result<_, _>>()?;
+    Ok(execv(&CString::new(program)?, &arguments)?)
+}
+
 /// Makes the machine's disk the root of all.
 fn enter_machine() -> io::Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -141,10 +163,6 @@ fn enter_machine() -> io::Result<()> {
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;
     Ok(chdir("/")?)
-}
-
-fn execute(program: &str, name: &str) -> io::Result<Infallible> {
-    Ok(execv(&CString::new(program)?, &[CString::new(name)?])?)
 }
 
 fn mount_own(kind: &str, on: &str) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Descriptor, Digest, Platform, Reference, media_type::Compression};
+use crate::{Descriptor, Digest, MachineSettings, Platform, Reference, media_type::Compression};
 
 /// An image for one platform whose every part is in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Image {
     pub stop_signal: Option<String>,
     /// Whatever its maker says about it.
     pub labels: BTreeMap<String, String>,
+    /// What its author says about machines made from it.
+    pub settings: MachineSettings,
     /// The lowest first.
     pub(crate) layers: Vec<Layer>,
 }

@@ -11,6 +11,9 @@ const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// All that a reference may lead to.
 pub(crate) const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
 
+/// What leads to several manifests.
+pub(crate) const INDEXES: [&str; 2] = [OCI_INDEX, DOCKER_INDEX];
+
 /// What a manifest describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ManifestKind {

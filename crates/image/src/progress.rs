@@ -23,6 +23,12 @@ pub enum Step {
         /// Why it cannot be reached, a sentence.
         reason: String,
     },
+    /// The registry cannot tell whether the image has machine settings; those that it had before
+    /// are used, if it had any.
+    SettingsUnknown {
+        /// Why not, a sentence.
+        reason: String,
+    },
     /// Layers are fetched. Bytes count all of them together.
     Downloading,
     /// A layer is written to the disk. Bytes are those of its compressed form.

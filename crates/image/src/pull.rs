@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    Descriptor, Digest, Image, ImageError, ImageStore, Listener, Platform, Progress, Reference,
-    Scheme, Step,
+    Descriptor, Digest, Image, ImageError, ImageStore, Listener, MachineSettings, Platform,
+    Progress, Reference, Scheme, Step,
     image::Layer,
     manifest::{self, Manifest},
     progress::Meter,
@@ -46,7 +46,8 @@ impl ImageStore {
     ///
     /// A digest always means the same, so an image that is here is used without asking anyone.
     /// A tag is looked up at its registry each time; where the registry cannot be reached, the
-    /// image that is here is used, and the listener hears why ([`Step::Offline`]).
+    /// image that is here is used, and the listener hears why ([`Step::Offline`]). With a tag's
+    /// meaning, and with what is fetched anew, the image's [`MachineSettings`] are asked for.
     ///
     /// # Errors
     /// [`ImageError::Fetch`]. Parts that came whole stay in the store for the next try, nothing
@@ -120,7 +121,11 @@ impl ImageStore {
         let registry = Registry::new(reference, options.scheme)?;
         let found = self.resolve(&registry, reference, platform).await?;
         let config = self.fetch_config(&registry, &found).await?;
-        let image = image(reference, platform, &found, &config)?;
+        let mut image = image(reference, platform, &found, &config)?;
+        let (manifest, top) = (&image.manifest.digest, &image.descriptor.digest);
+        image.settings = self
+            .fetch_settings(&registry, reference, manifest, top, listener)
+            .await?;
         self.fetch_layers(&registry, &image, options, listener)
             .await?;
         self.remember(reference, &image.descriptor)?;
@@ -192,21 +197,30 @@ impl ImageStore {
         found: &Found,
     ) -> Result<Vec<u8>, FetchError> {
         let config = &found.parts.config;
-        if config.size > LARGEST_MANIFEST {
-            return Err(FetchError::TooLarge {
-                what: "configuration",
-                limit: LARGEST_MANIFEST,
-            });
+        self.fetch_small(registry, config, "configuration", LARGEST_MANIFEST)
+            .await
+    }
+
+    /// A blob that is read whole, from the store if it is there.
+    pub(crate) async fn fetch_small(
+        &self,
+        registry: &Registry,
+        blob: &Descriptor,
+        what: &'static str,
+        limit: u64,
+    ) -> Result<Vec<u8>, FetchError> {
+        if blob.size > limit {
+            return Err(FetchError::TooLarge { what, limit });
         }
-        if let Some(bytes) = self.small(&config.digest)? {
+        if let Some(bytes) = self.small(&blob.digest)? {
             return Ok(bytes);
         }
         // Not there, or damaged there, which has to go before it can come anew.
-        self.remove_if_damaged(&config.digest)?;
-        let unheard = Meter::new(&|_| {}, Step::Resolving, config.size);
-        download(registry, self, config, &unheard).await?;
-        self.small(&config.digest)?.ok_or(FetchError::Malformed {
-            what: "configuration",
+        self.remove_if_damaged(&blob.digest)?;
+        let unheard = Meter::new(&|_| {}, Step::Resolving, blob.size);
+        download(registry, self, blob, &unheard).await?;
+        self.small(&blob.digest)?.ok_or(FetchError::Malformed {
+            what,
             reason: "it changed on disk while it was read".to_owned(),
         })
     }
@@ -275,7 +289,11 @@ impl ImageStore {
                 manifest,
                 parts,
             };
-            let image = image(reference, platform, &found, &config)?;
+            let mut image = image(reference, platform, &found, &config)?;
+            let Some(settings) = self.settings_here(reference, &image.manifest.digest)? else {
+                return Ok(None);
+            };
+            image.settings = settings;
             let is_whole = image.layers.iter().all(|layer| self.has(&layer.blob));
             return Ok(is_whole.then_some(image));
         }
@@ -335,6 +353,7 @@ fn image(
         user: config.user,
         stop_signal: config.stop_signal,
         labels: config.labels,
+        settings: MachineSettings::default(),
         layers: layers
             .map(|((blob, compression), diff_id)| Layer {
                 blob: blob.clone(),

@@ -11,6 +11,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{BootConfiguration, MachineConfiguration, MachineId};
 
+const SETUP_SCRIPT: &str = "setup.sh";
+
 /// Why a bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -220,6 +222,11 @@ impl NewBundle {
         self.bundle.disk()
     }
 
+    /// Keeps a script for the machine's first boot.
+    pub fn set_setup_script(&self, script: &[u8]) -> Result<(), BundleError> {
+        replace(&self.bundle.file(SETUP_SCRIPT), script)
+    }
+
     /// Writes both configurations and makes the machine appear.
     pub fn finish(
         self,
@@ -290,6 +297,11 @@ impl Bundle {
     /// What the kernel prints.
     pub fn boot_log(&self) -> PathBuf {
         self.file("boot.log")
+    }
+
+    /// The script that sets the machine's user up, if its image brought one.
+    pub fn setup_script(&self) -> Option<PathBuf> {
+        Some(self.file(SETUP_SCRIPT)).filter(|script| script.exists())
     }
 
     /// Whether the machine's user has been set up.
@@ -368,6 +380,7 @@ mod tests {
                 os: "linux".into(),
                 variant: None,
             },
+            shell: None,
             stop_signal: None,
             user_setup: UserSetup {
                 username: "ann".into(),

@@ -23,6 +23,9 @@ pub struct MachineConfiguration {
     pub init_environment: Vec<String>,
     /// The image's platform.
     pub platform: Platform,
+    /// The login shell of the machine's user, if the image's machine settings name one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
     /// The image's stop signal, if it names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,

@@ -16,6 +16,7 @@
 //!
 //! A program on the host reaches all of this through the runtime's socket: see [`local`].
 
+mod base64;
 mod command;
 pub mod frame;
 pub mod local;

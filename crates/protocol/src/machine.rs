@@ -72,6 +72,11 @@ pub struct MachineSetup {
     pub home_share: Option<HomeShare>,
     /// The machine's user and where that user is at home.
     pub home: GuestHome,
+    /// The user's login shell, an absolute path; the image's default one where none is named.
+    pub shell: Option<String>,
+    /// A script that sets the user up in place of the built-in set-up, at the first boot.
+    #[serde(with = "crate::base64")]
+    pub setup_script: Option<Vec<u8>>,
     /// Whether the user is still to be set up.
     pub first_boot: bool,
     /// The image's environment for init, `NAME=value`.

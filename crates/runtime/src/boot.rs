@@ -57,6 +57,14 @@ pub enum BootError {
     /// What boots could not be put together.
     #[error("writing the machine's initial RAM file system: {0}")]
     Initramfs(#[source] io::Error),
+    /// The script for the first boot cannot be read.
+    #[error("reading the machine's set-up script {path}: {source}")]
+    SetupScript {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// The shared home is not there.
     #[error("the home directory {path} cannot be shared with the machine: {source}")]
     Home {
@@ -189,20 +197,26 @@ async fn try_to_boot(
         Arc::clone(clients),
     ));
     let heard = Cell::new(Instant::now());
-    let (control, init) = tokio::select! {
+    let up = tokio::select! {
         end = engine.ended() => {
             last_words(&mut console).await;
             return Err(BootError::Ended { end, console: last_lines(&launch.boot_log) });
         }
         up = timeout(BOOT, bring_up(&opener, launch, first_boot, &heard)) => match up {
-            Ok(up) => up?,
-            Err(_) => return Err(BootError::Late { console: last_lines(&launch.boot_log) }),
+            Ok(up) => up,
+            Err(_) => Err(BootError::Late { console: last_lines(&launch.boot_log) }),
         },
         () = silence(&launch.boot_log, &heard) => {
-            // Its disk is free for the next try once it has ended.
+            Err(BootError::StandsStill { console: last_lines(&launch.boot_log) })
+        }
+    };
+    let (control, init) = match up {
+        Ok(up) => up,
+        Err(error) => {
+            // Its disk is free for the next boot once it has ended.
             engine.end().await;
             last_words(&mut console).await;
-            return Err(BootError::StandsStill { console: last_lines(&launch.boot_log) });
+            return Err(error);
         }
     };
     Ok(Booted {
@@ -243,7 +257,7 @@ async fn bring_up(
 ) -> Result<(Stream, InitProgram), BootError> {
     let mut control = opener.open().await.map_err(BootError::MakeChannel)?;
     frame::write(&mut control, &Port::Control).await?;
-    let start = ControlRequest::Start(Box::new(setup(launch, first_boot)));
+    let start = ControlRequest::Start(Box::new(setup(launch, first_boot)?));
     frame::write(&mut control, &start).await?;
     let mut clock_is_set = false;
     loop {
@@ -284,9 +298,19 @@ async fn silence(console: &Path, heard: &Cell<Instant>) {
     }
 }
 
-fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
+fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
     let network = UserNetwork::default();
-    MachineSetup {
+    let setup_script = match &launch.setup_script {
+        Some(path) if first_boot => {
+            let script = fs::read(path).map_err(|source| BootError::SetupScript {
+                path: path.display().to_string(),
+                source,
+            })?;
+            Some(script)
+        }
+        _ => None,
+    };
+    Ok(MachineSetup {
         id: launch.id.to_string(),
         network: Some(Network {
             address: network.guest,
@@ -304,10 +328,12 @@ fn setup(launch: &Launch, first_boot: bool) -> MachineSetup {
             uid: launch.user.uid,
             gid: launch.user.gid,
         },
+        shell: launch.shell.clone(),
+        setup_script,
         first_boot,
         init_environment: launch.init_env.clone(),
         stop_signal: launch.stop_signal.clone(),
-    }
+    })
 }
 
 /// Serves the streams that the guest opens.

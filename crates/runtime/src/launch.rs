@@ -42,6 +42,10 @@ pub struct Launch {
     pub home: Option<HomeShare>,
     /// The machine's user.
     pub user: UserSetup,
+    /// The user's login shell; the image's default one where none is named.
+    pub shell: Option<String>,
+    /// A file with the script that sets the user up; the built-in set-up where there is none.
+    pub setup_script: Option<PathBuf>,
     /// Whether the user is still to be set up.
     pub first_boot: bool,
     /// The image's environment for init, `NAME=value`.

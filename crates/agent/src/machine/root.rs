@@ -92,6 +92,11 @@ impl GuestRoot {
     /// Replaces a file's contents in one step, keeping an existing file's owner and mode; a new
     /// file belongs to root and has `mode`.
     pub fn write(&self, path: &str, contents: &str, mode: u32) -> io::Result<()> {
+        self.write_bytes(path, contents.as_bytes(), mode)
+    }
+
+    /// As [`write`](Self::write), of any bytes.
+    pub fn write_bytes(&self, path: &str, contents: &[u8], mode: u32) -> io::Result<()> {
         let target = match self.canonical(path) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => PathBuf::from(path),
@@ -119,12 +124,19 @@ impl GuestRoot {
             flags | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o600),
         )?);
-        file.write_all(contents.as_bytes())?;
+        file.write_all(contents)?;
         rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         rustix::fs::renameat(&directory, &temporary, &directory, name)?;
         Ok(())
+    }
+
+    /// Removes a file of a directory that is there.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let directory = self.directory(if directory.is_empty() { "/" } else { directory })?;
+        Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
     }
 
     /// Makes a directory and those above it (0755, root's) where they are missing. Returns

@@ -1,8 +1,8 @@
 //! The machine's user, set up once, at its first boot.
 //!
-//! An image may bring its own set-up, `/etc/machine/create-user.sh`; else the account files are
-//! edited directly, so that no image needs `useradd`. Nothing below a shared home is ever
-//! touched: it is the user's own.
+//! An image may bring its own set-up, `/etc/machine/create-user.sh`, or machine settings with a
+//! script; else the account files are edited directly, so that no image needs `useradd`. Nothing
+//! below a shared home is ever touched: it is the user's own.
 
 use std::{
     fs, io,
@@ -21,6 +21,11 @@ use super::{
 use crate::stage::Stage;
 
 const SCRIPT: &str = "/etc/machine/create-user.sh";
+/// Where the script of the machine settings is while it runs: on a tmpfs, which the agent itself
+/// has mounted without `noexec`, so that nothing of it reaches the disk.
+const SCRIPT_OF_SETTINGS: &str = "/run/machine-setup.sh";
+/// As much of what a failed script printed is told, from its end.
+const LONGEST_OUTPUT: usize = 64 << 10;
 
 /// Why the user could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +40,21 @@ pub enum UserError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The image's settings name a shell that it does not have.
+    #[error(
+        "setting up user {user} in the machine: the image's machine settings name the login shell {shell}, which the image does not have"
+    )]
+    NoShell {
+        /// The user's name.
+        user: String,
+        /// The shell.
+        shell: String,
+    },
     /// The image's own set-up failed.
-    #[error("the image's {SCRIPT} failed ({status}); it printed:\n{output}")]
+    #[error("{script} failed ({status}); it printed:\n{output}")]
     Script {
+        /// Which script.
+        script: &'static str,
         /// How it ended.
         status: String,
         /// What it printed.
@@ -45,21 +62,52 @@ pub enum UserError {
     },
 }
 
-/// Sets the user up: by the image's own script where it has one, else by [`built_in`].
+/// Sets the user up: by the image's own script where it has one, else by that of its settings,
+/// else by [`built_in`].
 pub async fn set_up(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
     if root.exists(SCRIPT) {
-        return run_script(setup, &shell_of_image(root)).await;
+        return run_script(
+            root,
+            setup,
+            SCRIPT,
+            "the image's /etc/machine/create-user.sh",
+        )
+        .await;
     }
-    if setup.home.uid == 0 {
-        return Ok(());
-    }
-    built_in(root, setup)
+    let Some(script) = &setup.setup_script else {
+        return built_in(root, setup);
+    };
+    let failed = |doing: &str| files_failed(setup, &format!("{doing} {SCRIPT_OF_SETTINGS}"));
+    root.write_bytes(SCRIPT_OF_SETTINGS, script, 0o700)
+        .map_err(failed("writing"))?;
+    let what = "the set-up script of the image's machine settings";
+    run_script(root, setup, SCRIPT_OF_SETTINGS, what).await?;
+    root.remove(SCRIPT_OF_SETTINGS).map_err(failed("removing"))
 }
 
-async fn run_script(setup: &MachineSetup, shell: &str) -> Result<(), UserError> {
+/// The user's login shell.
+fn shell_of_user(root: &GuestRoot, setup: &MachineSetup) -> String {
+    setup.shell.clone().unwrap_or_else(|| shell_of_image(root))
+}
+
+fn files_failed(setup: &MachineSetup, doing: &str) -> impl FnOnce(io::Error) -> UserError + use<> {
+    let (user, doing) = (setup.home.username.clone(), doing.to_owned());
+    move |source| UserError::Files {
+        user,
+        doing,
+        source,
+    }
+}
+
+async fn run_script(
+    root: &GuestRoot,
+    setup: &MachineSetup,
+    path: &str,
+    what: &'static str,
+) -> Result<(), UserError> {
     let user = &setup.home;
     let mut command = Stage::SetUp {
-        program: SCRIPT.to_owned(),
+        program: path.to_owned(),
     }
     .command();
     command
@@ -69,41 +117,59 @@ async fn run_script(setup: &MachineSetup, shell: &str) -> Result<(), UserError> 
         .env("CONTAINER_UID", user.uid.to_string())
         .env("CONTAINER_GID", user.gid.to_string())
         .env("CONTAINER_HOME", user.directory())
-        .env("CONTAINER_SHELL", shell)
+        .env("CONTAINER_SHELL", shell_of_user(root, setup))
         .env("CONTAINER_MACHINE_ID", &setup.id)
         .stdin(Stdio::null());
     let output = tokio::process::Command::from(command)
         .output()
         .await
-        .map_err(|source| UserError::Files {
-            user: user.username.clone(),
-            doing: format!("running {SCRIPT}"),
-            source,
-        })?;
+        .map_err(files_failed(setup, &format!("running {path}")))?;
     if output.status.success() {
         return Ok(());
     }
-    let mut printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    printed.push_str(&String::from_utf8_lossy(&output.stderr));
+    let printed = [output.stdout, output.stderr].concat();
+    let end = &printed[printed.len().saturating_sub(LONGEST_OUTPUT)..];
     Err(UserError::Script {
+        script: what,
         status: output.status.to_string(),
-        output: printed.trim_end().to_owned(),
+        output: String::from_utf8_lossy(end).trim_end().to_owned(),
     })
 }
 
-/// The built-in set-up: account files, home, sudo.
+/// The built-in set-up: account files, home, sudo. Root has all of them but the shell.
 fn built_in(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
-    let failed = |doing: &str| {
-        let (user, doing) = (setup.home.username.clone(), doing.to_owned());
-        move |source| UserError::Files {
-            user,
-            doing,
-            source,
-        }
-    };
+    if let Some(shell) = &setup.shell
+        && !root.exists(shell)
+    {
+        return Err(UserError::NoShell {
+            user: setup.home.username.clone(),
+            shell: shell.clone(),
+        });
+    }
+    let failed = |doing: &str| files_failed(setup, doing);
+    if setup.home.uid == 0 {
+        return match &setup.shell {
+            Some(shell) => {
+                set_shell_of_root(root, shell).map_err(failed("editing the account files"))
+            }
+            None => Ok(()),
+        };
+    }
     write_accounts(root, setup).map_err(failed("editing the account files"))?;
     make_home(root, setup).map_err(failed("making the home directory"))?;
     grant_sudo(root, &setup.home.username).map_err(failed("granting sudo"))
+}
+
+fn set_shell_of_root(root: &GuestRoot, shell: &str) -> io::Result<()> {
+    let users = root.read_or_empty("/etc/passwd")?;
+    let is_root = |line: &&str| PasswdEntry::parse(line).is_some_and(|user| user.uid == 0);
+    let Some(line) = users.lines().find(is_root) else {
+        return Ok(());
+    };
+    let mut fields: Vec<&str> = line.split(':').take(6).collect();
+    fields.push(shell);
+    let changed = with_entry(&users, fields[0], &fields.join(":"), |_| false);
+    root.write("/etc/passwd", &changed, 0o644)
 }
 
 fn write_accounts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
@@ -133,7 +199,7 @@ fn write_accounts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
         )?;
     }
 
-    let shell = shell_of_image(root);
+    let shell = shell_of_user(root, setup);
     let users = root.read_or_empty("/etc/passwd")?;
     let line = format!("{name}:x:{uid}:{gid}::{}:{shell}", user.directory());
     // Before another user of the same id, so that the id means this user.
@@ -266,10 +332,38 @@ mod tests {
                 uid: nix::unistd::getuid().as_raw().max(1),
                 gid: 4242,
             },
+            shell: None,
+            setup_script: None,
             first_boot: true,
             init_environment: vec![],
             stop_signal: None,
         }
+    }
+
+    #[test]
+    fn the_shell_of_the_settings_is_the_users_if_it_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = GuestRoot::at(directory.path()).unwrap();
+        let mut setup = setup(Some("/home/ann.lee"));
+        setup.shell = Some("/bin/zsh".to_owned());
+        let error = built_in(&root, &setup).unwrap_err().to_string();
+        assert!(error.contains("/bin/zsh"), "{error}");
+        assert!(!root.exists("/etc/passwd"));
+
+        root.make_directory("/bin").unwrap();
+        root.make_directory("/etc").unwrap();
+        root.write("/bin/zsh", "", 0o755).unwrap();
+        let lines = "daemon:x:2:2::/:/bin/sh\nroot:x:0:0:root:/root:/bin/sh\n";
+        root.write("/etc/passwd", lines, 0o644).unwrap();
+        built_in(&root, &setup).unwrap();
+        let user = PasswdEntry::parse(root.read("/etc/passwd").unwrap().lines().last().unwrap());
+        assert_eq!(user.unwrap().shell, "/bin/zsh");
+
+        root.write("/etc/passwd", lines, 0o644).unwrap();
+        setup.home.uid = 0;
+        built_in(&root, &setup).unwrap();
+        let lines = "daemon:x:2:2::/:/bin/sh\nroot:x:0:0:root:/root:/bin/zsh\n";
+        assert_eq!(root.read("/etc/passwd").unwrap(), lines);
     }
 
     #[test]

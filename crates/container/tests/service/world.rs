@@ -134,6 +134,7 @@ impl World {
                 os: "linux".into(),
                 variant: None,
             },
+            shell: None,
             stop_signal: None,
             user_setup: UserSetup {
                 username: "ann".into(),

@@ -6,6 +6,7 @@
 mod download;
 mod error;
 mod login;
+mod referrers;
 mod scheme;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use error::FetchError;
 pub use scheme::{InvalidScheme, Scheme};
 
 pub(crate) use download::download;
+pub(crate) use referrers::Referrer;
 
 use crate::{Digest, Reference, media_type};
 
@@ -68,24 +70,32 @@ impl Registry {
     pub(crate) async fn manifest(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {
         let accepted = media_type::MANIFESTS.join(", ");
         let ask = |client: &Client, url: Url| client.get(url).header(ACCEPT, &accepted);
-        let mut response = self.get(&format!("manifests/{wanted}"), ask).await?;
+        let response = self.get(&format!("manifests/{wanted}"), ask).await?;
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let media_type = content_type.map(|value| {
             let essence = value.split(';').next().unwrap_or(value);
             essence.trim().to_owned()
         });
+        let bytes = self.body(response, "manifest", LARGEST_MANIFEST).await?;
+        Ok(FetchedManifest { bytes, media_type })
+    }
+
+    /// All of a response that is not longer than that.
+    async fn body(
+        &self,
+        mut response: Response,
+        what: &'static str,
+        limit: u64,
+    ) -> Result<Vec<u8>, FetchError> {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(self.broken())? {
             bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > LARGEST_MANIFEST {
-                return Err(FetchError::TooLarge {
-                    what: "manifest",
-                    limit: LARGEST_MANIFEST,
-                });
+            if bytes.len() as u64 > limit {
+                return Err(FetchError::TooLarge { what, limit });
             }
         }
-        Ok(FetchedManifest { bytes, media_type })
+        Ok(bytes)
     }
 
     /// A blob from this byte on, if the registry can do that; else from the start.
@@ -164,6 +174,14 @@ impl Registry {
                 status: status.as_u16(),
                 message: error::message(response).await,
             }),
+        }
+    }
+
+    /// What it means when there was no answer for so long.
+    pub(crate) fn silent(&self, patience: Duration) -> FetchError {
+        FetchError::Broken {
+            registry: self.name.clone(),
+            reason: format!("no answer came within {} seconds", patience.as_secs()),
         }
     }
 

@@ -11,21 +11,17 @@ use oci_spec::{
 };
 
 use super::{ImageStore, StoreError, lock::lock_here};
-use crate::{Descriptor, Reference};
+use crate::{Descriptor, Digest, Reference};
 
 /// The annotation that the specification has for a reference.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Our own, on an artifact with machine settings: the image that they are for.
+const SETTINGS_OF: &str = "container.machine-settings.image";
 
 impl ImageStore {
     /// What this reference meant when it was last pulled.
     pub(crate) fn find(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
-        let index = self.read_index()?;
-        let name = reference.to_string();
-        let found = index
-            .manifests()
-            .iter()
-            .find(|entry| is_named(entry, &name));
-        Ok(found.and_then(|entry| Descriptor::try_from(entry).ok()))
+        self.find_entry(REF_NAME, &reference.to_string())
     }
 
     /// Remembers what this reference means, in the place of what it meant before.
@@ -34,12 +30,51 @@ impl ImageStore {
         reference: &Reference,
         descriptor: &Descriptor,
     ) -> Result<(), StoreError> {
+        self.replace_entry(REF_NAME, &reference.to_string(), Some(descriptor))
+    }
+
+    /// The artifact that held this image's machine settings when its registry was last asked.
+    pub(crate) fn find_settings(
+        &self,
+        reference: &Reference,
+        manifest: &Digest,
+    ) -> Result<Option<Descriptor>, StoreError> {
+        self.find_entry(SETTINGS_OF, &settings_name(reference, manifest))
+    }
+
+    /// Remembers which artifact holds this image's machine settings, or that none does.
+    pub(crate) fn remember_settings(
+        &self,
+        reference: &Reference,
+        manifest: &Digest,
+        artifact: Option<&Descriptor>,
+    ) -> Result<(), StoreError> {
+        self.replace_entry(SETTINGS_OF, &settings_name(reference, manifest), artifact)
+    }
+
+    fn find_entry(&self, key: &str, name: &str) -> Result<Option<Descriptor>, StoreError> {
+        let index = self.read_index()?;
+        let mut entries = index.manifests().iter();
+        let found = entries.find(|entry| is_named(entry, key, name));
+        Ok(found.and_then(|entry| Descriptor::try_from(entry).ok()))
+    }
+
+    fn replace_entry(
+        &self,
+        key: &str,
+        name: &str,
+        descriptor: Option<&Descriptor>,
+    ) -> Result<(), StoreError> {
         let _lock = lock_here(&self.lock_path("index"))?;
         let mut index = self.read_index()?;
-        let name = reference.to_string();
         let mut entries = index.manifests().clone();
-        entries.retain(|entry| !is_named(entry, &name));
-        entries.push(self.built(entry(descriptor, &name))?);
+        entries.retain(|entry| !is_named(entry, key, name));
+        if let Some(descriptor) = descriptor {
+            entries.push(self.built(entry(descriptor, key, name))?);
+        }
+        if &entries == index.manifests() {
+            return Ok(());
+        }
         index.set_manifests(entries);
         let text = self.built(index.to_string_pretty())?;
         self.replace(&self.index_path(), text.as_bytes())
@@ -71,28 +106,34 @@ impl ImageStore {
     }
 }
 
-fn is_named(entry: &WrittenDescriptor, name: &str) -> bool {
+fn is_named(entry: &WrittenDescriptor, key: &str, name: &str) -> bool {
     let annotations = entry.annotations().as_ref();
-    annotations
-        .and_then(|all| all.get(REF_NAME))
-        .map(String::as_str)
-        == Some(name)
+    annotations.and_then(|all| all.get(key)).map(String::as_str) == Some(name)
 }
 
-fn entry(descriptor: &Descriptor, name: &str) -> Result<WrittenDescriptor, OciSpecError> {
+/// By repository, not by tag: the same manifest elsewhere may have other settings.
+fn settings_name(reference: &Reference, manifest: &Digest) -> String {
+    let (registry, repository) = (reference.registry(), reference.repository());
+    format!("{registry}/{repository}@{manifest}")
+}
+
+fn entry(
+    descriptor: &Descriptor,
+    key: &str,
+    name: &str,
+) -> Result<WrittenDescriptor, OciSpecError> {
     let digest: oci_spec::image::Digest = descriptor.digest.to_string().parse()?;
     DescriptorBuilder::default()
         .media_type(MediaType::from(descriptor.media_type.as_str()))
         .digest(digest)
         .size(descriptor.size)
-        .annotations(HashMap::from([(REF_NAME.to_owned(), name.to_owned())]))
+        .annotations(HashMap::from([(key.to_owned(), name.to_owned())]))
         .build()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Digest;
 
     fn descriptor(content: &[u8]) -> Descriptor {
         Descriptor {

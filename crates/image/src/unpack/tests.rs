@@ -52,6 +52,7 @@ impl Bench {
             user: None,
             stop_signal: None,
             labels: Default::default(),
+            settings: Default::default(),
             layers,
         }
     }

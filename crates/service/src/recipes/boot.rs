@@ -93,6 +93,8 @@ impl Service {
             kernel: boot.kernel.clone(),
             home: home_share(&machine, &boot),
             user: machine.user_setup,
+            shell: machine.shell,
+            setup_script: bundle.setup_script(),
             first_boot: !bundle.is_provisioned(),
             init_env: machine.init_environment,
             stop_signal: machine.stop_signal,

@@ -76,6 +76,9 @@ impl Service {
         let base = self.base(&image, caller).await?;
         let new = self.bundles.begin(&plan.id)?;
         container_engine::create_overlay(&base, &new.disk())?;
+        if let Some(script) = &image.settings.setup_script {
+            new.set_setup_script(script)?;
+        }
         Ok(new.finish(&configuration(plan, &image), &plan.boot)?)
     }
 
@@ -206,6 +209,11 @@ fn told(progress: ImageProgress) -> Progress {
                 "Using the image as it was fetched before: {reason}"
             ));
         }
+        ImageStep::SettingsUnknown { reason } => {
+            return Progress::Note(format!(
+                "Asking for machine settings of the image failed: {reason}; going on with those that it had before, if any"
+            ));
+        }
         ImageStep::Downloading => "fetching image".to_owned(),
         ImageStep::Unpacking { layers: 1, .. } => "unpacking image".to_owned(),
         ImageStep::Unpacking { layer, layers } => {
@@ -238,6 +246,7 @@ fn configuration(plan: &Plan, image: &Image) -> MachineConfiguration {
             os: image.platform.os.clone(),
             variant: image.platform.variant.clone(),
         },
+        shell: image.settings.shell.clone(),
         stop_signal: image.stop_signal.clone(),
         user_setup: plan.user.clone(),
     }
