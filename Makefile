@@ -42,6 +42,12 @@ test: check build images ## Everything: formatting, clippy, unit and end-to-end 
 bench: build images ## Measure, side by side, what docs/performance.md tells
 	$(CARGO) bench --package container-benches
 
+.PHONY: demo
+demo: build ## Record the README's session anew: docs/demo.cast, docs/demo.svg
+	@xtask/packages asciinema termtosvg
+	$(CARGO) xtask images debian-systemd
+	$(CARGO) xtask demo
+
 .PHONY: install
 install: build ## Install below PREFIX (/usr/local)
 	$(CARGO) xtask install $(PREFIX)

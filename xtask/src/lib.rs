@@ -4,6 +4,7 @@
 //! Everything lies below `target/`, is made of Debian packages, and is made again only when what
 //! it is made from has changed.
 
+pub mod demo;
 pub mod first_machine;
 pub mod guest;
 pub mod images;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use xtask::{first_machine, guest, images, installation, registry};
+use xtask::{demo, first_machine, guest, images, installation, registry};
 
 const USAGE: &str = "\
 Usage: cargo xtask STEP
@@ -11,6 +11,7 @@ Usage: cargo xtask STEP
   install PREFIX   copy the built program and the guest's files below PREFIX
   images [NAME …]  build the test images and put them into the test registry's storage
   registry PORT    serve the test images on 127.0.0.1:PORT until interrupted
+  demo             record the README's session as docs/demo.cast and docs/demo.svg
   first-machine    make the machine `dev` from the Debian test image, and look inside
 ";
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         ["install", prefix] => installation::install(prefix.as_ref()),
         ["images", ref names @ ..] => images::build(names),
         ["registry", port] => registry::serve(port),
+        ["demo"] => demo::record(),
         ["first-machine"] => first_machine::look_inside(),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };

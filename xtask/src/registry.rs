@@ -38,7 +38,8 @@ impl Registry {
         Self::start_on(free, storage)
     }
 
-    fn start_on(address: SocketAddr, storage: &Path) -> Result<Registry> {
+    /// Starts one there.
+    pub fn start_on(address: SocketAddr, storage: &Path) -> Result<Registry> {
         let configuration = NamedTempFile::new()?;
         fs::write(
             &configuration,
