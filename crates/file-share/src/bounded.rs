@@ -35,6 +35,14 @@ pub struct Bounded<F> {
     /// How many descriptors may be held.
     limit: u64,
     table: Mutex<Table>,
+    /// The directory that was looked into last, open below. Locked after the table.
+    looked_into: Mutex<Option<LookedInto>>,
+}
+
+#[derive(Debug)]
+struct LookedInto {
+    directory: u64,
+    handle: u64,
 }
 
 /// A file that stays open below while a request works on it.
@@ -56,6 +64,12 @@ impl<F> Bounded<F> {
     pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn looked_into(&self) -> MutexGuard<'_, Option<LookedInto>> {
+        self.looked_into
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<F: FileSystem<Inode = u64, Handle = u64>> Bounded<F> {
@@ -65,7 +79,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Bounded<F> {
             below,
             limit: limit.saturating_sub(IN_PASSING),
             table: Mutex::new(Table::new()),
+            looked_into: Mutex::new(None),
         }
+    }
+
+    /// Forgets everything, as the file system below is about to.
+    pub(crate) fn clear(&self) {
+        self.table().clear();
+        *self.looked_into() = None;
     }
 
     /// How many descriptors are held for the guest.
@@ -205,28 +226,35 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Bounded<F> {
     }
 
     /// Does something with a directory's descriptor, which the file system below shows to none
-    /// but those who read.
+    /// but those who read. It is kept, because what is looked up next is mostly beside it.
     fn within<T>(
         &self,
         context: Context,
         directory: u64,
         act: impl FnOnce(&File) -> io::Result<T>,
     ) -> io::Result<T> {
-        #[allow(clippy::cast_sign_loss)]
-        let (handle, _) = self
-            .below
-            .open(context, directory, false, libc::O_PATH as u32)?;
-        let handle = handle.ok_or_else(stale)?;
+        let mut looked_into = self.looked_into();
+        let last = match looked_into.take() {
+            Some(last) if last.directory == directory => last,
+            other => {
+                if let Some(LookedInto { directory, handle }) = other {
+                    self.below
+                        .release(context, directory, 0, handle, false, false, None)?;
+                }
+                let (handle, _) =
+                    self.below
+                        .open(context, directory, false, libc::O_PATH as u32)?;
+                let handle = handle.ok_or_else(stale)?;
+                LookedInto { directory, handle }
+            }
+        };
+        let handle = looked_into.insert(last).handle;
         let mut glance = Glance {
             act: Some(act),
             result: None,
         };
-        let glanced = self
-            .below
-            .read(context, directory, handle, &mut glance, 0, 0, None, 0);
         self.below
-            .release(context, directory, 0, handle, false, false, None)?;
-        glanced?;
+            .read(context, directory, handle, &mut glance, 0, 0, None, 0)?;
         glance.result.unwrap_or_else(|| Err(stale()))
     }
 

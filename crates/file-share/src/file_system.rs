@@ -84,12 +84,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
     type DirIter = F::DirIter;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
-        self.table().clear();
+        self.clear();
         self.below.init(capable)
     }
 
     fn destroy(&self) {
-        self.table().clear();
+        self.clear();
         self.below.destroy();
     }
 
