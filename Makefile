@@ -38,6 +38,10 @@ check: packages ## Formatting, lints and documentation
 test: check build images ## Everything: formatting, clippy, unit and end-to-end tests
 	$(CARGO) test --workspace --locked
 
+.PHONY: many-files
+many-files: build images ## Walk a home of 200,000 files with a limit of 20,000 open ones
+	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture many_files
+
 .PHONY: bench
 bench: build images ## Measure, side by side, what docs/performance.md tells
 	$(CARGO) bench --package container-benches

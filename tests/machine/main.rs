@@ -8,6 +8,7 @@ mod commands;
 mod first_use;
 mod inits;
 mod logs;
+mod many_files;
 mod network;
 mod refusals;
 mod ssh_agent;
@@ -52,16 +53,21 @@ fn main() -> ExitCode {
         terminals::TESTS,
         artifact::TESTS,
         at_home::TESTS,
+        many_files::TESTS,
         network::TESTS,
         refusals::TESTS,
     ];
-    let trials = files.into_iter().flatten().map(|(name, test)| {
+    let trial = |&(name, test): &Test| {
         let lab = Arc::clone(&lab);
         let test = move || {
             test(&lab);
             Ok(())
         };
         Trial::test(name.trim_start_matches("machine::"), test)
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    };
+    let short = files.into_iter().flatten().map(trial);
+    let long = many_files::LONG
+        .iter()
+        .map(|test| trial(test).with_ignored_flag(true));
+    libtest_mimic::run(&arguments, short.chain(long).collect()).exit_code()
 }

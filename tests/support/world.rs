@@ -15,6 +15,7 @@ use crate::{Outcome, Process, User};
 pub struct World {
     root: TempDir,
     user: Option<User>,
+    open_files: Option<u64>,
 }
 
 impl World {
@@ -35,7 +36,11 @@ impl World {
             .unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         xtask::installation::install(&root.path().join("usr")).unwrap();
-        let world = World { root, user };
+        let world = World {
+            root,
+            user,
+            open_files: None,
+        };
         for directory in ["data", "config", "config/container", "runtime", "home"] {
             let directory = world.path(directory);
             fs::create_dir(&directory).unwrap();
@@ -44,6 +49,12 @@ impl World {
             }
         }
         world
+    }
+
+    /// The same world, in which no process may have more files open than this.
+    pub fn with_open_files(mut self, limit: u64) -> World {
+        self.open_files = Some(limit);
+        self
     }
 
     /// A path of this world's directory.
@@ -71,18 +82,18 @@ impl World {
 
     /// Any program, run by this world's user at home.
     pub fn command_of(&self, program: &Path) -> Command {
-        let mut command = match &self.user {
-            Some(user) => {
-                let mut command = Command::new("setpriv");
-                command
-                    .arg(format!("--reuid={}", user.uid))
-                    .arg(format!("--regid={}", user.gid))
-                    .args(["--clear-groups", "--inh-caps=-all", "--"])
-                    .arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
+        let mut line: Vec<String> = Vec::new();
+        if let Some(limit) = self.open_files {
+            line.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
+        }
+        if let Some(user) = &self.user {
+            line.extend(["setpriv", "--clear-groups", "--inh-caps=-all"].map(str::to_owned));
+            line.push(format!("--reuid={}", user.uid));
+            line.push(format!("--regid={}", user.gid));
+        }
+        line.push(program.display().to_string());
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         command
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

@@ -1,0 +1,183 @@
+//! A home with many more files than a process may have open.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::chown,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use end_to_end::{Lab, World};
+
+crate::tests![more_files_than_may_be_open_are_walked_and_written_in];
+
+/// Tests that take long, which `make many-files` runs.
+pub const LONG: &[crate::Test] = &[
+    (
+        "many_files::a_user_has_200_000_files",
+        a_user_has_200_000_files,
+    ),
+    ("many_files::root_has_200_000_files", root_has_200_000_files),
+];
+
+/// Files of one directory.
+const FILES: usize = 100;
+
+fn more_files_than_may_be_open_are_walked_and_written_in(lab: &Lab) {
+    let home = Home::fill(World::of_user().with_open_files(2_000), 60);
+    home.boot(lab);
+    home.is_under_the_limit("2000");
+    home.walk_write_and_rename();
+    home.remove();
+}
+
+fn a_user_has_200_000_files(lab: &Lab) {
+    let home = Home::fill(World::of_user().with_open_files(20_000), 2_000);
+    home.commit();
+    home.boot(lab);
+    home.is_under_the_limit("20000");
+    home.is_unchanged_for_git();
+    home.walk_write_and_rename();
+}
+
+fn root_has_200_000_files(lab: &Lab) {
+    let home = Home::fill(World::of_root().with_open_files(20_000), 2_000);
+    home.commit();
+    home.boot(lab);
+    home.is_unchanged_for_git();
+    home.walk_write_and_rename();
+}
+
+/// A world whose home holds a tree of many files.
+struct Home {
+    world: World,
+    directories: usize,
+}
+
+impl Home {
+    fn fill(world: World, directories: usize) -> Home {
+        let owned = |path: &Path| {
+            if let Some(user) = world.user() {
+                chown(path, Some(user.uid), Some(user.gid)).unwrap();
+            }
+        };
+        let tree = world.home().join("tree");
+        fs::create_dir(&tree).unwrap();
+        owned(&tree);
+        for directory in 0..directories {
+            let directory = tree.join(format!("d{directory}"));
+            fs::create_dir(&directory).unwrap();
+            owned(&directory);
+            for file in 0..FILES {
+                let path = directory.join(format!("f{file}"));
+                fs::write(&path, format!("contents of {file}\n")).unwrap();
+                owned(&path);
+            }
+        }
+        Home { world, directories }
+    }
+
+    fn boot(&self, lab: &Lab) {
+        self.world
+            .create(&lab.image("debian-systemd:12"), "many", &[]);
+    }
+
+    /// Makes the tree a git repository, on the host.
+    fn commit(&self) {
+        let me = ["-c", "user.name=me", "-c", "user.email=me@example.org"];
+        for words in [
+            &["init", "--quiet"][..],
+            &["add", "--all"],
+            &[&me[..], &["commit", "--quiet", "--message", "all"]].concat(),
+        ] {
+            let mut git = self.world.command_of(Path::new("git"));
+            git.args(["-C", "tree"]).args(words);
+            assert!(git.status().unwrap().success(), "{words:?}");
+        }
+    }
+
+    /// What the file share may open is bounded, or nothing is shown by the rest.
+    fn is_under_the_limit(&self, limit: &str) {
+        let share = &self.world.processes("file-share")[0];
+        let limits = fs::read_to_string(format!("/proc/{}/limits", share.pid)).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open"));
+        let fields: Vec<&str> = line.unwrap().split_whitespace().collect();
+        assert_eq!(fields[3..5], [limit, limit]);
+    }
+
+    /// What a shell line prints at home, if it says nothing on the side.
+    fn quietly(&self, line: &str) -> String {
+        let begin = Instant::now();
+        let outcome = self.world.run(&["run", "-n", "many", line]);
+        assert_eq!(outcome.code, Some(0), "{line}: {outcome:?}");
+        assert_eq!(outcome.stderr, "", "{line}");
+        self.report(line, begin.elapsed());
+        outcome.stdout
+    }
+
+    /// Tells, beside the test, what a step took.
+    fn report(&self, step: &str, took: Duration) {
+        let share = &self.world.processes("file-share")[0];
+        let open = fs::read_dir(format!("/proc/{}/fd", share.pid))
+            .unwrap()
+            .count();
+        let memory = share.status("RssAnon").unwrap_or_default();
+        let _ = writeln!(
+            std::io::stderr(),
+            "{:6.1} s, file share {memory}, {open} descriptors: {step}",
+            took.as_secs_f64(),
+        );
+    }
+
+    fn is_unchanged_for_git(&self) {
+        for _ in 0..2 {
+            assert_eq!(self.quietly("git -C tree status --porcelain"), "");
+        }
+    }
+
+    fn walk_write_and_rename(&self) {
+        let mut files = self.directories * FILES;
+        for round in ["once", "twice"] {
+            let listed = self.quietly("ls -lR tree > /tmp/all && grep -c ^- /tmp/all");
+            assert_eq!(listed, format!("{files}\n"));
+            let find = "find tree -path tree/.git -prune -o -type f -print > /tmp/all";
+            let found = self.quietly(&format!("{find} && wc -l < /tmp/all"));
+            assert_eq!(found, format!("{files}\n"));
+            self.quietly(&format!(
+                "set -e; for d in tree/d*; do echo contents of {round} > $d/{round}; done"
+            ));
+            files += self.directories;
+            let written = self.world.home().join("tree/d7").join(round);
+            let contents = fs::read_to_string(written).unwrap();
+            assert_eq!(contents, format!("contents of {round}\n"));
+
+            self.rename_on_the_host(round);
+        }
+        let grep = "grep -r 'contents of' --exclude-dir=.git tree > /tmp/all";
+        let matching = self.quietly(&format!("{grep} && wc -l < /tmp/all"));
+        assert_eq!(matching, format!("{files}\n"));
+    }
+
+    fn remove(&self) {
+        self.quietly("rm -r tree");
+        assert!(!self.world.home().join("tree").exists());
+    }
+
+    /// Renames directories and files, and puts a file in another's place.
+    fn rename_on_the_host(&self, round: &str) {
+        let tree = self.world.home().join("tree");
+        let rename = |old: &str, new: &str| fs::rename(tree.join(old), tree.join(new)).unwrap();
+        rename("d1", &format!("d1-{round}"));
+        rename("d2", "d1");
+        rename(&format!("d1-{round}"), "d2");
+        rename("d3/f1", "d4/f1");
+        rename("d5/f1", "d3/f1");
+        let new = Command::new("cp")
+            .args(["--preserve=ownership", "d6/f1", "d5/f1"])
+            .current_dir(&tree)
+            .status();
+        assert!(new.unwrap().success());
+    }
+}
