@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
 };
 
 use end_to_end::{Lab, World};
@@ -115,7 +115,9 @@ fn root_keeps_owners_as_they_are(lab: &Lab) {
 
 fn a_read_only_home_cannot_be_written(lab: &Lab) {
     let world = World::of_user();
+    let user = world.user().unwrap();
     fs::write(world.home().join("file"), "mine").unwrap();
+    chown(world.home().join("file"), Some(user.uid), Some(user.gid)).unwrap();
     world.create(&lab.image("busybox:1"), "tiny", &["--home-mount", "ro"]);
     assert_eq!(world.inside("tiny", "cat file"), "mine");
     let home = world.home().display().to_string();
