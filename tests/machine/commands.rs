@@ -1,6 +1,9 @@
 //! Commands: exit codes, signals, users, environment, directories.
 
-use std::process::Stdio;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 use end_to_end::{Lab, eventually};
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,6 +13,7 @@ crate::tests![
     death_by_signal_counts_from_128,
     a_signal_to_the_client_reaches_the_command,
     a_client_that_is_killed_hangs_its_command_up,
+    the_third_request_to_end_ends_the_client_by_force,
     a_detached_command_lives_on,
     the_shell_expands_what_is_quoted,
     users_and_groups_can_be_chosen,
@@ -64,6 +68,29 @@ fn a_client_that_is_killed_hangs_its_command_up(lab: &Lab) {
     client.kill().unwrap();
     client.wait().unwrap();
     eventually("the command is gone", || !runs());
+}
+
+fn the_third_request_to_end_ends_the_client_by_force(lab: &Lab) {
+    let world = lab.root();
+    let line = "trap 'echo heard' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut client = world.machine(&["run", "-n", "dev", line]);
+    let mut client = client.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    for _ in 0..2 {
+        kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
+        assert_eq!(lines.next().unwrap().unwrap(), "heard");
+        assert!(client.try_wait().unwrap().is_none(), "the command goes on");
+    }
+    kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(128 + 15));
+    let runs = || {
+        world
+            .run(&["run", "-n", "dev", "pgrep -f 'echo [h]eard'"])
+            .code
+            == Some(0)
+    };
+    eventually("the command is hung up", || !runs());
 }
 
 fn a_detached_command_lives_on(lab: &Lab) {

@@ -10,7 +10,7 @@
 //! | `disk.qcow2` | what the machine's disk has that its image's does not |
 //! | `setup.sh` | the script of the image's machine settings that sets the user up, if they have one; fixed at create too |
 //! | `provisioned` | there once the machine's user is set up |
-//! | `stdio.log`, `boot.log`, `runtime.log`, `engine.log` | what init, the kernel, the runtime and the engine print; the older part of one that grew large has `.1` behind its name |
+//! | `stdio.log`, `boot.log`, `runtime.log`, `file-share.log`, `engine.log` | what init, the kernel, the runtime, the home's server and the engine print; the older part of one that grew large has `.1` behind its name |
 //!
 //! A bundle appears whole, by a rename, and goes the same way; files in it are replaced by a
 //! rename too. So whatever is killed when, a machine is there or it is not. Directories whose

@@ -20,6 +20,7 @@ use container_protocol::{
 };
 use tokio::{
     net::UnixStream,
+    sync::Notify,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -90,6 +91,9 @@ pub enum BootError {
         /// The end of the boot log.
         console: String,
     },
+    /// Somebody wanted it stopped.
+    #[error("the machine was stopped while it booted")]
+    Stopped,
     /// The guest says why it cannot be this machine.
     #[error("{0}")]
     Refused(String),
@@ -132,20 +136,22 @@ pub struct Booted {
     pub console: JoinHandle<()>,
 }
 
-/// Boots the machine, and once more if it stands still: an emulated processor may lose an interrupt
-/// on a busy host, and with it a machine (docs/performance.md, "A lost interrupt").
+/// Boots the machine, unless it is told to `stop` before it is up, and once more if it stands
+/// still: an emulated processor may lose an interrupt on a busy host, and with it a machine
+/// (docs/performance.md, "A lost interrupt").
 pub async fn boot(
     launch: &Launch,
     first_boot: bool,
     clients: &Arc<Clients>,
+    stop: &Notify,
 ) -> Result<Booted, BootError> {
     for _ in 1..TRIES {
-        match try_to_boot(launch, first_boot, clients).await {
+        match try_to_boot(launch, first_boot, clients, stop).await {
             Err(error @ BootError::StandsStill { .. }) => tracing::warn!("{error}"),
             other => return other,
         }
     }
-    try_to_boot(launch, first_boot, clients).await
+    try_to_boot(launch, first_boot, clients, stop).await
 }
 
 /// One try: guest files, file share, engine, channel, and the agent's set-up.
@@ -153,6 +159,7 @@ async fn try_to_boot(
     launch: &Launch,
     first_boot: bool,
     clients: &Arc<Clients>,
+    stop: &Notify,
 ) -> Result<Booted, BootError> {
     let files = GuestFiles::find(launch.kernel.as_deref())?;
     let initramfs = launch.runtime_directory.join("initramfs");
@@ -206,6 +213,7 @@ async fn try_to_boot(
             Ok(up) => up,
             Err(_) => Err(BootError::Late { console: last_lines(&launch.boot_log) }),
         },
+        () = stop.notified() => Err(BootError::Stopped),
         () = silence(&launch.boot_log, &heard) => {
             Err(BootError::StandsStill { console: last_lines(&launch.boot_log) })
         }
@@ -237,10 +245,12 @@ fn share_home(launch: &Launch) -> Result<(Option<FileShare>, Option<EngineShare>
         path: home.path.display().to_string(),
         source,
     };
+    let log = Log::at(&launch.file_share_log());
+    log.clear();
     // Asked here, since the server could only end with it.
     fs::read_dir(&home.path).map_err(failed)?;
     let (file_share, connection) =
-        FileShare::start(home, &launch.runtime_directory).map_err(failed)?;
+        FileShare::start(home, log, &launch.runtime_directory).map_err(failed)?;
     let engine_share = EngineShare {
         tag: TAG.to_owned(),
         connection,

@@ -1,7 +1,8 @@
 //! The process that serves the machine's shared home, run from this very program as a child.
 
 use std::{
-    env, io,
+    env,
+    io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -14,7 +15,7 @@ use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use crate::{FILE_SHARE_ROLE, launch::HomeShare};
+use crate::{FILE_SHARE_ROLE, launch::HomeShare, log::Log};
 
 /// Under this name the guest mounts the home.
 pub const TAG: &str = "home";
@@ -26,22 +27,26 @@ pub struct FileShare {
 }
 
 impl FileShare {
-    /// Starts a server for `share`; `scratch` is a directory for the moment of the start.
-    /// Returns it and the connection that the engine takes over.
-    pub fn start(share: &HomeShare, scratch: &Path) -> io::Result<(FileShare, OwnedFd)> {
+    /// Starts a server for `share`, whose complaints go to `log`; `scratch` is a directory for the
+    /// moment of the start. Returns it and the connection that the engine takes over.
+    pub fn start(share: &HomeShare, log: Log, scratch: &Path) -> io::Result<(FileShare, OwnedFd)> {
         let socket = tempfile::Builder::new()
             .prefix("share")
             .make_in(scratch, |path| UnixListener::bind(path))?;
         let connection = UnixStream::connect(socket.path())?;
         let listener: OwnedFd = socket.as_file().try_clone()?.into();
         let share = serde_json::to_string(&Served::of(share))?;
-        let child = Command::new(env::current_exe()?)
+        let mut child = Command::new(env::current_exe()?)
             .arg(FILE_SHARE_ROLE)
             .arg(share)
             .stdin(listener)
             .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
+        if let Some(complaints) = child.stderr.take() {
+            tokio::spawn(log.take(complaints));
+        }
         Ok((FileShare { child }, connection.into()))
     }
 
@@ -73,7 +78,8 @@ pub fn file_share_main() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            tracing::error!("serving the shared home: {message}");
+            // Without its reader there is nobody to tell.
+            let _ = writeln!(io::stderr(), "serving the shared home: {message}");
             ExitCode::FAILURE
         }
     }

@@ -98,9 +98,14 @@ pub enum LaunchError {
 }
 
 impl Launch {
-    /// The log of the runtime process and of the file share, beside the boot log.
+    /// The log of the runtime process, beside the boot log.
     pub(crate) fn runtime_log(&self) -> PathBuf {
         self.boot_log.with_file_name("runtime.log")
+    }
+
+    /// The log of the process that serves the home.
+    pub(crate) fn file_share_log(&self) -> PathBuf {
+        self.boot_log.with_file_name("file-share.log")
     }
 
     /// The log of the engine, which is quoted when it refuses the machine.

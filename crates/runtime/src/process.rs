@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
+    pin::pin,
     process::ExitCode,
     thread,
     time::Duration,
@@ -20,7 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     net::UnixStream,
     runtime,
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{Instant, sleep_until},
 };
 
@@ -122,11 +123,15 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
     let mut waiting = Vec::new();
     loop {
         tell(&LaunchEvent::Progress("booting".to_owned()));
-        let booted = tokio::select! {
-            booted = boot(launch, first_boot, &clients) => booted.map_err(|error| error.to_string())?,
-            Some(stop) = stops.recv() => {
-                waiting.push(stop.waiting);
-                return Err("the machine was stopped while it booted".to_owned());
+        let stop = Notify::new();
+        let mut booting = pin!(boot(launch, first_boot, &clients, &stop));
+        let booted = loop {
+            tokio::select! {
+                booted = &mut booting => break booted.map_err(|error| error.to_string())?,
+                Some(request) = stops.recv() => {
+                    waiting.push(request.waiting);
+                    stop.notify_one();
+                }
             }
         };
         first_boot = false;

@@ -399,4 +399,31 @@ mod tests {
             "a shared home is not made or touched"
         );
     }
+
+    #[test]
+    fn an_image_says_what_shell_its_users_have() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = GuestRoot::at(directory.path()).unwrap();
+        let write = |path: &str, text: &str| {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(shell_of_image(&root), "/bin/sh");
+        write("etc/default/useradd", "# x\nSHELL=/bin/ash\n");
+        assert_eq!(
+            shell_of_image(&root),
+            "/bin/sh",
+            "what is not there is no shell"
+        );
+        write("bin/ash", "");
+        assert_eq!(shell_of_image(&root), "/bin/ash");
+        write("etc/debian_version", "12\n");
+        assert_eq!(shell_of_image(&root), "/bin/sh");
+        write("bin/bash", "");
+        assert_eq!(shell_of_image(&root), "/bin/bash");
+        write("etc/adduser.conf", "DSHELL=\"/usr/bin/zsh\"\n");
+        write("usr/bin/zsh", "");
+        assert_eq!(shell_of_image(&root), "/usr/bin/zsh");
+    }
 }
