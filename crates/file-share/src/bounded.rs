@@ -248,13 +248,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Bounded<F> {
                 LookedInto { directory, handle }
             }
         };
-        let handle = looked_into.insert(last).handle;
         let mut glance = Glance {
             act: Some(act),
             result: None,
         };
         self.below
-            .read(context, directory, handle, &mut glance, 0, 0, None, 0)?;
+            .read(context, directory, last.handle, &mut glance, 0, 0, None, 0)?;
+        *looked_into = Some(last);
         glance.result.unwrap_or_else(|| Err(stale()))
     }
 
