@@ -14,29 +14,22 @@ use clap::Subcommand;
 use container_client::Client;
 use container_machine::MachineId;
 
+pub use list::Format;
+
 use crate::failure::Failure;
 
-/// Create, run and manage machines.
+/// The verbs. What each does is told at its own type, where its help is made from.
 #[derive(Debug, Subcommand)]
 pub enum Machine {
-    /// Make a machine from an image, and boot it.
     Create(create::Create),
-    /// Run a command in a machine, or a shell; boots it first if it is stopped.
     Run(run::Run),
-    /// List machines.
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Show all that is known of a machine, as JSON.
     Inspect(inspect::Inspect),
-    /// Change what a machine's next boot applies.
     Set(set::Set),
-    /// Choose the machine that is meant where none is named.
     SetDefault(set_default::SetDefault),
-    /// Show what a machine's init, or its kernel, printed.
     Logs(logs::Logs),
-    /// Stop machines in order.
     Stop(stop::Stop),
-    /// Delete machines and their disks; running ones are stopped first.
     #[command(visible_alias = "rm")]
     Delete(delete::Delete),
 }
