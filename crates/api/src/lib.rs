@@ -28,7 +28,7 @@ pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Rename, Running,
     Snapshot, Status,
 };
-pub use stream::{Progress, Step, StreamEvent};
+pub use stream::{Layers, Progress, Step, StreamEvent};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,10 @@
 //! Machines on the wire.
 
-use std::{net::Ipv4Addr, num::NonZeroU32, path::PathBuf};
+use std::{
+    net::Ipv4Addr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
 use container_machine::{HomeMount, ImageDescription, MachineId, Memory, Platform, UserSetup};
 use jiff::Timestamp;
@@ -18,8 +22,8 @@ pub struct CreateRequest {
     pub platform: Option<String>,
     /// `http`, `https` or `auto`.
     pub scheme: Option<String>,
-    /// Layers fetched at once.
-    pub max_concurrent_downloads: Option<u32>,
+    /// Layers fetched at once; three where nothing is said.
+    pub max_concurrent_downloads: Option<NonZeroUsize>,
     /// The home directory of whoever asks.
     pub home: PathBuf,
     /// What differs from the configured defaults.

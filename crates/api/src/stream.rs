@@ -31,6 +31,9 @@ pub enum Progress {
 pub struct Step {
     /// What is being done: `fetching image`, `unpacking image`, `booting machine`.
     pub name: String,
+    /// Layers done in this step, where it is one of layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
     /// Bytes done in this step, where bytes are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
@@ -39,11 +42,21 @@ pub struct Step {
     pub total: Option<u64>,
 }
 
+/// How many layers of how many are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    /// Those that are done.
+    pub done: usize,
+    /// All of this step.
+    pub total: usize,
+}
+
 impl Progress {
     /// A step that counts nothing.
     pub fn step(name: impl Into<String>) -> Progress {
         Progress::Step(Step {
             name: name.into(),
+            layers: None,
             done: None,
             total: None,
         })
@@ -57,7 +70,7 @@ mod tests {
     #[test]
     fn events_are_told_apart_on_the_wire() {
         let lines = [
-            r#"{"progress":{"step":{"name":"fetching image","done":1}}}"#,
+            r#"{"progress":{"step":{"name":"fetching image","layers":{"done":0,"total":2},"done":1}}}"#,
             r#"{"progress":{"note":"Look."}}"#,
             r#"{"done":7}"#,
             r#"{"failed":{"kind":"notFound","message":"no"}}"#,

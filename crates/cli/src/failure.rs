@@ -5,6 +5,10 @@ use std::{
     io::{self, Write},
 };
 
+use anstyle::{AnsiColor, Style};
+
+use crate::output;
+
 /// Why a command failed, for people.
 #[derive(Debug)]
 pub struct Failure {
@@ -22,8 +26,17 @@ impl Failure {
     /// Prints it to standard error.
     pub fn print(&self) {
         // With standard error gone there is nobody to tell.
-        let _ = writeln!(io::stderr(), "Error: {}", self.message);
+        let _ = writeln!(io::stderr(), "{} {}", prefix(), self.message);
     }
+}
+
+/// The word that every error begins with.
+pub fn prefix() -> String {
+    let style = match output::is_coloured(&io::stderr()) {
+        true => AnsiColor::Red.on_default().bold(),
+        false => Style::new(),
+    };
+    format!("{style}Error:{style:#}")
 }
 
 impl<E: Display> From<E> for Failure {

@@ -3,14 +3,26 @@
 //! One file per verb in [`machine`]; none of them decides anything that the service could.
 
 mod attach;
+mod completion;
 mod failure;
+mod filter;
+#[cfg(test)]
+mod help;
 mod machine;
+mod manual;
 mod output;
 mod progress;
+#[cfg(test)]
+mod samples;
+mod size;
+mod table;
+mod template;
+mod usage;
+mod values;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
 
@@ -19,11 +31,19 @@ use failure::Failure;
 #[command(
     name = "container",
     version,
-    after_help = "Examples:\n  container machine create alpine:latest --name dev\n  container machine run -n dev"
+    after_long_help = "\
+Examples:
+  container machine create registry.example/debian-systemd:12 --name dev
+  container machine run -n dev
+  container machine run -n dev -- make -j4
+  container machine ls
+
+Exit codes: 0 when it is done, 1 when it failed, 2 when the command line is wrong. \
+`machine run` ends with the code of the command that it ran."
 )]
 struct Cli {
-    /// Tell on standard error what is being done.
-    #[arg(long, global = true)]
+    /// Tell on standard error what is being done: requests, paths, what is started.
+    #[arg(long, global = true, display_order = 1000)]
     debug: bool,
 
     #[command(subcommand)]
@@ -33,16 +53,37 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Create, run and manage machines.
-    #[command(visible_alias = "m", subcommand)]
+    ///
+    /// A machine is a small Linux virtual machine made from a container image with an init system.
+    /// You and your home directory are in it, its services keep running, and its disk stays when it
+    /// is stopped.
+    #[command(
+        visible_alias = "m",
+        subcommand,
+        after_long_help = "\
+Examples:
+  container machine create registry.example/debian-systemd:12 --name dev
+  container machine run -n dev
+  container machine stop dev
+  container machine COMMAND --help"
+    )]
     Machine(machine::Machine),
+    Completion(completion::Completion),
+    #[command(hide = true)]
+    ManualPages(manual::ManualPages),
 }
 
 /// What a person typed, carried out. `build` tells this build of the program from another.
 pub fn main(build: &str) -> ExitCode {
-    let cli = Cli::parse();
+    completion::answer(Cli::command);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::told(error),
+    };
     if cli.debug {
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
+            .with_ansi(output::is_coloured(&std::io::stderr()))
             .with_max_level(tracing::Level::DEBUG)
             .init();
     }
@@ -56,10 +97,15 @@ pub fn main(build: &str) -> ExitCode {
 }
 
 fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
+    let verb = match cli.command {
+        Command::Machine(verb) => verb,
+        Command::Completion(completion) => return completion.carry_out().map(|()| 0),
+        Command::ManualPages(pages) => return pages.carry_out(Cli::command()).map(|()| 0),
+    };
+    tracing::debug!("build {build}");
     let events = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let Command::Machine(verb) = cli.command;
     let outcome = events.block_on(verb.carry_out(build));
     // A thread may still wait for standard input: it must not hold up the end.
     events.shutdown_background();

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use anstream::{AutoStream, ColorChoice, stream::RawStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -15,6 +16,12 @@ pub enum Reader {
     There,
     /// Nobody does: more output is pointless, which is no failure.
     Gone,
+}
+
+/// Whether what goes to this stream may be coloured: it is a terminal that can, and neither
+/// `NO_COLOR` nor `CLICOLOR` says otherwise, or `CLICOLOR_FORCE` says so.
+pub fn is_coloured(stream: &impl RawStream) -> bool {
+    AutoStream::choice(stream) != ColorChoice::Never
 }
 
 /// Prints bytes as they are.
@@ -57,27 +64,4 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 /// Prints a note to standard error.
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
-}
-
-/// Prints rows under their headings, each column as wide as its widest entry.
-pub fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Result<(), Failure> {
-    let mut widths = headings.map(str::len);
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let as_line = |cells: Vec<&str>| {
-        let padded = cells
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut text = as_line(headings.to_vec()) + "\n";
-    for row in rows {
-        text += &as_line(row.iter().map(String::as_str).collect());
-        text.push('\n');
-    }
-    print(&text)
 }

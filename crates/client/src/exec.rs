@@ -82,6 +82,14 @@ pub async fn start(
     socket: &Path,
     request: &CommandRequest,
 ) -> Result<(RunningCommand, Streams), ExecError> {
+    // Its environment stays untold: there may be secrets in it.
+    tracing::debug!(
+        "over {}: {:?} as {:?} in {:?}",
+        socket.display(),
+        request.command,
+        request.identity,
+        request.working_directory
+    );
     let id = CommandId(uuid::Uuid::new_v4().as_u64_pair().0);
     let mut control = open(socket, Port::Command(id)).await?;
     frame::write(&mut control, request).await?;

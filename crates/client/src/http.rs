@@ -43,6 +43,7 @@ impl Client {
             waiting.extend_from_slice(&data);
             while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = waiting.drain(..=end).collect();
+                tracing::debug!("{}", String::from_utf8_lossy(line.trim_ascii_end()));
                 match serde_json::from_slice(&line)? {
                     StreamEvent::Progress(step) => progress(step),
                     StreamEvent::Done(done) => return Ok(done),
@@ -61,7 +62,8 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, ClientError> {
-        tracing::debug!("{method} {path}");
+        let body = serde_json::to_string(body)?;
+        tracing::debug!("{method} {path} {body}");
         let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
         let stream = local::connect(&self.world.service_socket())
             .await
@@ -74,9 +76,10 @@ impl Client {
             .uri(path)
             .header("host", "container")
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(serde_json::to_vec(body)?)))
+            .body(Full::new(Bytes::from(body)))
             .map_err(|error| ClientError::Connection(error.to_string()))?;
         let response = sender.send_request(request).await?;
+        tracing::debug!("answer: {}", response.status());
         if response.status() == StatusCode::OK {
             return Ok(response);
         }

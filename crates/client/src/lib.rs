@@ -36,6 +36,17 @@ impl Client {
         let client = Client {
             world: World::of_environment()?,
         };
+        let World {
+            data,
+            config,
+            runtime,
+        } = &client.world;
+        tracing::debug!(
+            "data in {}, configuration in {}, sockets in {}",
+            data.display(),
+            config.display(),
+            runtime.display()
+        );
         client.ensure_service(build).await?;
         Ok(client)
     }

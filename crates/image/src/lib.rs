@@ -43,7 +43,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::ImageError;
 pub use image::Image;
 pub use platform::{InvalidPlatform, Platform};
-pub use progress::{Listener, Progress, Step};
+pub use progress::{Layers, Listener, Progress, Step};
 pub use pull::PullOptions;
 pub use reference::{Reference, ReferenceError};
 pub use registry::{FetchError, InvalidScheme, Scheme};

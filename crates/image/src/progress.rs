@@ -1,6 +1,6 @@
 //! How far a pull or an unpacking is.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What is being done, and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,17 @@ pub struct Progress {
     pub done: u64,
     /// Bytes of this step in all, where that is known.
     pub total: Option<u64>,
+    /// Layers done in this step, where it is one of layers.
+    pub layers: Option<Layers>,
+}
+
+/// How many layers of how many are done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layers {
+    /// Those that are done.
+    pub done: usize,
+    /// All of this step.
+    pub total: usize,
 }
 
 /// A step on the way from a reference to a disk.
@@ -31,13 +42,9 @@ pub enum Step {
     },
     /// Layers are fetched. Bytes count all of them together.
     Downloading,
-    /// A layer is written to the disk. Bytes are those of its compressed form.
-    Unpacking {
-        /// Which one, from 1.
-        layer: usize,
-        /// Of how many.
-        layers: usize,
-    },
+    /// Layers are written to the disk, one after the other. Bytes are those of their compressed
+    /// form.
+    Unpacking,
 }
 
 /// Hears of progress. Called often: some ten times a second at most at usual speeds.
@@ -49,6 +56,7 @@ impl Progress {
             step,
             done: 0,
             total: None,
+            layers: None,
         }
     }
 }
@@ -56,21 +64,31 @@ impl Progress {
 /// Bytes between two reports.
 const INTERVAL: u64 = 1 << 20;
 
-/// Counts bytes from several sides and reports now and then, and at the end.
+/// Counts the bytes of layers from several sides and reports now and then, whenever a layer is
+/// done, and at the end.
 pub(crate) struct Meter<'a> {
     listener: Listener<'a>,
     step: Step,
     done: AtomicU64,
     total: u64,
+    layers_done: AtomicUsize,
+    layers: usize,
 }
 
 impl<'a> Meter<'a> {
-    pub(crate) fn new(listener: Listener<'a>, step: Step, total: u64) -> Meter<'a> {
+    /// A meter of these layers' sizes.
+    pub(crate) fn new(
+        listener: Listener<'a>,
+        step: Step,
+        sizes: impl ExactSizeIterator<Item = u64>,
+    ) -> Meter<'a> {
         let meter = Meter {
             listener,
             step,
             done: AtomicU64::new(0),
-            total,
+            layers_done: AtomicUsize::new(0),
+            layers: sizes.len(),
+            total: sizes.fold(0, u64::saturating_add),
         };
         meter.report(0);
         meter
@@ -84,11 +102,21 @@ impl<'a> Meter<'a> {
         }
     }
 
+    /// One layer more is done.
+    pub(crate) fn layer_done(&self) {
+        self.layers_done.fetch_add(1, Ordering::Relaxed);
+        self.report(self.done.load(Ordering::Relaxed));
+    }
+
     fn report(&self, done: u64) {
         (self.listener)(Progress {
             step: self.step.clone(),
             done,
             total: Some(self.total),
+            layers: Some(Layers {
+                done: self.layers_done.load(Ordering::Relaxed),
+                total: self.layers,
+            }),
         });
     }
 }

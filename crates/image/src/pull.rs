@@ -217,7 +217,7 @@ impl ImageStore {
         }
         // Not there, or damaged there, which has to go before it can come anew.
         self.remove_if_damaged(&blob.digest)?;
-        let unheard = Meter::new(&|_| {}, Step::Resolving, blob.size);
+        let unheard = Meter::new(&|_| {}, Step::Resolving, [blob.size].into_iter());
         download(registry, self, blob, &unheard).await?;
         self.small(&blob.digest)?.ok_or(FetchError::Malformed {
             what,
@@ -240,13 +240,15 @@ impl ImageStore {
         if missing.is_empty() {
             return Ok(());
         }
-        let total = missing
-            .iter()
-            .fold(0u64, |sum, blob| sum.saturating_add(blob.size));
-        let meter = &Meter::new(listener, Step::Downloading, total);
+        let sizes = missing.iter().map(|blob| blob.size);
+        let meter = &Meter::new(listener, Step::Downloading, sizes);
         let downloads: Vec<_> = missing
             .into_iter()
-            .map(|blob| download(registry, self, blob, meter))
+            .map(|blob| async move {
+                download(registry, self, blob, meter).await?;
+                meter.layer_done();
+                Ok(())
+            })
             .collect();
         stream::iter(downloads)
             .buffer_unordered(options.max_concurrent_downloads.max(1))

@@ -25,10 +25,21 @@ use super::{boot, one_or_default};
 use crate::{failure::Failure, output};
 
 /// Copy files and directories into a machine or out of it.
+///
+/// One of SOURCE and DESTINATION is in a machine, written ID:PATH, or :PATH in the default machine; a
+/// relative PATH starts at your home there. The other is on the host, or - for a tar stream on
+/// standard input or output.
+///
+/// A directory is copied with all that is below it: into DESTINATION if that is a directory, else
+/// under that name. SOURCE/. means the directory's contents. Symlinks in it are copied as they are.
+/// The copies belong to you, or to root with --root.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "One of SOURCE and DESTINATION is in a machine, written ID:PATH (or :PATH in the default machine); a relative PATH starts at your home there. The other is on the host, or - for a tar stream on standard input or output.\n\nA directory is copied with all that is below it: into DESTINATION if that is a directory, else under that name. SOURCE/. means the directory's contents. Symlinks in it are copied as they are. The copies belong to you, or to root with --root.\n\nExamples:\n  container machine cp notes.txt dev:\n  container machine cp --root ./site.conf dev:/etc/nginx/conf.d/\n  container machine cp dev:/var/log ./logs\n  container machine cp dev:/etc - | tar -t"
-)]
+#[command(after_long_help = "\
+Examples:
+  container machine cp notes.txt dev:
+  container machine cp --root ./site.conf dev:/etc/nginx/conf.d/
+  container machine cp dev:/var/log ./logs
+  container machine cp dev:/etc - | tar -t")]
 pub struct Copy {
     /// What to copy.
     #[arg(value_name = "SOURCE")]

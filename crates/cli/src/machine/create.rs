@@ -1,25 +1,35 @@
 //! `container machine create`
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
 use clap::Args;
-use container_api::{BootChange, CreateRequest, Progress};
+use container_api::{BootChange, CreateRequest};
 use container_client::Client;
 use container_machine::{HomeMount, Memory, home_directory};
 
 use crate::{
     failure::Failure,
     output,
-    progress::{ProgressDisplay, ProgressMode},
+    progress::{self, ProgressMode},
+    values,
 };
 
 /// Make a machine from an image, and boot it.
+///
+/// The image is fetched from its registry and must have an init system (/sbin/init). The machine
+/// gets a user of your name and shares your home directory. Its id is printed when it is up. The
+/// first machine becomes the default one: the one that is meant where none is named.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  container machine create alpine:latest --name dev\n  container machine create localhost:5000/debian-systemd:12 --cpus 2 --memory 2G --no-boot"
-)]
+#[command(after_long_help = "\
+Examples:
+  container machine create registry.example/debian-systemd:12 --name dev
+  container machine create localhost:5000/busybox:1 --memory 2G --no-boot
+  container machine create registry.example/alpine:3 --home-mount none")]
 pub struct Create {
-    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST].
+    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     image: String,
 
     /// The machine's name; made from the image's where it is left out.
@@ -34,11 +44,11 @@ pub struct Create {
     #[arg(long)]
     no_boot: bool,
 
-    /// Virtual CPUs.
-    #[arg(long, value_name = "N")]
+    /// Virtual CPUs; half of this computer's where it is left out, 4 at least.
+    #[arg(long, value_name = "N", value_parser = values::cpus)]
     cpus: Option<NonZeroU32>,
 
-    /// Memory, 1G at least (2G, 4096M).
+    /// Memory, 1G at least (2G, 4096M); half of this computer's where it is left out.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
 
@@ -67,7 +77,7 @@ pub struct Create {
     platform: Option<String>,
 
     /// How to reach the registry: http, https, or auto (http on loopback and private names).
-    #[arg(long, value_name = "SCHEME")]
+    #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
     scheme: Option<String>,
 
     /// How progress is shown.
@@ -75,26 +85,20 @@ pub struct Create {
     progress: ProgressMode,
 
     /// Layers fetched at once.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    max_concurrent_downloads: u32,
+    #[arg(long, value_name = "N", default_value = "3", value_parser = values::downloads)]
+    max_concurrent_downloads: NonZeroUsize,
 }
 
 impl Create {
     /// Makes the machine and prints its id.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        let mut display = ProgressDisplay::new(self.progress);
+        let mode = self.progress;
         let request = self.request()?;
-        let mut show = |progress: Progress| display.show(&progress);
-        let created = tokio::select! {
-            created = client.create(&request, &mut show) => Some(created),
-            _ = tokio::signal::ctrl_c() => None,
-        };
-        drop(display);
-        let Some(created) = created else {
-            output::note("Given up: nothing is kept of the machine.");
-            std::process::exit(130);
-        };
-        output::line(created?.id)
+        let given_up = "Given up: nothing is kept of the machine.";
+        let created = progress::shown(mode, given_up, async |show| {
+            client.create(&request, show).await
+        });
+        output::line(created.await?.id)
     }
 
     fn request(self) -> Result<CreateRequest, Failure> {

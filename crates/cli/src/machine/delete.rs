@@ -8,7 +8,13 @@ use super::for_each;
 use crate::{failure::Failure, output};
 
 /// Delete machines and their disks; running ones are stopped first.
+///
+/// What a machine has on its own disk is lost. Your home directory, which it shared, and the image
+/// that it was made from are not touched.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example:
+  container machine rm dev web")]
 pub struct Delete {
     /// The machines.
     #[arg(required = true)]

@@ -1,28 +1,122 @@
 //! `container machine inspect`
 
 use clap::Args;
+use container_api::Snapshot;
 use container_client::Client;
 use container_machine::MachineId;
+use serde_json::Value;
 
 use super::one_or_default;
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output, template::Template};
+
+/// What a template may name.
+const FIELDS: &[&str] = &[
+    "containerId",
+    "cpus",
+    "createdDate",
+    "diskSize",
+    "homeMount",
+    "id",
+    "image.descriptor.digest",
+    "image.descriptor.mediaType",
+    "image.descriptor.size",
+    "image.reference",
+    "init",
+    "ipAddress",
+    "kernel",
+    "memory",
+    "platform.architecture",
+    "platform.os",
+    "platform.variant",
+    "startedDate",
+    "status",
+    "userSetup.gid",
+    "userSetup.uid",
+    "userSetup.username",
+    "virtualization",
+];
 
 /// Show all that is known of a machine, as JSON.
+///
+/// Sizes are in bytes, dates in UTC. What a machine does not have, an address while it is stopped
+/// say, is left out.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container machine inspect dev
+  container machine inspect dev --format '{{ ipAddress }}'
+  container machine inspect --format '{{ image.reference }} {{ memory | size }}'")]
 pub struct Inspect {
     /// The machine; the default one where it is left out.
     id: Option<MachineId>,
+
+    /// Print what this Jinja template makes of it: `{{ id }} {{ image.reference }}`.
+    ///
+    /// Fields are named as in the JSON; one that is absent is empty. The filter `size` writes bytes
+    /// as people read them.
+    #[arg(long, value_name = "TEMPLATE", value_parser = template)]
+    format: Option<Template>,
+}
+
+fn template(text: &str) -> Result<Template, String> {
+    Template::parse(text, FIELDS)
 }
 
 impl Inspect {
-    /// Prints an array of one object.
+    /// Prints an array of one object, or what the template makes of it.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
-        let mut machine = serde_json::to_value(client.machine(&id).await?)?;
-        // What depends on other machines is for `list` to say.
-        if let Some(fields) = machine.as_object_mut() {
-            fields.remove("default");
+        let machine = inspected(&client.machine(&id).await?)?;
+        match self.format {
+            Some(template) => output::line(template.render(&machine)?),
+            None => output::json(&[machine]),
         }
-        output::json(&[machine])
+    }
+}
+
+fn inspected(machine: &Snapshot) -> Result<Value, Failure> {
+    let mut machine = serde_json::to_value(machine)?;
+    // What depends on other machines is for `list` to say.
+    if let Some(fields) = machine.as_object_mut() {
+        fields.remove("default");
+    }
+    Ok(machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn a_machine_is_told_whole() {
+        let machines = samples::machines();
+        let told: Vec<Value> = machines.iter().map(|it| inspected(it).unwrap()).collect();
+        insta::assert_snapshot!("inspect", serde_json::to_string_pretty(&told[..2]).unwrap());
+    }
+
+    #[test]
+    fn a_template_may_name_every_field_and_no_other() {
+        let whole = inspected(&samples::machines()[0]).unwrap();
+        assert_eq!(fields("", &whole), FIELDS);
+        let text = "{{ id }}: {{ image.reference }}, {{ memory | size }}, <{{ kernel }}>";
+        let template = template(text).unwrap();
+        assert_eq!(
+            template.render(&whole).unwrap(),
+            "dev: 127.0.0.1:5000/machines/debian:12, 11.8 GiB, </boot/vmlinuz>"
+        );
+        assert!(super::template("{{ default }}").is_err());
+    }
+
+    /// The paths of all values, in order.
+    fn fields(outer: &str, value: &Value) -> Vec<String> {
+        let Some(inner) = value.as_object() else {
+            return vec![outer.to_owned()];
+        };
+        let inner = inner.iter().flat_map(|(key, value)| match outer {
+            "" => fields(key, value),
+            _ => fields(&format!("{outer}.{key}"), value),
+        });
+        inner.collect()
     }
 }

@@ -1,33 +1,94 @@
 //! `container machine list`
 
-use std::{net::Ipv4Addr, num::NonZeroU32};
+use std::{io, net::Ipv4Addr, num::NonZeroU32, str::FromStr};
 
-use clap::{Args, ValueEnum};
+use anstyle::{AnsiColor, Style};
+use clap::Args;
 use container_api::{Snapshot, Status};
 use container_client::Client;
 use container_machine::{MachineId, Memory};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use crate::{failure::Failure, output};
+use crate::{
+    failure::Failure,
+    filter::Filter,
+    output,
+    size::size,
+    table::{Cell, table},
+    template::Template,
+};
 
-/// List machines.
+/// What a template may name.
+const FIELDS: &[&str] = &[
+    "cpus",
+    "createdDate",
+    "default",
+    "diskSize",
+    "id",
+    "ipAddress",
+    "memory",
+    "status",
+];
+
+/// List machines, running or not.
+///
+/// DISK is what a machine's disk takes on this computer, DEFAULT marks the machine that is meant
+/// where none is named.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container machine ls
+  container machine ls --filter status=running --filter 'name=web-*'
+  container machine ls --format '{{ id }} {{ status }} {{ memory | size }}'
+  container machine stop $(container machine ls -q --filter status=running)")]
 pub struct List {
-    /// How to print them.
-    #[arg(long, value_enum, default_value_t)]
+    /// How to print them: table, json, or a Jinja template such as `{{ id }} {{ status }}`.
+    ///
+    /// A template makes one line of each machine. Fields are named as in the JSON; one that is
+    /// absent is empty. The filter `size` writes bytes as people read them.
+    #[arg(long, default_value = "table", value_name = "FORMAT")]
     format: Format,
+
+    /// Only machines of which this holds; may be given more than once.
+    ///
+    /// The keys are id or name, image, status (running, starting, stopped) and default (true,
+    /// false). `*` in a name or an image stands for anything. Of several with one key, one must
+    /// hold.
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<Filter>,
 
     /// Print ids only.
     #[arg(short, long)]
     quiet: bool,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    #[default]
+/// How machines are printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
     Table,
+    /// For programs.
     Json,
+    /// A line for each.
+    Template(Template),
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Format, String> {
+        match word {
+            "table" => Ok(Format::Table),
+            "json" => Ok(Format::Json),
+            template if template.contains("{{") || template.contains("{%") => {
+                Ok(Format::Template(Template::parse(template, FIELDS)?))
+            }
+            _ => Err(
+                "there are table, json and templates such as '{{ id }} {{ status }}'".to_owned(),
+            ),
+        }
+    }
 }
 
 /// A machine in `list --format json`; fields in the order of their names.
@@ -61,9 +122,10 @@ impl From<Snapshot> for Listed {
 }
 
 impl List {
-    /// Prints all machines.
+    /// Prints the machines.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        let machines = client.machines().await?;
+        let mut machines = client.machines().await?;
+        machines.retain(|machine| Filter::all_mean(&self.filter, machine));
         let machines: Vec<Listed> = machines.into_iter().map(Listed::from).collect();
         if self.quiet {
             let ids = machines.iter().map(|machine| format!("{}\n", machine.id));
@@ -71,63 +133,91 @@ impl List {
         }
         match self.format {
             Format::Json => output::json(&machines),
-            Format::Table => output::table(
-                [
-                    "NAME", "CREATED", "IP", "CPUS", "MEMORY", "DISK", "STATE", "DEFAULT",
-                ],
-                &machines.iter().map(row).collect::<Vec<_>>(),
-            ),
+            Format::Table => {
+                let is_coloured = output::is_coloured(&io::stdout());
+                output::print(&listed(&machines, &TimeZone::system(), is_coloured))
+            }
+            Format::Template(template) => {
+                let lines = machines.iter().map(|machine| template.render(machine));
+                let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
+                output::print(
+                    &lines
+                        .iter()
+                        .map(|line| format!("{line}\n"))
+                        .collect::<String>(),
+                )
+            }
         }
     }
 }
 
-fn row(machine: &Listed) -> [String; 8] {
-    [
-        machine.id.to_string(),
-        local_time(machine.created_date),
-        machine
-            .ip_address
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
-        machine.cpus.to_string(),
-        machine.memory.to_string(),
-        size(machine.disk_size),
-        state(machine.status).to_owned(),
-        if machine.default { "*" } else { "" }.to_owned(),
-    ]
+fn listed(machines: &[Listed], here: &TimeZone, is_coloured: bool) -> String {
+    let headings = [
+        "NAME", "CREATED", "IP", "CPUS", "MEMORY", "DISK", "STATE", "DEFAULT",
+    ];
+    let row = |machine: &Listed| -> [Cell; 8] {
+        let created = machine.created_date.to_zoned(here.clone());
+        let address = machine.ip_address.map(|address| address.to_string());
+        [
+            (&machine.id).into(),
+            created.strftime("%Y-%m-%d %H:%M:%S").into(),
+            address.unwrap_or_default().into(),
+            machine.cpus.into(),
+            size(machine.memory.bytes()).into(),
+            size(machine.disk_size).into(),
+            state(machine.status),
+            if machine.default { "*" } else { "" }.into(),
+        ]
+    };
+    table(headings, machines.iter().map(row), is_coloured)
 }
 
-fn local_time(timestamp: Timestamp) -> String {
-    let here = timestamp.to_zoned(TimeZone::system());
-    here.strftime("%Y-%m-%d %H:%M:%S").to_string()
-}
-
-fn state(status: Status) -> &'static str {
-    match status {
-        Status::Running => "running",
-        Status::Starting => "starting",
-        Status::Stopped => "stopped",
-    }
-}
-
-/// Bytes as people read them.
-fn size(bytes: u64) -> String {
-    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
-        Some((shift, unit)) => format!("{:.1} {unit}", bytes as f64 / f64::from(1u32 << shift)),
-        None => format!("{bytes} B"),
-    }
+fn state(status: Status) -> Cell {
+    let (word, style) = match status {
+        Status::Running => ("running", AnsiColor::Green.on_default()),
+        Status::Starting => ("starting", AnsiColor::Yellow.on_default()),
+        Status::Stopped => ("stopped", Style::new().dimmed()),
+    };
+    Cell::styled(word, style)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::size;
+    use super::*;
+    use crate::samples;
+
+    fn machines() -> Vec<Listed> {
+        samples::machines().into_iter().map(Listed::from).collect()
+    }
 
     #[test]
-    fn sizes_read_as_people_write_them() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(200 << 20), "200.0 MiB");
-        assert_eq!(size(3 << 30), "3.0 GiB");
+    fn json_stays_as_it_is() {
+        insta::assert_snapshot!(
+            "list-json",
+            serde_json::to_string_pretty(&machines()).unwrap()
+        );
+    }
+
+    #[test]
+    fn the_table_stays_as_it_is() {
+        let table = |is_coloured| listed(&machines(), &TimeZone::UTC, is_coloured);
+        insta::assert_snapshot!("list-table", table(false));
+        insta::assert_snapshot!("list-table-coloured", table(true).replace('\x1b', "\\e"));
+        let none = listed(&[], &TimeZone::UTC, false);
+        assert_eq!(
+            none,
+            "NAME  CREATED  IP  CPUS  MEMORY  DISK  STATE  DEFAULT\n"
+        );
+    }
+
+    #[test]
+    fn a_template_may_name_every_field_and_no_other() {
+        let whole = serde_json::to_value(&machines()[0]).unwrap();
+        let fields: Vec<&String> = whole.as_object().unwrap().keys().collect();
+        assert_eq!(fields, FIELDS);
+        let error = "{{ image }}".parse::<Format>().unwrap_err();
+        assert!(error.contains("ipAddress, memory"), "{error}");
+        let error = "xml".parse::<Format>().unwrap_err();
+        assert!(error.contains("table, json"), "{error}");
     }
 }

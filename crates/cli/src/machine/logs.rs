@@ -23,6 +23,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Show what a machine's init, or its kernel, printed.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container machine logs dev
+  container machine logs -n 20 -f dev
+  container machine logs --boot dev")]
 pub struct Logs {
     /// The machine; the default one where it is left out.
     id: Option<MachineId>,

@@ -20,41 +20,30 @@ use container_api::Running;
 use container_client::Client;
 use container_machine::MachineId;
 
+pub use list::Format;
+
 use crate::{
     failure::Failure,
-    progress::{ProgressDisplay, ProgressMode},
+    progress::{self, ProgressMode},
 };
 
-/// Create, run and manage machines.
+/// The verbs. What each does is told at its own type, where its help is made from.
 #[derive(Debug, Subcommand)]
 pub enum Machine {
-    /// Make a machine from an image, and boot it.
     Create(create::Create),
-    /// Run a command in a machine, or a shell; boots it first if it is stopped.
     Run(run::Run),
-    /// List machines.
     #[command(visible_alias = "ls")]
     List(list::List),
-    /// Show all that is known of a machine, as JSON.
     Inspect(inspect::Inspect),
-    /// Change what a machine's next boot applies.
     Set(set::Set),
-    /// Choose the machine that is meant where none is named.
     SetDefault(set_default::SetDefault),
-    /// Show what a machine's init, or its kernel, printed.
     Logs(logs::Logs),
-    /// Boot machines.
     Start(start::Start),
-    /// Stop machines in order.
     Stop(stop::Stop),
-    /// Stop machines in order and boot them again.
     Restart(start::Restart),
-    /// Copy files and directories into a machine or out of it.
     #[command(name = "cp", visible_alias = "copy")]
     Copy(copy::Copy),
-    /// Give a machine another name; it must be stopped.
     Rename(rename::Rename),
-    /// Delete machines and their disks; running ones are stopped first.
     #[command(visible_alias = "rm")]
     Delete(delete::Delete),
 }
@@ -104,13 +93,8 @@ async fn boot(client: &Client, id: &MachineId) -> Result<Running, Failure> {
         true => ProgressMode::Auto,
         false => ProgressMode::None,
     };
-    let mut display = None;
-    let mut show = |progress| {
-        display
-            .get_or_insert_with(|| ProgressDisplay::new(mode))
-            .show(&progress);
-    };
-    Ok(client.boot(id, &mut show).await?)
+    let given_up = format!("{id} goes on booting; `container machine stop {id}` stops it.");
+    progress::shown(mode, &given_up, async |show| client.boot(id, show).await).await
 }
 
 /// Does the same to all of them, in order. What fails for one is told, and does not keep it from

@@ -6,9 +6,14 @@ use container_machine::MachineId;
 
 use crate::{failure::Failure, output};
 
-/// Give a machine another name; it must be stopped.
+/// Give a machine another name.
+///
+/// It must be stopped. Its disk and settings stay, and it is still the default machine if it was;
+/// inside, its host name is the new one from the next boot on.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  container machine rename dev old-dev")]
+#[command(after_long_help = "\
+Examples:
+  container machine rename dev old-dev")]
 pub struct Rename {
     /// The machine.
     id: MachineId,

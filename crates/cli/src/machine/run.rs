@@ -19,6 +19,7 @@ use crate::{
     attach::{attach, terminal_size},
     failure::Failure,
     output,
+    values::{self, Variable},
 };
 
 /// Handed on to the machine as they are on the host.
@@ -36,10 +37,19 @@ const HANDED_ON: [&str; 10] = [
 ];
 
 /// Run a command in a machine, or a shell; boots it first if it is stopped.
+///
+/// The command runs as you, in the directory you are in if the machine shares it. It and its
+/// arguments are joined with spaces and given to your login shell in the machine, so `run echo
+/// '$HOME'` prints the machine's home. Everything behind the command belongs to it. The exit code
+/// is the command's own.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The command and its arguments are joined with spaces and given to your login shell in the machine, so\n`run echo '$HOME'` prints the machine's home. Everything behind the command belongs to it.\n\nExamples:\n  container machine run -n dev\n  container machine run -n dev -- make -j4\n  container machine run -n dev --root apt-get install -y git"
-)]
+#[command(after_long_help = "\
+Examples:
+  container machine run
+  container machine run -n dev -- make -j4
+  container machine run -n dev --root apt-get install -y git
+  container machine run -n dev -e DEBUG=1 -w /srv ./server
+  container machine run -n dev -d -- ./long-job.sh")]
 pub struct Run {
     /// The machine; the default one where it is left out.
     #[arg(short, long)]
@@ -53,17 +63,20 @@ pub struct Run {
     #[arg(long)]
     root: bool,
 
-    /// Set an environment variable, KEY=VALUE, or KEY to hand the host's on.
-    #[arg(short, long, value_name = "KEY[=VALUE]")]
-    env: Vec<String>,
+    /// Set an environment variable; KEY alone hands the host's on.
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::variable)]
+    env: Vec<Variable>,
 
-    /// Read environment variables from a file: KEY=VALUE a line, # for comments.
+    /// Read environment variables from a file, one a line.
+    ///
+    /// Lines are KEY=VALUE, or KEY to hand the host's on, perhaps behind `export`; # begins a
+    /// comment. Values are taken as they stand, quotes included.
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
     /// Run as this user: NAME, or UID[:GID].
-    #[arg(short, long, conflicts_with_all = ["root", "uid"])]
-    user: Option<String>,
+    #[arg(short, long, conflicts_with_all = ["root", "uid"], value_parser = values::user)]
+    user: Option<(UserReference, Option<u32>)>,
 
     /// Run as this user id.
     #[arg(long, conflicts_with = "root")]
@@ -81,16 +94,12 @@ pub struct Run {
     #[arg(short, long)]
     tty: bool,
 
-    /// Where to run it; your current directory if the machine shares it.
-    #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
+    /// Where to run it; your current directory if the machine shares it, else the home.
+    #[arg(short, long, visible_alias = "cwd", value_name = "DIR", value_parser = values::directory)]
     workdir: Option<String>,
 
     /// The command; your login shell where it is left out.
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
@@ -108,7 +117,7 @@ impl Run {
             },
             identity: identity.unwrap_or_else(|| machine_user(&running)),
             environment: with_machine(environment, &id),
-            working_directory: self.working_directory(&running),
+            working_directory: self.working_directory(&running)?,
             stdio: self.stdio(),
         };
         if let Some(agent) = ssh_agent() {
@@ -138,7 +147,7 @@ impl Run {
     fn identity(&self) -> Result<Option<Identity>, Failure> {
         let (user, mut group) = match (&self.user, self.uid) {
             _ if self.root => (UserReference::Id(0), None),
-            (Some(user), _) => user_and_group(user)?,
+            (Some(user), _) => user.clone(),
             (None, Some(uid)) => (UserReference::Id(uid), None),
             (None, None) if self.gid.is_none() => return Ok(None),
             (None, None) => (UserReference::Id(rustix::process::getuid().as_raw()), None),
@@ -170,26 +179,42 @@ impl Run {
         for file in &self.env_file {
             let text = fs::read_to_string(file)
                 .map_err(|error| Failure::new(format!("reading {}: {error}", file.display())))?;
-            let lines = text.lines().map(str::trim);
-            for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-                environment.extend(variable(line)?);
-            }
+            let read = values::variables(&text).map_err(|(line, reason)| {
+                Failure::new(format!("{}, line {line}: {reason}", file.display()))
+            })?;
+            environment.extend(read.iter().filter_map(with_value));
         }
-        for word in &self.env {
-            environment.extend(variable(word)?);
-        }
+        environment.extend(self.env.iter().filter_map(with_value));
         Ok(environment)
     }
 
-    fn working_directory(&self, running: &Running) -> WorkingDirectory {
-        if let Some(directory) = &self.workdir {
-            return WorkingDirectory::Exact(directory.clone());
-        }
-        let shared = running.shared_home.as_deref().and_then(in_shared_home);
-        shared.map_or(WorkingDirectory::Home, |path| {
-            WorkingDirectory::Preferred(path.to_string_lossy().into_owned())
+    fn working_directory(&self, running: &Running) -> Result<WorkingDirectory, Failure> {
+        let here = running.shared_home.as_deref().and_then(in_shared_home);
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        Ok(match (&self.workdir, here) {
+            (Some(directory), _) if Path::new(directory).is_absolute() => {
+                WorkingDirectory::Exact(directory.clone())
+            }
+            (Some(directory), Some(here)) => WorkingDirectory::Exact(text(here.join(directory))),
+            (Some(directory), None) => {
+                return Err(Failure::new(format!(
+                    "--workdir {directory}: the machine does not share your current directory, so \
+                     give an absolute path"
+                )));
+            }
+            (None, Some(here)) => WorkingDirectory::Preferred(text(here)),
+            (None, None) => WorkingDirectory::Home,
         })
     }
+}
+
+/// The variable, with the host's value where it has none of its own, unless the host has none.
+fn with_value(variable: &Variable) -> Option<(String, String)> {
+    let value = variable.value.clone();
+    Some((
+        variable.name.clone(),
+        value.or_else(|| env::var(&variable.name).ok())?,
+    ))
 }
 
 fn machine_user(running: &Running) -> Identity {
@@ -225,53 +250,34 @@ fn in_shared_home(home: &Path) -> Option<PathBuf> {
     Some(home.join(below))
 }
 
-fn user_and_group(word: &str) -> Result<(UserReference, Option<u32>), Failure> {
-    let (user, group) = match word.split_once(':') {
-        Some((user, group)) => {
-            let invalid = |_| Failure::new(format!("--user {word}: {group:?} is not a group id"));
-            (user, Some(group.parse().map_err(invalid)?))
-        }
-        None => (word, None),
-    };
-    let user = match user.parse() {
-        Ok(uid) => UserReference::Id(uid),
-        Err(_) => UserReference::Name(user.to_owned()),
-    };
-    Ok((user, group))
-}
-
-/// `KEY=VALUE`, or `KEY` with the host's value, or nothing where the host has none.
-fn variable(word: &str) -> Result<Option<(String, String)>, Failure> {
-    let (key, value) = match word.split_once('=') {
-        Some((key, value)) => (key, Some(value.to_owned())),
-        None => (word, env::var(word).ok()),
-    };
-    if key.is_empty() {
-        return Err(Failure::new(format!(
-            "{word:?} names no environment variable"
-        )));
-    }
-    Ok(value.map(|value| (key.to_owned(), value)))
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
-    #[test]
-    fn users_are_names_or_numbers() {
-        let of = |word| user_and_group(word).unwrap();
-        assert_eq!(of("ann"), (UserReference::Name("ann".into()), None));
-        assert_eq!(of("7"), (UserReference::Id(7), None));
-        assert_eq!(of("7:8"), (UserReference::Id(7), Some(8)));
-        assert!(user_and_group("7:x").is_err());
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        run: Run,
     }
 
     #[test]
-    fn variables_are_set_or_handed_on() {
-        assert_eq!(variable("A=b=c").unwrap(), Some(("A".into(), "b=c".into())));
-        assert_eq!(variable("A=").unwrap(), Some(("A".into(), String::new())));
-        assert_eq!(variable("SURELY_NOT_SET_ANYWHERE").unwrap(), None);
-        assert!(variable("=x").is_err());
+    fn everything_behind_the_command_belongs_to_it() {
+        for (typed, command) in [
+            (
+                &["ls", "-la", "--name", "x"][..],
+                &["ls", "-la", "--name", "x"][..],
+            ),
+            (&["-n", "dev", "ls", "--help"], &["ls", "--help"]),
+            (&["--", "-x"], &["-x"]),
+            (&["a", "--", "b"], &["a", "--", "b"]),
+            (&["--root"], &[]),
+        ] {
+            let typed = Typed::try_parse_from([&["run"], typed].concat()).unwrap();
+            assert_eq!(typed.run.command, command);
+        }
+        let mistyped = Typed::try_parse_from(["run", "--rooot", "id"]);
+        assert!(mistyped.is_err());
     }
 }

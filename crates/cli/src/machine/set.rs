@@ -1,6 +1,6 @@
 //! `container machine set`
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use container_api::BootChange;
@@ -8,19 +8,24 @@ use container_client::Client;
 use container_machine::MachineId;
 
 use super::one_or_default;
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, output, values};
 
 /// Change what a machine's next boot applies.
+///
+/// The keys are cpus, memory (2G, 4096M), home-mount (rw, ro, none), virtualization (true, false)
+/// and kernel (a path; empty for the default one). If one of them is wrong nothing is changed.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Keys: cpus, memory, home-mount (rw, ro, none), virtualization (true, false), kernel (a path; empty for the default).\n\nExample:\n  container machine set -n dev cpus=2 memory=2G"
-)]
+#[command(after_long_help = "\
+Examples:
+  container machine set -n dev cpus=2 memory=2G
+  container machine set home-mount=ro
+  container machine set -n dev kernel=")]
 pub struct Set {
     /// The machine; the default one where it is left out.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// What to change.
+    /// What to change: cpus, memory, home-mount, virtualization, kernel.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -46,11 +51,7 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
         let invalid = |reason: String| Failure::new(format!("{key}: {reason}"));
         match key {
             "cpus" => {
-                let cpus = value.parse::<NonZeroU32>();
-                let cpus = cpus.map_err(|_| {
-                    invalid(format!("{value:?} is not a number of CPUs, 1 at least"))
-                })?;
-                change.cpus = Some(cpus);
+                change.cpus = Some(values::cpus(value).map_err(invalid)?);
             }
             "memory" => {
                 change.memory = Some(value.parse().map_err(|error| invalid(format!("{error}")))?)

@@ -8,6 +8,9 @@ use crate::{failure::Failure, output};
 
 /// Choose the machine that is meant where none is named.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Example:
+  container machine set-default dev")]
 pub struct SetDefault {
     /// The machine.
     id: MachineId,

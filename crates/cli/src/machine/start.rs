@@ -8,8 +8,13 @@ use super::{boot, for_each, named_or_default};
 use crate::{failure::Failure, output};
 
 /// Boot machines.
+///
+/// One that runs already is left as it is. `container machine run` boots a machine by itself.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  container machine start dev")]
+#[command(after_long_help = "\
+Examples:
+  container machine start
+  container machine start dev web")]
 pub struct Start {
     /// The machines; the default one where none is named.
     ids: Vec<MachineId>,
@@ -28,10 +33,13 @@ impl Start {
 }
 
 /// Stop machines in order and boot them again.
+///
+/// What `container machine set` has changed is applied. One that is stopped is just booted.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "What `set` changed is applied.\n\nExample:\n  container machine restart dev"
-)]
+#[command(after_long_help = "\
+Examples:
+  container machine restart
+  container machine restart dev web")]
 pub struct Restart {
     /// The machines; the default one where none is named.
     ids: Vec<MachineId>,

@@ -8,7 +8,15 @@ use super::{for_each, named_or_default};
 use crate::{failure::Failure, output};
 
 /// Stop machines in order.
+///
+/// Their init is asked to shut down, and made to when it does not. Disks are kept. A machine that
+/// is stopped already is fine.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container machine stop
+  container machine stop dev web
+  container machine stop $(container machine ls -q)")]
 pub struct Stop {
     /// The machines; the default one where none is named.
     ids: Vec<MachineId>,

@@ -126,10 +126,17 @@ impl Job {
         let file = NamedTempFile::new_in(&directory);
         let file = file.map_err(StoreError::io("making a file in", &directory))?;
         let mut disk = Writer::create(file.path(), &self.options())?;
+        let report = |progress| {
+            // Nobody may be listening any more; then the next bytes are not read.
+            let _ = self.reports.send(progress);
+        };
+        let sizes = self.image.layers.iter().map(|layer| layer.blob.size);
+        let meter = Meter::new(&report, Step::Unpacking, sizes);
         let layers = self.image.layers.len();
         for (index, layer) in self.image.layers.iter().enumerate() {
-            let unpacked = self.unpack(&mut disk, layer, index + 1);
+            let unpacked = self.unpack(&mut disk, layer, &meter);
             unpacked.map_err(|error| self.explained(error, layer, index + 1, layers))?;
+            meter.layer_done();
         }
         disk.finish()?;
         let failed = || StoreError::io("writing", &self.path);
@@ -151,19 +158,15 @@ impl Job {
         }
     }
 
-    fn unpack(&self, disk: &mut Writer, layer: &Layer, number: usize) -> Result<(), UnpackError> {
-        let report = |progress| {
-            // Nobody may be listening any more; then the next bytes are not read.
-            let _ = self.reports.send(progress);
-        };
-        let step = Step::Unpacking {
-            layer: number,
-            layers: self.image.layers.len(),
-        };
-        let meter = Meter::new(&report, step, layer.blob.size);
+    fn unpack(
+        &self,
+        disk: &mut Writer,
+        layer: &Layer,
+        meter: &Meter<'_>,
+    ) -> Result<(), UnpackError> {
         let path = self.store.blob_path(&layer.blob.digest);
         let given_up = || self.reports.is_closed();
-        archive::read(&path, layer.compression, &meter, &given_up, |archive| {
+        archive::read(&path, layer.compression, meter, &given_up, |archive| {
             layer::apply(disk, archive)
         })
         .and_then(|found| {

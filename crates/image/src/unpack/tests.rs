@@ -10,7 +10,7 @@ use std::{
 use tar::{Builder, EntryType, Header};
 
 use super::*;
-use crate::{Descriptor, Digest, Platform, Reference, media_type::Compression};
+use crate::{Descriptor, Digest, Layers, Platform, Reference, media_type::Compression};
 
 const SIZE: u64 = 256 << 20;
 
@@ -425,27 +425,23 @@ async fn a_layer_damaged_on_disk_is_removed() {
 #[tokio::test]
 async fn a_base_is_made_once() {
     let bench = Bench::new();
-    let image = bench.image(&[(Archive::new().file("a", "a").bytes(), Compression::Gzip)]);
+    let image = bench.image(&[
+        (Archive::new().file("a", "a").bytes(), Compression::Gzip),
+        (Archive::new().file("b", "b").bytes(), Compression::Gzip),
+    ]);
     let steps = std::sync::Mutex::new(Vec::new());
-    let listener = |progress: Progress| steps.lock().unwrap().push(progress.step);
+    let listener = |progress: Progress| steps.lock().unwrap().push(progress);
     let other_process = ImageStore::open(bench._root.path()).unwrap();
     let (one, two) = tokio::join!(
         bench.store.base_of_size(&image, SIZE, &listener),
         other_process.base_of_size(&image, SIZE, &listener),
     );
     assert_eq!(one.unwrap(), two.unwrap());
-    let first_layer = Step::Unpacking {
-        layer: 1,
-        layers: 1,
-    };
     let unpacked = steps.lock().unwrap().len();
-    assert!(
-        steps
-            .lock()
-            .unwrap()
-            .iter()
-            .all(|step| *step == first_layer)
-    );
+    let last = steps.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(last.step, Step::Unpacking);
+    assert_eq!(last.layers, Some(Layers { done: 2, total: 2 }));
+    assert_eq!(Some(last.done), last.total);
     bench
         .store
         .base_of_size(&image, SIZE, &listener)

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_api::{CreateRequest, Progress, Step};
+use container_api::{CreateRequest, Layers, Progress, Step};
 use container_image::{
     Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions, Reference,
     Step as ImageStep,
@@ -146,7 +146,7 @@ impl Service {
             options.scheme = scheme.parse()?;
         }
         if let Some(downloads) = request.max_concurrent_downloads {
-            options.max_concurrent_downloads = downloads.max(1) as usize;
+            options.max_concurrent_downloads = downloads.get();
         }
         Ok(Plan {
             id,
@@ -214,14 +214,15 @@ fn told(progress: ImageProgress) -> Progress {
                 "Asking for machine settings of the image failed: {reason}; going on with those that it had before, if any"
             ));
         }
-        ImageStep::Downloading => "fetching image".to_owned(),
-        ImageStep::Unpacking { layers: 1, .. } => "unpacking image".to_owned(),
-        ImageStep::Unpacking { layer, layers } => {
-            format!("unpacking image, layer {layer} of {layers}")
-        }
+        ImageStep::Downloading => "fetching image",
+        ImageStep::Unpacking => "unpacking image",
     };
     Progress::Step(Step {
-        name,
+        name: name.to_owned(),
+        layers: progress.layers.map(|layers| Layers {
+            done: layers.done,
+            total: layers.total,
+        }),
         done: Some(progress.done),
         total: progress.total,
     })

@@ -1,0 +1,78 @@
+//! What can be completed besides verbs and options: values, by their types.
+
+use std::{any::TypeId, ffi::OsStr};
+
+use clap::{Arg, Command};
+use clap_complete::{ArgValueCompleter, CompletionCandidate};
+use container_machine::{Bundles, HomeMount, MachineId, World};
+
+use crate::{filter::Filter, machine::Format};
+
+const HOME_MOUNTS: &[&str] = &["rw", "ro", "none"];
+
+const FORMATS: &[&str] = &["table", "json"];
+
+const FILTERS: &[&str] = &[
+    "id=",
+    "name=",
+    "image=",
+    "status=running",
+    "status=starting",
+    "status=stopped",
+    "default=true",
+    "default=false",
+];
+
+/// What `set` can set.
+const SETTINGS: &[&str] = &[
+    "cpus=",
+    "memory=",
+    "home-mount=rw",
+    "home-mount=ro",
+    "home-mount=none",
+    "virtualization=true",
+    "virtualization=false",
+    "kernel=",
+];
+
+/// Gives all arguments of this command, and of those below it, what they can be.
+pub fn with_candidates(command: Command) -> Command {
+    command
+        .mut_args(with_values)
+        .mut_subcommands(with_candidates)
+}
+
+fn with_values(argument: Arg) -> Arg {
+    let read_as = argument.get_value_parser().type_id();
+    let is = |one: TypeId| read_as == one;
+    let completer = if is(TypeId::of::<MachineId>()) {
+        ArgValueCompleter::new(machines)
+    } else if is(TypeId::of::<HomeMount>()) {
+        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, HOME_MOUNTS))
+    } else if is(TypeId::of::<Filter>()) {
+        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FILTERS))
+    } else if is(TypeId::of::<Format>()) {
+        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FORMATS))
+    } else if argument.get_id() == "settings" {
+        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, SETTINGS))
+    } else {
+        return argument;
+    };
+    argument.add(completer)
+}
+
+/// The machines on disk; none where they cannot be read.
+fn machines(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let data = World::of_environment().map(|world| world.data);
+    let bundles = data.ok().and_then(|data| Bundles::open(&data).ok());
+    let ids = bundles.and_then(|bundles| bundles.ids().ok());
+    let ids = ids.unwrap_or_default();
+    let words: Vec<&str> = ids.iter().map(MachineId::as_str).collect();
+    beginning(typed, &words)
+}
+
+fn beginning(typed: &OsStr, words: &[&str]) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let matching = words.iter().filter(|word| word.starts_with(&*typed));
+    matching.map(CompletionCandidate::new).collect()
+}

@@ -1,0 +1,77 @@
+//! Machines for tests.
+
+use std::num::NonZeroU32;
+
+use container_api::{Snapshot, Status};
+use container_machine::{Descriptor, HomeMount, ImageDescription, Memory, Platform, UserSetup};
+use jiff::Timestamp;
+
+/// A running one with all that a machine can have, one that is stopped, and one that boots.
+pub fn machines() -> Vec<Snapshot> {
+    let dev = Snapshot {
+        container_id: Some("dev-1a2b3c".to_owned()),
+        cpus: NonZeroU32::new(4).unwrap(),
+        created_date: Timestamp::from_second(1_764_023_457).unwrap(),
+        default: true,
+        disk_size: 7_974_912,
+        home_mount: HomeMount::Rw,
+        id: "dev".parse().unwrap(),
+        image: image("127.0.0.1:5000/machines/debian:12"),
+        init: Some("/usr/lib/systemd/systemd".to_owned()),
+        ip_address: Some([192, 168, 64, 2].into()),
+        kernel: Some("/boot/vmlinuz".into()),
+        memory: Memory::try_from(12052 << 20).unwrap(),
+        platform: Platform {
+            architecture: "arm64".to_owned(),
+            os: "linux".to_owned(),
+            variant: Some("v8".to_owned()),
+        },
+        started_date: Some(Timestamp::from_second(1_764_023_460).unwrap()),
+        status: Status::Running,
+        user_setup: UserSetup {
+            username: "ann".to_owned(),
+            uid: 1000,
+            gid: 1000,
+        },
+        virtualization: true,
+    };
+    let web_1 = Snapshot {
+        container_id: None,
+        cpus: NonZeroU32::new(16).unwrap(),
+        default: false,
+        disk_size: 0,
+        id: "web-1".parse().unwrap(),
+        image: image("docker.io/library/alpine:3.22"),
+        init: None,
+        ip_address: None,
+        kernel: None,
+        memory: Memory::try_from(1 << 30).unwrap(),
+        platform: Platform {
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            variant: None,
+        },
+        started_date: None,
+        status: Status::Stopped,
+        virtualization: false,
+        ..dev.clone()
+    };
+    let web_2 = Snapshot {
+        id: "web-2".parse().unwrap(),
+        disk_size: 3 << 30,
+        status: Status::Starting,
+        ..web_1.clone()
+    };
+    vec![dev, web_1, web_2]
+}
+
+fn image(reference: &str) -> ImageDescription {
+    ImageDescription {
+        descriptor: Descriptor {
+            digest: format!("sha256:{}", "0".repeat(64)),
+            media_type: "application/vnd.oci.image.index.v1+json".to_owned(),
+            size: 503,
+        },
+        reference: reference.to_owned(),
+    }
+}

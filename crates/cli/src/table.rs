@@ -1,0 +1,93 @@
+//! Rows under headings.
+
+use anstyle::Style;
+
+/// One entry of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// An entry that looks like this where colours are shown.
+    pub fn styled(text: impl ToString, style: Style) -> Cell {
+        Cell {
+            text: text.to_string(),
+            style,
+        }
+    }
+}
+
+impl<T: ToString> From<T> for Cell {
+    fn from(text: T) -> Cell {
+        Cell::styled(text, Style::new())
+    }
+}
+
+/// Rows under their headings, each column as wide as its widest entry.
+pub fn table<const N: usize>(
+    headings: [&str; N],
+    rows: impl IntoIterator<Item = [Cell; N]>,
+    is_coloured: bool,
+) -> String {
+    let mut lines = vec![headings.map(|heading| Cell::styled(heading, Style::new().bold()))];
+    lines.extend(rows);
+    let mut widths = [0; N];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.text.chars().count());
+        }
+    }
+    let as_text = |line: &[Cell; N]| {
+        let mut text = String::new();
+        let mut missing = 0;
+        for (width, cell) in widths.iter().zip(line) {
+            if !cell.text.is_empty() {
+                text += &" ".repeat(missing);
+                missing = 0;
+                text += &match is_coloured {
+                    true => format!("{0}{1}{0:#}", cell.style, cell.text),
+                    false => cell.text.clone(),
+                };
+            }
+            // Filled up only when something follows.
+            missing += width - cell.text.chars().count() + 2;
+        }
+        text.push('\n');
+        text
+    };
+    lines.iter().map(as_text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anstyle::AnsiColor;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_entries_with_and_without_colour() {
+        let rows = || {
+            let green = AnsiColor::Green.on_default();
+            [
+                ["dev".into(), Cell::styled("up", green), "*".into()],
+                ["longer-name".into(), "down".into(), "".into()],
+            ]
+        };
+        let headings = ["NAME", "STATE", "D"];
+        assert_eq!(
+            table(headings, rows(), false),
+            "NAME         STATE  D\ndev          up     *\nlonger-name  down\n"
+        );
+        let coloured = table(headings, rows(), true);
+        assert!(
+            coloured.contains("\x1b[32mup\x1b[0m     *\n"),
+            "{coloured:?}"
+        );
+        assert_eq!(
+            anstream::adapter::strip_str(&coloured).to_string(),
+            table(headings, rows(), false)
+        );
+    }
+}
