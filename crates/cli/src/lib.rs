@@ -54,7 +54,7 @@ struct Cli {
 enum Command {
     /// Create, run and manage machines.
     ///
-    /// A machine is a small Linux virtual machine made from a container image with an init system.
+    /// A machine is a small Linux virtual machine made from a container image.
     /// You and your home directory are in it, its services keep running, and its disk stays when it
     /// is stopped.
     #[command(

@@ -19,9 +19,10 @@ use crate::{
 
 /// Make a machine from an image, and boot it.
 ///
-/// The image is fetched from its registry and must have an init system (/sbin/init). The machine
-/// gets a user of your name and shares your home directory. Its id is printed when it is up. The
-/// first machine becomes the default one: the one that is meant where none is named.
+/// The image is fetched from its registry. If it has an init system (/sbin/init) that runs, else a
+/// built-in one. The machine gets a user of your name and shares your home directory. Its id is
+/// printed when it is up. The first machine becomes the default one: the one that is meant where
+/// none is named.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
