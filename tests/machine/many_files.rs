@@ -26,7 +26,7 @@ pub const LONG: &[crate::Test] = &[
 const FILES: usize = 100;
 
 fn more_files_than_may_be_open_are_walked_and_written_in(lab: &Lab) {
-    let home = Home::fill(World::of_user().with_open_files(2_000), 60);
+    let home = Home::fill(World::of_user().with_open_files(2_000), 40);
     home.boot(lab);
     home.is_under_the_limit("2000");
     home.walk_write_and_rename();
