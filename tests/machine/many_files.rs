@@ -26,7 +26,7 @@ pub const LONG: &[crate::Test] = &[
 const FILES: usize = 100;
 
 fn more_files_than_may_be_open_are_walked_and_written_in(lab: &Lab) {
-    let home = Home::fill(World::of_user().with_open_files(2_000), 60);
+    let home = Home::fill(World::of_user().with_open_files(2_000), 40);
     home.boot(lab);
     home.is_under_the_limit("2000");
     home.walk_write_and_rename();
@@ -40,6 +40,7 @@ fn a_user_has_200_000_files(lab: &Lab) {
     home.is_under_the_limit("20000");
     home.is_unchanged_for_git();
     home.walk_write_and_rename();
+    home.clear();
 }
 
 fn root_has_200_000_files(lab: &Lab) {
@@ -48,6 +49,7 @@ fn root_has_200_000_files(lab: &Lab) {
     home.boot(lab);
     home.is_unchanged_for_git();
     home.walk_write_and_rename();
+    home.clear();
 }
 
 /// A world whose home holds a tree of many files.
@@ -163,6 +165,11 @@ impl Home {
     fn remove(&self) {
         self.quietly("rm -r tree");
         assert!(!self.world.home().join("tree").exists());
+    }
+
+    /// Removes the tree on the host. `userdel` would keep all other users locked meanwhile.
+    fn clear(&self) {
+        fs::remove_dir_all(self.world.home().join("tree")).unwrap();
     }
 
     /// Renames directories and files, and puts a file in another's place.
