@@ -7,6 +7,7 @@ mod commands;
 mod first_use;
 mod inits;
 mod network;
+mod output;
 mod refusals;
 mod stopping;
 mod streams;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         terminals::TESTS,
         at_home::TESTS,
         network::TESTS,
+        output::TESTS,
         refusals::TESTS,
     ];
     let trials = files.into_iter().flatten().map(|(name, test)| {

@@ -18,6 +18,7 @@ use super::named_or_default;
 use crate::{
     attach::{attach, terminal_size},
     failure::Failure,
+    interrupt::unless_interrupted,
     output,
     progress::{self, ProgressMode},
     values::{self, Variable},
@@ -121,7 +122,8 @@ impl Run {
             working_directory: self.working_directory(&running)?,
             stdio: self.stdio(),
         };
-        let (command, streams) = exec::start(&running.socket, &request).await?;
+        let (command, streams) =
+            unless_interrupted(exec::start(&running.socket, &request)).await??;
         if self.detach {
             output::line(id)?;
             return Ok(0);
