@@ -259,14 +259,7 @@ fn bash_completes(lab: &Lab) {
         ("container m ls --filter status=ru", "status=running "),
         ("container m set -n one home-mount=n", "home-mount=none "),
         ("container m set mem", "container m set memory="),
-        (
-            "container m create x --home-mount r",
-            "container m create x --home-mount r",
-        ),
-        (
-            "container m create x --scheme htt",
-            "container m create x --scheme http",
-        ),
+        ("container m create x --progress pl", "--progress plain "),
         ("container completion z", "container completion zsh "),
     ] {
         terminal.press(&format!("{typed}\t"));

@@ -174,11 +174,10 @@ impl ProgressDisplay {
     /// Looks at a step from which nothing is heard.
     fn look(&mut self) {
         let Some(step) = &self.step else { return };
-        let so_far = step.so_far();
         match &self.shown {
-            Shown::Lines { last } if last.elapsed() >= LONG => self.line(&so_far),
+            Shown::Lines { last } if last.elapsed() >= LONG => self.line(&step.still()),
             // Its speed is another one by now.
-            Shown::Moving { bar: Some(bar), .. } => bar.set_message(so_far),
+            Shown::Moving { bar: Some(bar), .. } => bar.set_message(step.so_far()),
             _ => {}
         }
     }
