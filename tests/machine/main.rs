@@ -10,6 +10,7 @@ mod inits;
 mod logs;
 mod many_files;
 mod network;
+mod output;
 mod refusals;
 mod ssh_agent;
 mod stopping;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         at_home::TESTS,
         many_files::TESTS,
         network::TESTS,
+        output::TESTS,
         refusals::TESTS,
     ];
     let trial = |&(name, test): &Test| {

@@ -11,6 +11,7 @@ pub struct Lab {
     // Machines go before the registry that they came from.
     root: OnceLock<World>,
     user: OnceLock<World>,
+    unbooted: OnceLock<World>,
     registry: OnceLock<Registry>,
 }
 
@@ -26,6 +27,18 @@ impl Lab {
         self.root.get_or_init(|| {
             let world = World::of_root();
             world.create(&self.image("debian-systemd:12"), "dev", &[]);
+            world
+        })
+    }
+
+    /// A world of root's with two machines that were never booted: `one`, which is the default
+    /// one, and `two`. Tests leave them as they are.
+    pub fn unbooted(&self) -> &World {
+        self.unbooted.get_or_init(|| {
+            let world = World::of_root();
+            for machine in ["one", "two"] {
+                world.create(&self.image("busybox:1"), machine, &["--no-boot"]);
+            }
             world
         })
     }

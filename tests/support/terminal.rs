@@ -16,11 +16,12 @@ use rustix::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A person at a terminal, in which a command runs.
-#[derive(Debug)]
 pub struct Terminal {
     master: File,
     command: Child,
+    /// What is shown and not forgotten.
     shown: String,
+    screen: vt100::Parser,
 }
 
 impl Terminal {
@@ -50,17 +51,18 @@ impl Terminal {
         if let Some(directory) = command.get_current_dir() {
             session.current_dir(directory);
         }
-        let terminal = Terminal {
+        let mut terminal = Terminal {
             command: session.spawn().unwrap(),
             master: File::from(master),
             shown: String::new(),
+            screen: vt100::Parser::new(rows, columns, 0),
         };
         terminal.resize(rows, columns);
         terminal
     }
 
     /// Gives the terminal another size.
-    pub fn resize(&self, rows: u16, columns: u16) {
+    pub fn resize(&mut self, rows: u16, columns: u16) {
         let size = Winsize {
             ws_row: rows,
             ws_col: columns,
@@ -68,6 +70,7 @@ impl Terminal {
             ws_ypixel: 0,
         };
         tcsetwinsize(&self.master, size).unwrap();
+        self.screen.screen_mut().set_size(rows, columns);
     }
 
     /// Presses these keys.
@@ -101,12 +104,23 @@ impl Terminal {
         }
         let mut buffer = [0; 4096];
         let count = (&self.master).read(&mut buffer).unwrap_or_default();
+        self.screen.process(&buffer[..count]);
         self.shown += &String::from_utf8_lossy(&buffer[..count]);
         count > 0
     }
 
+    /// The screen as it is now.
+    pub fn screen(&self) -> &vt100::Screen {
+        self.screen.screen()
+    }
+
     /// Waits for the command's end and returns its exit code.
-    pub fn end(mut self) -> Option<i32> {
+    pub fn end(self) -> Option<i32> {
+        self.end_with_screen().0
+    }
+
+    /// Waits for the command's end and returns its exit code and the screen that it leaves.
+    pub fn end_with_screen(mut self) -> (Option<i32>, vt100::Screen) {
         let deadline = Instant::now() + PATIENCE;
         // Somebody must look, or the command waits for its output to be shown.
         while self.read(deadline.saturating_duration_since(Instant::now())) {}
@@ -114,6 +128,7 @@ impl Terminal {
             self.command.kill().unwrap();
             panic!("the command does not end; it shows {:?}", self.shown);
         }
-        self.command.wait().unwrap().code()
+        let code = self.command.wait().unwrap().code();
+        (code, self.screen.screen().clone())
     }
 }

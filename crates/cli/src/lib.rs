@@ -8,6 +8,7 @@ mod failure;
 mod filter;
 #[cfg(test)]
 mod help;
+mod interrupt;
 mod machine;
 mod manual;
 mod output;

@@ -63,7 +63,8 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, ClientError> {
         let body = serde_json::to_string(body)?;
-        tracing::debug!("{method} {path} {body}");
+        let told = if body == "null" { "" } else { &body };
+        tracing::debug!("{method} {path} {told}");
         let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
         let stream = local::connect(&self.world.service_socket())
             .await

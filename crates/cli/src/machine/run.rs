@@ -18,6 +18,7 @@ use super::{boot, one_or_default};
 use crate::{
     attach::{attach, terminal_size},
     failure::Failure,
+    interrupt::unless_interrupted,
     output,
     values::{self, Variable},
 };
@@ -123,7 +124,8 @@ impl Run {
         if let Some(agent) = ssh_agent() {
             exec::use_ssh_agent(&running.socket, agent).await?;
         }
-        let (command, streams) = exec::start(&running.socket, &request).await?;
+        let (command, streams) =
+            unless_interrupted(exec::start(&running.socket, &request)).await??;
         if self.detach {
             output::line(id)?;
             return Ok(0);

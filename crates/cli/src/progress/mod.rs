@@ -12,10 +12,9 @@ use std::{
 use clap::ValueEnum;
 use container_api::{Progress, Step};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::{step::RunningStep, terminal::StandardError};
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, interrupt::Interrupts, output};
 
 /// A step that takes longer than this gets a plain line in between, and again after as long.
 const LONG: Duration = Duration::from_secs(10);
@@ -67,12 +66,11 @@ pub async fn shown<T, E: Into<Failure>>(
     given_up: &str,
     request: impl AsyncFnOnce(&mut dyn FnMut(Progress)) -> Result<T, E>,
 ) -> Result<T, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupts = Interrupts::listen()?;
     let display = RefCell::new(ProgressDisplay::new(mode));
     let mut show = |progress| display.borrow_mut().show(&progress);
     let mut outcome = std::pin::pin!(request(&mut show));
-    let number = loop {
+    let code = loop {
         tokio::select! {
             outcome = &mut outcome => {
                 if outcome.is_ok() {
@@ -80,8 +78,7 @@ pub async fn shown<T, E: Into<Failure>>(
                 }
                 return outcome.map_err(Into::into);
             }
-            _ = interrupt.recv() => break libc::SIGINT,
-            _ = terminate.recv() => break libc::SIGTERM,
+            code = interrupts.next() => break code,
             () = tokio::time::sleep(LOOK_AGAIN) => display.borrow_mut().look(),
         }
     };
@@ -90,7 +87,7 @@ pub async fn shown<T, E: Into<Failure>>(
     if display.step.is_some() {
         output::note(given_up);
     }
-    std::process::exit(128 + number);
+    std::process::exit(code);
 }
 
 /// Shows the steps of one command.
@@ -177,11 +174,10 @@ impl ProgressDisplay {
     /// Looks at a step from which nothing is heard.
     fn look(&mut self) {
         let Some(step) = &self.step else { return };
-        let so_far = step.so_far();
         match &self.shown {
-            Shown::Lines { last } if last.elapsed() >= LONG => self.line(&so_far),
+            Shown::Lines { last } if last.elapsed() >= LONG => self.line(&step.still()),
             // Its speed is another one by now.
-            Shown::Moving { bar: Some(bar), .. } => bar.set_message(so_far),
+            Shown::Moving { bar: Some(bar), .. } => bar.set_message(step.so_far()),
             _ => {}
         }
     }

@@ -38,6 +38,11 @@ impl RunningStep {
         so_far(&self.newest, self.began.elapsed())
     }
 
+    /// As [`so_far`](Self::so_far), and where there are no numbers, how long it takes already.
+    pub fn still(&self) -> String {
+        still(&self.newest, self.began.elapsed())
+    }
+
     /// What it is called, and its numbers now that it is done.
     pub fn done(&self) -> String {
         done(&self.newest, self.began.elapsed())
@@ -60,6 +65,13 @@ fn so_far(step: &Step, elapsed: Duration) -> String {
         numbers.extend(speed(bytes, elapsed));
     }
     in_words(&step.name, &numbers)
+}
+
+fn still(step: &Step, elapsed: Duration) -> String {
+    match step.done {
+        Some(_) => so_far(step, elapsed),
+        None => format!("{}: {}s so far", step.name, elapsed.as_secs()),
+    }
 }
 
 fn done(step: &Step, elapsed: Duration) -> String {
@@ -116,6 +128,10 @@ mod tests {
         assert_eq!(
             so_far(&step(None, None, None), seconds(9)),
             "fetching image"
+        );
+        assert_eq!(
+            still(&step(None, None, None), seconds(9)),
+            "fetching image: 9s so far"
         );
         assert_eq!(
             so_far(&step(None, Some(3 << 20), None), seconds(2)),

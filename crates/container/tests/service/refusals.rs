@@ -40,7 +40,6 @@ fn nothing_is_left_of_a_machine_that_cannot_be_made() {
     assert!(refused(&["--name", "dev"]).contains("exists already"));
     assert!(refused(&["--kernel", "/none"]).contains("/none"));
     assert!(refused(&["--platform", "linux"]).contains("linux"));
-    assert!(refused(&["--scheme", "ftp"]).contains("ftp"));
     assert!(world.error(&["create", "Bad Image"]).contains("Bad Image"));
     let without_home = world
         .command(&["create", image])
