@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     fs, io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,16 +18,12 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
-use tokio::{
-    net::UnixStream,
-    sync::Notify,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{net::UnixStream, sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
     clients::Clients,
+    console::{last_lines, last_words, silence},
     file_share::{FileShare, TAG},
     guest_files::{GuestFiles, GuestFilesError},
     launch::Launch,
@@ -39,12 +35,6 @@ const CHANNEL: &str = "container.agent";
 
 /// How long a machine may take from the kernel's start to being up.
 const BOOT: Duration = Duration::from_secs(240);
-
-/// For so long neither kernel nor agent is silent, however slow the host.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// How long the boot log may take to get a machine's last words.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How often a machine is booted that stands still on its way up.
 const TRIES: u32 = 3;
@@ -295,19 +285,6 @@ fn now() -> u64 {
     u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Waits until neither the kernel, on its console, nor the agent has been heard for too long.
-async fn silence(console: &Path, heard: &Cell<Instant>) {
-    let mut length = 0;
-    while heard.get().elapsed() < SILENCE {
-        sleep(Duration::from_secs(1)).await;
-        let now = fs::metadata(console).map_or(0, |log| log.len());
-        if now != length {
-            length = now;
-            heard.set(Instant::now());
-        }
-    }
-}
-
 fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
     let network = UserNetwork::default();
     let setup_script = match &launch.setup_script {
@@ -369,18 +346,4 @@ fn connection() -> io::Result<(UnixStream, OwnedFd)> {
     let (ours, of_engine) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, of_engine.into()))
-}
-
-/// Waits until what a console's engine printed before its end is in the log.
-pub async fn last_words(console: &mut JoinHandle<()>) {
-    // It ends with the engine's end of the connection.
-    let _ = timeout(LAST_WORDS, console).await;
-}
-
-/// The end of the kernel's console, where the reason stands.
-fn last_lines(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(12)..].join("\n")
 }

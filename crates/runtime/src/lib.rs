@@ -16,6 +16,7 @@
 
 mod boot;
 mod clients;
+mod console;
 mod file_share;
 mod guest_files;
 mod handle;

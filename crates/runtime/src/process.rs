@@ -26,8 +26,9 @@ use tokio::{
 };
 
 use crate::{
-    boot::{Booted, boot, last_words},
+    boot::{Booted, boot},
     clients::{Clients, StopRequest},
+    console::last_words,
     handle::SOCKET,
     launch::{Launch, LaunchEvent},
 };

@@ -6,10 +6,10 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     str::FromStr,
-    thread,
 };
 
 use clap::Args;
+use container_api::Running;
 use container_archive::{ArchiveError, Arrival, Root, pack, unpack};
 use container_client::{
     Client,
@@ -21,8 +21,10 @@ use container_protocol::{
     WorkingDirectory,
 };
 
+use tokio::task::spawn_blocking;
+
 use super::{boot, one_or_default};
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, interrupt::unless_interrupted, output};
 
 /// Copy files and directories into a machine or out of it.
 ///
@@ -160,35 +162,39 @@ impl Copy {
             working_directory: WorkingDirectory::Home,
             stdio: Stdio::Pipes,
         };
-        let (command, streams) = exec::start(&running.socket, &request).await?;
-        let Streams::Pipes {
-            stdin,
-            stdout,
-            stderr,
-        } = streams
-        else {
-            return Err(Failure::new("the copy got no streams"));
-        };
-        // Kept: without it the guest takes this process for gone.
-        let (end, _controls) = command.into_parts();
-        let complaints = thread::spawn(move || io::copy(&mut &stderr, &mut io::stderr()));
-        let is_inward = matches!(work, Work::In { .. });
-        let host_half = thread::spawn(move || work.carry_out(&stdin, &stdout));
-        let status = end.wait().await?;
-        // Fails where standard error is gone.
-        let _ = complaints.join();
-        let is_done = status == ExitStatus::Code(0);
-        if is_inward && !is_done {
-            // The guest has told why, and there may be no end of what it did not take.
-            return Ok(1);
-        }
-        match host_half.join() {
-            Err(_) => return Err(Failure::new("the copy broke off")),
-            Ok(Err(error)) if error.is_broken_pipe() => {}
-            Ok(done) => done?,
-        }
-        Ok(u8::from(!is_done))
+        unless_interrupted(transfer(&running, &request, work)).await?
     }
+}
+
+/// Starts the guest's half and carries out the host's. Returns the exit code.
+async fn transfer(running: &Running, request: &CommandRequest, work: Work) -> Result<u8, Failure> {
+    let (command, streams) = exec::start(&running.socket, request).await?;
+    let Streams::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    } = streams
+    else {
+        return Err(Failure::new("the copy got no streams"));
+    };
+    // Kept: without it the guest takes this process for gone.
+    let (end, _controls) = command.into_parts();
+    let complaints = spawn_blocking(move || io::copy(&mut &stderr, &mut io::stderr()));
+    let is_inward = matches!(work, Work::In { .. });
+    let host_half = spawn_blocking(move || work.carry_out(&stdin, &stdout));
+    let status = end.wait().await?;
+    // Fails where standard error is gone.
+    let _ = complaints.await?;
+    let is_done = status == ExitStatus::Code(0);
+    if is_inward && !is_done {
+        // The guest has told why, and there may be no end of what it did not take.
+        return Ok(1);
+    }
+    match host_half.await? {
+        Err(error) if error.is_broken_pipe() => {}
+        done => done?,
+    }
+    Ok(u8::from(!is_done))
 }
 
 impl Work {

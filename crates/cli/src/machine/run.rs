@@ -122,7 +122,7 @@ impl Run {
             stdio: self.stdio(),
         };
         if let Some(agent) = ssh_agent() {
-            exec::use_ssh_agent(&running.socket, agent).await?;
+            unless_interrupted(exec::use_ssh_agent(&running.socket, agent)).await??;
         }
         let (command, streams) =
             unless_interrupted(exec::start(&running.socket, &request)).await??;

@@ -5,7 +5,7 @@ use container_client::Client;
 use container_machine::MachineId;
 
 use super::{boot, for_each, named_or_default};
-use crate::{failure::Failure, output};
+use crate::{failure::Failure, interrupt::unless_interrupted, output};
 
 /// Boot machines.
 ///
@@ -50,7 +50,7 @@ impl Restart {
     pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
         let ids = named_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
-            client.stop(&id).await?;
+            unless_interrupted(client.stop(&id)).await??;
             boot(client, &id).await?;
             output::line(id)
         })
