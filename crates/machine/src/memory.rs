@@ -1,6 +1,6 @@
 //! An amount of memory.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,17 +80,6 @@ impl FromStr for Memory {
     }
 }
 
-/// As people write it: the largest binary unit that leaves a whole number.
-impl fmt::Display for Memory {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, name) = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
-            .into_iter()
-            .find(|(unit, _)| self.0.is_multiple_of(*unit))
-            .unwrap_or((1, "B"));
-        write!(formatter, "{} {name}", self.0 / unit)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,9 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn it_prints_as_people_write_it() {
-        assert_eq!("2G".parse::<Memory>().unwrap().to_string(), "2 GiB");
-        assert_eq!("1536M".parse::<Memory>().unwrap().to_string(), "1536 MiB");
-        assert_eq!(Memory::half_of(100).to_string(), "1 GiB");
+    fn half_of_a_small_host_is_enough_for_a_machine() {
+        assert_eq!(Memory::half_of(100).bytes(), Memory::LEAST);
+        assert_eq!(Memory::half_of(8 << 30).bytes(), 4 << 30);
     }
 }
