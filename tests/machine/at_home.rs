@@ -173,4 +173,9 @@ fn without_the_home_there_is_one_of_the_machines_own(lab: &Lab) {
     world.stdout(&["set", "-n", "alone", "home-mount=rw"]);
     world.stdout(&["restart", "alone"]);
     assert_eq!(world.inside("alone", "cat file"), "mine");
+
+    world.create(&lab.image("busybox:1"), "shared", &[]);
+    world.stdout(&["set", "-n", "shared", "home-mount=none"]);
+    world.stdout(&["restart", "shared"]);
+    world.inside("shared", "echo kept > kept && test ! -e file");
 }

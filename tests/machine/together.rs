@@ -10,6 +10,7 @@ crate::tests![
     a_stop_while_it_boots,
     a_removal_while_a_command_runs,
     a_removal_while_it_boots,
+    other_directories_for_sockets_and_for_data,
 ];
 
 /// Starts a command without waiting for it.
@@ -85,6 +86,7 @@ fn a_removal_while_a_command_runs(lab: &Lab) {
     assert_eq!(world.bundles(), [""; 0]);
     let outcome = end(run);
     assert_ne!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("was stopped"), "{outcome:?}");
     assert!(world.engines().is_empty());
 }
 
@@ -97,4 +99,31 @@ fn a_removal_while_it_boots(lab: &Lab) {
     let outcome = end(run);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     assert!(world.engines().is_empty() && world.processes("runtime").is_empty());
+}
+
+/// As from cron or after `su`, where the session's own variables are not set.
+fn other_directories_for_sockets_and_for_data(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("busybox:1"), "tiny", &[]);
+    let other = |variable: &str, arguments: &[&str]| -> Outcome {
+        let directory = world.path(&format!("other-{variable}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        let mut command = world.machine(arguments);
+        command.env(variable, directory).output().unwrap().into()
+    };
+    let line = "cat /proc/sys/kernel/random/boot_id";
+    let boot = world.inside("tiny", line);
+    let found = other("XDG_RUNTIME_DIR", &["run", "-n", "tiny", line]);
+    assert_eq!(
+        (found.code, found.stdout),
+        (Some(0), boot),
+        "the same machine is found"
+    );
+    let renamed = other("XDG_RUNTIME_DIR", &["rename", "tiny", "new"]);
+    assert!(renamed.error().contains("is running"), "{renamed:?}");
+    let confused = other("XDG_DATA_HOME", &["ls"]);
+    assert!(confused.error().contains("XDG_RUNTIME_DIR"), "{confused:?}");
+    assert_eq!(other("XDG_RUNTIME_DIR", &["rm", "tiny"]).code, Some(0));
+    assert!(world.engines().is_empty());
+    assert_eq!(world.bundles(), [""; 0]);
 }

@@ -30,6 +30,8 @@ pub use machine::{
 };
 pub use stream::{Layers, Progress, Step, StreamEvent};
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// The argument with which the program is the service.
@@ -40,6 +42,8 @@ pub const SERVICE_ROLE: &str = "__service";
 pub struct Pong {
     /// Tells one build of the program from another. A client only talks to its own.
     pub build: String,
+    /// The data directory whose machines it keeps.
+    pub data: PathBuf,
 }
 
 /// Why a request was not carried out.

@@ -47,10 +47,10 @@ pub enum ArchiveError {
     /// The stream could not be written.
     #[error("the tar stream cannot be written: {0}")]
     Write(#[source] io::Error),
-    /// The destination cannot take this.
+    /// The source cannot be copied, or the destination cannot take it.
     #[error("{path}: {reason}")]
-    Destination {
-        /// The destination.
+    Refused {
+        /// The one that is meant.
         path: PathBuf,
         /// Why not.
         reason: &'static str,

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tar::{Builder, EntryType, Header, HeaderMode};
+use tar::{Builder, Header, HeaderMode};
 
 use crate::ArchiveError;
 
@@ -29,6 +29,13 @@ pub fn pack(
     note: &mut dyn FnMut(String),
 ) -> Result<(), ArchiveError> {
     let about = fs::metadata(path).map_err(ArchiveError::file("reading", path))?;
+    if !about.is_dir() && !about.is_file() {
+        let reason = kind(about.file_type());
+        return Err(ArchiveError::Refused {
+            path: path.to_owned(),
+            reason,
+        });
+    }
     let name = match root {
         Root::Itself if about.is_dir() => PathBuf::from("."),
         Root::Itself | Root::Named => name_of(path)?,
@@ -82,11 +89,9 @@ impl<W: Write> Packing<'_, W> {
                 Ok((about, file)) => self.add_file(file, name, &about),
                 Err(error) => self.left_out(path, &error),
             }
-        } else if about.file_type().is_fifo() {
-            self.append(header(about), name, io::empty())
         } else {
             let kind = kind(about.file_type());
-            (self.note)(format!("{} is left out: it is {kind}", path.display()));
+            (self.note)(format!("{} is left out: {kind}", path.display()));
             Ok(())
         }
     }
@@ -144,9 +149,6 @@ impl<W: Write> Packing<'_, W> {
 fn header(about: &Metadata) -> Header {
     let mut header = Header::new_gnu();
     header.set_metadata_in_mode(about, HeaderMode::Complete);
-    if about.file_type().is_fifo() {
-        header.set_entry_type(EntryType::Fifo);
-    }
     if !about.is_file() {
         header.set_size(0);
     }
@@ -154,8 +156,11 @@ fn header(about: &Metadata) -> Header {
 }
 
 fn kind(file_type: FileType) -> &'static str {
-    match file_type.is_socket() {
-        true => "a socket",
-        false => "a device",
+    if file_type.is_socket() {
+        "it is a socket"
+    } else if file_type.is_fifo() {
+        "it is a named pipe"
+    } else {
+        "it is a device"
     }
 }

@@ -127,6 +127,9 @@ fn ensure_parent(path: &Path) -> Result<(), ArchiveError> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
     match parent {
+        Some(parent) if parent.exists() && !parent.is_dir() => {
+            refused(parent, "it is not a directory")
+        }
         Some(parent) if !parent.is_dir() => refused(parent, "there is no such directory"),
         _ => Ok(()),
     }
@@ -137,7 +140,7 @@ fn ends_with_slash(path: &Path) -> bool {
 }
 
 fn refused<T>(path: &Path, reason: &'static str) -> Result<T, ArchiveError> {
-    Err(ArchiveError::Destination {
+    Err(ArchiveError::Refused {
         path: path.to_owned(),
         reason,
     })

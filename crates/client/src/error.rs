@@ -25,6 +25,18 @@ pub enum ClientError {
         /// The end of it.
         last_lines: String,
     },
+    /// The service keeps other machines.
+    #[error(
+        "the service in {runtime} keeps the machines of {theirs}, not of {ours}: set XDG_RUNTIME_DIR to another directory as well"
+    )]
+    OtherData {
+        /// Where its socket is.
+        runtime: PathBuf,
+        /// Its data directory.
+        theirs: PathBuf,
+        /// The one that was asked for.
+        ours: PathBuf,
+    },
     /// The connection to the service failed.
     #[error("talking to the service: {0}")]
     Connection(String),

@@ -11,7 +11,7 @@ use std::{
 use container_protocol::{
     CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, Stdio, TerminalSize,
     frame::{self, FrameError},
-    local::{self, RuntimeRequest},
+    local::{self, RuntimeReport, RuntimeRequest},
 };
 use tokio::{
     io::{AsyncReadExt, ReadHalf, WriteHalf},
@@ -75,6 +75,19 @@ pub async fn use_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecErro
     // It holds from the end of the connection on.
     let _ = stream.read_u8().await;
     Ok(())
+}
+
+/// Whether the machine goes on: it is up, and nobody stops it.
+pub async fn goes_on(socket: &Path) -> bool {
+    let asked = async {
+        let mut stream = connect(socket).await.ok()?;
+        frame::write(&mut stream, &RuntimeRequest::Report)
+            .await
+            .ok()?;
+        frame::read::<RuntimeReport>(&mut stream).await.ok()
+    };
+    let report = asked.await;
+    report.is_some_and(|report| report.init.is_some() && !report.stopping)
 }
 
 /// Starts a command in the machine behind `socket` and waits until it runs.

@@ -30,8 +30,15 @@ impl Client {
         let deadline = Instant::now() + START;
         let mut started: Option<std::process::Child> = None;
         loop {
-            match self.build_of_service().await {
-                Some(running) if running == build => return Ok(()),
+            match self.ping().await {
+                Some(pong) if pong.data != self.world.data => {
+                    return Err(ClientError::OtherData {
+                        runtime: self.world.runtime.clone(),
+                        theirs: pong.data,
+                        ours: self.world.data.clone(),
+                    });
+                }
+                Some(pong) if pong.build == build => return Ok(()),
                 // It ends when it has no more to do. It may be gone already.
                 Some(_) => drop(self.ask::<()>(Method::POST, "/v1/retire", &()).await),
                 None => {
@@ -53,9 +60,9 @@ impl Client {
         }
     }
 
-    async fn build_of_service(&self) -> Option<String> {
+    async fn ping(&self) -> Option<Pong> {
         let pong = self.ask::<Pong>(Method::GET, "/v1/ping", &());
-        Some(timeout(ANSWER, pong).await.ok()?.ok()?.build)
+        timeout(ANSWER, pong).await.ok()?.ok()
     }
 
     fn start_service(&self) -> Result<std::process::Child, ClientError> {

@@ -1,9 +1,13 @@
 //! A machine on disk. See the crate's page for what a bundle holds and what a crash may leave.
 
 use std::{
+    ffi::OsString,
     fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::{
+        ffi::OsStringExt,
+        fs::{DirBuilderExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -20,8 +24,11 @@ pub enum BundleError {
     #[error("there is no machine {0}: `container machine ls` lists those there are")]
     NotFound(MachineId),
     /// There is one already.
-    #[error("a machine {0} exists already: delete it first, or choose another name with --name")]
+    #[error("a machine {0} exists already: choose another name, or delete it first")]
     Exists(MachineId),
+    /// There are no machines at all.
+    #[error("there are no machines yet: make one with `container machine create IMAGE`")]
+    NoMachines,
     /// There is no default machine.
     #[error(
         "there is no default machine: name one, or choose one with `container machine set-default ID`"
@@ -179,6 +186,8 @@ impl Bundles {
         fs::rename(&bundle.directory, &renamed.directory)
             .map_err(BundleError::io("renaming", &bundle.directory))?;
         sync_directory(&renamed.directory)?;
+        // It is named after the machine, so that another one may work there from now on.
+        let _ = fs::remove_file(renamed.file("runtime"));
         if was_default {
             self.set_default_machine(new)?;
         }
@@ -302,6 +311,24 @@ impl Bundle {
     /// The script that sets the machine's user up, if its image brought one.
     pub fn setup_script(&self) -> Option<PathBuf> {
         Some(self.file(SETUP_SCRIPT)).filter(|script| script.exists())
+    }
+
+    /// Where the runtime of the machine's newest boot works, or worked; none before the first one.
+    pub fn runtime_directory(&self) -> Result<Option<PathBuf>, BundleError> {
+        let file = self.file("runtime");
+        match fs::read(&file) {
+            Ok(path) => Ok(Some(PathBuf::from(OsString::from_vec(path)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BundleError::io("reading", &file)(source)),
+        }
+    }
+
+    /// Remembers where the runtime of the boot that begins works.
+    pub fn set_runtime_directory(&self, directory: &Path) -> Result<(), BundleError> {
+        replace(
+            &self.file("runtime"),
+            directory.as_os_str().as_encoded_bytes(),
+        )
     }
 
     /// Whether the machine's user has been set up.

@@ -51,6 +51,8 @@ pub struct RuntimeReport {
     pub ip_address: Option<Ipv4Addr>,
     /// The runtime's process id.
     pub pid: u32,
+    /// Whether it is being stopped.
+    pub stopping: bool,
     /// What runs as its init; none before the machine is up: commands are served from then on.
     pub init: Option<InitProgram>,
 }

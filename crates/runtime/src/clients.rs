@@ -71,6 +71,11 @@ impl Clients {
         state.opener = Some(opener);
     }
 
+    /// From now on it is on its way down.
+    pub fn machine_is_stopping(&self) {
+        self.state().report.stopping = true;
+    }
+
     /// From now on it is not.
     pub fn machine_is_down(&self) {
         let mut state = self.state();

@@ -116,6 +116,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
             .unwrap_or_default(),
         ip_address: None,
         pid: std::process::id(),
+        stopping: false,
         init: None,
     });
     tokio::spawn(clients.clone().serve(listener));
@@ -138,7 +139,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
         first_boot = false;
         clients.machine_is_up(booted.init.clone(), booted.opener.clone());
         tell(&LaunchEvent::Up);
-        let end = serve(booted, &mut stops, &mut waiting).await;
+        let end = serve(booted, &mut stops, &mut waiting, &clients).await;
         clients.machine_is_down();
         match end {
             MachineEnd::Off => return Ok(()),
@@ -158,6 +159,7 @@ async fn serve(
     booted: Booted,
     stops: &mut mpsc::UnboundedReceiver<StopRequest>,
     waiting: &mut Vec<UnixStream>,
+    clients: &Clients,
 ) -> MachineEnd {
     let Booted {
         mut engine,
@@ -217,6 +219,7 @@ async fn serve(
                 continue;
             }
         };
+        clients.machine_is_stopping();
         ask_to_stop(&mut requests, grace_seconds).await;
         let latest = Instant::now() + Duration::from_secs(grace_seconds.into()) + power_off;
         // A stop asked for while another goes on does not prolong it.

@@ -8,10 +8,12 @@ use std::{
 
 use container_api::BootChange;
 use container_engine::EngineSettings;
+use container_image::Reference;
 use container_machine::{BootConfiguration, HomeMount, Memory};
 use serde::{Deserialize, Deserializer};
+use toml::de::DeTable;
 
-use crate::host::Host;
+use crate::host::{Host, TooMuch};
 
 /// The whole file. Everything in it may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -23,6 +25,16 @@ pub struct Configuration {
     pub registry: RegistryConfiguration,
     /// The engine.
     pub engine: EngineSettings,
+    /// What this was read from; none where there is no file.
+    #[serde(skip)]
+    file: Option<ConfigurationFile>,
+}
+
+/// The file, for telling where in it something stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ConfigurationFile {
+    path: PathBuf,
+    text: String,
 }
 
 /// Section `[machine]`.
@@ -103,10 +115,53 @@ impl Configuration {
     pub fn read(directory: &Path) -> Result<Configuration, ConfigurationError> {
         let path = directory.join("config.toml");
         match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| malformed(path, &text, &error)),
+            Ok(text) => {
+                let file = ConfigurationFile { path, text };
+                let read = toml::from_str(&file.text);
+                let read = read.map_err(|error| file.malformed(&error));
+                read.map(|configuration| Configuration {
+                    file: Some(file),
+                    ..configuration
+                })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Configuration::default()),
             Err(source) => Err(ConfigurationError::Read { path, source }),
         }
+    }
+
+    /// Refuses what is well-formed and of no use on this host.
+    pub fn check(&self) -> Result<(), ConfigurationError> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let boot = self.boot_defaults();
+        match Host::of_this_process().check(&boot) {
+            Err(error @ TooMuch::Cpus { .. }) if self.machine.cpus.is_some() => {
+                return Err(file.unusable("machine", "cpus", error));
+            }
+            Err(error @ TooMuch::Memory { .. }) if self.machine.memory.is_some() => {
+                return Err(file.unusable("machine", "memory", error));
+            }
+            _ => {}
+        }
+        if let Some(kernel) = &self.machine.kernel {
+            container_runtime::check_kernel(kernel)
+                .map_err(|error| file.unusable("machine", "kernel", error))?;
+        }
+        let domain = &self.registry.domain;
+        if domain.contains('/') || Reference::parse("any", domain).is_err() {
+            let reason = "a registry is a host name, with a port where it needs one";
+            return Err(file.unusable("registry", "domain", reason));
+        }
+        if self
+            .engine
+            .program
+            .as_ref()
+            .is_some_and(|program| program.as_os_str().is_empty())
+        {
+            return Err(file.unusable("engine", "program", "the path of a program is missing"));
+        }
+        Ok(())
     }
 
     /// What a machine gets of which nothing is said.
@@ -126,20 +181,35 @@ impl Configuration {
     }
 }
 
-fn malformed(path: PathBuf, text: &str, error: &toml::de::Error) -> ConfigurationError {
-    let position = error.span().map_or(0, |span| span.start);
-    let before = text.get(..position).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    ConfigurationError::Malformed {
-        path,
-        line,
-        text: text
-            .lines()
-            .nth(line - 1)
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
-        reason: error.message().replace('\n', ", "),
+impl ConfigurationFile {
+    fn malformed(&self, error: &toml::de::Error) -> ConfigurationError {
+        let position = error.span().map_or(0, |span| span.start);
+        self.wrong_at(position, error.message().replace('\n', ", "))
+    }
+
+    /// The value of this key cannot be used.
+    fn unusable(&self, section: &str, key: &str, reason: impl ToString) -> ConfigurationError {
+        let table = DeTable::parse(&self.text).ok();
+        let value = table.as_ref().and_then(|table| {
+            let section = table.get_ref().get(section)?.get_ref().as_table()?;
+            section.get(key)
+        });
+        self.wrong_at(
+            value.map_or(0, |value| value.span().start),
+            reason.to_string(),
+        )
+    }
+
+    fn wrong_at(&self, position: usize, reason: String) -> ConfigurationError {
+        let before = self.text.get(..position).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let text = self.text.lines().nth(line - 1).unwrap_or_default();
+        ConfigurationError::Malformed {
+            path: self.path.clone(),
+            line,
+            text: text.trim().to_owned(),
+            reason,
+        }
     }
 }
 
@@ -194,6 +264,26 @@ mod tests {
         );
         let error = read("[engine]\naccelerator = \n").unwrap_err();
         assert!(error.contains("line 2") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn what_is_of_no_use_here_is_named_too() {
+        for (text, key) in [
+            ("[registry]\n[machine]\ncpus = 5000\n", "cpus"),
+            ("\n[machine]\nmemory = \"900T\"\n", "memory"),
+            ("[machine]\n\nkernel = \"/no/such\"\n", "kernel"),
+            ("[machine]\n\nkernel = \"\"\n", "kernel"),
+            ("[registry]\n\ndomain = \"http://x\"\n", "domain"),
+            ("[registry]\n\ndomain = \"\"\n", "domain"),
+            ("[engine]\n\nprogram = \"\"\n", "program"),
+        ] {
+            let error = read(text).unwrap().check().unwrap_err().to_string();
+            for part in ["config.toml", "line 3", key] {
+                assert!(error.contains(part), "{text}: {error}");
+            }
+        }
+        let good = "[machine]\ncpus = 2\n[registry]\ndomain = \"localhost:5000\"\n";
+        assert!(read(good).unwrap().check().is_ok());
     }
 
     #[test]

@@ -117,9 +117,9 @@ impl ServiceError {
 impl From<&ServiceError> for Failure {
     fn from(error: &ServiceError) -> Self {
         let kind = match error {
-            ServiceError::Bundle(BundleError::NotFound(_) | BundleError::NoDefault) => {
-                FailureKind::NotFound
-            }
+            ServiceError::Bundle(
+                BundleError::NotFound(_) | BundleError::NoMachines | BundleError::NoDefault,
+            ) => FailureKind::NotFound,
             ServiceError::Bundle(BundleError::Exists(_)) | ServiceError::DefaultNameTaken(_) => {
                 FailureKind::Exists
             }

@@ -95,8 +95,11 @@ async fn unknown(request: Request) -> Refusal {
     )))
 }
 
-async fn ping() -> Json<Pong> {
-    Json(Pong { build: build_id() })
+async fn ping(State(shared): State<Shared>) -> Json<Pong> {
+    Json(Pong {
+        build: build_id(),
+        data: shared.service.world.data.clone(),
+    })
 }
 
 async fn retire(State(shared): State<Shared>) -> Json<()> {
@@ -150,7 +153,13 @@ async fn logs(State(shared): State<Shared>, Named(id): Named) -> Reply<Logs> {
 
 async fn default_machine(State(shared): State<Shared>) -> Reply<DefaultMachine> {
     let default = shared.service.bundles.default_machine()?;
-    let id = default.ok_or(BundleError::NoDefault)?;
+    let id = match default {
+        Some(id) => id,
+        None if shared.service.bundles.ids()?.is_empty() => {
+            return Err(BundleError::NoMachines.into());
+        }
+        None => return Err(BundleError::NoDefault.into()),
+    };
     Ok(Json(DefaultMachine { id }))
 }
 

@@ -77,9 +77,7 @@ fn run() -> Result<(), String> {
         return Ok(());
     };
     let bundles = Bundles::open(&world.data).map_err(|error| error.to_string())?;
-    bundles
-        .remove_leftovers()
-        .map_err(|error| error.to_string())?;
+    let _data_lock = clean_up(&world, &bundles)?;
     let images = ImageStore::open(&world.data.join("images")).map_err(|error| error.to_string())?;
     let events = tokio::runtime::Runtime::new()
         .map_err(|error| format!("starting the event loop: {error}"))?;
@@ -89,6 +87,28 @@ fn run() -> Result<(), String> {
         images,
         locks: Locks::default(),
     }))
+}
+
+/// Removes what a killed service left, unless another one works on the same data, started with
+/// other runtime directories. Returns the lock that tells of this one.
+fn clean_up(world: &World, bundles: &Bundles) -> Result<Flock<File>, String> {
+    let path = world.data.join("lock");
+    let failed = |error: io::Error| format!("locking {}: {error}", path.display());
+    let file = || {
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+    };
+    if let Ok(alone) = Flock::lock(file().map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+        bundles
+            .remove_leftovers()
+            .map_err(|error| error.to_string())?;
+        drop(alone);
+    }
+    Flock::lock(file().map_err(failed)?, FlockArg::LockShared)
+        .map_err(|(_, error)| failed(error.into()))
 }
 
 /// Takes the world's one place for a service, the lock on `service.lock`, which names the process

@@ -56,7 +56,12 @@ impl Service {
 
     /// The machine's runtime, if it runs.
     pub(crate) async fn runtime(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
-        Ok(Runtime::find(&self.world.runtime_directory(id)).await?)
+        let known = match self.bundles.get(id) {
+            Ok(bundle) => bundle.runtime_directory()?,
+            Err(_) => None,
+        };
+        let directory = known.unwrap_or_else(|| self.world.runtime_directory(id));
+        Ok(Runtime::find(&directory).await?)
     }
 }
 

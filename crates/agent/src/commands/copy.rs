@@ -36,7 +36,7 @@ pub fn run(copy: &Copy) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_broken_pipe() {
-                say(&error);
+                say(&format_args!("Error: {error}"));
             }
             ExitCode::FAILURE
         }

@@ -58,6 +58,8 @@ pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     names::write(&root, setup).map_err(SetUpError::Names)?;
     if setup.first_boot {
         user::set_up(&root, setup).await?;
+    } else {
+        user::ensure_home(&root, setup)?;
     }
     Ok(())
 }

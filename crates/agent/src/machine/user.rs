@@ -6,7 +6,10 @@
 
 use std::{
     fs, io,
-    os::{fd::AsFd, unix::fs::PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::Path,
     process::Stdio,
 };
@@ -136,6 +139,19 @@ async fn run_script(
     })
 }
 
+/// Gives the user a home of the machine's own where there is none yet: the shared one may have been
+/// taken away since the first boot.
+pub fn ensure_home(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
+    if setup.home.uid == 0 {
+        return Ok(());
+    }
+    make_home(root, setup).map_err(|source| UserError::Files {
+        user: setup.home.username.clone(),
+        doing: "making the home directory".to_owned(),
+        source,
+    })
+}
+
 /// The built-in set-up: account files, home, sudo. Root has all of them but the shell.
 fn built_in(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
     if let Some(shell) = &setup.shell
@@ -232,8 +248,8 @@ fn make_home(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
     let is_new = root.make_directory(&home)?;
     let directory = root.directory(&home)?;
     let path = descriptor_path(directory.as_fd());
-    std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
-    if is_new {
+    if is_new || is_mount_point_only(&path)? {
+        std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         if let Ok(skeleton) = root.directory("/etc/skel") {
             copy_tree(
@@ -245,6 +261,12 @@ fn make_home(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a directory is as it was made for the shared home to be mounted on.
+fn is_mount_point_only(directory: &Path) -> io::Result<bool> {
+    let is_empty = fs::read_dir(directory)?.next().is_none();
+    Ok(is_empty && fs::metadata(directory)?.uid() == 0)
 }
 
 fn copy_tree(from: &Path, to: &Path, uid: u32, gid: u32) -> io::Result<()> {

@@ -3,7 +3,9 @@
 use std::{any::TypeId, ffi::OsStr};
 
 use clap::{Arg, Command};
-use clap_complete::{ArgValueCompleter, CompletionCandidate};
+use clap_complete::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, engine::ValueCompleter,
+};
 use container_machine::{Bundles, HomeMount, MachineId, World};
 
 use crate::{filter::Filter, machine::Format};
@@ -53,6 +55,8 @@ fn with_values(argument: Arg) -> Arg {
         ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FILTERS))
     } else if is(TypeId::of::<Format>()) {
         ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FORMATS))
+    } else if argument.get_id() == "source" || argument.get_id() == "destination" {
+        ArgValueCompleter::new(places)
     } else if argument.get_id() == "settings" {
         ArgValueCompleter::new(|typed: &OsStr| beginning(typed, SETTINGS))
     } else {
@@ -61,14 +65,30 @@ fn with_values(argument: Arg) -> Arg {
     argument.add(completer)
 }
 
-/// The machines on disk; none where they cannot be read.
+/// The ends of a copy: paths of the host, and machines with a colon behind them.
+fn places(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let mut places = PathCompleter::any().complete(typed);
+    places.extend(ids().iter().filter_map(|id| {
+        let place = format!("{id}:");
+        let begins = place.starts_with(&*typed.to_string_lossy());
+        begins.then(|| CompletionCandidate::new(place))
+    }));
+    places
+}
+
+/// The machines on disk.
 fn machines(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let ids = ids();
+    let words: Vec<&str> = ids.iter().map(MachineId::as_str).collect();
+    beginning(typed, &words)
+}
+
+/// None where they cannot be read.
+fn ids() -> Vec<MachineId> {
     let data = World::of_environment().map(|world| world.data);
     let bundles = data.ok().and_then(|data| Bundles::open(&data).ok());
     let ids = bundles.and_then(|bundles| bundles.ids().ok());
-    let ids = ids.unwrap_or_default();
-    let words: Vec<&str> = ids.iter().map(MachineId::as_str).collect();
-    beginning(typed, &words)
+    ids.unwrap_or_default()
 }
 
 fn beginning(typed: &OsStr, words: &[&str]) -> Vec<CompletionCandidate> {

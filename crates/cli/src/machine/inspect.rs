@@ -50,16 +50,29 @@ pub struct Inspect {
     /// The machine; the default one where it is left out.
     id: Option<MachineId>,
 
-    /// Print what this Jinja template makes of it: `{{ id }} {{ image.reference }}`.
+    /// Print json, or what this Jinja template makes of it: `{{ id }} {{ image.reference }}`.
     ///
     /// Fields are named as in the JSON; one that is absent is empty. The filter `size` writes bytes
     /// as people read them.
-    #[arg(long, value_name = "TEMPLATE", value_parser = template)]
-    format: Option<Template>,
+    #[arg(long, value_name = "FORMAT", default_value = "json", hide_default_value = true, value_parser = format)]
+    format: Format,
 }
 
-fn template(text: &str) -> Result<Template, String> {
-    Template::parse(text, FIELDS)
+/// How a machine is printed.
+#[derive(Debug, Clone)]
+enum Format {
+    Json,
+    Template(Template),
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "json" => Ok(Format::Json),
+        _ if text.contains("{{") || text.contains("{%") => {
+            Template::parse(text, FIELDS).map(Format::Template)
+        }
+        _ => Err("there are json and templates with {{ fields }}".to_owned()),
+    }
 }
 
 impl Inspect {
@@ -68,8 +81,8 @@ impl Inspect {
         let id = one_or_default(client, self.id).await?;
         let machine = inspected(&client.machine(&id).await?)?;
         match self.format {
-            Some(template) => output::line(template.render(&machine)?),
-            None => output::json(&[machine]),
+            Format::Template(template) => output::line(template.render(&machine)?),
+            Format::Json => output::json(&[machine]),
         }
     }
 }
@@ -100,12 +113,14 @@ mod tests {
         let whole = inspected(&samples::machines()[0]).unwrap();
         assert_eq!(fields("", &whole), FIELDS);
         let text = "{{ id }}: {{ image.reference }}, {{ memory | size }}, <{{ kernel }}>";
-        let template = template(text).unwrap();
+        let template = Template::parse(text, FIELDS).unwrap();
         assert_eq!(
             template.render(&whole).unwrap(),
             "dev: 127.0.0.1:5000/machines/debian:12, 11.8 GiB, </boot/vmlinuz>"
         );
-        assert!(super::template("{{ default }}").is_err());
+        assert!(format("{{ default }}").is_err());
+        assert!(format("yaml").is_err());
+        assert!(matches!(format("json"), Ok(Format::Json)));
     }
 
     /// The paths of all values, in order.

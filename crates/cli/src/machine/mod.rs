@@ -41,7 +41,7 @@ pub enum Machine {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(start::Restart),
-    #[command(name = "cp", visible_alias = "copy")]
+    #[command(name = "cp")]
     Copy(copy::Copy),
     Rename(rename::Rename),
     #[command(visible_alias = "rm")]

@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, value_parser};
 use container_api::Running;
 use container_client::{Client, exec};
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, Identity, SSH_AUTH_SOCKET, Stdio, UserReference, WorkingDirectory,
+    CommandLine, CommandRequest, ExitStatus, Identity, SSH_AUTH_SOCKET, Stdio, UserReference,
+    WorkingDirectory,
 };
 
 use super::{boot, one_or_default};
@@ -22,6 +23,9 @@ use crate::{
     output,
     values::{self, Variable},
 };
+
+/// No id: the kernel means "leave it as it is" by it (setresuid(2)).
+const LAST_ID: i64 = u32::MAX as i64;
 
 /// Handed on to the machine as they are on the host.
 const HANDED_ON: [&str; 10] = [
@@ -80,11 +84,11 @@ pub struct Run {
     user: Option<(UserReference, Option<u32>)>,
 
     /// Run as this user id.
-    #[arg(long, conflicts_with = "root")]
+    #[arg(long, conflicts_with = "root", value_parser = value_parser!(u32).range(..LAST_ID))]
     uid: Option<u32>,
 
     /// Run with this group; with --root, in addition to root's own.
-    #[arg(long)]
+    #[arg(long, value_parser = value_parser!(u32).range(..LAST_ID))]
     gid: Option<u32>,
 
     /// Keep standard input open; it always is.
@@ -109,6 +113,9 @@ impl Run {
     pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
         let environment = self.environment()?;
         let identity = self.identity()?;
+        if self.detach && self.command.is_empty() {
+            return Err(Failure::new("--detach needs a command to leave running"));
+        }
         let id = one_or_default(client, self.name.clone()).await?;
         let running = boot(client, &id).await?;
         let request = CommandRequest {
@@ -130,7 +137,11 @@ impl Run {
             output::line(id)?;
             return Ok(0);
         }
-        Ok(attach(command, streams).await?.shell_code())
+        let status = attach(command, streams).await?;
+        if status != ExitStatus::Code(0) && !exec::goes_on(&running.socket).await {
+            output::note(&format!("Machine {id} was stopped while the command ran."));
+        }
+        Ok(status.shell_code())
     }
 
     fn stdio(&self) -> Stdio {
@@ -157,6 +168,11 @@ impl Run {
         let mut supplementary_groups = Vec::new();
         match self.gid {
             Some(gid) if self.root => supplementary_groups.push(gid),
+            Some(_) if group.is_some() => {
+                return Err(Failure::new(
+                    "--user and --gid both name a group: leave one out",
+                ));
+            }
             Some(gid) => group = Some(gid),
             None => {}
         }

@@ -46,7 +46,11 @@ impl Set {
 fn change(settings: &[String]) -> Result<BootChange, Failure> {
     let mut change = BootChange::default();
     for setting in settings {
-        let malformed = || Failure::new(format!("{setting:?} is not of the form KEY=VALUE"));
+        let malformed = || {
+            Failure::new(format!(
+                "{setting:?} is not of the form KEY=VALUE; a machine is named with -n"
+            ))
+        };
         let (key, value) = setting.split_once('=').ok_or_else(malformed)?;
         let invalid = |reason: String| Failure::new(format!("{key}: {reason}"));
         match key {

@@ -49,6 +49,7 @@ impl Service {
             return up(bundle, &runtime);
         }
         let decided = self.decide(id, bundle)?;
+        bundle.set_runtime_directory(&decided.runtime_directory)?;
         caller.tell(Progress::step("booting machine"));
         let launched = launch(&decided, |_| ()).await;
         let runtime = launched.map_err(|source| ServiceError::launch(id, source))?;

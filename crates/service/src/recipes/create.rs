@@ -127,6 +127,7 @@ impl Service {
     /// Checks all that can be checked before the work begins.
     fn plan(&self, request: &CreateRequest) -> Result<Plan, ServiceError> {
         let configuration = Configuration::read(&self.world.config)?;
+        configuration.check()?;
         let reference = Reference::parse(&request.image, &configuration.registry.domain)?;
         let id = match &request.name {
             Some(name) => name.parse()?,

@@ -15,7 +15,11 @@ impl Service {
         let _lock = self.locks.lock(id).await;
         let bundle = self.bundles.get(id)?;
         let boot = changed(bundle.boot_configuration()?, change);
-        check(&boot)?;
+        Host::of_this_process().check(&boot)?;
+        // One that has gone since must not keep anything else from being changed.
+        if change.kernel.is_some() {
+            check(&boot)?;
+        }
         bundle.set_boot_configuration(&boot)?;
         let running = self.runtime(id).await?.is_some();
         Ok(Changed { running })
