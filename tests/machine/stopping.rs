@@ -11,6 +11,10 @@ crate::tests![
     a_killed_file_share_stops_its_machine,
     a_boot_that_stands_still_is_begun_again,
     a_removed_machine_leaves_nothing,
+    a_runtime_that_is_told_to_end_stops_its_machine_in_order,
+    a_machine_is_found_again_when_its_session_is_gone,
+    a_command_for_a_machine_that_goes_down_boots_it_again,
+    a_broken_bundle_is_told_of,
 ];
 
 fn tiny(lab: &Lab) -> World {
@@ -130,5 +134,70 @@ fn a_removed_machine_leaves_nothing(lab: &Lab) {
         world
             .error(&["inspect", "tiny"])
             .contains("no machine tiny")
+    );
+}
+
+/// As when the host shuts down, which tells all processes at once.
+fn a_runtime_that_is_told_to_end_stops_its_machine_in_order(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("busybox:1"), "tiny", &[]);
+    world.inside("tiny", "echo unsynced > /root/file; echo shared > ~/file");
+    for process in [
+        world.engines(),
+        world.processes("file-share"),
+        world.processes("runtime"),
+    ] {
+        process[0].tell_to_end();
+    }
+    eventually("it is stopped", || world.is_stopped("tiny"));
+    assert!(
+        world
+            .stdout(&["logs", "tiny"])
+            .contains("the machine stops")
+    );
+    world.check_disk("tiny");
+    assert_eq!(world.inside("tiny", "cat /root/file"), "unsynced\n");
+}
+
+/// A session's own directory is removed at logout, and made again at the next login.
+fn a_machine_is_found_again_when_its_session_is_gone(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("busybox:1"), "tiny", &[]);
+    let boot = world.inspect("tiny")["containerId"].clone();
+    std::fs::remove_dir_all(world.path("runtime/container")).unwrap();
+    assert_eq!(world.inspect("tiny")["containerId"], boot);
+    let running = world.error(&["rename", "tiny", "other"]);
+    assert!(running.contains("is running"), "{running}");
+    std::fs::remove_dir_all(world.path("runtime/container")).unwrap();
+    assert_eq!(world.stdout(&["rm", "tiny"]), "tiny\n");
+    assert!(world.engines().is_empty());
+    assert_eq!(world.bundles(), [""; 0]);
+}
+
+fn a_command_for_a_machine_that_goes_down_boots_it_again(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    for way in ["poweroff", "reboot"] {
+        world.stdout(&["run", "-d", "-n", "plain", way]);
+        // One that begins before init is gone may still end with the machine.
+        eventually("a command runs again", || {
+            let outcome = world.run(&["run", "-n", "plain", "echo up"]);
+            let is_killed = outcome.code.is_some_and(|code| code > 128);
+            assert!(is_killed || outcome.code == Some(0), "{outcome:?}");
+            outcome.stdout == "up\n"
+        });
+    }
+}
+
+fn a_broken_bundle_is_told_of(lab: &Lab) {
+    let world = World::of_user();
+    world.create(&lab.image("busybox:1"), "well", &["--no-boot"]);
+    world.create(&lab.image("busybox:1"), "broken", &["--no-boot"]);
+    std::fs::write(world.bundle("broken", "boot-config.json"), "").unwrap();
+    let listed = world.run(&["ls", "-q"]);
+    assert_eq!((listed.code, &*listed.stdout), (Some(0), "well\n"));
+    assert!(
+        listed.stderr.contains("broken") && listed.stderr.contains("boot-config.json"),
+        "{listed:?}"
     );
 }

@@ -35,6 +35,11 @@ impl Process {
         self.signal(Signal::KILL);
     }
 
+    /// Tells it to end, as `kill` does.
+    pub fn tell_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Makes it stand still.
     pub fn stop(&self) {
         self.signal(Signal::STOP);

@@ -137,10 +137,14 @@ fn become_script(script: &str) -> io::Result<Infallible> {
         Err(error) if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
             execute("/bin/sh", &["/bin/sh", script])
         }
-        Err(error) => Err(io::Error::new(
-            error.kind(),
-            format!("{script} cannot be run: {error}; is what its first line names there?"),
-        )),
+        Err(error) => {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => "is it executable?",
+                _ => "is what its first line names there?",
+            };
+            let message = format!("{script} cannot be run: {error}; {advice}");
+            Err(io::Error::new(error.kind(), message))
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `GET /v1/ping` | | [`Pong`] |
 //! | `POST /v1/retire` | | nothing; the service ends when it has no more to do |
-//! | `GET /v1/machines` | | `[`[`Snapshot`]`]` |
+//! | `GET /v1/machines` | | [`Machines`] |
 //! | `POST /v1/machines` | [`CreateRequest`] | a stream that ends with [`Created`] |
 //! | `GET /v1/machines/{id}` | | [`Snapshot`] |
 //! | `PATCH /v1/machines/{id}` | [`BootChange`] | [`Changed`] |
@@ -25,8 +25,8 @@ mod machine;
 mod stream;
 
 pub use machine::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Rename, Running,
-    Snapshot, Status,
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,
+    Running, Snapshot, Status,
 };
 pub use stream::{Layers, Progress, Step, StreamEvent};
 

@@ -120,6 +120,15 @@ pub enum Status {
     Stopped,
 }
 
+/// All machines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machines {
+    /// Their states, by id.
+    pub machines: Vec<Snapshot>,
+    /// Of those whose state cannot be told, why: a sentence for people each.
+    pub broken: Vec<String>,
+}
+
 /// A machine's state as it is reported. Fields stand in the order of their names, and one that
 /// is absent is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,7 +42,9 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// The stream broke off, or is no tar stream.
-    #[error("the tar stream cannot be read: {0}")]
+    #[error(
+        "what comes is no tar archive, or not all of one ({0}); a compressed one must be unpacked first"
+    )]
     Stream(#[source] io::Error),
     /// The stream could not be written.
     #[error("the tar stream cannot be written: {0}")]

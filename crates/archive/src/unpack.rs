@@ -49,8 +49,10 @@ fn unpack_archive(
     let mut entries = archive.entries().map_err(ArchiveError::Stream)?.peekable();
     let is_directory = match entries.peek() {
         Some(Ok(first)) => first.header().entry_type().is_dir(),
-        // An empty archive has nothing to unpack; a broken one is told below.
-        _ => true,
+        // It is told below.
+        Some(Err(_)) => true,
+        // Whoever packs has told why there is nothing.
+        None => return Ok(()),
     };
     match arrival {
         Arrival::Copy { name } if !is_directory => {
@@ -58,8 +60,7 @@ fn unpack_archive(
             if let Some(entry) = entries.next() {
                 let mut entry = entry.map_err(ArchiveError::Stream)?;
                 entry.set_preserve_permissions(false);
-                entry
-                    .unpack(&target)
+                write_file(&mut entry, &target)
                     .map_err(innermost)
                     .map_err(ArchiveError::file("writing", &target))?;
             }
@@ -74,8 +75,23 @@ fn unpack_archive(
             unpack_all(entries.filter(is_wanted), &target, note)
         }
         Arrival::Tar if destination.is_dir() => unpack_all(entries, destination, note),
+        Arrival::Tar if !destination.exists() => refused(destination, "there is no such directory"),
         Arrival::Tar => refused(destination, "it is not a directory"),
     }
+}
+
+/// Writes a file beside its place and moves it there, so that one that is there already is replaced
+/// by the whole of it or stays.
+fn write_file<R: Read>(entry: &mut Entry<'_, R>, target: &Path) -> io::Result<()> {
+    let directory = target
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let beside = tempfile::Builder::new()
+        .prefix(".container-cp-")
+        .tempdir_in(directory.unwrap_or(Path::new(".")))?;
+    let written = beside.path().join("file");
+    entry.unpack(&written)?;
+    fs::rename(&written, target)
 }
 
 /// Where a file goes.
@@ -111,6 +127,12 @@ fn target_of_directory(
         Some(name) if destination.is_dir() => destination.join(name),
         _ => destination.to_owned(),
     };
+    if target != destination && target.is_symlink() {
+        return refused(
+            &target,
+            "a link is there, and a directory would take its place",
+        );
+    }
     if target.is_dir() {
         return Ok((target, false));
     }
@@ -179,12 +201,20 @@ fn unpack_all<'a, R: Read + 'a>(
 
 fn place<R: Read>(
     entry: &mut Entry<'_, R>,
-    target: &Path,
+    directory: &Path,
     note: &mut dyn FnMut(String),
 ) -> Result<(), ArchiveError> {
     let path = path_of(entry);
-    let placed = entry.unpack_in(target);
-    let target = target.join(&path);
+    let mut placed = entry.unpack_in(directory);
+    let target = directory.join(&path);
+    // As for any other file, what is there makes room. It lies inside: that was looked at first.
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
+    if entry.header().entry_type().is_hard_link()
+        && placed.as_ref().is_err_and(is_taken)
+        && fs::remove_file(&target).is_ok()
+    {
+        placed = entry.unpack_in(directory);
+    }
     let failed = ArchiveError::file("writing", &target);
     match placed.map_err(innermost).map_err(failed)? {
         true => {}

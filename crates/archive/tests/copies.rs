@@ -109,6 +109,8 @@ fn the_destination_decides_on_the_name() {
     assert!(refused(&directory, "file").contains("not a directory"));
     fs::create_dir(at("other")).unwrap();
     fs::create_dir(at("other/file")).unwrap();
+    symlink("/tmp", at("other/dir")).unwrap();
+    assert!(refused(&directory, "other").contains("a link is there"));
     assert!(refused(&file, "other").contains("a directory is there"));
 }
 
@@ -120,6 +122,39 @@ fn what_cannot_be_copied_is_told_and_the_rest_is_there() {
     let notes = copy(from.path(), to.path(), true).unwrap();
     assert!(notes[0].contains("a socket"), "{notes:?}");
     assert!(to.path().join("file").exists());
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_nothing_is_made() {
+    let to = tempfile::tempdir().unwrap();
+    let target = to.path().join("target");
+    let refused = copy(Path::new("/dev/null"), &target, false)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("a device"), "{refused}");
+    let arrival = Arrival::Copy { name: None };
+    unpack(&[0; 1024][..], &target, &arrival, &mut |_| ()).unwrap();
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_hard_link_replaces_what_is_there() {
+    let to = tempfile::tempdir().unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o644);
+    builder
+        .append_data(&mut header, "file", &b"new"[..])
+        .unwrap();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    builder.append_link(&mut header, "hard", "file").unwrap();
+    let stream = builder.into_inner().unwrap();
+    for _ in 0..2 {
+        unpack(&*stream, to.path(), &Arrival::Tar, &mut |_| ()).unwrap();
+        assert_eq!(fs::read_to_string(to.path().join("hard")).unwrap(), "new");
+    }
 }
 
 #[test]

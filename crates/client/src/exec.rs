@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::net::UnixStream as StdUnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use container_protocol::{
@@ -16,6 +17,7 @@ use container_protocol::{
 use tokio::{
     io::{AsyncReadExt, ReadHalf, WriteHalf},
     net::UnixStream,
+    time::{sleep, timeout},
 };
 
 /// Why a command could not be run, or how it was lost.
@@ -38,6 +40,13 @@ pub enum ExecError {
     /// The guest does not answer as expected.
     #[error("talking to the machine: {0}")]
     Frame(#[source] FrameError),
+}
+
+impl ExecError {
+    /// Whether the machine went down before the command began.
+    pub fn is_of_machine_that_ended(&self) -> bool {
+        matches!(self, ExecError::Lost | ExecError::Connect { .. })
+    }
 }
 
 impl From<FrameError> for ExecError {
@@ -75,6 +84,22 @@ pub async fn use_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecErro
     // It holds from the end of the connection on.
     let _ = stream.read_u8().await;
     Ok(())
+}
+
+/// How long a machine may take to go down.
+const DOWN: Duration = Duration::from_secs(90);
+
+/// How often it is asked until then.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits until the machine is down. Returns whether it is.
+pub async fn is_down(socket: &Path) -> bool {
+    let down = async {
+        while goes_on(socket).await {
+            sleep(ASK_AGAIN).await;
+        }
+    };
+    timeout(DOWN, down).await.is_ok()
 }
 
 /// Whether the machine goes on: it is up, and nobody stops it.

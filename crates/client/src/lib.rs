@@ -5,7 +5,7 @@
 //! use container_client::Client;
 //!
 //! let client = Client::connect("build 1").await?;
-//! for machine in client.machines().await? {
+//! for machine in client.machines().await?.machines {
 //!     println!("{}", machine.id);
 //! }
 //! # Ok(())

@@ -1,8 +1,8 @@
 //! What can be asked of the service: see [`container_api`].
 
 use container_api::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Progress, Rename,
-    Running, Snapshot,
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Progress,
+    Rename, Running, Snapshot,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -11,7 +11,7 @@ use crate::{Client, ClientError};
 
 impl Client {
     /// All machines.
-    pub async fn machines(&self) -> Result<Vec<Snapshot>, ClientError> {
+    pub async fn machines(&self) -> Result<Machines, ClientError> {
         self.ask(Method::GET, "/v1/machines", &()).await
     }
 

@@ -46,7 +46,7 @@ pub enum BundleError {
     },
     /// A file of the bundle is not what it should be.
     #[error(
-        "{path} cannot be understood: {source}; the machine can be deleted with `container machine rm`"
+        "{path} cannot be understood: {source}; mend it, or delete the machine with `container machine rm`"
     )]
     Malformed {
         /// The file.
@@ -311,6 +311,11 @@ impl Bundle {
     /// The script that sets the machine's user up, if its image brought one.
     pub fn setup_script(&self) -> Option<PathBuf> {
         Some(self.file(SETUP_SCRIPT)).filter(|script| script.exists())
+    }
+
+    /// Locked by the machine's runtime for as long as it lives.
+    pub fn runtime_lock(&self) -> PathBuf {
+        self.file("lock")
     }
 
     /// Where the runtime of the machine's newest boot works, or worked; none before the first one.

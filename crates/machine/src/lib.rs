@@ -9,6 +9,7 @@
 //! | `boot-config.json` | [`BootConfiguration`]: what the next boot applies |
 //! | `disk.qcow2` | what the machine's disk has that its image's does not |
 //! | `setup.sh` | the script of the image's machine settings that sets the user up, if they have one; fixed at create too |
+//! | `lock` | locked by the machine's runtime, whose process it names, for as long as that lives |
 //! | `runtime` | where the runtime of the newest boot works: whoever asks finds it there, whatever its own environment says |
 //! | `provisioned` | there once the machine's user is set up |
 //! | `stdio.log`, `boot.log`, `runtime.log`, `file-share.log`, `engine.log` | what init, the kernel, the runtime, the home's server and the engine print; the older part of one that grew large has `.1` behind its name |

@@ -36,6 +36,9 @@ const CHANNEL: &str = "container.agent";
 /// How long a machine may take from the kernel's start to being up.
 const BOOT: Duration = Duration::from_secs(240);
 
+/// How long an engine may take to end whose channel has ended.
+const ENGINE_END: Duration = Duration::from_secs(2);
+
 /// How often a machine is booted that stands still on its way up.
 const TRIES: u32 = 3;
 
@@ -211,10 +214,23 @@ async fn try_to_boot(
     let (control, init) = match up {
         Ok(up) => up,
         Err(error) => {
-            // Its disk is free for the next boot once it has ended.
-            engine.end().await;
+            let ended = match error {
+                // The channel ends with the engine.
+                BootError::Channel(_) => timeout(ENGINE_END, engine.ended()).await.ok(),
+                _ => None,
+            };
+            if ended.is_none() {
+                // Its disk is free for the next boot once it has ended.
+                engine.end().await;
+            }
             last_words(&mut console).await;
-            return Err(error);
+            return Err(match ended {
+                Some(end) => BootError::Ended {
+                    end,
+                    console: last_lines(&launch.boot_log),
+                },
+                None => error,
+            });
         }
     };
     Ok(Booted {

@@ -26,8 +26,8 @@ const CHUNK: usize = 64 * 1024;
 pub struct StopRequest {
     /// How long init may take, in seconds.
     pub grace_seconds: u32,
-    /// Whoever asked waits for this to close.
-    pub waiting: UnixStream,
+    /// Whoever asked waits for this to close; nobody does when it was a signal.
+    pub waiting: Option<UnixStream>,
 }
 
 /// What clients can see and do.
@@ -83,6 +83,16 @@ impl Clients {
         state.opener = None;
     }
 
+    /// Asks for a stop, as a client does, and does not wait for it.
+    pub fn stop(&self, grace_seconds: u32) {
+        let request = StopRequest {
+            grace_seconds,
+            waiting: None,
+        };
+        // Without a receiver the machine has ended already.
+        let _ = self.stops.send(request);
+    }
+
     /// Joins a guest's stream to the SSH agent of whoever named one last. Without one, or when it
     /// has gone, the stream just ends.
     pub async fn join_ssh_agent(&self, guest: Stream) -> io::Result<()> {
@@ -123,7 +133,7 @@ impl Clients {
             RuntimeRequest::Stop { grace_seconds } => {
                 let request = StopRequest {
                     grace_seconds,
-                    waiting: stream,
+                    waiting: Some(stream),
                 };
                 self.stops.send(request).map_err(io::Error::other)
             }

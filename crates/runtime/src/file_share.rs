@@ -11,7 +11,10 @@ use std::{
     process::{ExitCode, Stdio},
 };
 
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+use nix::sys::{
+    prctl::set_pdeathsig,
+    signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
@@ -86,6 +89,10 @@ pub fn file_share_main() -> ExitCode {
 }
 
 fn serve() -> Result<(), String> {
+    // It ends with the engine: a host that shuts down tells all processes to end, and the machine
+    // still writes to its home.
+    let end = SigSet::from(Signal::SIGTERM);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&end), None).map_err(|error| error.to_string())?;
     set_pdeathsig(Signal::SIGKILL).map_err(|error| error.to_string())?;
     let argument = env::args().nth(2).ok_or("nothing to serve was named")?;
     let served: Served = serde_json::from_str(&argument).map_err(|error| error.to_string())?;

@@ -4,7 +4,7 @@ use std::{
     io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use container_protocol::{
@@ -12,13 +12,25 @@ use container_protocol::{
     frame::{self, FrameError},
     local::{self, RuntimeReport, RuntimeRequest},
 };
-use tokio::{io::AsyncReadExt, net::UnixStream, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+
+use crate::lock;
 
 /// The runtime's socket in its directory.
 pub(crate) const SOCKET: &str = "runtime.sock";
 
 /// How long a living runtime may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a runtime may live without a socket: it makes one anew within seconds.
+const HIDDEN: Duration = Duration::from_secs(6);
+
+/// How often it is asked for until then.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How much longer than init's own time a stop may take.
 const UNMOUNT: Duration = Duration::from_secs(60);
@@ -63,6 +75,16 @@ pub enum FindError {
         /// Why not.
         source: io::Error,
     },
+    /// It lives, and cannot be reached.
+    #[error(
+        "the machine runs in process {pid}, which cannot be reached: {socket} is gone; `kill {pid}` stops it in order"
+    )]
+    Hidden {
+        /// The runtime's process.
+        pid: u32,
+        /// Where its socket was.
+        socket: PathBuf,
+    },
     /// It does not answer as a runtime does.
     #[error("asking the machine's runtime at {socket}: {reason}")]
     Answer {
@@ -87,8 +109,27 @@ pub enum StopError {
 }
 
 impl Runtime {
-    /// Finds the runtime that works in this directory; none if there is none.
-    pub async fn find(runtime_directory: &Path) -> Result<Option<Runtime>, FindError> {
+    /// Finds the runtime that works in this directory and holds this lock; none if there is none.
+    pub async fn find(runtime_directory: &Path, lock: &Path) -> Result<Option<Runtime>, FindError> {
+        let deadline = Instant::now() + HIDDEN;
+        loop {
+            if let Some(runtime) = Runtime::at(runtime_directory).await? {
+                return Ok(Some(runtime));
+            }
+            // It may be about to listen, or to end.
+            match lock::holder(lock) {
+                None => return Ok(None),
+                Some(_) if Instant::now() < deadline => sleep(ASK_AGAIN).await,
+                Some(pid) => {
+                    let socket = runtime_directory.join(SOCKET);
+                    return Err(FindError::Hidden { pid, socket });
+                }
+            }
+        }
+    }
+
+    /// The runtime that answers in this directory.
+    async fn at(runtime_directory: &Path) -> Result<Option<Runtime>, FindError> {
         let socket = runtime_directory.join(SOCKET);
         let mut stream = match local::connect(&socket).await {
             Ok(stream) => stream,

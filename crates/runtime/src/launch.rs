@@ -30,6 +30,8 @@ pub struct Launch {
     pub stdio_log: PathBuf,
     /// Takes the kernel's console.
     pub boot_log: PathBuf,
+    /// Locked by the runtime for as long as it lives.
+    pub lock: PathBuf,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in bytes.
@@ -135,7 +137,7 @@ pub async fn launch(launch: &Launch, progress: impl Fn(String)) -> Result<Runtim
         stdin.write_all(&words).await.map_err(LaunchError::Start)?;
     }
     watch(stdout, launch, progress).await?;
-    match Runtime::find(&launch.runtime_directory).await? {
+    match Runtime::find(&launch.runtime_directory, &launch.lock).await? {
         Some(runtime) => Ok(runtime),
         None => Err(LaunchError::Died {
             log: launch.runtime_log(),

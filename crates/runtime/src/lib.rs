@@ -7,12 +7,13 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `lock` | locked for as long as the runtime lives: there is one at most |
 //! | `runtime.sock` | where clients reach the runtime ([`container_protocol::local`]) |
 //! | `initramfs` | what the kernel boots with |
 //!
-//! A machine is running exactly when its socket answers. Nothing else on disk says so, so no
-//! crash can leave a wrong word behind.
+//! A machine is running exactly when its runtime holds the lock in the machine's bundle, and whoever
+//! wants something of it asks at the socket. No other word on disk says so, so no crash can leave a
+//! wrong one behind. A socket that somebody removed, with a session's directory say, is made anew
+//! within seconds.
 
 mod boot;
 mod clients;
@@ -21,6 +22,7 @@ mod file_share;
 mod guest_files;
 mod handle;
 mod launch;
+mod lock;
 mod log;
 mod process;
 

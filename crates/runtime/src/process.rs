@@ -1,13 +1,13 @@
 //! The runtime process.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
-    thread,
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,12 +17,12 @@ use container_protocol::{
     local::{self, RuntimeReport},
     mux::Stream,
 };
-use nix::fcntl::{Flock, FlockArg};
 use tokio::{
-    net::UnixStream,
+    net::{UnixListener, UnixStream},
     runtime,
+    signal::unix::{SignalKind, signal},
     sync::{Notify, mpsc},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     console::last_words,
     handle::SOCKET,
     launch::{Launch, LaunchEvent},
+    lock,
 };
 
 /// How much longer than init's own time the guest may take to unmount and power off.
@@ -39,8 +40,12 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 /// How long a machine whose home is gone may take to stop: what waits for a file there never ends.
 const HOME_GONE_GRACE: u32 = 5;
 
-/// How long a runtime whose machine has ended may take to end itself.
-const SUCCESSION: Duration = Duration::from_secs(10);
+/// How long init may take to end when this process is told to, in seconds: less than a host waits
+/// that shuts down.
+const TOLD_GRACE: u32 = 60;
+
+/// How often it is looked whether the socket is still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// The role [`RUNTIME_ROLE`](crate::RUNTIME_ROLE): runs the machine that standard input
 /// describes, to its end. Tells on standard output whether it came up.
@@ -70,7 +75,8 @@ fn run() -> Result<(), String> {
     let launch: Launch =
         serde_json::from_str(&words).map_err(|error| format!("reading what to run: {error}"))?;
     let directory = &launch.runtime_directory;
-    let _lock = claim(directory)?;
+    let _lock = lock::claim(&launch.lock)?;
+    prepare(directory).map_err(|error| format!("preparing {}: {error}", directory.display()))?;
     // One thread: engine and file share die with the thread that started them.
     let events = runtime::Builder::new_current_thread()
         .enable_all()
@@ -83,26 +89,46 @@ fn run() -> Result<(), String> {
     outcome
 }
 
-/// Makes the runtime directory this process's own for as long as it holds the lock.
-fn claim(directory: &Path) -> Result<Flock<File>, String> {
-    let failed = |error: io::Error| format!("preparing {}: {error}", directory.display());
+fn prepare(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(directory)
-        .map_err(failed)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
-    let deadline = Instant::now() + SUCCESSION;
+        .create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// Serves clients at the socket, which is made anew when somebody has removed it.
+async fn serve_clients(clients: Arc<Clients>, socket: PathBuf, mut listener: UnixListener) {
     loop {
-        let lock = File::create(directory.join("lock")).map_err(failed)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
-            Err(_) => {
-                return Err("the machine is running already, in another runtime process".to_owned());
-            }
+        tokio::select! {
+            () = Arc::clone(&clients).serve(listener) => return,
+            () = removed(&socket) => {}
         }
+        listener = loop {
+            let directory = socket.parent().unwrap_or(Path::new("/"));
+            match prepare(directory).and_then(|()| local::listen(&socket)) {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    tracing::warn!("listening on {} again: {error}", socket.display());
+                    sleep(LOOK_AGAIN * 15).await;
+                }
+            }
+        };
     }
+}
+
+async fn removed(socket: &Path) {
+    while socket.exists() {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Stops the machine in order when this process is told to end, as all are when the host shuts down.
+async fn stop_when_told(clients: Arc<Clients>) -> io::Result<()> {
+    let mut told = signal(SignalKind::terminate())?;
+    told.recv().await;
+    clients.stop(TOLD_GRACE);
+    Ok(())
 }
 
 /// Boots the machine, serves its clients to its end, and boots it again when it asked for that.
@@ -119,7 +145,8 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
         stopping: false,
         init: None,
     });
-    tokio::spawn(clients.clone().serve(listener));
+    tokio::spawn(serve_clients(Arc::clone(&clients), socket, listener));
+    tokio::spawn(stop_when_told(Arc::clone(&clients)));
     let mut first_boot = launch.first_boot;
     // Kept until the end of this process, which is what those who asked wait for.
     let mut waiting = Vec::new();
@@ -131,7 +158,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
             tokio::select! {
                 booted = &mut booting => break booted.map_err(|error| error.to_string())?,
                 Some(request) = stops.recv() => {
-                    waiting.push(request.waiting);
+                    waiting.extend(request.waiting);
                     stop.notify_one();
                 }
             }
@@ -204,7 +231,7 @@ async fn serve(
             }
             Some(stop) = stops.recv() => {
                 let grace_seconds = stop.grace_seconds;
-                waiting.push(stop.waiting);
+                waiting.extend(stop.waiting);
                 (grace_seconds, POWER_OFF)
             }
             status = home_gone => {

@@ -13,7 +13,7 @@ use axum::{
 };
 use container_api::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Failure, FailureKind,
-    Logs, Pong, Rename, Snapshot,
+    Logs, Machines, Pong, Rename, Snapshot,
 };
 use container_machine::BundleError;
 use futures::StreamExt;
@@ -107,7 +107,7 @@ async fn retire(State(shared): State<Shared>) -> Json<()> {
     Json(())
 }
 
-async fn list(State(shared): State<Shared>) -> Reply<Vec<Snapshot>> {
+async fn list(State(shared): State<Shared>) -> Reply<Machines> {
     Ok(Json(shared.service.snapshots().await?))
 }
 

@@ -1,7 +1,7 @@
 //! A machine's state, read afresh each time.
 
-use container_api::{Snapshot, Status};
-use container_machine::{Bundle, MachineId};
+use container_api::{Machines, Snapshot, Status};
+use container_machine::{Bundle, BundleError, MachineId};
 use container_runtime::Runtime;
 
 use crate::{Service, error::ServiceError};
@@ -12,17 +12,18 @@ impl Service {
         self.snapshot_of(id, &self.bundles.get(id)?).await
     }
 
-    /// The state of all machines, by id. One whose bundle is broken is left out and named in
-    /// the service's log: the others are still there.
-    pub(crate) async fn snapshots(&self) -> Result<Vec<Snapshot>, ServiceError> {
-        let mut snapshots = Vec::new();
+    /// The state of all machines, by id, and why there is none of some.
+    pub(crate) async fn snapshots(&self) -> Result<Machines, ServiceError> {
+        let mut all = Machines::default();
         for id in self.bundles.ids()? {
             match self.snapshot(&id).await {
-                Ok(snapshot) => snapshots.push(snapshot),
-                Err(error) => tracing::warn!("machine {id}: {error}"),
+                Ok(snapshot) => all.machines.push(snapshot),
+                // Removed meanwhile.
+                Err(ServiceError::Bundle(BundleError::NotFound(_))) => {}
+                Err(error) => all.broken.push(format!("machine {id}: {error}")),
             }
         }
-        Ok(snapshots)
+        Ok(all)
     }
 
     async fn snapshot_of(&self, id: &MachineId, bundle: &Bundle) -> Result<Snapshot, ServiceError> {
@@ -56,12 +57,12 @@ impl Service {
 
     /// The machine's runtime, if it runs.
     pub(crate) async fn runtime(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
-        let known = match self.bundles.get(id) {
-            Ok(bundle) => bundle.runtime_directory()?,
-            Err(_) => None,
+        let Ok(bundle) = self.bundles.get(id) else {
+            return Ok(None);
         };
+        let known = bundle.runtime_directory()?;
         let directory = known.unwrap_or_else(|| self.world.runtime_directory(id));
-        Ok(Runtime::find(&directory).await?)
+        Ok(Runtime::find(&directory, &bundle.runtime_lock()).await?)
     }
 }
 

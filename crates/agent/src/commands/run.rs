@@ -1,6 +1,6 @@
 //! One command, from its request to its end.
 
-use std::{io, os::unix::process::ExitStatusExt};
+use std::{io, os::unix::process::ExitStatusExt, path::Path};
 
 use container_protocol::{
     CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port, Stdio,
@@ -30,6 +30,8 @@ enum RunError {
     Streams(#[source] io::Error),
     #[error("the command's streams did not arrive")]
     NoStreams,
+    #[error("the machine is on its way down")]
+    Ending,
 }
 
 /// The moving ends of a running command's streams.
@@ -66,6 +68,8 @@ pub async fn serve(commands: &Commands, id: CommandId, mut control: Stream) {
     };
     let outcome = match start(commands, id, &request).await {
         Ok((child, moving)) => run(child, moving, &request, &mut control).await,
+        // The host sees the stream end, as it does when the machine has ended.
+        Err(RunError::Ending) => return,
         Err(error) => CommandEvent::Failed {
             message: error.to_string(),
         },
@@ -134,7 +138,12 @@ async fn start(
     }
     let child = spawn::in_machine(commands.init, login, ends)
         .await
-        .map_err(|source| RunError::Start { program, source })?;
+        .map_err(
+            |source| match Path::new(&format!("/proc/{}", commands.init)).exists() {
+                true => RunError::Start { program, source },
+                false => RunError::Ending,
+            },
+        )?;
     Ok((child, moving))
 }
 

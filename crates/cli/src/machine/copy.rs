@@ -9,11 +9,10 @@ use std::{
 };
 
 use clap::Args;
-use container_api::Running;
 use container_archive::{ArchiveError, Arrival, Root, pack, unpack};
 use container_client::{
     Client,
-    exec::{self, Streams},
+    exec::{RunningCommand, Streams},
 };
 use container_machine::MachineId;
 use container_protocol::{
@@ -23,7 +22,7 @@ use container_protocol::{
 
 use tokio::task::spawn_blocking;
 
-use super::{boot, one_or_default};
+use super::{boot, one_or_default, start};
 use crate::{failure::Failure, interrupt::unless_interrupted, output};
 
 /// Copy files and directories into a machine or out of it.
@@ -139,7 +138,7 @@ impl Copy {
             ) => (machine, Work::Out { from, to }),
             (Place::Machine(_), Place::Machine(_)) => {
                 return Err(Failure::new(
-                    "SOURCE or DESTINATION must be on the host: copy in two steps",
+                    "SOURCE or DESTINATION must be on the host: copy in two steps; a file of the host with a colon in its name is ./NAME",
                 ));
             }
             (Place::Host(_), Place::Host(_)) => {
@@ -150,7 +149,7 @@ impl Copy {
         };
         let guest_half = work.guest_half()?;
         let id = one_or_default(client, machine).await?;
-        let running = boot(client, &id).await?;
+        let mut running = boot(client, &id).await?;
         let request = CommandRequest {
             command: CommandLine::Copy(guest_half),
             identity: Identity {
@@ -162,13 +161,13 @@ impl Copy {
             working_directory: WorkingDirectory::Home,
             stdio: Stdio::Pipes,
         };
-        unless_interrupted(transfer(&running, &request, work)).await?
+        let (command, streams) = start(client, &id, &mut running, &request, None).await?;
+        unless_interrupted(transfer(command, streams, work)).await?
     }
 }
 
-/// Starts the guest's half and carries out the host's. Returns the exit code.
-async fn transfer(running: &Running, request: &CommandRequest, work: Work) -> Result<u8, Failure> {
-    let (command, streams) = exec::start(&running.socket, request).await?;
+/// Joins the guest's half and the host's. Returns the exit code.
+async fn transfer(command: RunningCommand, streams: Streams, work: Work) -> Result<u8, Failure> {
     let Streams::Pipes {
         stdin,
         stdout,

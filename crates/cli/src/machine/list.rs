@@ -4,7 +4,7 @@ use std::{io, net::Ipv4Addr, num::NonZeroU32, str::FromStr};
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
-use container_api::{Snapshot, Status};
+use container_api::{Machines, Snapshot, Status};
 use container_client::Client;
 use container_machine::{MachineId, Memory};
 use jiff::{Timestamp, tz::TimeZone};
@@ -124,7 +124,13 @@ impl From<Snapshot> for Listed {
 impl List {
     /// Prints the machines.
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        let mut machines = client.machines().await?;
+        let Machines {
+            mut machines,
+            broken,
+        } = client.machines().await?;
+        for reason in broken {
+            output::note(&reason);
+        }
         machines.retain(|machine| Filter::all_mean(&self.filter, machine));
         let machines: Vec<Listed> = machines.into_iter().map(Listed::from).collect();
         if self.quiet {

@@ -13,17 +13,25 @@ mod set_default;
 mod start;
 mod stop;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 use container_api::Running;
-use container_client::Client;
+use container_client::{
+    Client,
+    exec::{self, RunningCommand, Streams},
+};
 use container_machine::MachineId;
+use container_protocol::CommandRequest;
 
 pub use list::Format;
 
 use crate::{
     failure::Failure,
+    interrupt::unless_interrupted,
     progress::{self, ProgressMode},
 };
 
@@ -95,6 +103,33 @@ async fn boot(client: &Client, id: &MachineId) -> Result<Running, Failure> {
     };
     let given_up = format!("{id} goes on booting; `container machine stop {id}` stops it.");
     progress::shown(mode, &given_up, async |show| client.boot(id, show).await).await
+}
+
+/// Starts a command in a machine that was up a moment ago, with the caller's SSH agent. If the
+/// machine is going down, it is booted again.
+async fn start(
+    client: &Client,
+    id: &MachineId,
+    running: &mut Running,
+    request: &CommandRequest,
+    ssh_agent: Option<PathBuf>,
+) -> Result<(RunningCommand, Streams), Failure> {
+    let begin = async |socket: &Path| {
+        if let Some(agent) = &ssh_agent {
+            exec::use_ssh_agent(socket, agent.clone()).await?;
+        }
+        exec::start(socket, request).await
+    };
+    match unless_interrupted(begin(&running.socket)).await? {
+        Err(error)
+            if error.is_of_machine_that_ended()
+                && unless_interrupted(exec::is_down(&running.socket)).await? =>
+        {
+            *running = boot(client, id).await?;
+            Ok(unless_interrupted(begin(&running.socket)).await??)
+        }
+        begun => Ok(begun?),
+    }
 }
 
 /// Does the same to all of them, in order. What fails for one is told, and does not keep it from

@@ -15,11 +15,10 @@ use container_protocol::{
     WorkingDirectory,
 };
 
-use super::{boot, one_or_default};
+use super::{boot, one_or_default, start};
 use crate::{
     attach::{attach, terminal_size},
     failure::Failure,
-    interrupt::unless_interrupted,
     output,
     values::{self, Variable},
 };
@@ -117,7 +116,7 @@ impl Run {
             return Err(Failure::new("--detach needs a command to leave running"));
         }
         let id = one_or_default(client, self.name.clone()).await?;
-        let running = boot(client, &id).await?;
+        let mut running = boot(client, &id).await?;
         let request = CommandRequest {
             command: match self.command.is_empty() {
                 true => CommandLine::Login,
@@ -128,11 +127,8 @@ impl Run {
             working_directory: self.working_directory(&running)?,
             stdio: self.stdio(),
         };
-        if let Some(agent) = ssh_agent() {
-            unless_interrupted(exec::use_ssh_agent(&running.socket, agent)).await??;
-        }
-        let (command, streams) =
-            unless_interrupted(exec::start(&running.socket, &request)).await??;
+        let agent = ssh_agent();
+        let (command, streams) = start(client, &id, &mut running, &request, agent).await?;
         if self.detach {
             output::line(id)?;
             return Ok(0);

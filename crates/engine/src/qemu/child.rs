@@ -10,7 +10,10 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
-use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+use nix::sys::{
+    prctl::set_pdeathsig,
+    signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+};
 use tokio::process::Child;
 
 /// Descriptors that QEMU gets, each under a number of its own.
@@ -55,8 +58,15 @@ pub fn spawn(
         .fd_mappings(mappings.collect())
         .map_err(io::Error::other)?;
     let parent = nix::unistd::getpid();
+    let mut told_to_end = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        told_to_end.add(signal);
+    }
     let die_with_parent = move || {
         set_pdeathsig(Signal::SIGKILL)?;
+        // QEMU ends at once when it is told to, as all are when the host shuts down; the machine is
+        // stopped in order by whoever runs it.
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&told_to_end), None)?;
         // The parent may have died before the request was made.
         if nix::unistd::getppid() == parent {
             Ok(())
@@ -65,7 +75,7 @@ pub fn spawn(
         }
     };
     use std::os::unix::process::CommandExt;
-    // SAFETY: the closure makes two system calls and neither allocates nor takes a lock.
+    // SAFETY: the closure makes three system calls and neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(die_with_parent);
     }

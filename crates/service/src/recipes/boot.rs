@@ -88,6 +88,7 @@ impl Service {
             disk: bundle.disk(),
             stdio_log: bundle.stdio_log(),
             boot_log: bundle.boot_log(),
+            lock: bundle.runtime_lock(),
             cpus: boot.cpus.get(),
             memory: boot.memory.bytes(),
             virtualization: boot.virtualization,
