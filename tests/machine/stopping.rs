@@ -141,7 +141,7 @@ fn a_removed_machine_leaves_nothing(lab: &Lab) {
 fn a_runtime_that_is_told_to_end_stops_its_machine_in_order(lab: &Lab) {
     let world = World::of_root();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
-    world.inside("tiny", "echo unsynced > /root/file; echo shared > ~/file");
+    world.inside("tiny", "echo unsynced > /root/file; echo shared > file");
     for process in [
         world.engines(),
         world.processes("file-share"),
@@ -156,7 +156,10 @@ fn a_runtime_that_is_told_to_end_stops_its_machine_in_order(lab: &Lab) {
             .contains("the machine stops")
     );
     world.check_disk("tiny");
-    assert_eq!(world.inside("tiny", "cat /root/file"), "unsynced\n");
+    assert_eq!(
+        world.inside("tiny", "cat /root/file file"),
+        "unsynced\nshared\n"
+    );
 }
 
 /// A session's own directory is removed at logout, and made again at the next login.

@@ -1,8 +1,8 @@
 //! The picture of a session in the README: recorded from a real one, so that it is true.
 
-use std::{fs, process::Command};
+use std::{env, fs, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     checkout, command,
@@ -18,15 +18,16 @@ const LONGEST_PAUSE: &str = "3";
 pub fn record() -> Result<()> {
     let _registry = Registry::start_on(([127, 0, 0, 1], 5000).into(), &registry::storage())?;
     let world = tempfile::tempdir()?;
-    let project = world.path().join("home/project");
-    fs::create_dir_all(&project)?;
+    let home = env::home_dir().context("finding your home directory")?;
+    let project = home.join("project");
+    let is_ours = fs::create_dir(&project).is_ok();
     let programs = format!("{}:/usr/bin:/bin", target().join("release").display());
     let in_world = |program: &str| {
         let mut command = Command::new(program);
         command
             .current_dir(&project)
             .env("PATH", &programs)
-            .env("HOME", world.path().join("home"))
+            .env("HOME", &home)
             .env("XDG_DATA_HOME", world.path().join("data"))
             .env("XDG_CONFIG_HOME", world.path().join("config"))
             .env("XDG_RUNTIME_DIR", world.path().join("run"))
@@ -62,6 +63,9 @@ pub fn record() -> Result<()> {
     );
     // The machine is removed whatever came of it.
     let removed = command::run(in_world("container").args(["machine", "rm", "dev"]));
+    if is_ours {
+        fs::remove_dir(&project)?;
+    }
     recorded.and(removed)?;
     command::run(
         Command::new("termtosvg")
