@@ -119,7 +119,11 @@ fn a_rename_keeps_everything(lab: &Lab) {
 fn the_default_machine(lab: &Lab) {
     let world = World::of_user();
     let image = lab.image("busybox:1");
-    assert!(world.error(&["run", "true"]).contains("set-default"));
+    assert!(
+        world
+            .error(&["run", "true"])
+            .contains("container machine create")
+    );
     world.create(&image, "one", &["--no-boot"]);
     world.create(&image, "two", &["--no-boot"]);
     let default = || {

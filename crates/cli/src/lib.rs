@@ -39,7 +39,8 @@ Examples:
   container machine run -n dev -- make -j4
   container machine ls
 
-Exit codes: 0 when it is done, 1 when it failed, 2 when the command line is wrong. \
+Exit codes: 0 when it is done, 1 when it failed, 2 when the command line cannot be \
+understood. \
 `machine run` ends with the code of the command that it ran."
 )]
 struct Cli {

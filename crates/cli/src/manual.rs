@@ -1,6 +1,6 @@
 //! The manual pages, made from the same definitions as the help.
 
-use std::path::PathBuf;
+use std::{fs, io, path::PathBuf};
 
 use clap::{Args, Command};
 
@@ -16,12 +16,37 @@ pub struct ManualPages {
 impl ManualPages {
     /// Writes a page for each command: `container-machine-create.1`.
     pub fn carry_out(self, command: Command) -> Result<(), Failure> {
-        let written = clap_mangen::generate_to(command, &self.directory);
-        written.map_err(|error| {
+        self.write(command).map_err(|error| {
             let directory = self.directory.display();
             Failure::new(format!("writing manual pages to {directory}: {error}"))
         })
     }
+
+    fn write(&self, command: Command) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        clap_mangen::generate_to(command, &self.directory)?;
+        for entry in fs::read_dir(&self.directory)? {
+            let page = entry?.path();
+            if page.extension().is_some_and(|section| section == "1") {
+                fs::write(&page, with_examples(&fs::read_to_string(&page)?))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The page with its last words, which are examples, as a section of their own whose lines stay as
+/// they are (man(7), "EXAMPLES").
+fn with_examples(page: &str) -> String {
+    let Some((before, rest)) = page.split_once(".SH EXTRA\n") else {
+        return page.to_owned();
+    };
+    let (examples, after) = match rest.find(".SH ") {
+        Some(position) => rest.split_at(position),
+        None => (rest, ""),
+    };
+    let examples = examples.trim_start_matches("Examples:\n").trim_end();
+    format!("{before}.SH EXAMPLES\n.nf\n{examples}\n.fi\n{after}")
 }
 
 #[cfg(test)]
@@ -43,7 +68,9 @@ mod tests {
         for verb in machine.get_subcommands() {
             let page = format!("container-machine-{}.1", verb.get_name());
             let text = std::fs::read_to_string(directory.path().join(&page)).unwrap();
-            assert!(text.contains("container machine"), "{page}: {text}");
+            let examples = text.split_once(".SH EXAMPLES\n.nf\n").unwrap().1;
+            assert!(examples.contains("container machine"), "{page}: {text}");
+            assert!(examples.contains("\n.fi\n"), "{page}: {text}");
         }
         for page in [
             "container.1",

@@ -46,7 +46,7 @@ pub struct Create {
     no_boot: bool,
 
     /// Virtual CPUs; half of this computer's where it is left out, 4 at least.
-    #[arg(long, value_name = "N", value_parser = values::cpus)]
+    #[arg(long, value_name = "N", value_parser = values::cpus, allow_negative_numbers = true)]
     cpus: Option<NonZeroU32>,
 
     /// Memory, 1G at least (2G, 4096M); half of this computer's where it is left out.

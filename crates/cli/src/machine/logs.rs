@@ -41,7 +41,7 @@ pub struct Logs {
     follow: bool,
 
     /// Only the last lines.
-    #[arg(short = 'n', value_name = "N")]
+    #[arg(short = 'n', value_name = "N", allow_negative_numbers = true)]
     lines: Option<usize>,
 }
 

@@ -83,11 +83,11 @@ pub struct Run {
     user: Option<(UserReference, Option<u32>)>,
 
     /// Run as this user id.
-    #[arg(long, conflicts_with = "root", value_parser = value_parser!(u32).range(..LAST_ID))]
+    #[arg(long, conflicts_with = "root", value_parser = value_parser!(u32).range(..LAST_ID), allow_negative_numbers = true)]
     uid: Option<u32>,
 
     /// Run with this group; with --root, in addition to root's own.
-    #[arg(long, value_parser = value_parser!(u32).range(..LAST_ID))]
+    #[arg(long, value_parser = value_parser!(u32).range(..LAST_ID), allow_negative_numbers = true)]
     gid: Option<u32>,
 
     /// Keep standard input open; it always is.

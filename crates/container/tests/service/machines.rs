@@ -117,7 +117,7 @@ fn a_stopped_machine_is_stopped_and_a_deleted_one_is_gone() {
     assert!(outcome.stderr.contains("dev was the default machine"));
     assert!(outcome.stderr.contains("Error: there is no machine none"));
     assert_eq!(world.entries(), [""; 0]);
-    assert!(world.error(&["stop"]).contains("no default machine"));
+    assert!(world.error(&["stop"]).contains("no machines yet"));
 }
 
 #[test]

@@ -25,7 +25,11 @@ fn what_is_not_there_is_named() {
     ] {
         assert!(world.error(verb).contains("no machine none"), "{verb:?}");
     }
-    assert!(world.error(&["inspect"]).contains("set-default"));
+    assert!(
+        world
+            .error(&["inspect"])
+            .contains("container machine create")
+    );
 }
 
 #[test]
