@@ -17,17 +17,20 @@ use container_protocol::{
 };
 use rustix::fs::{AtFlags, unlinkat};
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, copy_bidirectional},
     net::{UnixListener, UnixStream},
     sync::oneshot,
     task::{JoinHandle, JoinSet},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
     machine::{GuestRoot, descriptor_path},
     power,
 };
+
+/// How long a client may take to ask an agent that is not there.
+const QUESTION: Duration = Duration::from_secs(1);
 
 /// How long to wait when no client can be accepted.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -92,9 +95,16 @@ fn listen(root: &GuestRoot, user: &GuestHome) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn carry(mut client: UnixStream, opener: Opener) -> Result<(), FrameError> {
+async fn carry(mut client: UnixStream, opener: Opener) {
+    if join(&mut client, &opener).await.is_err() {
+        // A client that finds nobody before it has asked would be killed for writing (SIGPIPE).
+        let _ = timeout(QUESTION, client.read(&mut [0; 1024])).await;
+    }
+}
+
+async fn join(client: &mut UnixStream, opener: &Opener) -> Result<(), FrameError> {
     let mut host = opener.open().await?;
     frame::write(&mut host, &HostPort::SshAgent).await?;
-    copy_bidirectional(&mut client, &mut host).await?;
+    copy_bidirectional(client, &mut host).await?;
     Ok(())
 }

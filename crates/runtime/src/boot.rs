@@ -106,6 +106,21 @@ pub enum BootError {
     },
 }
 
+impl BootError {
+    /// Whether the fault is an emulated processor's, so that another try is worth while: the machine
+    /// stands still, or has reset itself before its kernel's first word.
+    fn is_the_processors(&self) -> bool {
+        match self {
+            BootError::StandsStill { .. } => true,
+            BootError::Ended {
+                end: End::Orderly,
+                console,
+            } => console.is_empty(),
+            _ => false,
+        }
+    }
+}
+
 fn said(end: &End) -> String {
     match end {
         End::Orderly => String::new(),
@@ -129,9 +144,8 @@ pub struct Booted {
     pub console: JoinHandle<()>,
 }
 
-/// Boots the machine, unless it is told to `stop` before it is up, and once more if it stands
-/// still: an emulated processor may lose an interrupt on a busy host, and with it a machine
-/// (docs/performance.md, "A lost interrupt").
+/// Boots the machine, unless it is told to `stop` before it is up, and once more if an emulated
+/// processor has failed it (docs/performance.md, "A lost interrupt").
 pub async fn boot(
     launch: &Launch,
     first_boot: bool,
@@ -140,7 +154,7 @@ pub async fn boot(
 ) -> Result<Booted, BootError> {
     for _ in 1..TRIES {
         match try_to_boot(launch, first_boot, clients, stop).await {
-            Err(error @ BootError::StandsStill { .. }) => tracing::warn!("{error}"),
+            Err(error) if error.is_the_processors() => tracing::warn!("{error}"),
             other => return other,
         }
     }
