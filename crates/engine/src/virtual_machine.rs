@@ -24,8 +24,8 @@ pub struct VirtualMachine {
     /// The engine's end of the byte stream to the guest agent, and the name under which the
     /// guest finds it.
     pub channel: (OwnedFd, String),
-    /// The engine's end of a socket that takes the kernel's console. Somebody must read the other
-    /// one: a guest waits for its console.
+    /// The writing end of a pipe that takes the kernel's console. Somebody must read the other one: a
+    /// guest waits for its console. (A socket takes some hundred single characters, a pipe 64 KiB.)
     pub console: OwnedFd,
     /// The file that takes the engine's own complaints, appended to.
     pub engine_log: PathBuf,

@@ -18,7 +18,12 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
-use tokio::{net::UnixStream, sync::Notify, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{UnixStream, unix::pipe},
+    sync::Notify,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
@@ -180,7 +185,10 @@ async fn try_to_boot(
     };
     let (file_share, engine_share) = share_home(launch)?;
     let (channel, channel_of_engine) = connection().map_err(BootError::MakeChannel)?;
-    let (console, console_of_engine) = connection().map_err(BootError::MakeChannel)?;
+    let (console_of_engine, console) = pipe::pipe().map_err(BootError::MakeChannel)?;
+    let console_of_engine = console_of_engine
+        .into_blocking_fd()
+        .map_err(BootError::MakeChannel)?;
 
     // The logs are of this boot.
     let (boot_log, engine_log) = (Log::at(&launch.boot_log), Log::at(&launch.engine_log()));

@@ -57,9 +57,10 @@ impl CommandLine {
             format!("socket,id=control,fd={}", inherited.add(control)),
         );
         line.add("-mon", "chardev=control,mode=control");
+        let console = inherited.add(machine.console);
         line.add(
             "-chardev",
-            format!("socket,id=console,fd={}", inherited.add(machine.console)),
+            format!("file,id=console,append=on,path=/proc/self/fd/{console}"),
         );
         line.add("-serial", "chardev:console");
         line.disk(&machine.disk.display().to_string());
@@ -225,7 +226,10 @@ mod tests {
         let line = line(false);
         let mut numbers: Vec<&str> = line
             .iter()
-            .filter_map(|argument| argument.split_once("fd="))
+            .filter_map(|argument| {
+                let fd = argument.split_once("fd=");
+                fd.or_else(|| argument.split_once("/fd/"))
+            })
             .map(|(_, number)| number)
             .collect();
         assert_eq!(numbers.len(), 4);
