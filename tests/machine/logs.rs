@@ -20,11 +20,12 @@ fn logs_are_cut_followed_and_bounded(lab: &Lab) {
     let world = World::of_root();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
     let say = |words: &str| world.inside("tiny", &format!("echo {words} > /dev/console"));
-    say("one");
-    say("two");
     // What a terminal gets, since the console is one.
     let plain = |shown: String| shown.replace('\r', "");
     let shown = |arguments: &[&str]| world.stdout(&[&["logs"], arguments, &["tiny"]].concat());
+    eventually("init is done", || shown(&[]).contains("the machine starts"));
+    say("one");
+    say("two");
     eventually("it is logged", || plain(shown(&[])).ends_with("one\ntwo\n"));
     assert_eq!(plain(shown(&["-n", "1"])), "two\n");
     assert_eq!(shown(&["-n", "0"]), "");
@@ -45,7 +46,7 @@ fn logs_are_cut_followed_and_bounded(lab: &Lab) {
 
     world.inside(
         "tiny",
-        "yes 0123456789 | head -c 20000000 > /dev/console; (echo; echo last) > /dev/console",
+        "yes 0123456789 | head -c 10000000 > /dev/console; (echo; echo last) > /dev/console",
     );
     while next() != "last" {}
     let size = |file: &str| fs::metadata(world.bundle("tiny", file)).unwrap().len();

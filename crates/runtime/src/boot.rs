@@ -41,6 +41,10 @@ const CHANNEL: &str = "container.agent";
 /// How long a machine may take from the kernel's start to being up.
 const BOOT: Duration = Duration::from_secs(240);
 
+/// For so long the console's single characters are gathered: taken one by one they would cost a boot
+/// more than the kernel does.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// How long an engine may take to end whose channel has ended.
 const ENGINE_END: Duration = Duration::from_secs(2);
 
@@ -210,7 +214,7 @@ async fn try_to_boot(
         })
         .await?;
 
-    let mut console = tokio::spawn(boot_log.take(console));
+    let mut console = tokio::spawn(boot_log.take(console, GATHER));
     let (opener, incoming, driver) = mux::multiplex(channel.compat(), Side::Host);
     tokio::spawn(driver);
     tokio::spawn(serve_guest(
@@ -367,7 +371,7 @@ async fn serve_guest(mut incoming: Incoming, stdio_log: PathBuf, clients: Arc<Cl
         let (log, clients) = (Log::at(&stdio_log), Arc::clone(&clients));
         tokio::spawn(async move {
             match frame::read::<HostPort>(&mut stream).await {
-                Ok(HostPort::StdioLog) => log.take(stream).await,
+                Ok(HostPort::StdioLog) => log.take(stream, Duration::ZERO).await,
                 Ok(HostPort::SshAgent) => {
                     if let Err(error) = clients.join_ssh_agent(stream).await {
                         tracing::debug!("a connection to the SSH agent: {error}");

@@ -9,6 +9,7 @@ use std::{
     },
     path::Path,
     process::{ExitCode, Stdio},
+    time::Duration,
 };
 
 use nix::sys::{
@@ -48,7 +49,7 @@ impl FileShare {
             .kill_on_drop(true)
             .spawn()?;
         if let Some(complaints) = child.stderr.take() {
-            tokio::spawn(log.take(complaints));
+            tokio::spawn(log.take(complaints, Duration::ZERO));
         }
         Ok((FileShare { child }, connection.into()))
     }

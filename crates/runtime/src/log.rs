@@ -16,9 +16,6 @@ use tokio::{
 /// A log that grows beyond this is [put aside](put_aside), and a new one begun.
 const LARGEST: u64 = 8 << 20;
 
-/// For so long what comes is gathered before it is written.
-const GATHER: Duration = Duration::from_millis(10);
-
 /// The log's file, and the one before it.
 #[derive(Debug)]
 pub struct Log {
@@ -41,17 +38,17 @@ impl Log {
         }
     }
 
-    /// Takes all that comes. A log that cannot be written never stops the machine: what comes
-    /// is dropped.
-    pub async fn take(self, mut from: impl AsyncRead + Unpin) {
+    /// Takes all that comes, having gathered it for so long. A log that cannot be written never stops
+    /// the machine: what comes is dropped.
+    pub async fn take(self, mut from: impl AsyncRead + Unpin, gather: Duration) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             if let Err(error) = self.append(&buffer[..count]) {
                 tracing::warn!("writing {}: {error}", self.path.display());
             }
-            // A console sends each character by itself: taken one by one they would cost a boot more
-            // than the kernel does.
-            sleep(GATHER).await;
+            if !gather.is_zero() {
+                sleep(gather).await;
+            }
         }
     }
 
