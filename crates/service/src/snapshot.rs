@@ -1,5 +1,7 @@
 //! A machine's state, read afresh each time.
 
+use std::path::PathBuf;
+
 use container_api::{Machines, Snapshot, Status};
 use container_machine::{Bundle, BundleError, MachineId};
 use container_runtime::Runtime;
@@ -60,9 +62,19 @@ impl Service {
         let Ok(bundle) = self.bundles.get(id) else {
             return Ok(None);
         };
-        let known = bundle.runtime_directory()?;
-        let directory = known.unwrap_or_else(|| self.world.runtime_directory(id));
+        let directory = self.runtime_directory(id, &bundle)?;
         Ok(Runtime::find(&directory, &bundle.runtime_lock()).await?)
+    }
+
+    /// Where the runtime of the machine's newest boot works, or worked; its next one's place if it
+    /// never booted.
+    pub(crate) fn runtime_directory(
+        &self,
+        id: &MachineId,
+        bundle: &Bundle,
+    ) -> Result<PathBuf, ServiceError> {
+        let known = bundle.runtime_directory()?;
+        Ok(known.unwrap_or_else(|| self.world.runtime_directory(id)))
     }
 }
 

@@ -26,11 +26,13 @@ impl Service {
     /// As [`delete`](Self::delete), for a caller that holds the machine's lock. Returns whether
     /// it was the default machine.
     pub(super) async fn remove(&self, id: &MachineId) -> Result<bool, ServiceError> {
-        self.bundles.get(id)?;
+        let bundle = self.bundles.get(id)?;
         self.stop_running(id).await?;
+        // A bundle that is broken can still be removed.
+        let left_over = self.runtime_directory(id, &bundle);
         let was_default = self.bundles.remove(id)?;
         // Left over from its last boot; without it nothing is missing.
-        let _ = std::fs::remove_dir_all(self.world.runtime_directory(id));
+        let _ = left_over.map(std::fs::remove_dir_all);
         Ok(was_default)
     }
 }

@@ -13,13 +13,13 @@ impl Service {
             true => None,
             false => Some(self.locks.lock(id.max(new)).await),
         };
-        self.bundles.get(id)?;
+        let left_over = self.runtime_directory(id, &self.bundles.get(id)?)?;
         if self.runtime(id).await?.is_some() {
             return Err(ServiceError::Running(id.clone()));
         }
         self.bundles.rename(id, new)?;
         // Left over from its last boot; without it nothing is missing.
-        let _ = std::fs::remove_dir_all(self.world.runtime_directory(id));
+        let _ = std::fs::remove_dir_all(left_over);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ impl Service {
         Host::of_this_process().check(&boot)?;
         // One that has gone since must not keep anything else from being changed.
         if change.kernel.is_some() {
-            check(&boot)?;
+            check_kernel(&boot)?;
         }
         bundle.set_boot_configuration(&boot)?;
         let running = self.runtime(id).await?.is_some();
@@ -30,6 +30,10 @@ impl Service {
 /// regular file.
 pub(super) fn check(boot: &BootConfiguration) -> Result<(), ServiceError> {
     Host::of_this_process().check(boot)?;
+    check_kernel(boot)
+}
+
+fn check_kernel(boot: &BootConfiguration) -> Result<(), ServiceError> {
     match &boot.kernel {
         Some(kernel) => Ok(container_runtime::check_kernel(kernel)?),
         None => Ok(()),
