@@ -21,9 +21,11 @@
 //! reply whose status is not 200, or as the last event of a stream. A client that goes away while
 //! its machine is being created gives it up; everything else is carried through.
 
+mod environment;
 mod machine;
 mod stream;
 
+pub use environment::CallerEnvironment;
 pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,
     Running, Snapshot, Status,

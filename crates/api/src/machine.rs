@@ -10,6 +10,8 @@ use container_machine::{HomeMount, ImageDescription, MachineId, Memory, Platform
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::CallerEnvironment;
+
 /// What a machine is to be made from, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -26,6 +28,8 @@ pub struct CreateRequest {
     pub max_concurrent_downloads: Option<NonZeroUsize>,
     /// The home directory of whoever asks.
     pub home: PathBuf,
+    /// What the environment of whoever asks says.
+    pub environment: CallerEnvironment,
     /// What differs from the configured defaults.
     pub boot: BootChange,
     /// Whether to boot it at once.

@@ -10,6 +10,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{Client, ClientError};
 
@@ -62,9 +63,9 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, ClientError> {
-        let body = serde_json::to_string(body)?;
-        let told = if body == "null" { "" } else { &body };
-        tracing::debug!("{method} {path} {told}");
+        let body = serde_json::to_value(body)?;
+        tracing::debug!("{method} {path} {}", told(&body));
+        let body = body.to_string();
         let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
         let stream = local::connect(&self.world.service_socket())
             .await
@@ -93,5 +94,36 @@ impl Client {
                 String::from_utf8_lossy(&whole)
             )),
         })
+    }
+}
+
+/// A request's body for the log: of an environment, whose values may be secret, the names.
+fn told(body: &Value) -> String {
+    let mut body = body.clone();
+    if body.is_null() {
+        return String::new();
+    }
+    if let Some(Value::Object(environment)) = body.get_mut("environment") {
+        environment
+            .values_mut()
+            .for_each(|value| *value = "…".into());
+    }
+    body.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_of_the_environment_are_not_logged() {
+        let body = json!({"image": "a", "environment": {"HTTPS_PROXY": "http://me:secret@p"}});
+        assert_eq!(
+            told(&body),
+            r#"{"environment":{"HTTPS_PROXY":"…"},"image":"a"}"#
+        );
+        assert_eq!(told(&Value::Null), "");
     }
 }

@@ -24,6 +24,7 @@
 
 mod descriptor;
 mod digest;
+mod environment;
 mod error;
 mod image;
 mod manifest;
@@ -40,6 +41,7 @@ mod unpack;
 
 pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
+pub use environment::Environment;
 pub use error::ImageError;
 pub use image::Image;
 pub use platform::{InvalidPlatform, Platform};

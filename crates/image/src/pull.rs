@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{
-    Descriptor, Digest, Image, ImageError, ImageStore, Listener, MachineSettings, Platform,
-    Progress, Reference, Scheme, Step,
+    Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener, MachineSettings,
+    Platform, Progress, Reference, Scheme, Step,
     image::Layer,
     manifest::{self, Manifest},
     progress::Meter,
@@ -23,6 +23,8 @@ pub struct PullOptions {
     pub scheme: Scheme,
     /// Layers that are fetched at once; at least one is.
     pub max_concurrent_downloads: usize,
+    /// The environment of whoever wants the image.
+    pub environment: Environment,
 }
 
 impl Default for PullOptions {
@@ -30,6 +32,7 @@ impl Default for PullOptions {
         PullOptions {
             scheme: Scheme::Auto,
             max_concurrent_downloads: 3,
+            environment: Environment::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use container_api::{BootChange, CreateRequest};
+use container_api::{BootChange, CallerEnvironment, CreateRequest};
 use container_client::Client;
 use container_machine::{HomeMount, Memory, home_directory};
 
@@ -117,6 +117,7 @@ impl Create {
             platform,
             scheme: self.scheme,
             home: home_directory().unwrap_or_default(),
+            environment: CallerEnvironment::of_this_process(),
             max_concurrent_downloads: Some(self.max_concurrent_downloads),
             boot: BootChange {
                 cpus: self.cpus,

@@ -142,7 +142,10 @@ impl Service {
             Some(platform) => platform.parse()?,
             None => ImagePlatform::host(),
         };
-        let mut options = PullOptions::default();
+        let mut options = PullOptions {
+            environment: request.environment.clone().into_variables().into(),
+            ..PullOptions::default()
+        };
         if let Some(scheme) = &request.scheme {
             options.scheme = scheme.parse()?;
         }
