@@ -5,6 +5,7 @@
 mod artifact;
 mod at_home;
 mod commands;
+mod downloads;
 mod first_use;
 mod inits;
 mod logs;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         streams::TESTS,
         terminals::TESTS,
         artifact::TESTS,
+        downloads::TESTS,
         at_home::TESTS,
         many_files::TESTS,
         network::TESTS,

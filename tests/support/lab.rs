@@ -1,4 +1,4 @@
-use std::sync::OnceLock;
+use std::{net::SocketAddr, sync::OnceLock};
 
 use xtask::registry::{self, Registry};
 
@@ -18,8 +18,13 @@ pub struct Lab {
 impl Lab {
     /// A reference to a test image, `NAME:TAG`.
     pub fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.registry())
+    }
+
+    /// Where the registry of the test images listens.
+    pub fn registry(&self) -> SocketAddr {
         let start = || Registry::start(&registry::storage()).unwrap();
-        format!("{}/{name}", self.registry.get_or_init(start).address())
+        self.registry.get_or_init(start).address()
     }
 
     /// Root's world, with a running Debian `dev`. Tests leave the machine as it is.

@@ -8,6 +8,7 @@ mod outcome;
 mod processes;
 mod terminal;
 mod user;
+mod wire;
 mod world;
 
 pub use author::Author;
@@ -16,4 +17,5 @@ pub use outcome::Outcome;
 pub use processes::{Process, eventually};
 pub use terminal::Terminal;
 pub use user::User;
+pub use wire::{Fault, Wire};
 pub use world::World;

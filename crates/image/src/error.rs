@@ -40,3 +40,10 @@ pub enum ImageError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+impl ImageError {
+    /// Whether no disk was made because a layer did not arrive.
+    pub(crate) fn is_of_missing_layer(&self) -> bool {
+        matches!(self, ImageError::Unpack { source, .. } if source.is_of_missing_layer())
+    }
+}

@@ -35,6 +35,13 @@ pub struct Image {
     pub(crate) layers: Vec<Layer>,
 }
 
+impl Image {
+    /// Its layers' blobs, the lowest first.
+    pub(crate) fn blobs(&self) -> impl ExactSizeIterator<Item = &Descriptor> {
+        self.layers.iter().map(|layer| &layer.blob)
+    }
+}
+
 /// What an image adds to those below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layer {

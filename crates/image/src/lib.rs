@@ -5,19 +5,26 @@
 //! 1. a [`Reference`] and a [`Platform`] say which image is meant;
 //! 2. [`ImageStore::pull`] asks the registry, and fetches into the store what is not there, every
 //!    byte checked against its digest;
-//! 3. [`ImageStore::base`] writes the layers into an ext4 file system, once for each image.
+//! 3. [`ImageStore::base_of_size`] writes the layers into an ext4 file system, once for each image
+//!    and size.
+//!
+//! [`ImageStore::pull_to_base`] does both at once: layers are written while they arrive.
 //!
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use container_image::{ImageError, ImageStore, Platform, PullOptions, Reference};
+//! use container_image::{
+//!     DEFAULT_SIZE, ImageError, ImageStore, Platform, PullOptions, Reference,
+//! };
 //!
 //! # async fn example() -> Result<(), ImageError> {
 //! let store = ImageStore::open(Path::new("images"))?;
 //! let reference = Reference::parse("127.0.0.1:5000/debian-systemd:12", "docker.io")?;
 //! let options = PullOptions::default();
-//! let image = store.pull(&reference, &Platform::host(), &options, &|_| {}).await?;
-//! let disk = store.base(&image, &|_| {}).await?;
+//! let platform = Platform::host();
+//! let (image, disk) = store
+//!     .pull_to_base(&reference, &platform, &options, DEFAULT_SIZE, &|_| {})
+//!     .await?;
 //! # Ok(())
 //! # }
 //! ```

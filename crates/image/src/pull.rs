@@ -1,8 +1,20 @@
 //! From a reference to an image in the store.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{
+    StreamExt, TryStreamExt,
+    future::{Either, select},
+    stream, try_join,
+};
 
 use crate::{
     Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener, MachineSettings,
@@ -11,6 +23,7 @@ use crate::{
     manifest::{self, Manifest},
     progress::Meter,
     registry::{FetchError, LARGEST_MANIFEST, Registry, download},
+    store::{Arrival, Arrivals},
 };
 
 /// Indexes that lead to indexes are followed this far.
@@ -44,6 +57,22 @@ struct Found {
     parts: manifest::ImageParts,
 }
 
+/// The image that a reference means.
+struct LookedUp {
+    image: Image,
+    /// Who has its layers and machine settings, which may be missing; none if all is here.
+    registry: Option<Registry>,
+}
+
+impl LookedUp {
+    fn here(image: Image) -> LookedUp {
+        LookedUp {
+            image,
+            registry: None,
+        }
+    }
+}
+
 impl ImageStore {
     /// Sees to it that the image is in the store. What is there already is not fetched again.
     ///
@@ -63,10 +92,7 @@ impl ImageStore {
         listener: Listener<'_>,
     ) -> Result<Image, ImageError> {
         let pulled = self.pulled(reference, platform, options, listener).await;
-        pulled.map_err(|source| ImageError::Fetch {
-            reference: reference.to_string(),
-            source,
-        })
+        pulled.map_err(|source| fetch_error(reference, source))
     }
 
     /// The image, if all of it is in the store; nobody is asked.
@@ -79,10 +105,59 @@ impl ImageStore {
         platform: &Platform,
     ) -> Result<Option<Image>, ImageError> {
         self.here(reference, platform)
-            .map_err(|source| ImageError::Fetch {
-                reference: reference.to_string(),
-                source,
-            })
+            .map_err(|source| fetch_error(reference, source))
+    }
+
+    /// [Pulls](ImageStore::pull) the image and makes its [base](ImageStore::base_of_size) of this
+    /// many bytes on the way: layers are written to it as they arrive.
+    ///
+    /// # Errors
+    /// [`ImageError::Fetch`] and [`ImageError::Unpack`]; as there.
+    pub async fn pull_to_base(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        options: &PullOptions,
+        size: u64,
+        listener: Listener<'_>,
+    ) -> Result<(Image, PathBuf), ImageError> {
+        let failed = |source| fetch_error(reference, source);
+        let found = self.look_up(reference, platform, options, listener).await;
+        let LookedUp { image, registry } = found.map_err(failed)?;
+        let Some(registry) = registry else {
+            let base = self.base_of_size(&image, size, listener).await?;
+            return Ok((image, base));
+        };
+        let arrivals = self.arrivals(image.blobs());
+        let is_fetched = AtomicBool::new(false);
+        let fetched = async {
+            let rest = self.fetch_rest(&registry, &image, &arrivals, options, listener);
+            let fetched = rest.await.map_err(failed)?;
+            is_fetched.store(true, Ordering::Relaxed);
+            Ok(fetched)
+        };
+        // One step is told at a time: what the network gives, then what is left to unpack.
+        let tell = |progress| {
+            if is_fetched.load(Ordering::Relaxed) {
+                listener(progress);
+            }
+        };
+        let base = self.base_as_it_arrives(&image, size, &arrivals, &tell);
+        match select(pin!(fetched), pin!(base)).await {
+            Either::Left((fetched, base)) => {
+                // Without all layers it ends at once.
+                let made = base.await;
+                Ok((fetched?, made?))
+            }
+            // Why a layer did not arrive is for the other one to say.
+            Either::Right((Err(error), fetched)) if error.is_of_missing_layer() => {
+                fetched.await.and(Err(error))
+            }
+            Either::Right((made, fetched)) => {
+                let base = made?;
+                Ok((fetched.await?, base))
+            }
+        }
     }
 
     async fn pulled(
@@ -92,47 +167,79 @@ impl ImageStore {
         options: &PullOptions,
         listener: Listener<'_>,
     ) -> Result<Image, FetchError> {
-        if reference.digest().is_some()
-            && let Some(image) = self.here(reference, platform)?
-        {
+        let found = self.look_up(reference, platform, options, listener).await?;
+        let LookedUp { image, registry } = found;
+        let Some(registry) = registry else {
             return Ok(image);
-        }
-        listener(Progress::step(Step::Resolving));
-        let fetched = self.fetch(reference, platform, options, listener).await;
-        match fetched {
-            Err(error) if error.is_offline() => match self.here(reference, platform)? {
-                Some(image) => {
-                    let reason = error.to_string();
-                    tracing::warn!("using the local image {reference}: {reason}");
-                    listener(Progress::step(Step::Offline { reason }));
-                    Ok(image)
-                }
-                None => Err(error),
-            },
-            fetched => fetched,
-        }
+        };
+        let arrivals = self.arrivals(image.blobs());
+        self.fetch_rest(&registry, &image, &arrivals, options, listener)
+            .await
     }
 
-    /// The recipe.
-    async fn fetch(
+    async fn look_up(
         &self,
         reference: &Reference,
         platform: &Platform,
         options: &PullOptions,
         listener: Listener<'_>,
-    ) -> Result<Image, FetchError> {
+    ) -> Result<LookedUp, FetchError> {
+        if reference.digest().is_some()
+            && let Some(image) = self.here(reference, platform)?
+        {
+            return Ok(LookedUp::here(image));
+        }
+        listener(Progress::step(Step::Resolving));
+        match self.look_up_remote(reference, platform, options).await {
+            Err(error) if error.is_offline() => match self.here(reference, platform)? {
+                Some(image) => {
+                    let reason = error.to_string();
+                    tracing::warn!("using the local image {reference}: {reason}");
+                    listener(Progress::step(Step::Offline { reason }));
+                    Ok(LookedUp::here(image))
+                }
+                None => Err(error),
+            },
+            found => found,
+        }
+    }
+
+    async fn look_up_remote(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        options: &PullOptions,
+    ) -> Result<LookedUp, FetchError> {
         let registry = Registry::new(reference, options.scheme)?;
         let found = self.resolve(&registry, reference, platform).await?;
         let config = self.fetch_config(&registry, &found).await?;
-        let mut image = image(reference, platform, &found, &config)?;
+        let image = image(reference, platform, &found, &config)?;
+        Ok(LookedUp {
+            image,
+            registry: Some(registry),
+        })
+    }
+
+    /// Fetches what is missing of an image, its machine settings included, and remembers it.
+    /// When this ends in whatever way, nothing is awaited any more.
+    async fn fetch_rest(
+        &self,
+        registry: &Registry,
+        image: &Image,
+        arrivals: &Arrivals,
+        options: &PullOptions,
+        listener: Listener<'_>,
+    ) -> Result<Image, FetchError> {
+        let arrivals = GivenUpAtLast(arrivals);
         let (manifest, top) = (&image.manifest.digest, &image.descriptor.digest);
-        image.settings = self
-            .fetch_settings(&registry, reference, manifest, top, listener)
-            .await?;
-        self.fetch_layers(&registry, &image, options, listener)
-            .await?;
-        self.remember(reference, &image.descriptor)?;
-        Ok(image)
+        let settings = self.fetch_settings(registry, &image.reference, manifest, top, listener);
+        let layers = self.fetch_layers(registry, image, arrivals.0, options, listener);
+        let (settings, ()) = try_join!(settings, layers)?;
+        self.remember(&image.reference, &image.descriptor)?;
+        Ok(Image {
+            settings,
+            ..image.clone()
+        })
     }
 
     async fn resolve(
@@ -221,7 +328,8 @@ impl ImageStore {
         // Not there, or damaged there, which has to go before it can come anew.
         self.remove_if_damaged(&blob.digest)?;
         let unheard = Meter::new(&|_| {}, Step::Resolving, [blob.size].into_iter());
-        download(registry, self, blob, &unheard).await?;
+        let arrival = Arc::new(Arrival::awaited());
+        download(registry, self, blob, &arrival, &unheard).await?;
         self.small(&blob.digest)?.ok_or(FetchError::Malformed {
             what,
             reason: "it changed on disk while it was read".to_owned(),
@@ -232,13 +340,14 @@ impl ImageStore {
         &self,
         registry: &Registry,
         image: &Image,
+        arrivals: &Arrivals,
         options: &PullOptions,
         listener: Listener<'_>,
     ) -> Result<(), FetchError> {
         let mut seen = HashSet::new();
-        let blobs = image.layers.iter().map(|layer| &layer.blob);
-        let missing: Vec<&Descriptor> = blobs
-            .filter(|blob| seen.insert(blob.digest) && !self.has(blob))
+        let missing: Vec<&Descriptor> = image
+            .blobs()
+            .filter(|blob| seen.insert(blob.digest) && arrivals.of(&blob.digest).is_awaited())
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -248,7 +357,8 @@ impl ImageStore {
         let downloads: Vec<_> = missing
             .into_iter()
             .map(|blob| async move {
-                download(registry, self, blob, meter).await?;
+                let arrival = arrivals.of(&blob.digest);
+                download(registry, self, blob, &arrival, meter).await?;
                 meter.layer_done();
                 Ok(())
             })
@@ -321,6 +431,22 @@ impl ImageStore {
             size: bytes.len() as u64,
         };
         Ok(Some((descriptor, parsed)))
+    }
+}
+
+/// When this goes, nobody waits any longer for what is not there.
+struct GivenUpAtLast<'a>(&'a Arrivals);
+
+impl Drop for GivenUpAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+fn fetch_error(reference: &Reference, source: FetchError) -> ImageError {
+    ImageError::Fetch {
+        reference: reference.to_string(),
+        source,
     }
 }
 

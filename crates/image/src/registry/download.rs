@@ -1,6 +1,6 @@
 //! Blobs, from the registry into the store, through broken connections.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
@@ -10,7 +10,7 @@ use super::{FetchError, Registry};
 use crate::{
     Descriptor,
     progress::Meter,
-    store::{ImageStore, IncomingBlob, StoreError},
+    store::{Arrival, ImageStore, IncomingBlob, StoreError},
 };
 
 /// How often a download that gets nowhere is tried again.
@@ -21,19 +21,22 @@ const HEADWAY: u64 = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Fetches a blob that the store does not have. Of several at once, over all processes, one
-/// fetches and the others wait for it.
+/// fetches and the others wait for it. How far it has come is told to `arrival`; that it will not
+/// come is the caller's to tell.
 pub(crate) async fn download(
     registry: &Registry,
     store: &ImageStore,
     descriptor: &Descriptor,
+    arrival: &Arc<Arrival>,
     meter: &Meter<'_>,
 ) -> Result<(), FetchError> {
     let _lock = store.lock(&descriptor.digest.hex()).await?;
     if store.has(descriptor) {
         meter.add(descriptor.size);
+        arrival.complete();
         return Ok(());
     }
-    let mut blob = Writing::begin(store.begin(descriptor)?);
+    let mut blob = Writing::begin(store.begin(descriptor)?, arrival)?;
     let mut failures = 0;
     while blob.received < descriptor.size {
         let before = blob.received;
@@ -54,7 +57,9 @@ pub(crate) async fn download(
         tokio::time::sleep(PAUSE * 2u32.pow(failures)).await;
         failures += 1;
     }
-    Ok(blob.finish().await?)
+    blob.finish().await?;
+    arrival.complete();
+    Ok(())
 }
 
 /// Goes on from where the blob is.
@@ -113,25 +118,27 @@ enum Chunk {
 }
 
 impl Writing {
-    fn begin(mut blob: IncomingBlob) -> Writing {
+    fn begin(mut blob: IncomingBlob, arrival: &Arc<Arrival>) -> Result<Writing, StoreError> {
         let path = blob.path().to_owned();
         let (chunks, mut incoming) = mpsc::channel(16);
+        arrival.begin(blob.reader()?);
+        let arrival = Arc::clone(arrival);
         let writer = tokio::task::spawn_blocking(move || {
             loop {
                 match incoming.blocking_recv() {
-                    Some(Chunk::Bytes(bytes)) => blob.write(&bytes)?,
+                    Some(Chunk::Bytes(bytes)) => arrival.advance(blob.write(&bytes)?),
                     Some(Chunk::End) => return blob.finish(),
                     // Given up: the blob goes with this thread.
                     None => return Ok(()),
                 }
             }
         });
-        Writing {
+        Ok(Writing {
             chunks,
             writer,
             path,
             received: 0,
-        }
+        })
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {

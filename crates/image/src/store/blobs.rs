@@ -94,16 +94,23 @@ impl IncomingBlob {
         &self.target
     }
 
-    /// Takes the next bytes.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    /// A file of its own with the blob's bytes, from the first on.
+    pub(crate) fn reader(&self) -> Result<fs::File, StoreError> {
+        self.file
+            .reopen()
+            .map_err(StoreError::io("opening", self.file.path()))
+    }
+
+    /// Takes the next bytes; returns how many there are in all.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
         self.written += bytes.len() as u64;
         if self.written > self.descriptor.size {
             return Err(self.wrong_size());
         }
         self.hasher.update(bytes);
-        self.file
-            .write_all(bytes)
-            .map_err(StoreError::io("writing", self.file.path()))
+        let written = self.file.write_all(bytes);
+        written.map_err(StoreError::io("writing", self.file.path()))?;
+        Ok(self.written)
     }
 
     /// Checks the whole and gives it its name.

@@ -13,6 +13,7 @@
 //! crash leaves at most files in `incoming/` and `locks/`, which the next one to open the store
 //! alone removes. Any number of processes may use a store at once.
 
+mod arrival;
 mod blobs;
 mod error;
 mod index;
@@ -29,6 +30,7 @@ use std::{
 
 pub use error::StoreError;
 
+pub(crate) use arrival::{Arrival, Arrivals, ArrivingBlob, NotArrived};
 pub(crate) use blobs::IncomingBlob;
 pub(crate) use lock::{Lock, is_locked, lock};
 

@@ -1,75 +1,72 @@
-//! A layer's archive, decompressed and hashed on one thread while another one uses it.
+//! A layer's archive, decompressed on one thread and hashed on another while a third one uses it.
 
 use std::{
-    fs::File,
     io::{self, BufReader, Read},
-    path::Path,
-    sync::mpsc::{self, Receiver, SyncSender},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, SyncSender},
+    },
     thread,
 };
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::UnpackError;
-use crate::{Digest, digest::Hasher, media_type::Compression, progress::Meter};
+use crate::{Digest, digest::Hasher, media_type::Compression};
 
 /// Bytes that are handed over at once, and how many such are on their way at most.
 const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 8;
 
+/// Decompressed bytes, shared by those who use and those who hash them.
+type Chunk = Arc<Vec<u8>>;
+
 /// The decompressed bytes.
 pub(super) struct Archive {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    chunk: Vec<u8>,
+    chunks: Receiver<io::Result<Chunk>>,
+    chunk: Chunk,
     at: usize,
 }
 
 /// Lets `take` read the archive in this blob, then returns the digest of all of it.
 pub(super) fn read(
-    blob: &Path,
+    blob: impl Read + Send,
     compression: Compression,
-    meter: &Meter<'_>,
-    given_up: &(dyn Fn() -> bool + Sync),
     take: impl FnOnce(Archive) -> Result<(), UnpackError>,
 ) -> Result<Digest, UnpackError> {
-    let failed = |source| UnpackError::Blob {
-        path: blob.to_owned(),
-        source,
-    };
-    let file = File::open(blob).map_err(failed)?;
-    let counted = Counted {
-        file,
-        meter,
-        given_up,
-    };
-    let (sender, chunks) = mpsc::sync_channel(CHUNKS);
+    let (to_taker, taken) = mpsc::sync_channel(CHUNKS);
+    let (to_hasher, hashed) = mpsc::sync_channel(CHUNKS);
     let archive = Archive {
-        chunks,
-        chunk: Vec::new(),
+        chunks: taken,
+        chunk: Chunk::default(),
         at: 0,
     };
     thread::scope(|threads| {
-        let producer = thread::Builder::new().name("decompress".to_owned());
-        let producer = producer
-            .spawn_scoped(threads, move || decompress(counted, compression, &sender))
+        let begin = |name: &str| thread::Builder::new().name(name.to_owned());
+        let producer = begin("decompress")
+            .spawn_scoped(threads, move || {
+                decompress(blob, compression, &to_taker, &to_hasher)
+            })
+            .map_err(UnpackError::Thread)?;
+        let hasher = begin("hash")
+            .spawn_scoped(threads, move || hash(hashed))
             .map_err(UnpackError::Thread)?;
         let taken = take(archive);
-        let digest = producer.join().map_err(|_| UnpackError::Lost)?;
-        if given_up() {
-            return Err(UnpackError::GivenUp);
-        }
+        let is_whole = producer.join().map_err(|_| UnpackError::Lost)?;
+        let digest = hasher.join().map_err(|_| UnpackError::Lost)?;
         taken?;
-        // Without a digest the archive ended in an error that the taker was given.
-        digest.ok_or(UnpackError::Lost)
+        // An archive that is not whole ended in an error that the taker was given.
+        is_whole.then_some(digest).ok_or(UnpackError::Lost)
     })
 }
 
-/// Sends all chunks; none if not all were sent.
+/// Sends all chunks to both. Says whether all were sent.
 fn decompress(
-    blob: Counted<'_>,
+    blob: impl Read,
     compression: Compression,
-    sender: &SyncSender<io::Result<Vec<u8>>>,
-) -> Option<Digest> {
+    to_taker: &SyncSender<io::Result<Chunk>>,
+    to_hasher: &SyncSender<Chunk>,
+) -> bool {
     let blob = BufReader::with_capacity(CHUNK, blob);
     let mut archive: Box<dyn Read + '_> = match compression {
         Compression::None => Box::new(blob),
@@ -77,26 +74,34 @@ fn decompress(
         Compression::Zstd => match zstd::Decoder::with_buffer(blob) {
             Ok(decoder) => Box::new(decoder),
             Err(error) => {
-                let _ = sender.send(Err(error));
-                return None;
+                let _ = to_taker.send(Err(error));
+                return false;
             }
         },
     };
-    let mut hasher = Hasher::default();
     loop {
         let mut chunk = Vec::with_capacity(CHUNK);
         match (&mut archive).take(CHUNK as u64).read_to_end(&mut chunk) {
-            Ok(0) => return Some(hasher.finish()),
+            Ok(0) => return true,
             Ok(_) => {
-                hasher.update(&chunk);
-                sender.send(Ok(chunk)).ok()?;
+                let chunk = Arc::new(chunk);
+                let is_sent = to_hasher.send(Arc::clone(&chunk)).is_ok();
+                if !is_sent || to_taker.send(Ok(chunk)).is_err() {
+                    return false;
+                }
             }
             Err(error) => {
-                let _ = sender.send(Err(error));
-                return None;
+                let _ = to_taker.send(Err(error));
+                return false;
             }
         }
     }
+}
+
+fn hash(chunks: Receiver<Chunk>) -> Digest {
+    let mut hasher = Hasher::default();
+    chunks.iter().for_each(|chunk| hasher.update(&chunk));
+    hasher.finish()
 }
 
 impl Read for Archive {
@@ -111,24 +116,6 @@ impl Read for Archive {
         let count = buffer.len().min(self.chunk.len() - self.at);
         buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
         self.at += count;
-        Ok(count)
-    }
-}
-
-/// A blob whose reading is reported, and ends when nobody waits for it.
-struct Counted<'a> {
-    file: File,
-    meter: &'a Meter<'a>,
-    given_up: &'a (dyn Fn() -> bool + Sync),
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if (self.given_up)() {
-            return Err(io::Error::other("it was given up"));
-        }
-        let count = self.file.read(buffer)?;
-        self.meter.add(count as u64);
         Ok(count)
     }
 }

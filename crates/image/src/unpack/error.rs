@@ -1,11 +1,12 @@
 //! What can go wrong on the way to a disk.
 
-use std::{
-    io::{self, ErrorKind},
-    path::PathBuf,
-};
+use std::io::{self, ErrorKind};
 
-use crate::{Digest, store::StoreError, tar::TarError};
+use crate::{
+    Digest,
+    store::{NotArrived, StoreError},
+    tar::TarError,
+};
 
 /// Why no disk was made.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +34,9 @@ pub enum UnpackError {
         /// Of how many.
         layers: usize,
     },
-    /// The layer's blob cannot be read or decompressed.
-    #[error("reading {path}: {source}")]
-    Blob {
-        /// The blob.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    /// The layer's blob did not come; whoever fetched it knows why.
+    #[error("it did not arrive")]
+    NotArrived,
     /// The archive cannot be read.
     #[error("its archive is malformed: {0}")]
     Tar(#[source] TarError),
@@ -75,6 +71,27 @@ pub enum UnpackError {
     /// Nobody waits any more.
     #[error("it was given up")]
     GivenUp,
+}
+
+impl From<NotArrived> for UnpackError {
+    fn from(_: NotArrived) -> UnpackError {
+        UnpackError::NotArrived
+    }
+}
+
+impl UnpackError {
+    /// Whether wrong bytes may be the reason.
+    pub(super) fn may_be_damage(&self) -> bool {
+        matches!(
+            self,
+            UnpackError::Tar(_) | UnpackError::WrongArchive { .. } | UnpackError::FileSystem(_)
+        )
+    }
+
+    /// Whether a layer did not arrive.
+    pub(crate) fn is_of_missing_layer(&self) -> bool {
+        matches!(self, UnpackError::NotArrived)
+    }
 }
 
 pub(super) fn is_full(error: &io::Error) -> bool {

@@ -11,7 +11,11 @@ mod archive;
 mod error;
 mod layer;
 
-use std::{path::PathBuf, thread};
+use std::{
+    io::{self, Read},
+    path::PathBuf,
+    thread,
+};
 
 use container_ext4::{Options, Writer};
 use tempfile::NamedTempFile;
@@ -24,7 +28,7 @@ use crate::{
     Image, ImageError, ImageStore, Listener, Progress, Step,
     image::Layer,
     progress::Meter,
-    store::{StoreError, sync_directory},
+    store::{Arrivals, ArrivingBlob, StoreError, sync_directory},
 };
 
 /// Changes when bases are made in another way, so that old ones are not taken for new ones.
@@ -35,15 +39,6 @@ const FORMAT: u32 = 1;
 pub const DEFAULT_SIZE: u64 = 512 << 30;
 
 impl ImageStore {
-    /// The base of this image with the [default size](DEFAULT_SIZE); see
-    /// [`base_of_size`](ImageStore::base_of_size).
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn base(&self, image: &Image, listener: Listener<'_>) -> Result<PathBuf, ImageError> {
-        self.base_of_size(image, DEFAULT_SIZE, listener).await
-    }
-
     /// An ext4 file system of this many bytes with the image's files, made if it is not there.
     /// It is read-only: what is laid over it depends on every byte. Of several callers at once,
     /// over all processes, one makes it and the others wait.
@@ -56,7 +51,22 @@ impl ImageStore {
         size: u64,
         listener: Listener<'_>,
     ) -> Result<PathBuf, ImageError> {
-        let made = self.made_base(image, size, listener).await;
+        let arrivals = self.arrivals(image.blobs());
+        // What is not here now will not come.
+        arrivals.give_up();
+        self.base_as_it_arrives(image, size, &arrivals, listener)
+            .await
+    }
+
+    /// As [`base_of_size`](ImageStore::base_of_size), while the layers are still being fetched.
+    pub(crate) async fn base_as_it_arrives(
+        &self,
+        image: &Image,
+        size: u64,
+        arrivals: &Arrivals,
+        listener: Listener<'_>,
+    ) -> Result<PathBuf, ImageError> {
+        let made = self.made_base(image, size, arrivals, listener).await;
         made.map_err(|source| ImageError::Unpack {
             reference: image.reference.to_string(),
             source,
@@ -67,6 +77,7 @@ impl ImageStore {
         &self,
         image: &Image,
         size: u64,
+        arrivals: &Arrivals,
         listener: Listener<'_>,
     ) -> Result<PathBuf, UnpackError> {
         let name = base_name(image, size);
@@ -84,6 +95,7 @@ impl ImageStore {
             store: self.clone(),
             image: image.clone(),
             size,
+            arrivals: arrivals.clone(),
             path: path.clone(),
             reports,
         };
@@ -116,6 +128,7 @@ struct Job {
     store: ImageStore,
     image: Image,
     size: u64,
+    arrivals: Arrivals,
     path: PathBuf,
     reports: mpsc::UnboundedSender<Progress>,
 }
@@ -165,20 +178,30 @@ impl Job {
         meter: &Meter<'_>,
     ) -> Result<(), UnpackError> {
         let path = self.store.blob_path(&layer.blob.digest);
-        let given_up = || self.reports.is_closed();
-        archive::read(&path, layer.compression, meter, &given_up, |archive| {
+        let arrival = self.arrivals.of(&layer.blob.digest);
+        let blob = Counted {
+            blob: ArrivingBlob::new(&arrival, &path, layer.blob.size),
+            meter,
+            given_up: &|| self.reports.is_closed(),
+        };
+        let found = archive::read(blob, layer.compression, |archive| {
             layer::apply(disk, archive)
-        })
-        .and_then(|found| {
-            if found == layer.diff_id {
-                Ok(())
-            } else {
-                Err(UnpackError::WrongArchive {
-                    expected: layer.diff_id,
-                    found,
-                })
-            }
-        })
+        });
+        if self.reports.is_closed() {
+            return Err(UnpackError::GivenUp);
+        }
+        let checked = match found {
+            Ok(found) if found == layer.diff_id => Ok(()),
+            Ok(found) => Err(UnpackError::WrongArchive {
+                expected: layer.diff_id,
+                found,
+            }),
+            Err(error) if error.may_be_damage() => Err(error),
+            Err(error) => return Err(error),
+        };
+        // Until all of it has come nobody knows whether these are the right bytes at all.
+        arrival.wait()?;
+        checked
     }
 
     /// A layer that cannot be read may have been damaged since it was fetched.
@@ -189,11 +212,10 @@ impl Job {
         number: usize,
         layers: usize,
     ) -> UnpackError {
-        let may_be_damage = matches!(
-            error,
-            UnpackError::Tar(_) | UnpackError::WrongArchive { .. } | UnpackError::Blob { .. }
-        );
-        if may_be_damage {
+        if matches!(error, UnpackError::NotArrived) {
+            return error;
+        }
+        if error.may_be_damage() {
             match self.store.remove_if_damaged(&layer.blob.digest) {
                 Ok(true) => return UnpackError::Damaged { number, layers },
                 Ok(false) => {}
@@ -205,6 +227,24 @@ impl Job {
             layers,
             source: Box::new(error),
         }
+    }
+}
+
+/// A blob whose reading is reported, and ends when nobody waits for it.
+struct Counted<'a> {
+    blob: ArrivingBlob<'a>,
+    meter: &'a Meter<'a>,
+    given_up: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.given_up)() {
+            return Err(io::Error::other(UnpackError::GivenUp));
+        }
+        let count = self.blob.read(buffer)?;
+        self.meter.add(count as u64);
+        Ok(count)
     }
 }
 

@@ -7,8 +7,8 @@ use std::{
 
 use container_api::{CreateRequest, Layers, Progress, Step};
 use container_image::{
-    Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions, Reference,
-    Step as ImageStep,
+    DEFAULT_SIZE, Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions,
+    Reference, Step as ImageStep,
 };
 use container_machine::{
     BootConfiguration, Bundle, BundleError, Descriptor, HomeMount, ImageDescription,
@@ -72,8 +72,12 @@ impl Service {
     }
 
     async fn make_bundle(&self, plan: &Plan, caller: &Caller) -> Result<Bundle, ServiceError> {
-        let image = self.pull(plan, caller).await?;
-        let base = self.base(&image, caller).await?;
+        let report = |progress| caller.tell(told(progress));
+        let (reference, platform) = (&plan.reference, &plan.platform);
+        let (image, base) = self
+            .images
+            .pull_to_base(reference, platform, &plan.options, DEFAULT_SIZE, &report)
+            .await?;
         let new = self.bundles.begin(&plan.id)?;
         container_engine::create_overlay(&base, &new.disk())?;
         if let Some(script) = &image.settings.setup_script {
@@ -164,20 +168,6 @@ impl Service {
             start: request.start,
             set_default: request.set_default,
         })
-    }
-
-    async fn pull(&self, plan: &Plan, caller: &Caller) -> Result<Image, ServiceError> {
-        let report = |progress| caller.tell(told(progress));
-        let (reference, platform) = (&plan.reference, &plan.platform);
-        let pulled = self
-            .images
-            .pull(reference, platform, &plan.options, &report);
-        Ok(pulled.await?)
-    }
-
-    async fn base(&self, image: &Image, caller: &Caller) -> Result<PathBuf, ServiceError> {
-        let report = |progress| caller.tell(told(progress));
-        Ok(self.images.base(image, &report).await?)
     }
 }
 
