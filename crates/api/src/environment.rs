@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, env, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// Variables by their full name: where registries, engines, stores and credentials are.
-const NAMES: [&str; 22] = [
+/// Variables by their full name: where registries, engines, stores and credentials are, and what
+/// programs that keep credentials need to find them and to ask for a passphrase.
+const NAMES: [&str; 27] = [
     "ALL_PROXY",
     "CONTAINER_HOST",
     "DBUS_SESSION_BUS_ADDRESS",
+    "DISPLAY",
     "DOCKER_CERT_PATH",
     "DOCKER_CONFIG",
     "DOCKER_CONTEXT",
@@ -16,15 +18,19 @@ const NAMES: [&str; 22] = [
     "DOCKER_TLS_VERIFY",
     "GNUPGHOME",
     "GOOGLE_APPLICATION_CREDENTIALS",
+    "GPG_TTY",
     "HOME",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "LOGNAME",
     "NO_PROXY",
     "PASSWORD_STORE_DIR",
     "PATH",
     "REGISTRY_AUTH_FILE",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
+    "USER",
+    "WAYLAND_DISPLAY",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_RUNTIME_DIR",

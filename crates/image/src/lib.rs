@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+mod credentials;
 mod descriptor;
 mod digest;
 mod environment;
@@ -46,6 +47,10 @@ mod store;
 mod tar;
 mod unpack;
 
+pub use credentials::{
+    AuthFileError, Credential, HelperError, KeepError, LoggedOut, Login, Place, Problem, Secret,
+    logins,
+};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
@@ -55,7 +60,10 @@ pub use platform::{InvalidPlatform, Platform};
 pub use progress::{Layers, Listener, Progress, Step};
 pub use pull::PullOptions;
 pub use reference::{Reference, ReferenceError};
-pub use registry::{FetchError, InvalidScheme, Scheme};
+pub use registry::{
+    Access, AskedBy, FetchError, HostSettings, InvalidHost, InvalidScheme, LoginError, Mirror,
+    Registries, RegistryHost, Scheme, check_authorities, log_in, log_out,
+};
 pub use settings::MachineSettings;
 pub use store::{ImageStore, StoreError};
 pub use tar::TarError;

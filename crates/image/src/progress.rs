@@ -40,6 +40,11 @@ pub enum Step {
         /// Why not, a sentence.
         reason: String,
     },
+    /// Somebody's credentials cannot be read. What everyone may have is fetched all the same.
+    CredentialsUnknown {
+        /// Why not, a sentence.
+        reason: String,
+    },
     /// Layers are fetched. Bytes count all of them together.
     Downloading,
     /// Layers are written to the disk, one after the other. Bytes are those of their compressed

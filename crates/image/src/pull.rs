@@ -17,8 +17,8 @@ use futures::{
 };
 
 use crate::{
-    Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener, MachineSettings,
-    Platform, Progress, Reference, Scheme, Step,
+    Access, Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener,
+    MachineSettings, Platform, Progress, Reference, Registries, Scheme, Step,
     image::Layer,
     manifest::{self, Manifest},
     progress::Meter,
@@ -38,6 +38,19 @@ pub struct PullOptions {
     pub max_concurrent_downloads: usize,
     /// The environment of whoever wants the image.
     pub environment: Environment,
+    /// What is set for registries.
+    pub registries: Registries,
+}
+
+impl PullOptions {
+    /// How to reach registries.
+    fn access(&self) -> Access<'_> {
+        Access {
+            scheme: self.scheme,
+            environment: &self.environment,
+            registries: &self.registries,
+        }
+    }
 }
 
 impl Default for PullOptions {
@@ -46,6 +59,7 @@ impl Default for PullOptions {
             scheme: Scheme::Auto,
             max_concurrent_downloads: 3,
             environment: Environment::default(),
+            registries: Registries::default(),
         }
     }
 }
@@ -191,6 +205,13 @@ impl ImageStore {
         }
         listener(Progress::step(Step::Resolving));
         match self.look_up_remote(reference, platform, options).await {
+            Ok(found) => {
+                let registry = found.registry.iter();
+                for reason in registry.flat_map(Registry::problems) {
+                    listener(Progress::step(Step::CredentialsUnknown { reason }));
+                }
+                Ok(found)
+            }
             Err(error) if error.is_offline() => match self.here(reference, platform)? {
                 Some(image) => {
                     let reason = error.to_string();
@@ -200,7 +221,7 @@ impl ImageStore {
                 }
                 None => Err(error),
             },
-            found => found,
+            Err(error) => Err(error),
         }
     }
 
@@ -210,7 +231,7 @@ impl ImageStore {
         platform: &Platform,
         options: &PullOptions,
     ) -> Result<LookedUp, FetchError> {
-        let registry = Registry::new(reference, options.scheme)?;
+        let registry = Registry::new(reference, options.access())?;
         let found = self.resolve(&registry, reference, platform).await?;
         let config = self.fetch_config(&registry, &found).await?;
         let image = image(reference, platform, &found, &config)?;

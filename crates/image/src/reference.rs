@@ -4,12 +4,7 @@ use std::fmt;
 
 use oci_spec::distribution::Reference as WrittenReference;
 
-use crate::{Digest, ImageError};
-
-/// The registry that unqualified names and `library/` belong to.
-const DOCKER_HUB: &str = "docker.io";
-/// Where its API answers.
-const DOCKER_HUB_API: &str = "registry-1.docker.io";
+use crate::{Digest, ImageError, registry::DOCKER_HUB};
 
 /// `[domain[:port]/]path[:tag][@digest]`, completed: it has a registry, and a tag or a digest
 /// (distribution-spec, "Pulling manifests"; the short forms are Docker's).
@@ -67,14 +62,6 @@ impl Reference {
     /// The registry as people name it, with its port.
     pub fn registry(&self) -> &str {
         self.written.registry()
-    }
-
-    /// Where that registry's API answers, with its port.
-    pub(crate) fn registry_address(&self) -> &str {
-        match self.registry() {
-            DOCKER_HUB => DOCKER_HUB_API,
-            registry => registry,
-        }
     }
 
     /// The path at the registry, such as `library/alpine`.
@@ -165,7 +152,6 @@ mod tests {
         let by_digest = Reference::parse(&format!("alpine@{DIGEST}"), "docker.io").unwrap();
         assert_eq!(by_digest.tag(), None);
         assert_eq!(by_digest.tag_or_digest(), DIGEST);
-        assert_eq!(by_digest.registry_address(), "registry-1.docker.io");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What can go wrong between us and a registry.
 
-use std::error::Error;
+use std::{error::Error, fmt, io, path::PathBuf};
 
 use reqwest::Response;
+use rustls::CertificateError;
 
-use crate::{Digest, Platform, store::StoreError};
+use crate::{Digest, Platform, credentials::Place, store::StoreError};
 
 /// Why an image was not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +50,75 @@ pub enum FetchError {
         /// The image.
         image: String,
     },
-    /// The registry does not give it to us.
-    #[error(
-        "{registry} does not give this image to everyone: it is private, or does not exist; check its name"
-    )]
+    /// The registry does not let us.
+    #[error("{registry} does not {}", told_as(.asked_by, registry))]
     Unauthorized {
         /// The registry.
         registry: String,
+        /// Who we were to it.
+        asked_by: AskedBy,
+    },
+    /// The credentials are wrong.
+    #[error(
+        "{registry} does not accept the credentials of {user} from {place}: log in anew, with `container registry login {registry}`"
+    )]
+    CredentialsRefused {
+        /// The registry.
+        registry: String,
+        /// Whose they are.
+        user: String,
+        /// Where they were found.
+        place: Place,
+    },
+    /// Encrypted words are answered in plain ones.
+    #[error(
+        "{registry} does not speak https: it answers without encryption; choose --scheme http if it is meant to be so"
+    )]
+    NotEncrypted {
+        /// The registry.
+        registry: String,
+    },
+    /// Plain words are refused.
+    #[error("{registry} speaks https only: choose --scheme https")]
+    NotPlain {
+        /// The registry.
+        registry: String,
+    },
+    /// Its certificate is not to be trusted.
+    #[error(
+        "the certificate of {registry} cannot be trusted: {reason}; if an authority of your own vouches for it, put that authority's certificate into /etc/containers/certs.d/{registry}/ca.crt"
+    )]
+    Untrusted {
+        /// The registry.
+        registry: String,
+        /// Why not.
+        reason: String,
+    },
+    /// No encrypted connection comes about.
+    #[error(
+        "{registry} refuses an encrypted connection: {reason}; if it wants a certificate of you, put that into /etc/containers/certs.d/{registry}/client.cert, and its key beside it into client.key"
+    )]
+    Handshake {
+        /// The registry.
+        registry: String,
+        /// Its words.
+        reason: String,
+    },
+    /// A file with certificates cannot be used.
+    #[error("reading certificates from {file}: {reason}")]
+    Certificates {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The environment names a proxy that is none.
+    #[error(
+        "the variable {variable} is not the address of a proxy, such as http://proxy.example:3128"
+    )]
+    Proxy {
+        /// The variable.
+        variable: &'static str,
     },
     /// The registry gave another answer than a good one.
     #[error("{registry} answered with status {status}: {message}")]
@@ -116,6 +179,41 @@ pub enum FetchError {
     Store(#[from] StoreError),
 }
 
+/// Who asked a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskedBy {
+    /// Nobody in particular.
+    Anyone {
+        /// Why credentials could not be looked for, a sentence each.
+        problems: Vec<String>,
+    },
+    /// Somebody.
+    User {
+        /// Who.
+        name: String,
+        /// Where the credentials were found.
+        place: Place,
+    },
+}
+
+/// The rest of the sentence that begins with a registry.
+fn told_as(asked_by: &AskedBy, registry: &str) -> impl fmt::Display {
+    match asked_by {
+        AskedBy::Anyone { problems } => {
+            let advice = format!(
+                "give this image to everyone: it is private, or does not exist; check its name, or log in with `container registry login {registry}`"
+            );
+            std::iter::once(advice)
+                .chain(problems.iter().cloned())
+                .collect::<Vec<String>>()
+                .join("; ")
+        }
+        AskedBy::User { name, place } => format!(
+            "give this image to {name} (credentials from {place}): it does not exist, or is for others; check its name, or log in as somebody else"
+        ),
+    }
+}
+
 impl FetchError {
     /// Whether the same might go well a little later.
     pub(super) fn may_pass(&self) -> bool {
@@ -142,6 +240,70 @@ fn listed(platforms: &[Platform]) -> String {
     }
     let words: Vec<String> = platforms.iter().map(Platform::to_string).collect();
     words.join(", ")
+}
+
+/// What it means that a connection failed, perhaps one through a proxy.
+pub(super) fn of_connection(
+    registry: String,
+    error: reqwest::Error,
+    proxy: Option<String>,
+) -> FetchError {
+    let error = error.without_url();
+    if let Some(failure) = of_encryption(&registry, &error) {
+        return failure;
+    }
+    let mut reason = innermost(&error);
+    if let Some(proxy) = proxy {
+        reason += &format!(", through the proxy {proxy}");
+    }
+    if error.is_connect() || error.is_timeout() {
+        FetchError::Unreachable { registry, reason }
+    } else {
+        FetchError::Broken { registry, reason }
+    }
+}
+
+fn of_encryption(registry: &str, error: &reqwest::Error) -> Option<FetchError> {
+    let registry = registry.to_owned();
+    match encryption_error(error)? {
+        rustls::Error::InvalidMessage(_) if error.is_connect() => {
+            Some(FetchError::NotEncrypted { registry })
+        }
+        rustls::Error::InvalidCertificate(reason) => Some(FetchError::Untrusted {
+            registry,
+            reason: match reason {
+                CertificateError::UnknownIssuer => {
+                    "no authority that is known here vouches for it".to_owned()
+                }
+                other => other.to_string(),
+            },
+        }),
+        refusal @ (rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_)) => {
+            Some(FetchError::Handshake {
+                registry,
+                reason: refusal.to_string(),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn encryption_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(this) = cause {
+        if let Some(found) = this.downcast_ref() {
+            return Some(found);
+        }
+        // What an I/O error wraps is not its source.
+        let wrapped = this
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => this.source(),
+        };
+    }
+    None
 }
 
 /// The words of the lowest cause, which say the most: `Connection refused`, not `error sending

@@ -3,27 +3,43 @@
 //! The client is our own on top of reqwest because `oci-client` reads manifests of any length
 //! into memory, which leaves it to the registry how much memory we need.
 
+mod access;
+mod certificates;
+mod client;
 mod download;
 mod error;
+mod host;
 mod login;
+mod proxy;
 mod referrers;
 mod scheme;
+mod session;
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use reqwest::{
-    Client, Response, StatusCode, Url,
-    header::{ACCEPT, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE},
+    Client, RequestBuilder, Response, StatusCode, Url,
+    header::{ACCEPT, CONTENT_TYPE, RANGE},
 };
-use tokio::sync::Mutex;
 
-pub use error::FetchError;
+pub use access::{Access, HostSettings, Mirror, Registries};
+pub use certificates::check_authorities;
+pub use error::{AskedBy, FetchError};
+pub use host::{InvalidHost, RegistryHost};
+pub use login::{LoginError, log_in, log_out};
 pub use scheme::{InvalidScheme, Scheme};
 
 pub(crate) use download::download;
+pub(crate) use host::DOCKER_HUB;
 pub(crate) use referrers::Referrer;
 
-use crate::{Digest, Reference, media_type};
+use crate::{Digest, Environment, Reference, credentials::Credential, media_type};
+use client::ClientFor;
+use session::Session;
 
 /// Manifests larger than this are refused: 4 MiB is what the distribution-spec asks registries
 /// to take ("Pushing manifests").
@@ -34,11 +50,17 @@ pub(crate) struct Registry {
     client: Client,
     /// `…/v2/<repository>/`.
     repository: Url,
-    /// As people name it.
+    host: RegistryHost,
+    /// The host, as people name it.
     name: String,
     image: String,
-    /// What the registry's token service gave us.
-    token: Mutex<Option<String>>,
+    environment: Environment,
+    registries: Registries,
+    session: Session,
+    /// Asked first, in this order.
+    mirrors: Vec<Registry>,
+    /// Of a mirror: whether it could not be reached.
+    is_down: AtomicBool,
 }
 
 /// A manifest's bytes and what the registry calls them.
@@ -48,22 +70,85 @@ pub(crate) struct FetchedManifest {
 }
 
 impl Registry {
-    /// The repository that this reference names. Nothing is sent yet.
-    pub(crate) fn new(reference: &Reference, scheme: Scheme) -> Result<Registry, FetchError> {
-        let address = reference.registry_address();
-        let scheme = scheme.decided(address);
-        let url = format!("{scheme}://{address}/v2/{}/", reference.repository());
+    /// The repository that this reference names, and the same one at the registry's mirrors.
+    /// Nothing is sent yet.
+    pub(crate) fn new(reference: &Reference, access: Access<'_>) -> Result<Registry, FetchError> {
+        let (host, repository) = (RegistryHost::of(reference), reference.repository());
+        let mut registry = Registry::to_pull(&host, repository, reference, access)?;
+        for mirror in access.mirrors_of(&host) {
+            let repository = mirror.repository(repository);
+            match Registry::to_pull(&mirror.host, &repository, reference, access.of_mirror()) {
+                Ok(mirror) => registry.mirrors.push(mirror),
+                Err(error) => tracing::debug!("the mirror {} is passed over: {error}", mirror.host),
+            }
+        }
+        Ok(registry)
+    }
+
+    fn to_pull(
+        host: &RegistryHost,
+        repository: &str,
+        reference: &Reference,
+        access: Access<'_>,
+    ) -> Result<Registry, FetchError> {
+        let session = Session::new(repository, BTreeSet::from([scope(repository, "pull")]));
+        let path = format!("{repository}/");
+        Registry::at(host, &path, reference.to_string(), session, access)
+    }
+
+    /// The registry itself, for somebody with these credentials.
+    fn as_user(
+        host: &RegistryHost,
+        credential: Credential,
+        access: Access<'_>,
+    ) -> Result<Registry, FetchError> {
+        let session = Session::of_user(credential);
+        Registry::at(host, "", String::new(), session, access)
+    }
+
+    fn at(
+        host: &RegistryHost,
+        path: &str,
+        image: String,
+        session: Session,
+        access: Access<'_>,
+    ) -> Result<Registry, FetchError> {
+        let scheme = access.scheme_for(host);
+        let url = format!("{scheme}://{}/v2/{path}", host.address());
         let repository = Url::parse(&url).map_err(|error| FetchError::Address {
-            registry: reference.registry().to_owned(),
+            registry: host.to_string(),
             reason: error.to_string(),
         })?;
         Ok(Registry {
-            client: client(&repository)?,
+            client: ClientFor::Registry.built(host, &repository, access)?,
             repository,
-            name: reference.registry().to_owned(),
-            image: reference.to_string(),
-            token: Mutex::new(None),
+            host: host.clone(),
+            name: host.to_string(),
+            image,
+            environment: access.environment.clone(),
+            registries: access.registries.clone(),
+            session,
+            mirrors: Vec::new(),
+            is_down: AtomicBool::new(false),
         })
+    }
+
+    /// How it is reached.
+    fn access(&self) -> Access<'_> {
+        Access {
+            scheme: match self.repository.scheme() {
+                "http" => Scheme::Http,
+                _ => Scheme::Https,
+            },
+            environment: &self.environment,
+            registries: &self.registries,
+        }
+    }
+
+    /// Credentials that could not be looked for, if it was asked for any: a sentence each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let all = self.mirrors.iter().chain([self]);
+        all.flat_map(|place| place.session.problems()).collect()
     }
 
     /// The manifest of a tag or digest. A digest in what is asked for is the caller's to check.
@@ -98,82 +183,128 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// A blob from this byte on, if the registry can do that; else from the start.
+    /// A blob from this byte on, if the registry can do that; else from the start. What broke
+    /// before, perhaps at a mirror, goes on at the registry itself if that can be reached.
     async fn blob(&self, digest: &Digest, from: u64) -> Result<Response, FetchError> {
         let ask = |client: &Client, url: Url| match from {
             0 => client.get(url),
             _ => client.get(url).header(RANGE, format!("bytes={from}-")),
         };
-        self.get(&format!("blobs/{digest}"), ask).await
+        let path = format!("blobs/{digest}");
+        if from == 0 {
+            return self.get(&path, ask).await;
+        }
+        match self.get_here(&path, &ask).await {
+            Err(error) => self.from_mirrors(&path, &ask).await.ok_or(error),
+            response => response,
+        }
     }
 
-    /// Asks, and if the registry wants to know who asks, gets a token and asks again.
+    /// Asks the mirrors, then the registry itself. If one wants to know who asks, tells it and
+    /// asks again.
     async fn get(
         &self,
         path: &str,
-        ask: impl Fn(&Client, Url) -> reqwest::RequestBuilder,
+        ask: impl Fn(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        let url = self
-            .repository
-            .join(path)
-            .map_err(|error| FetchError::Address {
-                registry: self.name.clone(),
-                reason: error.to_string(),
-            })?;
-        let token = self.token.lock().await.clone();
-        let response = self
-            .send(ask(&self.client, url.clone()), token.as_deref())
-            .await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return self.accepted(response).await;
+        match self.from_mirrors(path, &ask).await {
+            Some(response) => Ok(response),
+            None => self.get_here(path, &ask).await,
         }
-        let fresh = self.fresh_token(&response, token.as_deref()).await?;
-        let response = self.send(ask(&self.client, url), fresh.as_deref()).await?;
+    }
+
+    /// From the first mirror that has it. One that cannot be reached is not tried again.
+    async fn from_mirrors(
+        &self,
+        path: &str,
+        ask: &impl Fn(&Client, Url) -> RequestBuilder,
+    ) -> Option<Response> {
+        let is_up = |mirror: &&Registry| !mirror.is_down.load(Ordering::Relaxed);
+        for mirror in self.mirrors.iter().filter(is_up) {
+            match mirror.get_here(path, ask).await {
+                Ok(response) => return Some(response),
+                Err(error) => {
+                    tracing::debug!("the mirror {} is passed over: {error}", mirror.name);
+                    let is_down = matches!(error, FetchError::Unreachable { .. });
+                    mirror.is_down.store(is_down, Ordering::Relaxed);
+                }
+            }
+        }
+        None
+    }
+
+    async fn get_here(
+        &self,
+        path: &str,
+        ask: &impl Fn(&Client, Url) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let response = self.send(self.url(path)?, ask).await?;
         self.accepted(response).await
     }
 
-    async fn send(
-        &self,
-        request: reqwest::RequestBuilder,
-        token: Option<&str>,
-    ) -> Result<Response, FetchError> {
-        let request = match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
-        request.send().await.map_err(self.broken())
+    fn url(&self, path: &str) -> Result<Url, FetchError> {
+        let url = self.repository.join(path);
+        url.map_err(|error| FetchError::Address {
+            registry: self.name.clone(),
+            reason: error.to_string(),
+        })
     }
 
-    /// A token in place of the refused one; several downloads refused at once share it.
-    async fn fresh_token(
+    /// Asks once or twice, whatever the answer is then. Credentials go to the registry only.
+    async fn send(
         &self,
-        refused: &Response,
-        refused_token: Option<&str>,
-    ) -> Result<Option<String>, FetchError> {
-        let mut token = self.token.lock().await;
-        if token.as_deref() == refused_token {
-            let challenges = refused.headers().get_all(WWW_AUTHENTICATE);
-            let challenges = challenges.iter().filter_map(|value| value.to_str().ok());
-            *token = login::token(self, challenges).await?;
+        url: Url,
+        ask: impl Fn(&Client, Url) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        if url.origin() != self.repository.origin() {
+            return ask(&self.client, url).send().await.map_err(self.broken());
         }
-        Ok(token.clone())
+        let shown = self.session.authorization().await;
+        let request = ask(&self.client, url.clone());
+        let request = match &shown {
+            Some(authorization) => authorization.on(request),
+            None => request,
+        };
+        let response = request.send().await.map_err(self.broken())?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(response);
+        }
+        match login::authorized_anew(self, &response, shown).await? {
+            Some(fresh) => {
+                let request = fresh.on(ask(&self.client, url));
+                request.send().await.map_err(self.broken())
+            }
+            None => Ok(response),
+        }
     }
 
     async fn accepted(&self, response: Response) -> Result<Response, FetchError> {
         match response.status() {
             status if status.is_success() => Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(FetchError::Unauthorized {
-                registry: self.name.clone(),
-            }),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(self.session.denied(status, &self.name).await)
+            }
             StatusCode::NOT_FOUND => Err(FetchError::NotFound {
                 registry: self.name.clone(),
                 image: self.image.clone(),
             }),
-            status => Err(FetchError::Refused {
-                registry: self.name.clone(),
+            status => Err(self.refused(status, error::message(response).await)),
+        }
+    }
+
+    fn refused(&self, status: StatusCode, message: String) -> FetchError {
+        let registry = self.name.clone();
+        let is_plain = self.repository.scheme() == "http";
+        match status {
+            // What servers of many kinds say to a request without encryption.
+            StatusCode::BAD_REQUEST if is_plain && message.contains("HTTPS") => {
+                FetchError::NotPlain { registry }
+            }
+            status => FetchError::Refused {
+                registry,
                 status: status.as_u16(),
-                message: error::message(response).await,
-            }),
+                message,
+            },
         }
     }
 
@@ -187,41 +318,13 @@ impl Registry {
 
     /// What a connection that failed means.
     fn broken(&self) -> impl FnOnce(reqwest::Error) -> FetchError {
+        let proxy = client::proxy_before(&self.repository, &self.environment);
         let registry = self.name.clone();
-        move |error| {
-            let unreachable = error.is_connect() || error.is_timeout();
-            let reason = error::innermost(&error.without_url());
-            if unreachable {
-                FetchError::Unreachable { registry, reason }
-            } else {
-                FetchError::Broken { registry, reason }
-            }
-        }
+        move |error| error::of_connection(registry, error, proxy)
     }
 }
 
-fn client(repository: &Url) -> Result<Client, FetchError> {
-    // Another part of the program may have chosen a provider already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let is_http = repository.scheme() == "http";
-    let builder = || {
-        let builder = Client::builder()
-            .user_agent(concat!("container/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(30))
-            .https_only(!is_http);
-        if scheme::is_loopback(repository) {
-            builder.no_proxy()
-        } else {
-            builder
-        }
-    };
-    let client = match builder().build() {
-        // A host without any certificate authorities can still use registries over HTTP.
-        Err(_) if is_http => builder().tls_certs_only([]).build(),
-        client => client,
-    };
-    client.map_err(|error| FetchError::Client {
-        reason: error::innermost(&error),
-    })
+/// What a token is to allow (distribution's "Token Scope Documentation").
+fn scope(repository: &str, actions: &str) -> String {
+    format!("repository:{repository}:{actions}")
 }

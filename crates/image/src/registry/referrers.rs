@@ -71,7 +71,7 @@ impl Registry {
                 }
                 Err(error) => return Err(error),
             };
-            let (is_json, next) = (is_json(&response), self.next(&response)?);
+            let (is_json, next) = (is_json(&response), next(&response)?);
             let body = self
                 .body(response, "list of referrers", LARGEST_MANIFEST - size)
                 .await?;
@@ -89,20 +89,20 @@ impl Registry {
         }
         Err(malformed("it comes in too many pages".to_owned()))
     }
+}
 
-    /// The next page, which is at the same registry: it is asked with the same token.
-    fn next(&self, response: &Response) -> Result<Option<Url>, FetchError> {
-        let links = response.headers().get_all(LINK).iter();
-        let links = links.filter_map(|value| value.to_str().ok());
-        let Some(target) = links.filter_map(next_of).next() else {
-            return Ok(None);
-        };
-        match response.url().join(target) {
-            Ok(next) if next.origin() == self.repository.origin() => Ok(Some(next)),
-            _ => Err(malformed(format!(
-                "it goes on at {target:?}, which is another server"
-            ))),
-        }
+/// The next page, which is where this one is.
+fn next(response: &Response) -> Result<Option<Url>, FetchError> {
+    let links = response.headers().get_all(LINK).iter();
+    let links = links.filter_map(|value| value.to_str().ok());
+    let Some(target) = links.filter_map(next_of).next() else {
+        return Ok(None);
+    };
+    match response.url().join(target) {
+        Ok(next) if next.origin() == response.url().origin() => Ok(Some(next)),
+        _ => Err(malformed(format!(
+            "it goes on at {target:?}, which is another server"
+        ))),
     }
 }
 

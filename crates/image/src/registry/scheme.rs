@@ -2,12 +2,13 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use reqwest::Url;
+use serde::Deserialize;
 
 use crate::ImageError;
 
 /// How to speak to a registry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Scheme {
     /// Without encryption.
     Http,
@@ -33,6 +34,14 @@ impl FromStr for Scheme {
             "auto" => Ok(Scheme::Auto),
             _ => Err(InvalidScheme(word.chars().take(100).collect()).into()),
         }
+    }
+}
+
+impl TryFrom<String> for Scheme {
+    type Error = ImageError;
+
+    fn try_from(word: String) -> Result<Scheme, ImageError> {
+        word.parse()
     }
 }
 
@@ -83,15 +92,6 @@ fn is_private(host: &str) -> bool {
             let name = host.to_ascii_lowercase();
             !name.contains('.') || domains.iter().any(|domain| name.ends_with(domain))
         }
-    }
-}
-
-/// Whether the URL leads back to this host, where no proxy is needed.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 

@@ -203,6 +203,11 @@ fn told(progress: ImageProgress) -> Progress {
                 "Using the image as it was fetched before: {reason}"
             ));
         }
+        ImageStep::CredentialsUnknown { reason } => {
+            return Progress::Note(format!(
+                "Credentials for registries were passed over: {reason}"
+            ));
+        }
         ImageStep::SettingsUnknown { reason } => {
             return Progress::Note(format!(
                 "Asking for machine settings of the image failed: {reason}; going on with those that it had before, if any"

@@ -1,0 +1,83 @@
+//! HTTP clients, which know proxies and certificates.
+
+use std::time::Duration;
+
+use reqwest::{Client, Url, redirect::Policy};
+
+use super::{FetchError, RegistryHost, certificates::Certificates, error, proxy::Proxies};
+use crate::{Access, Environment};
+
+/// Redirects of a token service that are followed.
+const MOST_REDIRECTS: usize = 5;
+
+/// Whom a client talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientFor {
+    /// A registry, which may send us elsewhere for content; credentials do not go there.
+    Registry,
+    /// A token service. Credentials are part of what it is told, so it sends us nowhere else.
+    Tokens,
+}
+
+impl ClientFor {
+    /// A client for what is at `url`, on behalf of this registry.
+    pub(super) fn built(
+        self,
+        host: &RegistryHost,
+        url: &Url,
+        access: Access<'_>,
+    ) -> Result<Client, FetchError> {
+        // Another part of the program may have chosen a provider already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let is_http = url.scheme() == "http";
+        let builder = || -> Result<_, FetchError> {
+            let mut builder = Client::builder()
+                .user_agent(concat!("container/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(10))
+                .read_timeout(Duration::from_secs(30))
+                .https_only(!is_http)
+                // The environment of this process does not count.
+                .no_proxy();
+            for proxy in Proxies::of(access.environment).configured()? {
+                builder = builder.proxy(proxy);
+            }
+            if self == ClientFor::Tokens {
+                builder = builder.redirect(within_origin());
+            }
+            Ok(builder)
+        };
+        let client = match is_http {
+            true => builder()?.build(),
+            false => {
+                let certificates = Certificates::of(host, access)?;
+                certificates.used_by(builder()?).build()
+            }
+        };
+        let client = match client {
+            // A host without any certificate authorities can still use registries over HTTP.
+            Err(_) if is_http => builder()?.tls_certs_only([]).build(),
+            client => client,
+        };
+        client.map_err(|error| FetchError::Client {
+            reason: error::innermost(&error),
+        })
+    }
+}
+
+/// The proxy before this address, for people.
+pub(super) fn proxy_before(url: &Url, environment: &Environment) -> Option<String> {
+    Proxies::of(environment).before(url)
+}
+
+fn within_origin() -> Policy {
+    Policy::custom(|attempt| {
+        let before = attempt.previous();
+        let is_within = before
+            .last()
+            .is_some_and(|last| last.origin() == attempt.url().origin());
+        match is_within && before.len() <= MOST_REDIRECTS {
+            true => attempt.follow(),
+            false => attempt.stop(),
+        }
+    })
+}
