@@ -14,6 +14,9 @@
 //! | `POST /v1/machines/{id}/stop` | | nothing |
 //! | `POST /v1/machines/{id}/rename` | [`Rename`] | nothing |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
+//! | `POST /v1/registries/login` | [`LogIn`] | [`Login`] |
+//! | `POST /v1/registries/logout` | [`LogOut`] | [`LoggedOut`] |
+//! | `POST /v1/registries/logins` | [`ListLogins`] | [`Logins`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
 //! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
 //!
@@ -23,6 +26,7 @@
 
 mod environment;
 mod machine;
+mod registry;
 mod stream;
 
 pub use environment::CallerEnvironment;
@@ -30,6 +34,7 @@ pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,
     Running, Snapshot, Status,
 };
+pub use registry::{ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Password};
 pub use stream::{Layers, Progress, Step, StreamEvent};
 
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The commands of the program `container`: arguments, output and progress.
 //!
-//! One file per verb in [`machine`]; none of them decides anything that the service could.
+//! One file per verb in [`machine`] and [`registry`]; none of them decides anything that the service could.
 
 mod attach;
 mod completion;
@@ -13,6 +13,7 @@ mod machine;
 mod manual;
 mod output;
 mod progress;
+mod registry;
 #[cfg(test)]
 mod samples;
 mod size;
@@ -70,6 +71,19 @@ Examples:
   container machine COMMAND --help"
     )]
     Machine(machine::Machine),
+    /// Keep credentials for registries.
+    ///
+    /// Images that are not for everyone are fetched with them. Those that docker and podman keep
+    /// are found without.
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  container registry login ghcr.io
+  container registry ls
+  container registry logout ghcr.io"
+    )]
+    Registry(registry::Registry),
     Completion(completion::Completion),
     #[command(hide = true)]
     ManualPages(manual::ManualPages),
@@ -99,16 +113,20 @@ pub fn main(build: &str) -> ExitCode {
 }
 
 fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
-    let verb = match cli.command {
-        Command::Machine(verb) => verb,
-        Command::Completion(completion) => return completion.carry_out().map(|()| 0),
-        Command::ManualPages(pages) => return pages.carry_out(Cli::command()).map(|()| 0),
-    };
     tracing::debug!("build {build}");
+    match cli.command {
+        Command::Machine(verb) => until_done(verb.carry_out(build)),
+        Command::Registry(verb) => until_done(verb.carry_out(build)),
+        Command::Completion(completion) => completion.carry_out().map(|()| 0),
+        Command::ManualPages(pages) => pages.carry_out(Cli::command()).map(|()| 0),
+    }
+}
+
+fn until_done(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     let events = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let outcome = events.block_on(verb.carry_out(build));
+    let outcome = events.block_on(verb);
     // A thread may still wait for standard input: it must not hold up the end.
     events.shutdown_background();
     outcome

@@ -97,7 +97,8 @@ impl Client {
     }
 }
 
-/// A request's body for the log: of an environment, whose values may be secret, the names.
+/// A request's body for the log: without a password, and of an environment, whose values may be
+/// secret, the names.
 fn told(body: &Value) -> String {
     let mut body = body.clone();
     if body.is_null() {
@@ -107,6 +108,9 @@ fn told(body: &Value) -> String {
         environment
             .values_mut()
             .for_each(|value| *value = "…".into());
+    }
+    if let Some(password) = body.get_mut("password") {
+        *password = "…".into();
     }
     body.to_string()
 }
@@ -118,11 +122,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_of_the_environment_are_not_logged() {
-        let body = json!({"image": "a", "environment": {"HTTPS_PROXY": "http://me:secret@p"}});
+    fn what_may_be_secret_is_not_logged() {
+        let environment = json!({"HTTPS_PROXY": "http://me:secret@p"});
+        let body = json!({"server": "a", "password": "secret", "environment": environment});
         assert_eq!(
             told(&body),
-            r#"{"environment":{"HTTPS_PROXY":"…"},"image":"a"}"#
+            r#"{"environment":{"HTTPS_PROXY":"…"},"password":"…","server":"a"}"#
         );
         assert_eq!(told(&Value::Null), "");
     }

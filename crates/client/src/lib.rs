@@ -17,6 +17,7 @@ mod error;
 pub mod exec;
 mod http;
 mod machines;
+mod registries;
 mod start;
 
 pub use error::ClientError;

@@ -16,7 +16,7 @@ use nix::unistd::getuid;
 pub struct World {
     /// What must not be lost: images, machines.
     pub data: PathBuf,
-    /// What people write: `config.toml`.
+    /// What people write: `config.toml`; and their credentials for registries.
     pub config: PathBuf,
     /// What lives as long as processes do: sockets, locks.
     pub runtime: PathBuf,
@@ -70,6 +70,11 @@ impl World {
     /// The socket of this world's service.
     pub fn service_socket(&self) -> PathBuf {
         self.runtime.join("service.sock")
+    }
+
+    /// The file with the credentials for registries that people keep with us.
+    pub fn credentials(&self) -> PathBuf {
+        self.config.join("auth.json")
     }
 
     /// Where the runtime of the machine `id` works.

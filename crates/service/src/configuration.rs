@@ -1,6 +1,7 @@
 //! `config.toml`: what people set once for all machines.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     num::NonZeroU32,
     path::{Path, PathBuf},
@@ -8,8 +9,8 @@ use std::{
 
 use container_api::BootChange;
 use container_engine::EngineSettings;
-use container_image::Reference;
-use container_machine::{BootConfiguration, HomeMount, Memory};
+use container_image::{HostSettings, Reference, Registries, RegistryHost, check_authorities};
+use container_machine::{BootConfiguration, HomeMount, Memory, World};
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
 
@@ -60,12 +61,15 @@ pub struct MachineDefaults {
 pub struct RegistryConfiguration {
     /// Where images are looked for whose reference names no registry.
     pub domain: String,
+    /// Sections `[registry.host."HOST"]`: single registries.
+    pub host: BTreeMap<RegistryHost, HostSettings>,
 }
 
 impl Default for RegistryConfiguration {
     fn default() -> Self {
         RegistryConfiguration {
             domain: "docker.io".to_owned(),
+            host: BTreeMap::new(),
         }
     }
 }
@@ -137,21 +141,28 @@ impl Configuration {
         let boot = self.boot_defaults();
         match Host::of_this_process().check(&boot) {
             Err(error @ TooMuch::Cpus { .. }) if self.machine.cpus.is_some() => {
-                return Err(file.unusable("machine", "cpus", error));
+                return Err(file.unusable(&["machine", "cpus"], error));
             }
             Err(error @ TooMuch::Memory { .. }) if self.machine.memory.is_some() => {
-                return Err(file.unusable("machine", "memory", error));
+                return Err(file.unusable(&["machine", "memory"], error));
             }
             _ => {}
         }
         if let Some(kernel) = &self.machine.kernel {
             container_runtime::check_kernel(kernel)
-                .map_err(|error| file.unusable("machine", "kernel", error))?;
+                .map_err(|error| file.unusable(&["machine", "kernel"], error))?;
         }
         let domain = &self.registry.domain;
         if domain.contains('/') || Reference::parse("any", domain).is_err() {
             let reason = "a registry is a host name, with a port where it needs one";
-            return Err(file.unusable("registry", "domain", reason));
+            return Err(file.unusable(&["registry", "domain"], reason));
+        }
+        for (host, settings) in &self.registry.host {
+            if let Some(ca) = &settings.ca {
+                check_authorities(ca).map_err(|error| {
+                    file.unusable(&["registry", "host", host.as_str(), "ca"], error)
+                })?;
+            }
         }
         if self
             .engine
@@ -159,9 +170,17 @@ impl Configuration {
             .as_ref()
             .is_some_and(|program| program.as_os_str().is_empty())
         {
-            return Err(file.unusable("engine", "program", "the path of a program is missing"));
+            return Err(file.unusable(&["engine", "program"], "the path of a program is missing"));
         }
         Ok(())
+    }
+
+    /// How registries are reached, and where this world's credentials for them are.
+    pub fn registries(&self, world: &World) -> Registries {
+        Registries {
+            own_credentials: Some(world.credentials()),
+            hosts: self.registry.host.clone(),
+        }
     }
 
     /// What a machine gets of which nothing is said.
@@ -188,16 +207,16 @@ impl ConfigurationFile {
     }
 
     /// The value of this key cannot be used.
-    fn unusable(&self, section: &str, key: &str, reason: impl ToString) -> ConfigurationError {
-        let table = DeTable::parse(&self.text).ok();
-        let value = table.as_ref().and_then(|table| {
-            let section = table.get_ref().get(section)?.get_ref().as_table()?;
-            section.get(key)
+    fn unusable(&self, keys: &[&str], reason: impl ToString) -> ConfigurationError {
+        let position = DeTable::parse(&self.text).ok().and_then(|table| {
+            let (first, below) = keys.split_first()?;
+            let value = table.get_ref().get(*first)?;
+            let value = below
+                .iter()
+                .try_fold(value, |value, key| value.get_ref().as_table()?.get(*key));
+            Some(value?.span().start)
         });
-        self.wrong_at(
-            value.map_or(0, |value| value.span().start),
-            reason.to_string(),
-        )
+        self.wrong_at(position.unwrap_or_default(), reason.to_string())
     }
 
     fn wrong_at(&self, position: usize, reason: String) -> ConfigurationError {
@@ -230,6 +249,8 @@ pub fn changed(boot: BootConfiguration, change: &BootChange) -> BootConfiguratio
 
 #[cfg(test)]
 mod tests {
+    use container_image::Scheme;
+
     use super::*;
 
     fn read(text: &str) -> Result<Configuration, String> {
@@ -284,6 +305,38 @@ mod tests {
         }
         let good = "[machine]\ncpus = 2\n[registry]\ndomain = \"localhost:5000\"\n";
         assert!(read(good).unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn registries_have_settings_of_their_own() {
+        let text = "[registry.host.\"docker.io\"]\nmirrors = [\"mirror.example/hub\"]\n\
+                    [registry.host.\"10.0.0.1:5000\"]\nscheme = \"https\"\n";
+        let hosts = read(text).unwrap().registry.host;
+        let settings: Vec<_> = hosts.values().collect();
+        assert_eq!(settings[0].scheme, Scheme::Https);
+        assert_eq!(settings[1].mirrors, ["mirror.example/hub".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_mistake_about_a_registry_is_named_too() {
+        let host = "\n[registry.host.\"quay.io\"]\n";
+        for (text, key) in [
+            ("mirrors = [\"https://x\"]\n", "mirrors"),
+            ("mirrors = \"x\"\n", "mirrors"),
+            ("scheme = \"ftp\"\n", "scheme"),
+            ("mirror = []\n", "mirror"),
+        ] {
+            let error = read(&format!("{host}{text}")).unwrap_err();
+            assert!(error.contains("line 3") && error.contains(key), "{error}");
+        }
+        let error = read("[registry.host.\"a/b\"]\nscheme = \"http\"\n").unwrap_err();
+        assert!(error.contains("line 1") && error.contains("a/b"), "{error}");
+        let configuration = read(&format!("{host}ca = \"/no/such.crt\"\n")).unwrap();
+        let error = configuration.check().unwrap_err().to_string();
+        assert!(
+            error.contains("line 3") && error.contains("/no/such.crt"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use container_api::{Failure, FailureKind};
 use container_engine::EngineError;
-use container_image::ImageError;
+use container_image::{ImageError, InvalidHost, LoginError, RegistryHost};
 use container_machine::{BundleError, InvalidMachineId};
 use container_runtime::{FindError, GuestFilesError, LaunchError, StopError};
 
@@ -23,6 +23,20 @@ pub enum ServiceError {
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A registry's name.
+    #[error(transparent)]
+    Host(#[from] InvalidHost),
+    /// Credentials.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// There is nothing to forget.
+    #[error("nobody is logged in to {host}{}", elsewhere(.left))]
+    NotLoggedIn {
+        /// The registry.
+        host: RegistryHost,
+        /// Where there are credentials that are not ours to remove.
+        left: Vec<String>,
+    },
     /// The configuration file.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
@@ -96,6 +110,16 @@ pub enum ServiceError {
     GivenUp,
 }
 
+fn elsewhere(left: &[String]) -> String {
+    match left {
+        [] => String::new(),
+        left => format!(
+            " with this program; there are credentials in {}, which is for docker or podman to remove",
+            left.join(", ")
+        ),
+    }
+}
+
 impl ServiceError {
     /// Why this machine did not start. The machine's logs may be removed with it, so what they
     /// say is taken along.
@@ -120,11 +144,14 @@ impl From<&ServiceError> for Failure {
             ServiceError::Bundle(
                 BundleError::NotFound(_) | BundleError::NoMachines | BundleError::NoDefault,
             ) => FailureKind::NotFound,
+            ServiceError::NotLoggedIn { .. } => FailureKind::NotFound,
             ServiceError::Bundle(BundleError::Exists(_)) | ServiceError::DefaultNameTaken(_) => {
                 FailureKind::Exists
             }
             ServiceError::Name(_)
             | ServiceError::Invalid(_)
+            | ServiceError::Host(_)
+            | ServiceError::Login(LoginError::Wrong { .. })
             | ServiceError::Running(_)
             | ServiceError::Kernel(_)
             | ServiceError::TooMuch(_)

@@ -13,7 +13,7 @@ use axum::{
 };
 use container_api::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Failure, FailureKind,
-    Logs, Machines, Pong, Rename, Snapshot,
+    ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Logs, Machines, Pong, Rename, Snapshot,
 };
 use container_machine::BundleError;
 use futures::StreamExt;
@@ -52,6 +52,9 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/machines/{id}/stop", post(stop))
         .route("/v1/machines/{id}/rename", post(rename))
         .route("/v1/machines/{id}/logs", get(logs))
+        .route("/v1/registries/login", post(log_in))
+        .route("/v1/registries/logout", post(log_out))
+        .route("/v1/registries/logins", post(logins))
         .route("/v1/default", get(default_machine).put(set_default))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -149,6 +152,18 @@ async fn logs(State(shared): State<Shared>, Named(id): Named) -> Reply<Logs> {
         stdio: bundle.stdio_log(),
         boot: bundle.boot_log(),
     }))
+}
+
+async fn log_in(State(shared): State<Shared>, Asked(request): Asked<LogIn>) -> Reply<Login> {
+    Ok(Json(shared.service.log_in(request).await?))
+}
+
+async fn log_out(State(shared): State<Shared>, Asked(request): Asked<LogOut>) -> Reply<LoggedOut> {
+    Ok(Json(shared.service.log_out(request).await?))
+}
+
+async fn logins(State(shared): State<Shared>, Asked(request): Asked<ListLogins>) -> Reply<Logins> {
+    Ok(Json(shared.service.logins(request).await?))
 }
 
 async fn default_machine(State(shared): State<Shared>) -> Reply<DefaultMachine> {

@@ -12,6 +12,7 @@ mod http;
 mod locks;
 mod process;
 mod recipes;
+mod registries;
 mod request;
 mod snapshot;
 

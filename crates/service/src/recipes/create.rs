@@ -148,6 +148,7 @@ impl Service {
         };
         let mut options = PullOptions {
             environment: request.environment.clone().into_variables().into(),
+            registries: configuration.registries(&self.world),
             ..PullOptions::default()
         };
         if let Some(scheme) = &request.scheme {
