@@ -195,7 +195,7 @@ impl Registry {
             return self.get(&path, ask).await;
         }
         match self.get_here(&path, &ask).await {
-            Err(error) => self.from_mirrors(&path, &ask).await.ok_or(error),
+            Err(error) => self.at_mirrors(&path, &ask).await.ok_or(error),
             response => response,
         }
     }
@@ -207,14 +207,14 @@ impl Registry {
         path: &str,
         ask: impl Fn(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        match self.from_mirrors(path, &ask).await {
+        match self.at_mirrors(path, &ask).await {
             Some(response) => Ok(response),
             None => self.get_here(path, &ask).await,
         }
     }
 
     /// From the first mirror that has it. One that cannot be reached is not tried again.
-    async fn from_mirrors(
+    async fn at_mirrors(
         &self,
         path: &str,
         ask: &impl Fn(&Client, Url) -> RequestBuilder,
