@@ -1,13 +1,16 @@
 //! The commands of the program `container`: arguments, output and progress.
 //!
-//! One file per verb in [`machine`]; none of them decides anything that the service could.
+//! One file per verb in [`machine`] and [`image`]; none of them decides anything that the service could.
 
 mod attach;
 mod completion;
+mod each;
 mod failure;
 mod filter;
+mod format;
 #[cfg(test)]
 mod help;
+mod image;
 mod interrupt;
 mod machine;
 mod manual;
@@ -70,9 +73,28 @@ Examples:
   container machine COMMAND --help"
     )]
     Machine(machine::Machine),
+    /// Fetch, list and manage the images that machines are made from.
+    #[command(
+        visible_alias = "i",
+        subcommand,
+        after_long_help = "\
+Examples:
+  container image pull registry.example/debian-systemd:12
+  container image ls
+  container image prune
+  container image COMMAND --help"
+    )]
+    Image(image::Image),
     Completion(completion::Completion),
     #[command(hide = true)]
     ManualPages(manual::ManualPages),
+}
+
+/// A verb that asks the service.
+#[derive(Debug)]
+enum Verb {
+    Machine(machine::Machine),
+    Image(image::Image),
 }
 
 /// What a person typed, carried out. `build` tells this build of the program from another.
@@ -100,7 +122,8 @@ pub fn main(build: &str) -> ExitCode {
 
 fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
     let verb = match cli.command {
-        Command::Machine(verb) => verb,
+        Command::Machine(verb) => Verb::Machine(verb),
+        Command::Image(verb) => Verb::Image(verb),
         Command::Completion(completion) => return completion.carry_out().map(|()| 0),
         Command::ManualPages(pages) => return pages.carry_out(Cli::command()).map(|()| 0),
     };
@@ -108,7 +131,12 @@ fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
     let events = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let outcome = events.block_on(verb.carry_out(build));
+    let outcome = events.block_on(async {
+        match verb {
+            Verb::Machine(verb) => verb.carry_out(build).await,
+            Verb::Image(verb) => verb.carry_out(build).await,
+        }
+    });
     // A thread may still wait for standard input: it must not hold up the end.
     events.shutdown_background();
     outcome

@@ -89,6 +89,8 @@ impl ImageStore {
         options: &PullOptions,
         listener: Listener<'_>,
     ) -> Result<Image, FetchError> {
+        // Until the reference is remembered: see the store's locks.
+        let _hold = self.hold().await?;
         if reference.digest().is_some()
             && let Some(image) = self.here(reference, platform)?
         {

@@ -2,7 +2,7 @@
 
 use container_api::{Failure, FailureKind};
 use container_engine::EngineError;
-use container_image::ImageError;
+use container_image::{ImageError, StoreError};
 use container_machine::{BundleError, InvalidMachineId};
 use container_runtime::{FindError, GuestFilesError, LaunchError, StopError};
 
@@ -23,6 +23,9 @@ pub enum ServiceError {
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The images on disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The configuration file.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),
