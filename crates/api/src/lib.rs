@@ -17,6 +17,14 @@
 //! | `POST /v1/registries/login` | [`LogIn`] | [`Login`] |
 //! | `POST /v1/registries/logout` | [`LogOut`] | [`LoggedOut`] |
 //! | `POST /v1/registries/logins` | [`ListLogins`] | [`Logins`] |
+//! | `GET /v1/images` | | [`Images`] |
+//! | `POST /v1/images/pull` | [`PullRequest`] | a stream that ends with [`Pulled`] |
+//! | `POST /v1/images/inspect` | [`InspectRequest`] | an array of [`ImageDetails`] |
+//! | `POST /v1/images/tag` | [`TagRequest`] | [`Tagged`] |
+//! | `POST /v1/images/remove` | [`RemoveRequest`] | a stream that ends with [`Freed`] |
+//! | `POST /v1/images/prune` | [`PruneRequest`] | a stream that ends with [`Freed`] |
+//! | `POST /v1/images/load` | a tar stream | a stream that ends with [`Loaded`] |
+//! | `POST /v1/images/save` | [`SaveRequest`] | a tar stream; see [`FAILURE_TRAILER`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
 //! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
 //!
@@ -25,11 +33,17 @@
 //! its machine is being created gives it up; everything else is carried through.
 
 mod environment;
+mod image;
 mod machine;
 mod registry;
 mod stream;
 
 pub use environment::CallerEnvironment;
+pub use image::{
+    ArchiveFormat, Freed, ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Images,
+    InspectRequest, Loaded, LoadedImage, PruneRequest, PullRequest, Pulled, RemoveRequest,
+    SaveRequest, TagRequest, Tagged,
+};
 pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,
     Running, Snapshot, Status,
@@ -43,6 +57,10 @@ use serde::{Deserialize, Serialize};
 
 /// The argument with which the program is the service.
 pub const SERVICE_ROLE: &str = "__service";
+
+/// The trailer of a tar stream that broke off: the [`Failure`] that says why, as JSON. A stream without
+/// this trailer is whole.
+pub const FAILURE_TRAILER: &str = "container-failure";
 
 /// A living service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

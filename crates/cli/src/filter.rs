@@ -1,4 +1,4 @@
-//! Which machines are listed.
+//! Which machines are listed, and how conditions go together.
 
 use std::str::FromStr;
 
@@ -47,19 +47,24 @@ impl FromStr for Filter {
     }
 }
 
-impl Filter {
-    /// Whether this machine is meant by them all. Of several with one key one is enough.
-    pub fn all_mean(filters: &[Filter], machine: &Snapshot) -> bool {
-        filters.iter().all(|filter| {
-            let mut same_key = filters.iter().filter(|other| filter.has_key_of(other));
-            same_key.any(|filter| filter.means(machine))
-        })
-    }
+/// One of several conditions on things of a kind.
+pub trait Condition<T> {
+    /// Whether it holds of this one.
+    fn means(&self, of: &T) -> bool;
+}
 
-    fn has_key_of(&self, other: &Filter) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
-    }
+/// Whether this one is meant by all conditions. Of several with one key one is enough.
+pub fn all_mean<T>(filters: &[impl Condition<T>], of: &T) -> bool {
+    filters.iter().all(|filter| {
+        let key = std::mem::discriminant(filter);
+        let mut same_key = filters
+            .iter()
+            .filter(|other| std::mem::discriminant(*other) == key);
+        same_key.any(|filter| filter.means(of))
+    })
+}
 
+impl Condition<Snapshot> for Filter {
     fn means(&self, machine: &Snapshot) -> bool {
         match self {
             Filter::Id(pattern) => pattern.matches(machine.id.as_str()),
@@ -75,7 +80,7 @@ impl Filter {
 
 /// What people call the image `registry/path/name:tag`: that, `path/name:tag`, `name:tag`, and
 /// the same without the tag or digest.
-fn names(reference: &str) -> impl Iterator<Item = &str> {
+pub fn names(reference: &str) -> impl Iterator<Item = &str> {
     let starts = reference.match_indices('/').map(|(at, _)| at + 1);
     std::iter::once(0).chain(starts).flat_map(move |start| {
         let name = &reference[start..];
@@ -95,7 +100,7 @@ mod tests {
     fn meant(words: &[&str]) -> Vec<String> {
         let filters: Vec<Filter> = words.iter().map(|word| word.parse().unwrap()).collect();
         let machines = samples::machines().into_iter();
-        let meant = machines.filter(|machine| Filter::all_mean(&filters, machine));
+        let meant = machines.filter(|machine| all_mean(&filters, machine));
         meant.map(|machine| machine.id.to_string()).collect()
     }
 

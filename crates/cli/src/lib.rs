@@ -1,13 +1,17 @@
 //! The commands of the program `container`: arguments, output and progress.
 //!
-//! One file per verb in [`machine`] and [`registry`]; none of them decides anything that the service could.
+//! One file per verb in [`machine`], [`image`] and [`registry`]; none of them decides anything that
+//! the service could.
 
 mod attach;
 mod completion;
+mod each;
 mod failure;
 mod filter;
+mod format;
 #[cfg(test)]
 mod help;
+mod image;
 mod interrupt;
 mod machine;
 mod manual;
@@ -84,6 +88,18 @@ Examples:
   container registry logout ghcr.io"
     )]
     Registry(registry::Registry),
+    /// Fetch, list and manage the images that machines are made from.
+    #[command(
+        visible_alias = "i",
+        subcommand,
+        after_long_help = "\
+Examples:
+  container image pull registry.example/debian-systemd:12
+  container image ls
+  container image prune
+  container image COMMAND --help"
+    )]
+    Image(image::Image),
     Completion(completion::Completion),
     #[command(hide = true)]
     ManualPages(manual::ManualPages),
@@ -116,6 +132,7 @@ fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
     tracing::debug!("build {build}");
     match cli.command {
         Command::Machine(verb) => until_done(verb.carry_out(build)),
+        Command::Image(verb) => until_done(verb.carry_out(build)),
         Command::Registry(verb) => until_done(verb.carry_out(build)),
         Command::Completion(completion) => completion.carry_out().map(|()| 0),
         Command::ManualPages(pages) => pages.carry_out(Cli::command()).map(|()| 0),

@@ -1,8 +1,8 @@
-//! Machines for tests.
+//! Machines and images for tests.
 
 use std::num::NonZeroU32;
 
-use container_api::{Snapshot, Status};
+use container_api::{ImageSummary, Snapshot, Status};
 use container_machine::{Descriptor, HomeMount, ImageDescription, Memory, Platform, UserSetup};
 use jiff::Timestamp;
 
@@ -74,4 +74,41 @@ fn image(reference: &str) -> ImageDescription {
         },
         reference: reference.to_owned(),
     }
+}
+
+/// One with all that an image can have, one that nothing uses, and one whose name means another one
+/// now.
+pub fn images() -> Vec<ImageSummary> {
+    let debian = ImageSummary {
+        created_date: Some(Timestamp::from_second(1_764_000_000).unwrap()),
+        digest: format!("sha256:{}", "1a2b".repeat(16)),
+        disk_size: 412 << 20,
+        machines: vec!["dev".parse().unwrap()],
+        name: Some("127.0.0.1:5000/machines/debian".to_owned()),
+        platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+        reference: Some("127.0.0.1:5000/machines/debian:12".to_owned()),
+        shared_size: 3 << 20,
+        tag: Some("12".to_owned()),
+    };
+    let alpine = ImageSummary {
+        digest: format!("sha256:{}", "3c4d".repeat(16)),
+        disk_size: 3 << 20,
+        machines: vec![],
+        name: Some("alpine".to_owned()),
+        platforms: vec!["linux/amd64".to_owned()],
+        reference: Some("docker.io/library/alpine:3.22".to_owned()),
+        shared_size: 0,
+        tag: Some("3.22".to_owned()),
+        ..debian.clone()
+    };
+    let unnamed = ImageSummary {
+        created_date: None,
+        digest: format!("sha256:{}", "5e6f".repeat(16)),
+        machines: vec!["web-1".parse().unwrap(), "web-2".parse().unwrap()],
+        name: None,
+        reference: None,
+        tag: None,
+        ..alpine.clone()
+    };
+    vec![debian, alpine, unnamed]
 }

@@ -16,6 +16,7 @@ mod descriptors;
 mod error;
 pub mod exec;
 mod http;
+mod images;
 mod machines;
 mod registries;
 mod start;

@@ -32,6 +32,10 @@ pub trait Engine {
     /// Makes `overlay`, a disk that reads as the raw image `base` until it is written to.
     /// Takes the same time whatever the image's size.
     fn create_overlay(&self, base: &Path, overlay: &Path) -> Result<(), EngineError>;
+
+    /// The image that this disk lies on, whatever became of it; none if the disk is whole by
+    /// itself.
+    fn base_of(&self, disk: &Path) -> Result<Option<PathBuf>, EngineError>;
 }
 
 /// A virtual machine that runs. Dropping it ends the machine at once.
@@ -84,6 +88,14 @@ pub enum EngineError {
     /// The accelerator that was asked for cannot be used.
     #[error(transparent)]
     Accelerator(#[from] AcceleratorError),
+    /// A disk cannot be read.
+    #[error("reading the disk {path}: {message}")]
+    Unreadable {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// A disk could not be made.
     #[error("making the disk {path}: {message}")]
     Disk {
@@ -102,4 +114,9 @@ pub fn engine(settings: &EngineSettings) -> Box<dyn Engine> {
 /// [`Engine::create_overlay`] with this host's engine as it comes.
 pub fn create_overlay(base: &Path, overlay: &Path) -> Result<(), EngineError> {
     engine(&EngineSettings::default()).create_overlay(base, overlay)
+}
+
+/// [`Engine::base_of`] with this host's engine as it comes.
+pub fn base_of(disk: &Path) -> Result<Option<PathBuf>, EngineError> {
+    engine(&EngineSettings::default()).base_of(disk)
 }

@@ -56,6 +56,7 @@ pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
 pub use error::ImageError;
 pub use image::Image;
+pub use manifest::HistoryStep;
 pub use platform::{InvalidPlatform, Platform};
 pub use progress::{Layers, Listener, Progress, Step};
 pub use pull::PullOptions;
@@ -65,6 +66,6 @@ pub use registry::{
     Registries, RegistryHost, Scheme, check_authorities, log_in, log_out,
 };
 pub use settings::MachineSettings;
-pub use store::{ImageStore, StoreError};
+pub use store::{Alone, Base, Hold, ImageStore, StoreError, StoredImage, Variant};
 pub use tar::TarError;
 pub use unpack::{DEFAULT_SIZE, UnpackError};

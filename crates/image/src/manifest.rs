@@ -1,6 +1,7 @@
 //! Manifests, indexes and image configurations, read from bytes that nobody vouches for but
 //! their digest (image-spec, manifest.md, image-index.md, config.md).
 
+use jiff::Timestamp;
 use oci_spec::image::{
     Descriptor as WrittenDescriptor, ImageConfiguration, ImageIndex, ImageManifest,
 };
@@ -166,6 +167,23 @@ pub(crate) struct Configuration {
     pub(crate) labels: std::collections::BTreeMap<String, String>,
     /// Digests of the layers' archives, unpacked; as many as there are layers.
     pub(crate) diff_ids: Vec<Digest>,
+    /// When it was made, if its maker says.
+    pub(crate) created: Option<Timestamp>,
+    /// How it was made, if its maker says.
+    pub(crate) history: Vec<HistoryStep>,
+}
+
+/// A step in the making of an image (image-spec, config.md, "history").
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryStep {
+    /// When.
+    pub created: Option<Timestamp>,
+    /// The command.
+    pub created_by: Option<String>,
+    /// Whatever else was said.
+    pub comment: Option<String>,
+    /// Whether it made no layer.
+    pub is_empty_layer: bool,
 }
 
 /// Reads the configuration of an image with that many layers.
@@ -203,7 +221,24 @@ pub(crate) fn configuration(bytes: &[u8], layers: usize) -> Result<Configuration
             .into_iter()
             .collect(),
         diff_ids,
+        created: time(written.created().as_deref()),
+        history: history(&written),
     })
+}
+
+fn history(written: &ImageConfiguration) -> Vec<HistoryStep> {
+    let steps = written.history().iter().flatten();
+    let steps = steps.map(|step| HistoryStep {
+        created: time(step.created().as_deref()),
+        created_by: step.created_by().clone(),
+        comment: step.comment().clone(),
+        is_empty_layer: step.empty_layer().unwrap_or_default(),
+    });
+    steps.collect()
+}
+
+fn time(written: Option<&str>) -> Option<Timestamp> {
+    written.and_then(|written| written.parse().ok())
 }
 
 #[cfg(test)]

@@ -136,6 +136,8 @@ impl ImageStore {
         listener: Listener<'_>,
     ) -> Result<(Image, PathBuf), ImageError> {
         let failed = |source| fetch_error(reference, source);
+        // Until the reference is remembered: see the store's locks.
+        let _hold = self.hold().await?;
         let found = self.look_up(reference, platform, options, listener).await;
         let LookedUp { image, registry } = found.map_err(failed)?;
         let Some(registry) = registry else {
@@ -181,6 +183,8 @@ impl ImageStore {
         options: &PullOptions,
         listener: Listener<'_>,
     ) -> Result<Image, FetchError> {
+        // Until the reference is remembered: see the store's locks.
+        let _hold = self.hold().await?;
         let found = self.look_up(reference, platform, options, listener).await?;
         let LookedUp { image, registry } = found;
         let Some(registry) = registry else {

@@ -75,6 +75,33 @@ impl Reference {
         repository.rsplit('/').next().unwrap_or(repository)
     }
 
+    /// The reference as people type it where `default_registry` is the one that is meant without a
+    /// name, and without tag and digest: `alpine`, `quay.io/fedora/fedora`.
+    pub fn short_name(&self, default_registry: &str) -> String {
+        let (registry, repository) = (self.registry(), self.repository());
+        let full = format!("{registry}/{repository}");
+        let same = |word: &&str| {
+            Reference::parse(word, default_registry)
+                .is_ok_and(|meant| (meant.registry(), meant.repository()) == (registry, repository))
+        };
+        let official = repository.strip_prefix("library/");
+        let shorter = official.into_iter().chain([repository]).find(same);
+        shorter.map_or(full, str::to_owned)
+    }
+
+    /// The same image under a name that says which content it is.
+    pub fn with_digest(&self, digest: &Digest) -> Reference {
+        let written = WrittenReference::with_digest(
+            self.registry().to_owned(),
+            self.repository().to_owned(),
+            digest.to_string(),
+        );
+        Reference {
+            written,
+            digest: Some(*digest),
+        }
+    }
+
     /// The tag, if there is one.
     pub fn tag(&self) -> Option<&str> {
         self.written.tag()
@@ -135,6 +162,37 @@ mod tests {
         assert_eq!(
             full("docker.io/alpine:3", "quay.io"),
             "docker.io/library/alpine:3"
+        );
+    }
+
+    #[test]
+    fn a_short_name_means_the_same() {
+        let short = |word: &str, default: &str| {
+            Reference::parse(word, "docker.io")
+                .unwrap()
+                .short_name(default)
+        };
+        assert_eq!(short("alpine:3", "docker.io"), "alpine");
+        assert_eq!(short("user/app", "docker.io"), "user/app");
+        assert_eq!(short("alpine", "quay.io"), "docker.io/library/alpine");
+        assert_eq!(short("quay.io/a/b:1", "quay.io"), "a/b");
+        assert_eq!(short("quay.io/a/b:1", "docker.io"), "quay.io/a/b");
+        assert_eq!(short("localhost:5000/x", "docker.io"), "localhost:5000/x");
+        // Without the registry it would name another one.
+        assert_eq!(short("quay.io/a.b/c", "quay.io"), "quay.io/a.b/c");
+    }
+
+    #[test]
+    fn a_name_with_a_digest_reads_as_it_is_written() {
+        let named = Reference::parse("alpine:3", "docker.io").unwrap();
+        let named = named.with_digest(&DIGEST.parse().unwrap());
+        assert_eq!(
+            named.to_string(),
+            format!("docker.io/library/alpine@{DIGEST}")
+        );
+        assert_eq!(
+            Reference::parse(&named.to_string(), "quay.io").unwrap(),
+            named
         );
     }
 

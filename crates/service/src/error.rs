@@ -2,7 +2,7 @@
 
 use container_api::{Failure, FailureKind};
 use container_engine::EngineError;
-use container_image::{ImageError, InvalidHost, LoginError, RegistryHost};
+use container_image::{ImageError, InvalidHost, LoginError, RegistryHost, StoreError};
 use container_machine::{BundleError, InvalidMachineId};
 use container_runtime::{FindError, GuestFilesError, LaunchError, StopError};
 
@@ -37,6 +37,9 @@ pub enum ServiceError {
         /// Where there are credentials that are not ours to remove.
         left: Vec<String>,
     },
+    /// The images on disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The configuration file.
     #[error(transparent)]
     Configuration(#[from] ConfigurationError),

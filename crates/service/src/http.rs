@@ -56,6 +56,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/registries/logout", post(log_out))
         .route("/v1/registries/logins", post(logins))
         .route("/v1/default", get(default_machine).put(set_default))
+        .merge(crate::images::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(counted)
@@ -84,7 +85,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Reply<T> = Result<Json<T>, Refusal>;
+pub type Reply<T> = Result<Json<T>, Refusal>;
 
 async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let _work = shared.activity.begin();
@@ -203,7 +204,7 @@ async fn boot(State(shared): State<Shared>, Named(id): Named) -> Response {
 }
 
 /// Carries work out on a task of its own, so that it ends even if whoever asked goes away.
-async fn carried_through<T: Send + 'static>(
+pub async fn carried_through<T: Send + 'static>(
     shared: &Shared,
     work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
 ) -> Reply<T> {
@@ -217,7 +218,7 @@ async fn carried_through<T: Send + 'static>(
 }
 
 /// Carries work out on a task of its own, and streams what it tells, then how it ended.
-fn streamed<T, W, F>(shared: &Shared, work: W) -> Response
+pub fn streamed<T, W, F>(shared: &Shared, work: W) -> Response
 where
     T: Serialize + Send + 'static,
     W: FnOnce(Caller) -> F,

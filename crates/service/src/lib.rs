@@ -1,4 +1,4 @@
-//! The per-user service: machines and the recipes create, boot, stop, delete.
+//! The per-user service: images, machines, and the recipes create, boot, stop, delete.
 //!
 //! What is on disk and which runtimes answer is the truth; the service remembers nothing else.
 //! It may be killed at any moment: machines go on, and the next service finds them.
@@ -9,6 +9,7 @@ mod configuration;
 mod error;
 mod host;
 mod http;
+mod images;
 mod locks;
 mod process;
 mod recipes;

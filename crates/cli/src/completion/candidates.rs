@@ -8,7 +8,7 @@ use clap_complete::{
 };
 use container_machine::{Bundles, HomeMount, MachineId, World};
 
-use crate::{filter::Filter, machine::Format};
+use crate::{filter::Filter, format::Format};
 
 const HOME_MOUNTS: &[&str] = &["rw", "ro", "none"];
 

@@ -103,14 +103,7 @@ impl Create {
     }
 
     fn request(self) -> Result<CreateRequest, Failure> {
-        let platform = self.platform.or(match (self.os, self.arch) {
-            (None, None) => None,
-            (os, arch) => Some(format!(
-                "{}/{}",
-                os.as_deref().unwrap_or("linux"),
-                arch.as_deref().unwrap_or(std::env::consts::ARCH)
-            )),
-        });
+        let platform = values::platform(self.platform, self.os.as_deref(), self.arch.as_deref());
         Ok(CreateRequest {
             image: self.image,
             name: self.name,

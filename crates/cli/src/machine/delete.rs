@@ -4,8 +4,7 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::for_each;
-use crate::{failure::Failure, output};
+use crate::{each::for_each, failure::Failure, output};
 
 /// Delete machines and their disks; running ones are stopped first.
 ///

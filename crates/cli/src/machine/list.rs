@@ -1,6 +1,6 @@
 //! `container machine list`
 
-use std::{io, net::Ipv4Addr, num::NonZeroU32, str::FromStr};
+use std::{net::Ipv4Addr, num::NonZeroU32};
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    filter::Filter,
+    filter::{self, Filter},
+    format::Format,
     output,
     size::size,
     table::{Cell, table},
-    template::Template,
 };
 
 /// What a template may name.
@@ -47,7 +47,7 @@ pub struct List {
     ///
     /// A template makes one line of each machine. Fields are named as in the JSON; one that is
     /// absent is empty. The filter `size` writes bytes as people read them.
-    #[arg(long, default_value = "table", value_name = "FORMAT")]
+    #[arg(long, default_value = "table", value_name = "FORMAT", value_parser = format)]
     format: Format,
 
     /// Only machines of which this holds; may be given more than once.
@@ -63,32 +63,8 @@ pub struct List {
     quiet: bool,
 }
 
-/// How machines are printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-    /// A line for each.
-    Template(Template),
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Format, String> {
-        match word {
-            "table" => Ok(Format::Table),
-            "json" => Ok(Format::Json),
-            template if template.contains("{{") || template.contains("{%") => {
-                Ok(Format::Template(Template::parse(template, FIELDS)?))
-            }
-            _ => Err(
-                "there are table, json and templates such as '{{ id }} {{ status }}'".to_owned(),
-            ),
-        }
-    }
+fn format(word: &str) -> Result<Format, String> {
+    Format::parse(word, FIELDS, "{{ id }} {{ status }}")
 }
 
 /// A machine in `list --format json`; fields in the order of their names.
@@ -131,29 +107,15 @@ impl List {
         for reason in broken {
             output::note(&reason);
         }
-        machines.retain(|machine| Filter::all_mean(&self.filter, machine));
+        machines.retain(|machine| filter::all_mean(&self.filter, machine));
         let machines: Vec<Listed> = machines.into_iter().map(Listed::from).collect();
         if self.quiet {
             let ids = machines.iter().map(|machine| format!("{}\n", machine.id));
             return output::print(&ids.collect::<String>());
         }
-        match self.format {
-            Format::Json => output::json(&machines),
-            Format::Table => {
-                let is_coloured = output::is_coloured(&io::stdout());
-                output::print(&listed(&machines, &TimeZone::system(), is_coloured))
-            }
-            Format::Template(template) => {
-                let lines = machines.iter().map(|machine| template.render(machine));
-                let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
-                output::print(
-                    &lines
-                        .iter()
-                        .map(|line| format!("{line}\n"))
-                        .collect::<String>(),
-                )
-            }
-        }
+        self.format.print(&machines, |machines, is_coloured| {
+            listed(machines, &TimeZone::system(), is_coloured)
+        })
     }
 }
 
@@ -221,9 +183,9 @@ mod tests {
         let whole = serde_json::to_value(&machines()[0]).unwrap();
         let fields: Vec<&String> = whole.as_object().unwrap().keys().collect();
         assert_eq!(fields, FIELDS);
-        let error = "{{ image }}".parse::<Format>().unwrap_err();
+        let error = format("{{ image }}").unwrap_err();
         assert!(error.contains("ipAddress, memory"), "{error}");
-        let error = "xml".parse::<Format>().unwrap_err();
+        let error = format("xml").unwrap_err();
         assert!(error.contains("table, json"), "{error}");
     }
 }

@@ -27,8 +27,6 @@ use container_client::{
 use container_machine::MachineId;
 use container_protocol::CommandRequest;
 
-pub use list::Format;
-
 use crate::{
     failure::Failure,
     interrupt::unless_interrupted,
@@ -130,20 +128,4 @@ async fn start(
         }
         begun => Ok(begun?),
     }
-}
-
-/// Does the same to all of them, in order. What fails for one is told, and does not keep it from
-/// the others. Returns the exit code.
-async fn for_each(
-    ids: Vec<MachineId>,
-    mut act: impl AsyncFnMut(MachineId) -> Result<(), Failure>,
-) -> Result<u8, Failure> {
-    let mut code = 0;
-    for id in ids {
-        if let Err(failure) = act(id).await {
-            failure.print();
-            code = 1;
-        }
-    }
-    Ok(code)
 }

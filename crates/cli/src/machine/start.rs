@@ -4,8 +4,8 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::{boot, for_each, named_or_default};
-use crate::{failure::Failure, interrupt::unless_interrupted, output};
+use super::{boot, named_or_default};
+use crate::{each::for_each, failure::Failure, interrupt::unless_interrupted, output};
 
 /// Boot machines.
 ///

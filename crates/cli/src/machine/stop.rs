@@ -4,8 +4,8 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::{for_each, named_or_default};
-use crate::{failure::Failure, output};
+use super::named_or_default;
+use crate::{each::for_each, failure::Failure, output};
 
 /// Stop machines in order.
 ///

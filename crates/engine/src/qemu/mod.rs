@@ -3,6 +3,7 @@
 mod child;
 mod command_line;
 mod control;
+mod overlay;
 
 use std::{
     env, io,
@@ -131,6 +132,13 @@ impl Engine for Qemu {
         Err(failed(
             said.trim().trim_start_matches("qemu-img: ").to_owned(),
         ))
+    }
+
+    fn base_of(&self, disk: &Path) -> Result<Option<PathBuf>, EngineError> {
+        overlay::base_of(disk).map_err(|error| EngineError::Unreadable {
+            path: disk.to_owned(),
+            message: error.to_string(),
+        })
     }
 }
 

@@ -17,11 +17,84 @@ use crate::{Descriptor, Digest, Reference};
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Our own, on an artifact with machine settings: the image that they are for.
 const SETTINGS_OF: &str = "container.machine-settings.image";
+/// Our own, on a reference that was given here and not at a registry.
+const GIVEN_HERE: &str = "container.given-here";
+
+/// What the index says, an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// An image and what it is called, if anything.
+    Image(Descriptor, Option<Reference>),
+    /// An artifact with settings of the image with this manifest.
+    Settings(Descriptor, Digest),
+}
 
 impl ImageStore {
     /// What this reference meant when it was last pulled.
     pub(crate) fn find(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
         self.find_entry(REF_NAME, &reference.to_string())
+    }
+
+    /// Whether this reference was given here, to an image that was loaded or tagged, so that no
+    /// registry can be asked what it means.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub fn is_given_here(&self, reference: &Reference) -> Result<bool, StoreError> {
+        let (index, name) = (self.read_index()?, reference.to_string());
+        let mut entries = index.manifests().iter();
+        Ok(entries.any(|entry| {
+            is_named(entry, REF_NAME, &name) && annotation(entry, GIVEN_HERE).is_some()
+        }))
+    }
+
+    /// Everything that is named, in order.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let index = self.read_index()?;
+        Ok(index.manifests().iter().filter_map(read_entry).collect())
+    }
+
+    /// Names images here, each with a reference or without, in the place of what these references
+    /// meant before. All are named or none.
+    pub(crate) fn give(
+        &self,
+        images: &[(Descriptor, Option<Reference>)],
+    ) -> Result<(), StoreError> {
+        let written = images.iter().map(|(descriptor, reference)| {
+            let mut annotations = HashMap::from([(GIVEN_HERE.to_owned(), "true".to_owned())]);
+            if let Some(reference) = reference {
+                annotations.insert(REF_NAME.to_owned(), reference.to_string());
+            }
+            self.built(entry(descriptor, annotations))
+        });
+        let written: Vec<WrittenDescriptor> = written.collect::<Result<_, _>>()?;
+        self.change_index(|entries| {
+            for new in written {
+                let name = annotation(&new, REF_NAME).map(str::to_owned);
+                match name {
+                    Some(name) => entries.retain(|entry| !is_named(entry, REF_NAME, &name)),
+                    None => entries.retain(|entry| !is_unnamed(entry, &new)),
+                }
+                entries.push(new);
+            }
+            // An image that has a name now needs no entry without.
+            let named: Vec<WrittenDescriptor> = entries
+                .iter()
+                .filter(|entry| annotation(entry, REF_NAME).is_some())
+                .cloned()
+                .collect();
+            entries.retain(|entry| !named.iter().any(|named| is_unnamed(entry, named)));
+        })
+    }
+
+    /// Keeps only those entries.
+    pub(super) fn retain_entries(
+        &self,
+        is_kept: impl Fn(&Entry) -> bool,
+    ) -> Result<(), StoreError> {
+        self.change_index(|entries| {
+            entries.retain(|written| read_entry(written).is_none_or(|entry| is_kept(&entry)));
+        })
     }
 
     /// Remembers what this reference means, in the place of what it meant before.
@@ -65,13 +138,25 @@ impl ImageStore {
         name: &str,
         descriptor: Option<&Descriptor>,
     ) -> Result<(), StoreError> {
+        let new = descriptor.map(|descriptor| {
+            let annotations = HashMap::from([(key.to_owned(), name.to_owned())]);
+            self.built(entry(descriptor, annotations))
+        });
+        let new = new.transpose()?;
+        self.change_index(|entries| {
+            entries.retain(|entry| !is_named(entry, key, name));
+            entries.extend(new);
+        })
+    }
+
+    fn change_index(
+        &self,
+        change: impl FnOnce(&mut Vec<WrittenDescriptor>),
+    ) -> Result<(), StoreError> {
         let _lock = lock_here(&self.lock_path("index"))?;
         let mut index = self.read_index()?;
         let mut entries = index.manifests().clone();
-        entries.retain(|entry| !is_named(entry, key, name));
-        if let Some(descriptor) = descriptor {
-            entries.push(self.built(entry(descriptor, key, name))?);
-        }
+        change(&mut entries);
         if &entries == index.manifests() {
             return Ok(());
         }
@@ -106,9 +191,32 @@ impl ImageStore {
     }
 }
 
-fn is_named(entry: &WrittenDescriptor, key: &str, name: &str) -> bool {
+/// None if it is of a kind that we do not know.
+fn read_entry(written: &WrittenDescriptor) -> Option<Entry> {
+    let descriptor = Descriptor::try_from(written).ok()?;
+    if let Some(image) = annotation(written, SETTINGS_OF) {
+        let (_, manifest) = image.rsplit_once('@')?;
+        return Some(Entry::Settings(descriptor, manifest.parse().ok()?));
+    }
+    let name = annotation(written, REF_NAME);
+    let reference = name.and_then(|name| Reference::parse(name, "docker.io").ok());
+    Some(Entry::Image(descriptor, reference))
+}
+
+fn annotation<'a>(entry: &'a WrittenDescriptor, key: &str) -> Option<&'a str> {
     let annotations = entry.annotations().as_ref();
-    annotations.and_then(|all| all.get(key)).map(String::as_str) == Some(name)
+    annotations.and_then(|all| all.get(key)).map(String::as_str)
+}
+
+fn is_named(entry: &WrittenDescriptor, key: &str, name: &str) -> bool {
+    annotation(entry, key) == Some(name)
+}
+
+/// Whether this is the same image as that one, without a name.
+fn is_unnamed(entry: &WrittenDescriptor, image: &WrittenDescriptor) -> bool {
+    entry.digest() == image.digest()
+        && annotation(entry, REF_NAME).is_none()
+        && annotation(entry, SETTINGS_OF).is_none()
 }
 
 /// By repository, not by tag: the same manifest elsewhere may have other settings.
@@ -119,15 +227,14 @@ fn settings_name(reference: &Reference, manifest: &Digest) -> String {
 
 fn entry(
     descriptor: &Descriptor,
-    key: &str,
-    name: &str,
+    annotations: HashMap<String, String>,
 ) -> Result<WrittenDescriptor, OciSpecError> {
     let digest: oci_spec::image::Digest = descriptor.digest.to_string().parse()?;
     DescriptorBuilder::default()
         .media_type(MediaType::from(descriptor.media_type.as_str()))
         .digest(digest)
         .size(descriptor.size)
-        .annotations(HashMap::from([(key.to_owned(), name.to_owned())]))
+        .annotations(annotations)
         .build()
 }
 

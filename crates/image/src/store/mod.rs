@@ -11,10 +11,13 @@
 //! A blob is there under its digest only when all its bytes were seen to have that digest and
 //! are on the disk; a base only when it is finished. `index.json` is replaced as a whole. A
 //! crash leaves at most files in `incoming/` and `locks/`, which the next one to open the store
-//! alone removes. Any number of processes may use a store at once.
+//! alone removes, and blobs that nothing names, which the next pruning removes. Any number of
+//! processes may use a store at once: see `lock` for what may meet.
 
 mod arrival;
 mod blobs;
+mod catalogue;
+mod contents;
 mod error;
 mod index;
 mod lock;
@@ -25,10 +28,12 @@ use std::{
     io::Write,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+pub use catalogue::{Base, StoredImage, Variant};
 pub use error::StoreError;
+pub use lock::{Alone, Hold};
 
 pub(crate) use arrival::{Arrival, Arrivals, ArrivingBlob, NotArrived};
 pub(crate) use blobs::IncomingBlob;
@@ -39,8 +44,11 @@ pub(crate) use lock::{Lock, is_locked, lock};
 pub struct ImageStore {
     root: PathBuf,
     /// Held shared while anyone uses the store, so that leftovers can be told from work.
-    _in_use: Arc<File>,
+    in_use: Arc<Mutex<File>>,
 }
+
+/// The lock that tells whether anyone uses the store.
+const IN_USE: &str = "store";
 
 impl ImageStore {
     /// Opens the store in this directory, which is made if it is not there.
@@ -49,32 +57,24 @@ impl ImageStore {
     /// [`StoreError`] if the directory cannot be made or written, or holds a layout of another
     /// version.
     pub fn open(root: &Path) -> Result<ImageStore, StoreError> {
-        for directory in ["blobs/sha256", "bases", "incoming", "locks"] {
-            let path = root.join(directory);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(StoreError::io("making the directory", &path))?;
-        }
-        let path = root.join("locks/store");
-        let in_use = File::create(&path).map_err(StoreError::io("making", &path))?;
-        match in_use.try_lock() {
-            Ok(()) => remove_leftovers(root)?,
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Error(error)) => {
-                return Err(StoreError::io("locking", &path)(error));
-            }
-        }
-        in_use
-            .lock_shared()
-            .map_err(StoreError::io("locking", &path))?;
+        make_directories(root)?;
         let store = ImageStore {
             root: root.to_owned(),
-            _in_use: Arc::new(in_use),
+            in_use: Arc::new(Mutex::new(lock_in_use(root)?)),
         };
         store.check_layout()?;
         Ok(store)
+    }
+
+    /// Makes what is missing of the store, if somebody removed it since it was opened.
+    fn prepare(&self) -> Result<(), StoreError> {
+        make_directories(&self.root)?;
+        let path = self.lock_path(IN_USE);
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lock::is_named(&in_use, &path).map_err(StoreError::io("looking at", &path))? {
+            *in_use = lock_in_use(&self.root)?;
+        }
+        self.check_layout()
     }
 
     /// Where the base of that name is, made or not.
@@ -137,13 +137,39 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     synced.map_err(StoreError::io("writing the directory", path))
 }
 
+fn make_directories(root: &Path) -> Result<(), StoreError> {
+    for directory in ["blobs/sha256", "bases", "incoming", "locks"] {
+        let path = root.join(directory);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(StoreError::io("making the directory", &path))?;
+    }
+    Ok(())
+}
+
+/// Removes leftovers if nobody else uses the store, then uses it.
+fn lock_in_use(root: &Path) -> Result<File, StoreError> {
+    let path = root.join("locks").join(IN_USE);
+    let failed = || StoreError::io("locking", &path);
+    let in_use = File::create(&path).map_err(failed())?;
+    match in_use.try_lock() {
+        Ok(()) => remove_leftovers(root)?,
+        Err(TryLockError::WouldBlock) => {}
+        Err(TryLockError::Error(error)) => return Err(failed()(error)),
+    }
+    in_use.lock_shared().map_err(failed())?;
+    Ok(in_use)
+}
+
 fn remove_leftovers(root: &Path) -> Result<(), StoreError> {
-    for (directory, kept) in [("incoming", ""), ("locks", "store")] {
+    for (directory, kept) in [("incoming", &[][..]), ("locks", &[IN_USE, lock::USE])] {
         let directory = root.join(directory);
         let entries = fs::read_dir(&directory).map_err(StoreError::io("reading", &directory))?;
         for entry in entries {
             let entry = entry.map_err(StoreError::io("reading", &directory))?;
-            if entry.file_name() != kept {
+            if !kept.iter().any(|kept| entry.file_name() == **kept) {
                 let path = entry.path();
                 fs::remove_file(&path).map_err(StoreError::io("removing", &path))?;
             }

@@ -22,6 +22,7 @@ use crate::{
     caller::Caller,
     configuration::{Configuration, changed},
     error::ServiceError,
+    images,
     snapshot::in_seconds,
 };
 
@@ -72,6 +73,8 @@ impl Service {
     }
 
     async fn make_bundle(&self, plan: &Plan, caller: &Caller) -> Result<Bundle, ServiceError> {
+        // Until the machine is there, for which all of it is kept.
+        let _hold = self.images.hold().await?;
         let report = |progress| caller.tell(told(progress));
         let (reference, platform) = (&plan.reference, &plan.platform);
         let (image, base) = self
@@ -142,21 +145,13 @@ impl Service {
         container_engine::engine(&configuration.engine).check()?;
         let home: PathBuf = request.home.components().collect();
         check_home(&boot, &home)?;
-        let platform = match &request.platform {
-            Some(platform) => platform.parse()?,
-            None => ImagePlatform::host(),
-        };
-        let mut options = PullOptions {
-            environment: request.environment.clone().into_variables().into(),
-            registries: configuration.registries(&self.world),
-            ..PullOptions::default()
-        };
-        if let Some(scheme) = &request.scheme {
-            options.scheme = scheme.parse()?;
-        }
-        if let Some(downloads) = request.max_concurrent_downloads {
-            options.max_concurrent_downloads = downloads.get();
-        }
+        let platform = images::platform(request.platform.as_deref())?;
+        let options = self.pull_options(
+            &configuration,
+            &request.environment,
+            request.scheme.as_deref(),
+            request.max_concurrent_downloads,
+        )?;
         Ok(Plan {
             id,
             is_named: request.name.is_some(),
@@ -195,8 +190,8 @@ pub(super) fn check_home(boot: &BootConfiguration, home: &Path) -> Result<(), Se
     }
 }
 
-/// What the image's own steps are to whoever waits for a machine.
-fn told(progress: ImageProgress) -> Progress {
+/// What the image's own steps are to whoever waits for a machine or an image.
+pub(crate) fn told(progress: ImageProgress) -> Progress {
     let name = match progress.step {
         ImageStep::Resolving => return Progress::step("fetching image"),
         ImageStep::Offline { reason } => {

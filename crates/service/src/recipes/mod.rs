@@ -1,7 +1,7 @@
 //! What can be done with machines: one recipe a file, its steps in order.
 
 mod boot;
-mod create;
+pub(crate) mod create;
 mod delete;
 mod rename;
 mod set;

@@ -17,6 +17,8 @@ impl Service {
         if self.runtime(id).await?.is_some() {
             return Err(ServiceError::Running(id.clone()));
         }
+        // Whoever looks which images machines use must not miss this one.
+        let _hold = self.images.hold().await?;
         self.bundles.rename(id, new)?;
         // Left over from its last boot; without it nothing is missing.
         let _ = std::fs::remove_dir_all(left_over);

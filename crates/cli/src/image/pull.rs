@@ -1,0 +1,78 @@
+//! `container image pull`
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use container_api::{CallerEnvironment, PullRequest};
+use container_client::Client;
+
+use crate::{
+    each::for_each,
+    failure::Failure,
+    output,
+    progress::{self, ProgressMode},
+    values,
+};
+
+/// Fetch images from their registries.
+///
+/// What is here already is not fetched again. Each image's name with its digest, which means the
+/// same for ever, is printed. No machine is made, and no disk for one: the first machine of an image
+/// makes that.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container image pull registry.example/debian-systemd:12
+  container image pull alpine:3 localhost:5000/busybox:1
+  container image pull --arch arm64 registry.example/debian-systemd:12")]
+pub struct Pull {
+    /// The images: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(required = true, value_name = "REFERENCE")]
+    references: Vec<String>,
+
+    /// The images' architecture (amd64, arm64).
+    #[arg(short, long)]
+    arch: Option<String>,
+
+    /// The images' operating system.
+    #[arg(long)]
+    os: Option<String>,
+
+    /// The images' platform, OS/ARCH[/VARIANT]; wins over --os and --arch.
+    #[arg(long)]
+    platform: Option<String>,
+
+    /// How to reach the registry: http, https, or auto (http on loopback and private names).
+    #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
+    scheme: Option<String>,
+
+    /// How progress is shown.
+    #[arg(long, value_enum, default_value_t)]
+    progress: ProgressMode,
+
+    /// Layers fetched at once.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = values::downloads)]
+    max_concurrent_downloads: NonZeroUsize,
+}
+
+impl Pull {
+    /// Fetches them one after the other and prints their names.
+    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
+        let platform = values::platform(self.platform, self.os.as_deref(), self.arch.as_deref());
+        for_each(self.references, async |image| {
+            let request = PullRequest {
+                image,
+                platform: platform.clone(),
+                scheme: self.scheme.clone(),
+                max_concurrent_downloads: Some(self.max_concurrent_downloads),
+                environment: CallerEnvironment::of_this_process(),
+            };
+            let given_up = "Given up: what came whole is not fetched again.";
+            let pulled = progress::shown(self.progress, given_up, async |show| {
+                client.pull(&request, show).await
+            });
+            output::line(pulled.await?.reference)
+        })
+        .await
+    }
+}
