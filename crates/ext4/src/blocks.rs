@@ -1,12 +1,12 @@
 //! Blocks of the image: which are taken, and what is written to them.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::{
     Error,
-    extents::Run,
+    extents::{Extents, Run},
     geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry},
 };
 
@@ -19,7 +19,8 @@ pub struct Blocks {
     file: File,
     geometry: Geometry,
     next: u64,
-    freed: Vec<Run>,
+    /// What was given back, by group.
+    freed: BTreeMap<u32, Vec<Run>>,
     gathered: Vec<u8>,
     gathered_at: u64,
 }
@@ -32,8 +33,8 @@ impl Blocks {
             file,
             geometry,
             next: u64::from(geometry.overhead(0)),
-            freed: Vec::new(),
-            gathered: Vec::with_capacity(GATHERED + BLOCK),
+            freed: BTreeMap::new(),
+            gathered: Vec::with_capacity(GATHERED),
             gathered_at: 0,
         })
     }
@@ -61,16 +62,39 @@ impl Blocks {
         Ok(run.start)
     }
 
+    /// Takes as many blocks as these bytes need and writes them.
+    pub fn store(&mut self, bytes: &[u8]) -> Result<Extents, Error> {
+        let mut extents = Extents::default();
+        for (logical, part) in (0..).zip(bytes.chunks(BLOCK)) {
+            let run = self.allocate(1)?;
+            let mut block = [0; BLOCK];
+            block[..part.len()].copy_from_slice(part);
+            self.write(run.start, &block)?;
+            extents.push(logical, run);
+        }
+        Ok(extents)
+    }
+
     /// Writes whole blocks from block `at` on.
     pub fn write(&mut self, at: u64, blocks: &[u8]) -> Result<(), Error> {
         let offset = at * BLOCK as u64;
         let is_next = offset == self.gathered_at + self.gathered.len() as u64;
-        if !is_next || self.gathered.len() >= GATHERED {
+        if !is_next || self.gathered.len() + blocks.len() > GATHERED {
             self.flush()?;
             self.gathered_at = offset;
         }
+        if blocks.len() >= GATHERED / 2 {
+            self.gathered_at = offset + blocks.len() as u64;
+            return self.write_now(at, blocks);
+        }
         self.gathered.extend_from_slice(blocks);
         Ok(())
+    }
+
+    /// Writes whole blocks that are apart from what is gathered.
+    pub fn write_now(&self, at: u64, blocks: &[u8]) -> Result<(), Error> {
+        let offset = at * BLOCK as u64;
+        self.file.write_all_at(blocks, offset).map_err(Error::Io)
     }
 
     fn flush(&mut self) -> Result<(), Error> {
@@ -94,7 +118,8 @@ impl Blocks {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(error) => return Err(Error::Io(error.into())),
         }
-        self.freed.push(run);
+        let group = (run.start / u64::from(BLOCKS_PER_GROUP)) as u32;
+        self.freed.entry(group).or_default().push(run);
         Ok(())
     }
 
@@ -108,10 +133,8 @@ impl Blocks {
             .min(u64::from(BLOCKS_PER_GROUP)) as u32;
         let mut bitmap = Bitmap::new();
         bitmap.set(0, overhead.max(used), true);
-        for run in &self.freed {
-            if run.start / u64::from(BLOCKS_PER_GROUP) == u64::from(group) {
-                bitmap.set((run.start - start) as u32, run.count, false);
-            }
+        for run in self.freed.get(&group).into_iter().flatten() {
+            bitmap.set((run.start - start) as u32, run.count, false);
         }
         bitmap
     }

@@ -60,12 +60,12 @@ pub struct Identity<'a> {
     pub hash_seed: &'a [u32; 4],
 }
 
-/// Writes a directory with these entries.
+/// Writes a directory with these entries; none if there are too many.
 pub fn write(
     blocks: &mut Blocks,
     identity: Identity<'_>,
     entries: &[Entry<'_>],
-) -> Result<Written, Error> {
+) -> Result<Option<Written>, Error> {
     let dots = [(&b"."[..], identity.inode), (b"..", identity.parent)];
     let dots = dots.map(|(name, inode)| Entry {
         name,
@@ -76,18 +76,21 @@ pub fn write(
     let contents = if size <= ROOM {
         vec![leaf(dots.iter().chain(entries), identity.seed)]
     } else {
-        indexed(identity, entries)
+        match indexed(identity, entries) {
+            Some(contents) => contents,
+            None => return Ok(None),
+        }
     };
     let mut extents = Extents::default();
     for (logical, block) in contents.iter().enumerate() {
         let start = blocks.append(block)?;
         extents.push(logical as u32, Run { start, count: 1 });
     }
-    Ok(Written {
+    Ok(Some(Written {
         extents,
         blocks: contents.len() as u32,
         is_indexed: size > ROOM,
-    })
+    }))
 }
 
 fn size_of_entry(entry: &Entry<'_>) -> usize {
@@ -128,8 +131,8 @@ struct IndexEntry {
 }
 
 /// The root of the index, the leaves, and, where the root has no room for all of them, nodes
-/// between.
-fn indexed(identity: Identity<'_>, entries: &[Entry<'_>]) -> Vec<Vec<u8>> {
+/// between; none if these are too many as well.
+fn indexed(identity: Identity<'_>, entries: &[Entry<'_>]) -> Option<Vec<Vec<u8>>> {
     let mut hashed: Vec<_> = entries
         .iter()
         .map(|entry| (name_hash(entry.name, identity.hash_seed), entry))
@@ -175,8 +178,11 @@ fn indexed(identity: Identity<'_>, entries: &[Entry<'_>]) -> Vec<Vec<u8>> {
         }
         index = above;
     }
+    if index.len() > IN_ROOT {
+        return None;
+    }
     contents[0] = root(identity, &index, u8::from(has_nodes));
-    contents
+    Some(contents)
 }
 
 fn root(identity: Identity<'_>, index: &[IndexEntry], levels: u8) -> Vec<u8> {

@@ -71,6 +71,18 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A directory with more names than its index can lead to.
+    #[error("{path}: a directory cannot hold so many names of that length")]
+    DirectoryTooLarge {
+        /// The directory.
+        path: String,
+    },
+    /// What has to be remembered of the entries until the end takes too much memory.
+    #[error("{path}: the names and attributes up to it take more than 2 GiB of memory")]
+    Memory {
+        /// The entry that was one too many.
+        path: String,
+    },
     /// A file that is larger than a file can be.
     #[error("{path}: a file can have 16 TiB at most")]
     TooLarge {

@@ -30,31 +30,68 @@ pub struct Run {
 pub struct Extent {
     /// The first one's place in the file.
     pub logical: u32,
-    /// Where they are.
-    pub run: Run,
+    /// How many.
+    pub count: u32,
+    /// The first.
+    pub start: u64,
 }
 
-/// All blocks of a file, in order. What is between them is holes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Extents(Vec<Extent>);
+/// All blocks of a file, in order. What is between them is holes. Most files have one extent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extents {
+    /// One.
+    One(Extent),
+    /// None, or several.
+    Many(Vec<Extent>),
+}
+
+impl Default for Extents {
+    fn default() -> Extents {
+        Extents::Many(Vec::new())
+    }
+}
 
 impl Extents {
     /// Adds a run that lies behind all others in the file.
-    pub fn push(&mut self, logical: u32, run: Run) {
-        if let Some(last) = self.0.last_mut()
-            && last.logical + last.run.count == logical
-            && last.run.start + u64::from(last.run.count) == run.start
-            && last.run.count + run.count <= LONGEST
+    pub fn push(&mut self, logical: u32, Run { start, count }: Run) {
+        if let Some(last) = self.last_mut()
+            && last.logical + last.count == logical
+            && last.start + u64::from(last.count) == start
+            && last.count + count <= LONGEST
         {
-            last.run.count += run.count;
-        } else {
-            self.0.push(Extent { logical, run });
+            last.count += count;
+            return;
+        }
+        let extent = Extent {
+            logical,
+            count,
+            start,
+        };
+        match self {
+            Extents::Many(extents) if extents.is_empty() => *self = Extents::One(extent),
+            Extents::Many(extents) => extents.push(extent),
+            Extents::One(first) => *self = Extents::Many(vec![*first, extent]),
+        }
+    }
+
+    fn as_slice(&self) -> &[Extent] {
+        match self {
+            Extents::One(extent) => std::slice::from_ref(extent),
+            Extents::Many(extents) => extents,
+        }
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Extent> {
+        match self {
+            Extents::One(extent) => Some(extent),
+            Extents::Many(extents) => extents.last_mut(),
         }
     }
 
     /// The blocks.
     pub fn runs(&self) -> impl Iterator<Item = Run> {
-        self.0.iter().map(|extent| extent.run)
+        let extents = self.as_slice().iter();
+        extents.map(|&Extent { start, count, .. }| Run { start, count })
     }
 
     /// How many blocks.
@@ -62,11 +99,20 @@ impl Extents {
         self.runs().map(|run| u64::from(run.count)).sum()
     }
 
+    /// Bytes that are kept outside the value itself.
+    pub fn memory(&self) -> u64 {
+        match self {
+            Extents::One(_) => 0,
+            Extents::Many(extents) => (extents.len() * size_of::<Extent>()) as u64,
+        }
+    }
+
     /// The 60 bytes for the inode, and how many blocks the tree itself took. `seed` is the
     /// inode's checksum seed.
     pub fn write(&self, blocks: &mut Blocks, seed: u32) -> Result<([u8; 60], u64), Error> {
-        let mut entries: Vec<[u8; ENTRY]> = self.0.iter().map(leaf_entry).collect();
-        let mut firsts: Vec<u32> = self.0.iter().map(|extent| extent.logical).collect();
+        let extents = self.as_slice().iter();
+        let mut entries: Vec<[u8; ENTRY]> = extents.clone().map(leaf_entry).collect();
+        let mut firsts: Vec<u32> = extents.map(|extent| extent.logical).collect();
         let (mut depth, mut taken) = (0, 0);
         while entries.len() > IN_INODE {
             let mut above = Vec::new();
@@ -104,9 +150,9 @@ fn write_node(node: &mut [u8], entries: &[[u8; ENTRY]], most: usize, depth: u16)
 fn leaf_entry(extent: &Extent) -> [u8; ENTRY] {
     let mut entry = [0; ENTRY];
     put_u32(&mut entry, 0, extent.logical);
-    put_u16(&mut entry, 4, extent.run.count as u16);
-    put_u16(&mut entry, 6, low_half(high(extent.run.start)));
-    put_u32(&mut entry, 8, low(extent.run.start));
+    put_u16(&mut entry, 4, extent.count as u16);
+    put_u16(&mut entry, 6, low_half(high(extent.start)));
+    put_u32(&mut entry, 8, low(extent.start));
     entry
 }
 
@@ -146,7 +192,7 @@ mod tests {
                 count: 1,
             },
         );
-        assert_eq!(extents.0.len(), 2);
+        assert_eq!(extents.as_slice().len(), 2);
         assert_eq!(extents.count(), 6);
         extents.push(
             10,
@@ -155,6 +201,6 @@ mod tests {
                 count: LONGEST,
             },
         );
-        assert_eq!(extents.0.len(), 3);
+        assert_eq!(extents.as_slice().len(), 3);
     }
 }

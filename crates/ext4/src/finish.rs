@@ -4,17 +4,20 @@
 use uuid::Uuid;
 
 use crate::{
-    Error, Metadata,
+    Error,
     blocks::Blocks,
     bytes::{crc, high, high_half, low, low_half, put_u16, put_u32},
     directory::{self, Entry, Identity},
+    error::shown,
     extents::Extents,
-    geometry::{BLOCK, DESCRIPTOR, Geometry, INODE, INODES_PER_GROUP},
-    inode::{self, Contents, FileType, IS_INDEXED, USES_EXTENTS},
-    journal,
-    superblock::{self, FIRST_INODE, JOURNAL_INODE, Superblock},
-    tree::{Kind, Node, NodeId, ROOT, Tree},
-    xattr::Placed,
+    geometry::{BLOCK, DESCRIPTOR, Geometry, INODES_PER_GROUP},
+    inode::{self, Contents, FileType, HOLDS_XATTR, IS_INDEXED, USES_EXTENTS},
+    inode_table::InodeTables,
+    journal, resize,
+    superblock::{self, FIRST_INODE, JOURNAL_INODE, RESIZE_INODE, Superblock},
+    tree::{Attributes, Kind, Node, NodeId, ROOT, Tree},
+    values::Values,
+    xattr::{Placed, Xattrs},
 };
 
 const ROOT_INODE: u32 = 2;
@@ -36,42 +39,48 @@ pub fn finish(
     geometry: Geometry,
     uuid: Uuid,
     journal: &Extents,
+    resize_block: Option<u64>,
 ) -> Result<(), Error> {
     if tree.child(ROOT, LOST_AND_FOUND).is_none() {
-        let metadata = Metadata::file(0o700);
         let kind = crate::tree::directory(ROOT);
-        tree.insert(ROOT, LOST_AND_FOUND.into(), metadata, kind);
+        tree.insert(
+            ROOT,
+            LOST_AND_FOUND.into(),
+            Attributes::of_mode(0o700),
+            kind,
+        );
     }
-    let numbers = Numbers::of(&tree, geometry)?;
+    let numbers = Numbers::new(&tree, geometry)?;
     let seed = superblock::checksum_seed(uuid);
     let journal_contents = write_journal(&mut blocks, journal, uuid, seed)?;
     let mut builder = Builder {
+        tables: InodeTables::new(geometry),
+        values: Values::after(numbers.last()),
         blocks: &mut blocks,
         tree: &tree,
         numbers: &numbers,
         seed,
         hash_seed: superblock::hash_seed(uuid),
     };
-    // All blocks of the tree first, then the inode tables: both are written from front to back.
-    let mut contents = Vec::with_capacity(numbers.order.len());
-    for (number, id) in numbers.inodes() {
-        contents.push(builder.contents(number, id)?);
+    let mut inodes = numbers.inodes();
+    builder.root(&mut inodes)?;
+    if let Some(block) = resize_block {
+        let contents = resize::write(builder.blocks, geometry, block)?;
+        builder.reserved_inode(RESIZE_INODE, &contents)?;
     }
-    write_inode_tables(
-        &mut blocks,
-        &tree,
-        &numbers,
-        &contents,
-        &journal_contents,
-        geometry,
-        seed,
-    )?;
-    let groups = Groups::write(&mut blocks, &tree, &numbers, geometry, seed)?;
+    builder.reserved_inode(JOURNAL_INODE, &journal_contents)?;
+    for (number, id) in inodes {
+        builder.node(number, id)?;
+    }
+    let last_inode = builder.values(geometry)?;
+    let has_xattr_inodes = last_inode > numbers.last();
+    let groups = Groups::write(&mut blocks, &tree, &numbers, last_inode, geometry, seed)?;
     let superblock = Superblock {
         geometry,
         uuid,
         free_blocks: groups.free_blocks,
-        free_inodes: geometry.inodes() - numbers.last(),
+        free_inodes: geometry.inodes() - last_inode,
+        has_xattr_inodes,
         journal: (&journal_contents.map, journal_contents.size),
     };
     write_superblocks(&mut blocks, &superblock, &groups.descriptors, geometry)?;
@@ -86,23 +95,19 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn of(tree: &Tree, geometry: Geometry) -> Result<Numbers, Error> {
+    fn new(tree: &Tree, geometry: Geometry) -> Result<Numbers, Error> {
         let mut numbers = Numbers {
             order: Vec::new(),
             of_node: vec![0; tree.bound()],
         };
-        numbers.of_node[ROOT] = ROOT_INODE;
+        numbers.of_node[ROOT as usize] = ROOT_INODE;
         if let Some(lost_and_found) = tree.child(ROOT, LOST_AND_FOUND) {
             numbers.add(lost_and_found);
         }
         let mut directories = vec![ROOT];
         while let Some(directory) = directories.pop() {
-            for child in tree
-                .children(directory)
-                .into_iter()
-                .flatten()
-                .map(|(_, child)| *child)
-            {
+            let entries = tree.children(directory).into_iter().flatten();
+            for child in entries.map(|(_, child)| child.node) {
                 numbers.add(child);
                 if tree.children(child).is_some() {
                     directories.push(child);
@@ -116,10 +121,15 @@ impl Numbers {
     }
 
     fn add(&mut self, id: NodeId) {
-        if self.of_node[id] == 0 {
-            self.of_node[id] = FIRST_INODE + self.order.len() as u32;
+        let number = &mut self.of_node[id as usize];
+        if *number == 0 {
+            *number = FIRST_INODE + self.order.len() as u32;
             self.order.push(id);
         }
+    }
+
+    fn of(&self, id: NodeId) -> u32 {
+        self.of_node.get(id as usize).copied().unwrap_or_default()
     }
 
     fn last(&self) -> u32 {
@@ -155,17 +165,26 @@ fn write_journal(
 
 struct Builder<'a> {
     blocks: &'a mut Blocks,
+    tables: InodeTables,
+    values: Values<'a>,
     tree: &'a Tree,
     numbers: &'a Numbers,
     seed: u32,
     hash_seed: [u32; 4],
 }
 
-impl Builder<'_> {
-    /// Writes a node's own blocks; returns what its inode will hold.
-    fn contents(&mut self, number: u32, id: NodeId) -> Result<Contents, Error> {
+impl<'a> Builder<'a> {
+    /// The first of these, which has a number below all that are reserved.
+    fn root(&mut self, inodes: &mut impl Iterator<Item = (u32, NodeId)>) -> Result<(), Error> {
+        inodes
+            .next()
+            .map_or(Ok(()), |(number, id)| self.node(number, id))
+    }
+
+    /// Writes a node's own blocks and its inode.
+    fn node(&mut self, number: u32, id: NodeId) -> Result<(), Error> {
         let Some(node) = self.tree.node(id) else {
-            return Ok(Contents::empty(FileType::FILE));
+            return Ok(());
         };
         let seed = inode::seed_of(number, self.seed);
         let mut contents = match &node.kind {
@@ -177,7 +196,9 @@ impl Builder<'_> {
                 ..Contents::empty(FileType::of_special(*special))
             },
         };
-        let placed = Placed::of(&node.metadata.xattrs, b"")?;
+        let xattrs = node.attributes.xattrs.as_deref();
+        let mut placed = xattrs.map(Xattrs::placed).unwrap_or_default();
+        contents.blocks += placed.put_apart(|value| self.values.number(value, self.seed));
         if placed.needs_block() {
             let run = self.blocks.allocate(1)?;
             self.blocks
@@ -185,7 +206,38 @@ impl Builder<'_> {
             contents.xattr_block = run.start;
             contents.blocks += 1;
         }
-        Ok(contents)
+        let links = links(self.tree, node);
+        let inode = inode::encode(&contents, &node.attributes, links, &placed, seed);
+        self.tables.put(self.blocks, number, &inode)
+    }
+
+    /// Writes one of the inodes that no directory names.
+    fn reserved_inode(&mut self, number: u32, contents: &Contents) -> Result<(), Error> {
+        let seed = inode::seed_of(number, self.seed);
+        let attributes = Attributes::of_mode(0o600);
+        let inode = inode::encode(contents, &attributes, 1, &Placed::default(), seed);
+        self.tables.put(self.blocks, number, &inode)
+    }
+
+    /// Writes the values that have inodes of their own, and what is left of the tables; returns
+    /// the last inode.
+    fn values(mut self, geometry: Geometry) -> Result<u32, Error> {
+        let values = std::mem::replace(&mut self.values, Values::after(0));
+        if u64::from(values.first) + values.all.len() as u64 > u64::from(geometry.inodes()) + 1 {
+            return Err(Error::NoInodes);
+        }
+        let last = values.first + values.all.len() as u32 - 1;
+        for (number, (value, shared)) in (values.first..).zip(values.all) {
+            let extents = self.blocks.store(value)?;
+            let seed = inode::seed_of(number, self.seed);
+            let size = value.len() as u64;
+            let mut contents = self.mapped(FileType::FILE, size, &extents, seed)?;
+            contents.flags |= HOLDS_XATTR;
+            contents.shared_value = Some(shared);
+            self.reserved_inode(number, &contents)?;
+        }
+        self.tables.flush(self.blocks)?;
+        Ok(last)
     }
 
     fn mapped(
@@ -216,21 +268,24 @@ impl Builder<'_> {
         let entries: Vec<Entry<'_>> = children
             .map(|(name, child)| Entry {
                 name,
-                inode: self.numbers.of_node[*child],
+                inode: self.numbers.of(child.node),
                 kind: self
                     .tree
-                    .node(*child)
+                    .node(child.node)
                     .map_or(FileType::FILE, file_type)
                     .kind,
             })
             .collect();
         let identity = Identity {
             inode: number,
-            parent: self.numbers.of_node[parent],
+            parent: self.numbers.of(parent),
             seed,
             hash_seed: &self.hash_seed,
         };
         let written = directory::write(self.blocks, identity, &entries)?;
+        let written = written.ok_or_else(|| Error::DirectoryTooLarge {
+            path: shown(&self.tree.path(id)),
+        })?;
         let size = u64::from(written.blocks) * BLOCK as u64;
         let mut contents = self.mapped(FileType::DIRECTORY, size, &written.extents, seed)?;
         if written.is_indexed {
@@ -247,12 +302,7 @@ impl Builder<'_> {
             contents.map[..target.len()].copy_from_slice(target);
             return Ok(contents);
         }
-        let mut block = vec![0; BLOCK];
-        block[..target.len()].copy_from_slice(target);
-        let run = self.blocks.allocate(1)?;
-        self.blocks.write(run.start, &block)?;
-        let mut extents = Extents::default();
-        extents.push(0, run);
+        let extents = self.blocks.store(target)?;
         self.mapped(FileType::SYMLINK, target.len() as u64, &extents, seed)
     }
 }
@@ -266,61 +316,6 @@ fn file_type(node: &Node) -> FileType {
     }
 }
 
-/// Writes every block of the inode tables that has an inode in it.
-fn write_inode_tables(
-    blocks: &mut Blocks,
-    tree: &Tree,
-    numbers: &Numbers,
-    contents: &[Contents],
-    journal: &Contents,
-    geometry: Geometry,
-    seed: u32,
-) -> Result<(), Error> {
-    const IN_BLOCK: u32 = (BLOCK / INODE) as u32;
-    let mut block = vec![0; BLOCK];
-    let inodes: Vec<(u32, NodeId)> = numbers.inodes().collect();
-    let mut next = 0;
-    for first in (1..=numbers.last()).step_by(IN_BLOCK as usize) {
-        block.fill(0);
-        let mut put = |number: u32, inode: [u8; INODE]| {
-            let at = (number - first) as usize * INODE;
-            block[at..at + INODE].copy_from_slice(&inode);
-        };
-        if (first..first + IN_BLOCK).contains(&JOURNAL_INODE) {
-            let seed = inode::seed_of(JOURNAL_INODE, seed);
-            put(
-                JOURNAL_INODE,
-                inode::encode(journal, &Metadata::file(0o600), 1, &Placed::default(), seed),
-            );
-        }
-        while let Some((number, id)) = inodes
-            .get(next)
-            .copied()
-            .filter(|(number, _)| *number < first + IN_BLOCK)
-        {
-            if let Some(node) = tree.node(id) {
-                let placed = Placed::of(&node.metadata.xattrs, b"")?;
-                let seed = inode::seed_of(number, seed);
-                put(
-                    number,
-                    inode::encode(
-                        &contents[next],
-                        &node.metadata,
-                        links(tree, node),
-                        &placed,
-                        seed,
-                    ),
-                );
-            }
-            next += 1;
-        }
-        let group = (first - 1) / INODES_PER_GROUP;
-        let within = (first - 1) % INODES_PER_GROUP / IN_BLOCK;
-        blocks.write(geometry.inode_table(group) + u64::from(within), &block)?;
-    }
-    Ok(())
-}
-
 /// A directory is named by its entry, by itself, and by each directory in it.
 fn links(tree: &Tree, node: &Node) -> u16 {
     let Kind::Directory { children, .. } = &node.kind else {
@@ -328,7 +323,7 @@ fn links(tree: &Tree, node: &Node) -> u16 {
     };
     let directories = children
         .values()
-        .filter(|child| tree.children(**child).is_some());
+        .filter(|child| tree.children(child.node).is_some());
     match 2 + directories.count() as u32 {
         links if links > MOST_LINKS => 1,
         links => links as u16,
@@ -346,6 +341,7 @@ impl Groups {
         blocks: &mut Blocks,
         tree: &Tree,
         numbers: &Numbers,
+        last_inode: u32,
         geometry: Geometry,
         seed: u32,
     ) -> Result<Groups, Error> {
@@ -361,7 +357,7 @@ impl Groups {
         };
         for group in 0..geometry.groups() {
             let before = u64::from(group) * u64::from(INODES_PER_GROUP);
-            let used = u64::from(numbers.last())
+            let used = u64::from(last_inode)
                 .saturating_sub(before)
                 .min(u64::from(INODES_PER_GROUP)) as u32;
             let at = group as usize * DESCRIPTOR;
@@ -457,7 +453,7 @@ fn write_superblocks(
     descriptors: &[u8],
     geometry: Geometry,
 ) -> Result<(), Error> {
-    for group in (0..geometry.groups()).filter(|group| geometry.has_superblock(*group)) {
+    for group in geometry.groups_with_superblock() {
         let mut block = vec![0; BLOCK];
         // The first one leaves room for a boot block; the copies do not.
         let at = if group == 0 { superblock::SIZE } else { 0 };

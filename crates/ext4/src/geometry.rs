@@ -15,6 +15,11 @@ pub const INODE_TABLE: u32 = INODES_PER_GROUP * INODE as u32 / BLOCK as u32;
 /// Bytes of a group descriptor.
 pub const DESCRIPTOR: usize = 64;
 
+/// Groups that a file system has at most when it is written, and may grow to: 8 TiB.
+const MOST_GROUPS: u32 = 65536;
+/// How many times its size a file system may grow to, as mke2fs has it.
+const GROWTH: u32 = 1024;
+
 const GROUP_BYTES: u64 = BLOCKS_PER_GROUP as u64 * BLOCK as u64;
 
 /// How many groups there are, and what each starts with.
@@ -27,7 +32,7 @@ impl Geometry {
     /// The geometry of a file system of this many bytes, rounded down to whole groups.
     pub fn of(size: u64) -> Result<Geometry, Error> {
         match u32::try_from(size / GROUP_BYTES) {
-            Ok(groups @ 2..=65536) => Ok(Geometry { groups }),
+            Ok(groups @ 2..=MOST_GROUPS) => Ok(Geometry { groups }),
             _ => Err(Error::Size(size)),
         }
     }
@@ -62,6 +67,20 @@ impl Geometry {
         self.groups.div_ceil((BLOCK / DESCRIPTOR) as u32)
     }
 
+    /// Blocks behind the descriptors that are kept for more of them, so that nothing has to move
+    /// when the file system grows (`resize_inode`).
+    pub fn reserved_descriptor_blocks(self) -> u32 {
+        let grown = Geometry {
+            groups: self.groups.saturating_mul(GROWTH).min(MOST_GROUPS),
+        };
+        grown.descriptor_blocks() - self.descriptor_blocks()
+    }
+
+    /// The groups with copies of superblock and descriptors, in order.
+    pub fn groups_with_superblock(self) -> impl Iterator<Item = u32> {
+        (0..self.groups).filter(move |group| self.has_superblock(*group))
+    }
+
     /// Whether the group keeps copies of superblock and descriptors: 0, 1, and the powers of 3, 5
     /// and 7 (`sparse_super`).
     pub fn has_superblock(self, group: u32) -> bool {
@@ -77,7 +96,7 @@ impl Geometry {
 
     fn copies(self, group: u32) -> u32 {
         if self.has_superblock(group) {
-            1 + self.descriptor_blocks()
+            1 + self.descriptor_blocks() + self.reserved_descriptor_blocks()
         } else {
             0
         }
@@ -118,10 +137,16 @@ mod tests {
     #[test]
     fn copies_are_in_the_groups_that_mke2fs_puts_them() {
         let geometry = Geometry::of(64 << 30).unwrap();
-        let with: Vec<u32> = (0..60)
-            .filter(|group| geometry.has_superblock(*group))
-            .collect();
+        let with: Vec<u32> = geometry.groups_with_superblock().take(9).collect();
         assert_eq!(with, [0, 1, 3, 5, 7, 9, 25, 27, 49]);
+    }
+
+    #[test]
+    fn there_is_room_to_grow_a_thousandfold_or_to_8_tib() {
+        let reserved = |size| Geometry::of(size).unwrap().reserved_descriptor_blocks();
+        assert_eq!(reserved(1 << 30), 127);
+        assert_eq!(reserved(512 << 30), 1024 - 64);
+        assert_eq!(reserved(8 << 40), 0);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Inodes on disk (Documentation/filesystems/ext4/inodes.rst).
 
 use crate::{
-    Metadata, Special, Timestamp,
+    Special, Timestamp,
     bytes::{crc, high, high_half, low, low_half, put_u16, put_u32},
     geometry::{BLOCK, INODE},
+    tree::Attributes,
     xattr::Placed,
 };
 
 /// The inode maps its blocks with extents.
 pub const USES_EXTENTS: u32 = 0x8_0000;
+/// The inode holds the value of an extended attribute.
+pub const HOLDS_XATTR: u32 = 0x20_0000;
 /// The directory has an index.
 pub const IS_INDEXED: u32 = 0x1000;
 
@@ -68,6 +71,17 @@ pub struct Contents {
     pub flags: u32,
     /// The block with attributes; 0 for none.
     pub xattr_block: u64,
+    /// What is known of the value, if this is one of an extended attribute.
+    pub shared_value: Option<SharedValue>,
+}
+
+/// A value of an extended attribute in an inode of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedValue {
+    /// Over the value's bytes.
+    pub hash: u32,
+    /// How many attributes have it.
+    pub references: u32,
 }
 
 impl Contents {
@@ -80,6 +94,7 @@ impl Contents {
             map: [0; 60],
             flags: 0,
             xattr_block: 0,
+            shared_value: None,
         }
     }
 }
@@ -92,20 +107,20 @@ pub fn seed_of(inode: u32, seed: u32) -> u32 {
 /// The inode's bytes. `seed` is [`seed_of`] it; `links` is how many names it has.
 pub fn encode(
     contents: &Contents,
-    metadata: &Metadata,
+    attributes: &Attributes,
     links: u16,
-    placed: &Placed,
+    placed: &Placed<'_>,
     seed: u32,
 ) -> [u8; INODE] {
     let mut inode = [0; INODE];
     put_u16(
         &mut inode,
         0x00,
-        contents.file_type.mode | (metadata.mode & 0o7777),
+        contents.file_type.mode | (attributes.mode & 0o7777),
     );
-    put_u16(&mut inode, 0x02, low_half(metadata.uid));
+    put_u16(&mut inode, 0x02, low_half(attributes.uid));
     put_u32(&mut inode, 0x04, low(contents.size));
-    put_u16(&mut inode, 0x18, low_half(metadata.gid));
+    put_u16(&mut inode, 0x18, low_half(attributes.gid));
     put_u16(&mut inode, 0x1a, links);
     // Counted in 512 bytes.
     let sectors = contents.blocks * (BLOCK as u64 / 512);
@@ -116,13 +131,18 @@ pub fn encode(
     put_u32(&mut inode, 0x6c, high(contents.size));
     put_u16(&mut inode, 0x74, low_half(high(sectors)));
     put_u16(&mut inode, 0x76, low_half(high(contents.xattr_block)));
-    put_u16(&mut inode, 0x78, high_half(metadata.uid));
-    put_u16(&mut inode, 0x7a, high_half(metadata.gid));
+    put_u16(&mut inode, 0x78, high_half(attributes.uid));
+    put_u16(&mut inode, 0x7a, high_half(attributes.gid));
     put_u16(&mut inode, 0x80, EXTRA);
-    let (seconds, beyond) = encode_time(metadata.mtime);
+    let (seconds, beyond) = encode_time(attributes.mtime);
     for (at, at_beyond) in [(0x08, 0x8c), (0x0c, 0x84), (0x10, 0x88), (0x90, 0x94)] {
         put_u32(&mut inode, at, seconds);
         put_u32(&mut inode, at_beyond, beyond);
+    }
+    if let Some(SharedValue { hash, references }) = contents.shared_value {
+        // Where others have a time of access and the low half of a version.
+        put_u32(&mut inode, 0x08, hash);
+        put_u32(&mut inode, 0x24, references);
     }
     placed.write_in_inode(&mut inode[128 + EXTRA as usize..]);
     let checksum = crc(seed, &inode);

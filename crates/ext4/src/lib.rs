@@ -33,10 +33,13 @@ mod finish;
 mod geometry;
 mod hash;
 mod inode;
+mod inode_table;
 mod journal;
 mod metadata;
+mod resize;
 mod superblock;
 mod tree;
+mod values;
 mod writer;
 mod xattr;
 

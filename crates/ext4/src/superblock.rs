@@ -12,13 +12,19 @@ use crate::{
 pub const SIZE: usize = 1024;
 /// The first inode that is not reserved: lost+found.
 pub const FIRST_INODE: u32 = 11;
+/// The inode of the blocks that are kept for descriptors of a grown file system.
+pub const RESIZE_INODE: u32 = 7;
 /// The journal's inode.
 pub const JOURNAL_INODE: u32 = 8;
 
 /// has_journal, ext_attr, dir_index.
 const COMPATIBLE: u32 = 0x4 | 0x8 | 0x20;
+/// resize_inode.
+const HAS_RESIZE_INODE: u32 = 0x10;
 /// filetype, extents, 64bit.
 const INCOMPATIBLE: u32 = 0x2 | 0x40 | 0x80;
+/// ea_inode.
+const HAS_XATTR_INODES: u32 = 0x400;
 /// sparse_super, large_file, huge_file, dir_nlink, extra_isize, metadata_csum.
 const READ_ONLY_COMPATIBLE: u32 = 0x1 | 0x2 | 0x8 | 0x20 | 0x40 | 0x400;
 /// Names are hashed as unsigned characters.
@@ -37,6 +43,9 @@ pub struct Superblock<'a> {
     pub free_blocks: u64,
     /// Inodes that nothing uses.
     pub free_inodes: u32,
+    /// Whether values of extended attributes have inodes of their own. Only then is that said:
+    /// there are programs that do not know it.
+    pub has_xattr_inodes: bool,
     /// The journal inode's map and size, kept twice.
     pub journal: (&'a [u8; 60], u64),
 }
@@ -46,6 +55,8 @@ impl Superblock<'_> {
     pub fn encode(&self, group: u32) -> [u8; SIZE] {
         let mut block = [0; SIZE];
         let blocks = self.geometry.blocks();
+        let reserved = self.geometry.reserved_descriptor_blocks();
+        let when = |is_so, flag| if is_so { flag } else { 0 };
         let numbers: [(usize, u32); 22] = [
             (0x00, self.geometry.inodes()),
             (0x04, low(blocks)),
@@ -60,8 +71,11 @@ impl Superblock<'_> {
             // Revision 1: inode size and features are said.
             (0x4c, 1),
             (0x54, FIRST_INODE),
-            (0x5c, COMPATIBLE),
-            (0x60, INCOMPATIBLE),
+            (0x5c, COMPATIBLE | when(reserved > 0, HAS_RESIZE_INODE)),
+            (
+                0x60,
+                INCOMPATIBLE | when(self.has_xattr_inodes, HAS_XATTR_INODES),
+            ),
             (0x64, READ_ONLY_COMPATIBLE),
             (0xe0, JOURNAL_INODE),
             (0x100, DEFAULT_MOUNT_OPTIONS),
@@ -76,7 +90,7 @@ impl Superblock<'_> {
         for (offset, value) in numbers {
             put_u32(&mut block, offset, value);
         }
-        let halves: [(usize, u16); 8] = [
+        let halves: [(usize, u16); 9] = [
             // Never checked for having been mounted often.
             (0x36, 0xffff),
             (0x38, 0xef53),
@@ -85,6 +99,7 @@ impl Superblock<'_> {
             (0x3c, 1),
             (0x58, INODE as u16),
             (0x5a, group as u16),
+            (0xce, reserved as u16),
             (0xfe, DESCRIPTOR as u16),
             (0x15c, 32),
         ];

@@ -1,8 +1,11 @@
 //! The names of the file system, in memory, and what each leads to.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use crate::{Error, Metadata, Special, error::shown, extents::Extents};
+use crate::{Error, Metadata, Special, Timestamp, error::shown, extents::Extents, xattr::Xattrs};
 
 /// How many symlinks one path may lead through, as on Linux.
 const MOST_SYMLINKS: u32 = 40;
@@ -10,8 +13,15 @@ const MOST_SYMLINKS: u32 = 40;
 /// How many names a file may have (`EXT4_LINK_MAX`).
 const MOST_LINKS: u32 = 65000;
 
+/// What names, targets, attributes and lists of blocks may take in memory, all together. No
+/// honest image comes near it; without it one that is small but made for it could take all.
+const MOST_MEMORY: u64 = 2 << 30;
+
+/// What an entry of a directory takes beside its node and its name: its part of a `BTreeMap`.
+const ENTRY_MEMORY: u64 = 64;
+
 /// A node's place in the tree.
-pub type NodeId = usize;
+pub type NodeId = u32;
 
 /// The root directory's place.
 pub const ROOT: NodeId = 0;
@@ -19,17 +29,53 @@ pub const ROOT: NodeId = 0;
 /// Where a path leads: a directory, and a name in it; no name for the root itself.
 pub type Place = (NodeId, Option<Box<[u8]>>);
 
+/// The entries of a directory by name.
+pub type Children = BTreeMap<Box<[u8]>, Child>;
+
+/// An entry of a directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Child {
+    /// What it names.
+    pub node: NodeId,
+    /// The layer that brought it, or last said something of it.
+    layer: u32,
+}
+
 /// What a name leads to.
 #[derive(Debug)]
 pub struct Node {
     /// Its attributes.
-    pub metadata: Metadata,
+    pub attributes: Attributes,
     /// What it is.
     pub kind: Kind,
     /// How many names it has; a directory has one.
     pub links: u32,
-    /// The layer that brought it, or last said something of it.
-    pub layer: u32,
+}
+
+/// [`Metadata`] as it is kept: there are hundreds of thousands, and most of those that have
+/// extended attributes have the same.
+#[derive(Debug, Default)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// When the contents changed.
+    pub mtime: Timestamp,
+    /// Extended attributes, if there are any.
+    pub xattrs: Option<Arc<Xattrs>>,
+}
+
+impl Attributes {
+    /// Root's, with these permission bits.
+    pub fn of_mode(mode: u16) -> Attributes {
+        Attributes {
+            mode,
+            ..Attributes::default()
+        }
+    }
 }
 
 /// What a node is.
@@ -38,7 +84,7 @@ pub enum Kind {
     /// A directory.
     Directory {
         /// Its entries by name.
-        children: BTreeMap<Box<[u8]>, NodeId>,
+        children: Children,
         /// The directory it is in.
         parent: NodeId,
     },
@@ -60,20 +106,24 @@ pub enum Kind {
 pub struct Tree {
     nodes: Vec<Option<Node>>,
     layer: u32,
+    xattrs: HashSet<Arc<Xattrs>>,
+    /// Bytes that were taken, also by what has been removed since.
+    memory: u64,
 }
 
 impl Tree {
     /// A root directory with nothing in it.
     pub fn new() -> Tree {
         let root = Node {
-            metadata: Metadata::file(0o755),
+            attributes: Attributes::of_mode(0o755),
             kind: directory(ROOT),
             links: 1,
-            layer: 0,
         };
         Tree {
             nodes: vec![Some(root)],
             layer: 0,
+            xattrs: HashSet::new(),
+            memory: 0,
         }
     }
 
@@ -84,11 +134,11 @@ impl Tree {
 
     /// The node with this id, which the tree gave out and which is still there.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.get(id)?.as_ref()
+        self.nodes.get(id as usize)?.as_ref()
     }
 
     fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
-        self.nodes.get_mut(id)?.as_mut()
+        self.nodes.get_mut(id as usize)?.as_mut()
     }
 
     /// How many nodes there are room for; ids are below this.
@@ -96,15 +146,29 @@ impl Tree {
         self.nodes.len()
     }
 
+    /// A directory's path, for people.
+    pub fn path(&self, mut id: NodeId) -> Vec<u8> {
+        let mut path = Vec::new();
+        while id != ROOT {
+            let above = self.directory_above(id);
+            let entries = self.children(above).into_iter().flatten();
+            let mut names = entries.filter(|(_, child)| child.node == id);
+            let name = names.next().map(|(name, _)| &name[..]).unwrap_or_default();
+            path = [b"/", name, &path[..]].concat();
+            id = above;
+        }
+        path
+    }
+
     /// The entries of a directory, by name; none for anything else.
-    pub fn children(&self, id: NodeId) -> Option<&BTreeMap<Box<[u8]>, NodeId>> {
+    pub fn children(&self, id: NodeId) -> Option<&Children> {
         match &self.node(id)?.kind {
             Kind::Directory { children, .. } => Some(children),
             _ => None,
         }
     }
 
-    fn children_mut(&mut self, id: NodeId) -> Option<&mut BTreeMap<Box<[u8]>, NodeId>> {
+    fn children_mut(&mut self, id: NodeId) -> Option<&mut Children> {
         match &mut self.node_mut(id)?.kind {
             Kind::Directory { children, .. } => Some(children),
             _ => None,
@@ -113,7 +177,42 @@ impl Tree {
 
     /// The entry of that name in a directory.
     pub fn child(&self, directory: NodeId, name: &[u8]) -> Option<NodeId> {
-        self.children(directory)?.get(name).copied()
+        Some(self.children(directory)?.get(name)?.node)
+    }
+
+    /// What is known of an entry, as it is kept; the attributes of the one at `path`.
+    pub fn attributes(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Attributes, Error> {
+        let xattrs = match Xattrs::of(&metadata.xattrs, path)? {
+            Some(xattrs) => Some(self.intern(xattrs, path)?),
+            None => None,
+        };
+        Ok(Attributes {
+            mode: metadata.mode,
+            uid: metadata.uid,
+            gid: metadata.gid,
+            mtime: metadata.mtime,
+            xattrs,
+        })
+    }
+
+    fn intern(&mut self, xattrs: Xattrs, path: &[u8]) -> Result<Arc<Xattrs>, Error> {
+        if let Some(known) = self.xattrs.get(&xattrs) {
+            return Ok(Arc::clone(known));
+        }
+        self.take_memory(xattrs.memory(), path)?;
+        let xattrs = Arc::new(xattrs);
+        self.xattrs.insert(Arc::clone(&xattrs));
+        Ok(xattrs)
+    }
+
+    /// Counts bytes that are kept until the end.
+    pub fn take_memory(&mut self, bytes: u64, path: &[u8]) -> Result<(), Error> {
+        let taken = self.memory.saturating_add(bytes);
+        if taken > MOST_MEMORY {
+            return Err(Error::Memory { path: shown(path) });
+        }
+        self.memory = taken;
+        Ok(())
     }
 
     /// The directory that `path` is in, and its last name; no name for the root itself. Links
@@ -153,7 +252,12 @@ impl Tree {
                         kind: Kind::Directory { .. },
                         ..
                     },
-                )) => at = id,
+                )) => {
+                    if make {
+                        self.speak_of(at, &name);
+                    }
+                    at = id;
+                }
                 Some((
                     _,
                     Node {
@@ -173,7 +277,8 @@ impl Tree {
                 Some(_) => return Err(Error::NotADirectory { path: shown(path) }),
                 None if make => {
                     check_name(&name, path)?;
-                    at = self.insert(at, name, Metadata::file(0o755), directory(at));
+                    self.reserve(&name, 0, path)?;
+                    at = self.insert(at, name, Attributes::of_mode(0o755), directory(at));
                 }
                 None => return Ok(None),
             }
@@ -188,55 +293,71 @@ impl Tree {
         }
     }
 
-    /// Adds a node under a name that is free.
+    /// Sees to it that a name, with what is kept for it beside its node, has room in memory.
+    pub fn reserve(&mut self, name: &[u8], beside: u64, path: &[u8]) -> Result<(), Error> {
+        let entry = ENTRY_MEMORY + size_of::<Node>() as u64;
+        self.take_memory(entry + name.len() as u64 + beside, path)
+    }
+
+    /// Adds a node under a name that is free and reserved.
     pub fn insert(
         &mut self,
         parent: NodeId,
         name: Box<[u8]>,
-        metadata: Metadata,
+        attributes: Attributes,
         kind: Kind,
     ) -> NodeId {
-        let id = self.nodes.len();
+        // So many are never reserved that ids would end.
+        let id = self.nodes.len() as NodeId;
         self.nodes.push(Some(Node {
-            metadata,
+            attributes,
             kind,
             links: 1,
-            layer: self.layer,
         }));
-        if let Some(children) = self.children_mut(parent) {
-            children.insert(name, id);
-        }
+        self.name(parent, name, id);
         id
     }
 
-    /// Gives a directory new attributes.
-    pub fn touch(&mut self, id: NodeId, metadata: Metadata) {
+    fn name(&mut self, parent: NodeId, name: Box<[u8]>, node: NodeId) {
         let layer = self.layer;
-        if let Some(node) = self.node_mut(id) {
-            node.metadata = metadata;
-            node.layer = layer;
+        if let Some(children) = self.children_mut(parent) {
+            children.insert(name, Child { node, layer });
         }
     }
 
-    /// Gives a file that is there one more name, which is free.
-    pub fn link(
-        &mut self,
-        parent: NodeId,
-        name: Box<[u8]>,
-        target: NodeId,
-        path: &[u8],
-    ) -> Result<(), Error> {
+    /// The entry belongs to the current layer too.
+    fn speak_of(&mut self, parent: NodeId, name: &[u8]) {
         let layer = self.layer;
-        let node = self.node_mut(target);
-        let node = node
-            .filter(|node| node.links < MOST_LINKS)
-            .ok_or_else(|| Error::Links { path: shown(path) })?;
-        node.links += 1;
-        node.layer = layer;
-        if let Some(children) = self.children_mut(parent) {
-            children.insert(name, target);
+        let children = self.children_mut(parent);
+        if let Some(child) = children.and_then(|children| children.get_mut(name)) {
+            child.layer = layer;
         }
-        Ok(())
+    }
+
+    /// Gives the directory at this place new attributes.
+    pub fn touch(&mut self, place: &Place, id: NodeId, attributes: Attributes) {
+        if let (parent, Some(name)) = place {
+            self.speak_of(*parent, name);
+        }
+        if let Some(node) = self.node_mut(id) {
+            node.attributes = attributes;
+        }
+    }
+
+    /// Checks that one more name can be given to a file.
+    pub fn ensure_may_be_linked(&self, target: NodeId, path: &[u8]) -> Result<(), Error> {
+        match self.node(target) {
+            Some(node) if node.links < MOST_LINKS => Ok(()),
+            _ => Err(Error::Links { path: shown(path) }),
+        }
+    }
+
+    /// Gives a file that is there one more name, which is free and reserved.
+    pub fn link(&mut self, parent: NodeId, name: Box<[u8]>, target: NodeId) {
+        if let Some(node) = self.node_mut(target) {
+            node.links += 1;
+            self.name(parent, name, target);
+        }
     }
 
     /// Takes a name out of its directory, and with it all that it alone leads to. Returns the
@@ -246,7 +367,7 @@ impl Tree {
         let removed = self
             .children_mut(parent)
             .and_then(|children| children.remove(name));
-        let mut unlinked: Vec<NodeId> = removed.into_iter().collect();
+        let mut unlinked: Vec<NodeId> = removed.into_iter().map(|child| child.node).collect();
         while let Some(id) = unlinked.pop() {
             let Some(node) = self.node_mut(id) else {
                 continue;
@@ -255,8 +376,11 @@ impl Tree {
             if node.links > 0 {
                 continue;
             }
-            match self.nodes[id].take().map(|node| node.kind) {
-                Some(Kind::Directory { children, .. }) => unlinked.extend(children.into_values()),
+            let gone = self.nodes.get_mut(id as usize).and_then(Option::take);
+            match gone.map(|node| node.kind) {
+                Some(Kind::Directory { children, .. }) => {
+                    unlinked.extend(children.into_values().map(|child| child.node));
+                }
                 Some(Kind::File { extents, .. }) => freed.push(extents),
                 _ => {}
             }
@@ -267,9 +391,12 @@ impl Tree {
     /// Removes what lower layers brought under this name: all of it, or, for a directory that
     /// this layer speaks of too, what is in it.
     pub fn white_out(&mut self, parent: NodeId, name: &[u8]) -> Vec<Extents> {
-        match self.child(parent, name) {
-            Some(id) if self.is_lower(id) => self.remove(parent, name),
-            Some(id) => self.make_opaque(id),
+        let child = self
+            .children(parent)
+            .and_then(|children| children.get(name));
+        match child.copied() {
+            Some(child) if child.layer < self.layer => self.remove(parent, name),
+            Some(child) => self.make_opaque(child.node),
             None => Vec::new(),
         }
     }
@@ -288,9 +415,16 @@ impl Tree {
         }
         freed
     }
+}
 
-    fn is_lower(&self, id: NodeId) -> bool {
-        self.node(id).is_some_and(|node| node.layer < self.layer)
+impl Kind {
+    /// Bytes that are kept outside the node.
+    pub fn memory(&self) -> u64 {
+        match self {
+            Kind::File { extents, .. } => extents.memory(),
+            Kind::Symlink(target) => target.len() as u64,
+            Kind::Directory { .. } | Kind::Special(_) => 0,
+        }
     }
 }
 
@@ -327,7 +461,7 @@ mod tests {
         tree.insert(
             parent,
             name.unwrap(),
-            Metadata::default(),
+            Attributes::default(),
             Kind::Symlink(target.into()),
         );
     }
@@ -370,15 +504,20 @@ mod tests {
             tree.insert(
                 parent,
                 name.unwrap(),
-                Metadata::default(),
+                Attributes::default(),
                 Kind::Special(Special::Fifo),
             );
         }
         tree.begin_layer();
         let directory_d = tree.child(ROOT, b"d").unwrap();
         let both = tree.child(directory_d, b"both").unwrap();
-        tree.touch(both, Metadata::default());
-        tree.insert(both, (*b"new").into(), Metadata::default(), directory(both));
+        tree.touch(
+            &(directory_d, Some((*b"both").into())),
+            both,
+            Attributes::default(),
+        );
+        let attributes = Attributes::default();
+        tree.insert(both, (*b"new").into(), attributes, directory(both));
         tree.make_opaque(directory_d);
         assert_eq!(tree.child(directory_d, b"old"), None);
         assert_eq!(tree.child(both, b"old"), None);

@@ -15,8 +15,7 @@ use crate::{
     extents::{Extents, Run},
     finish,
     geometry::{BLOCK, Geometry},
-    tree::{Kind, NodeId, Tree, directory},
-    xattr::Placed,
+    tree::{Attributes, Kind, NodeId, Place, Tree, directory},
 };
 
 /// The longest target of a symlink: with its end it fills a block.
@@ -24,6 +23,9 @@ const LONGEST_TARGET: usize = BLOCK - 1;
 
 /// Bytes of a file that are read at once: whole blocks.
 const CHUNK: usize = 256 * BLOCK;
+
+/// What nothing is written for.
+const HOLE: [u8; BLOCK] = [0; BLOCK];
 
 /// What kind of file system is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,10 @@ pub struct Writer {
     geometry: Geometry,
     uuid: Uuid,
     journal: Extents,
+    /// The blocks' numbers of a grown file system's descriptors lead from here.
+    resize_block: Option<u64>,
+    /// What is read of files goes through here.
+    chunk: Vec<u8>,
 }
 
 impl Writer {
@@ -82,12 +88,18 @@ impl Writer {
             journal.push(logical, run);
             logical += run.count;
         }
+        let resize_block = match geometry.reserved_descriptor_blocks() {
+            0 => None,
+            _ => Some(blocks.allocate(1)?.start),
+        };
         Ok(Writer {
             blocks,
             tree: Tree::new(),
             geometry,
             uuid: options.uuid,
             journal,
+            resize_block,
+            chunk: vec![0; CHUNK],
         })
     }
 
@@ -98,17 +110,19 @@ impl Writer {
 
     /// Adds a directory, or gives one that is there these attributes.
     pub fn directory(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), Error> {
-        Placed::of(&metadata.xattrs, path)?;
+        let attributes = self.tree.attributes(metadata, path)?;
         let (parent, name) = self.tree.make_parent(path)?;
         let existing = match &name {
             Some(name) => self.tree.child(parent, name),
             None => Some(parent),
         };
         match existing.filter(|id| self.tree.children(*id).is_some()) {
-            Some(id) => self.tree.touch(id, metadata.clone()),
-            None => self.put(parent, name, metadata, directory(parent), path)?,
+            Some(id) => {
+                self.tree.touch(&(parent, name), id, attributes);
+                Ok(())
+            }
+            None => self.put((parent, name), attributes, directory(parent), path),
         }
-        Ok(())
     }
 
     /// Adds a file with these contents, read to their end. Blocks of zeroes become holes.
@@ -118,11 +132,15 @@ impl Writer {
         metadata: &Metadata,
         contents: &mut dyn Read,
     ) -> Result<(), Error> {
-        Placed::of(&metadata.xattrs, path)?;
-        let (parent, name) = self.tree.make_parent(path)?;
+        let attributes = self.tree.attributes(metadata, path)?;
+        let place = self.tree.make_parent(path)?;
+        let place = self.reserve(place, 0, path)?;
         let mut extents = Extents::default();
-        match self.store(contents, &mut extents, path) {
-            Ok(size) => self.put(parent, name, metadata, Kind::File { size, extents }, path),
+        let mut chunk = std::mem::take(&mut self.chunk);
+        let stored = self.store(contents, &mut chunk, &mut extents, path);
+        self.chunk = chunk;
+        match stored {
+            Ok(size) => self.put_reserved(place, attributes, Kind::File { size, extents }),
             Err(error) => {
                 self.free([extents])?;
                 Err(error)
@@ -140,9 +158,20 @@ impl Writer {
         if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
             return Err(Error::Target { path: shown(path) });
         }
-        Placed::of(&metadata.xattrs, path)?;
-        let (parent, name) = self.tree.make_parent(path)?;
-        self.put(parent, name, metadata, Kind::Symlink(target.into()), path)
+        let attributes = self.tree.attributes(metadata, path)?;
+        // e2fsck takes a short target for numbers of blocks if the inode counts those of a value.
+        if attributes
+            .xattrs
+            .as_ref()
+            .is_some_and(|xattrs| xattrs.needs_inode())
+        {
+            return Err(Error::Xattrs {
+                path: shown(path),
+                reason: "a symbolic link's have to fit into its inode and a block",
+            });
+        }
+        let place = self.tree.make_parent(path)?;
+        self.put(place, attributes, Kind::Symlink(target.into()), path)
     }
 
     /// Adds a device, pipe or socket.
@@ -152,9 +181,9 @@ impl Writer {
         metadata: &Metadata,
         special: Special,
     ) -> Result<(), Error> {
-        Placed::of(&metadata.xattrs, path)?;
-        let (parent, name) = self.tree.make_parent(path)?;
-        self.put(parent, name, metadata, Kind::Special(special), path)
+        let attributes = self.tree.attributes(metadata, path)?;
+        let place = self.tree.make_parent(path)?;
+        self.put(place, attributes, Kind::Special(special), path)
     }
 
     /// Gives a file that is there another name.
@@ -175,9 +204,12 @@ impl Writer {
         if self.tree.child(parent, &name) == Some(id) {
             return Ok(());
         }
+        self.tree.ensure_may_be_linked(id, path)?;
+        self.tree.reserve(&name, 0, path)?;
         let freed = self.tree.remove(parent, &name);
         self.free(freed)?;
-        self.tree.link(parent, name, id, path)
+        self.tree.link(parent, name, id);
+        Ok(())
     }
 
     /// Removes what lower layers brought under this name. Whatever this layer itself brought
@@ -209,23 +241,43 @@ impl Writer {
             self.geometry,
             self.uuid,
             &self.journal,
+            self.resize_block,
         )
     }
 
     /// Puts a node under its name, in the place of whatever is there.
     fn put(
         &mut self,
-        parent: NodeId,
-        name: Option<Box<[u8]>>,
-        metadata: &Metadata,
+        place: Place,
+        attributes: Attributes,
         kind: Kind,
         path: &[u8],
     ) -> Result<(), Error> {
+        let place = self.reserve(place, kind.memory(), path)?;
+        self.put_reserved(place, attributes, kind)
+    }
+
+    fn reserve(
+        &mut self,
+        (parent, name): Place,
+        beside: u64,
+        path: &[u8],
+    ) -> Result<(NodeId, Box<[u8]>), Error> {
         // The root itself can be nothing but a directory.
         let name = name.ok_or_else(|| Error::Name { path: shown(path) })?;
+        self.tree.reserve(&name, beside, path)?;
+        Ok((parent, name))
+    }
+
+    fn put_reserved(
+        &mut self,
+        (parent, name): (NodeId, Box<[u8]>),
+        attributes: Attributes,
+        kind: Kind,
+    ) -> Result<(), Error> {
         let freed = self.tree.remove(parent, &name);
         self.free(freed)?;
-        self.tree.insert(parent, name, metadata.clone(), kind);
+        self.tree.insert(parent, name, attributes, kind);
         Ok(())
     }
 
@@ -242,22 +294,24 @@ impl Writer {
     fn store(
         &mut self,
         contents: &mut dyn Read,
+        chunk: &mut [u8],
         extents: &mut Extents,
         path: &[u8],
     ) -> Result<u64, Error> {
-        let mut chunk = vec![0; CHUNK];
         let (mut size, mut logical) = (0u64, 0u32);
         loop {
-            let count = fill(contents, &mut chunk).map_err(|source| Error::Contents {
+            let count = fill(contents, chunk).map_err(|source| Error::Contents {
                 path: shown(path),
                 source,
             })?;
             size += count as u64;
-            chunk[count..].fill(0);
             let blocks = count.div_ceil(BLOCK);
+            chunk[count..blocks * BLOCK].fill(0);
             let end = u64::from(logical) + blocks as u64;
             let end = u32::try_from(end).map_err(|_| Error::TooLarge { path: shown(path) })?;
+            let known = extents.memory();
             self.store_chunk(&chunk[..blocks * BLOCK], logical, extents)?;
+            self.tree.take_memory(extents.memory() - known, path)?;
             logical = end;
             if count < CHUNK {
                 return Ok(size);
@@ -272,11 +326,7 @@ impl Writer {
         logical: u32,
         extents: &mut Extents,
     ) -> Result<(), Error> {
-        let is_hole = |block: usize| {
-            chunk[block * BLOCK..(block + 1) * BLOCK]
-                .iter()
-                .all(|byte| *byte == 0)
-        };
+        let is_hole = |block: usize| chunk[block * BLOCK..(block + 1) * BLOCK] == HOLE;
         let blocks = chunk.len() / BLOCK;
         let mut block = 0;
         while block < blocks {
