@@ -34,6 +34,8 @@ mod descriptor;
 mod digest;
 mod environment;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod manifest;
 mod media_type;
@@ -68,4 +70,4 @@ pub use registry::{
 pub use settings::MachineSettings;
 pub use store::{Alone, Base, Hold, ImageStore, StoreError, StoredImage, Variant};
 pub use tar::TarError;
-pub use unpack::{DEFAULT_SIZE, UnpackError};
+pub use unpack::{DEFAULT_SIZE, Limits, TooMuch, UnpackError};

@@ -31,6 +31,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::Limits;
+
 pub use catalogue::{Base, StoredImage, Variant};
 pub use error::StoreError;
 pub use lock::{Alone, Hold};
@@ -45,6 +47,7 @@ pub struct ImageStore {
     root: PathBuf,
     /// Held shared while anyone uses the store, so that leftovers can be told from work.
     in_use: Arc<Mutex<File>>,
+    limits: Limits,
 }
 
 /// The lock that tells whether anyone uses the store.
@@ -61,9 +64,20 @@ impl ImageStore {
         let store = ImageStore {
             root: root.to_owned(),
             in_use: Arc::new(Mutex::new(lock_in_use(root)?)),
+            limits: Limits::default(),
         };
         store.check_layout()?;
         Ok(store)
+    }
+
+    /// The same store, which unpacks images within these limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> ImageStore {
+        ImageStore { limits, ..self }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Makes what is missing of the store, if somebody removed it since it was opened.

@@ -8,6 +8,8 @@ use crate::{
     tar::TarError,
 };
 
+use super::limits::TooMuch;
+
 /// Why no disk was made.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -38,8 +40,16 @@ pub enum UnpackError {
     #[error("it did not arrive")]
     NotArrived,
     /// The archive cannot be read.
-    #[error("its archive is malformed: {0}")]
-    Tar(#[source] TarError),
+    #[error("its archive is malformed {place}: {source}")]
+    Tar {
+        /// How far it could be read.
+        place: String,
+        /// What is wrong there.
+        source: TarError,
+    },
+    /// The image is larger than it may be.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
     /// The archive is not the one that the configuration promises.
     #[error(
         "its archive has the digest {found} where the image's configuration promises {expected}: the image was put together wrongly, ask its maker"
@@ -84,7 +94,7 @@ impl UnpackError {
     pub(super) fn may_be_damage(&self) -> bool {
         matches!(
             self,
-            UnpackError::Tar(_) | UnpackError::WrongArchive { .. } | UnpackError::FileSystem(_)
+            UnpackError::Tar { .. } | UnpackError::WrongArchive { .. } | UnpackError::FileSystem(_)
         )
     }
 

@@ -1,10 +1,14 @@
 //! One layer's changes (image-spec, layer.md, "Applying Changesets").
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use container_ext4::{Metadata, Special, Timestamp, Writer};
 
-use super::{UnpackError, error::is_full};
+use super::{
+    UnpackError,
+    error::is_full,
+    limits::{Budget, TooMuch},
+};
 use crate::tar::{self, Kind, Member, TarError};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -12,30 +16,50 @@ const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Writes the changes to the disk. They go over all that was written before.
-pub(super) fn apply(disk: &mut Writer, archive: impl Read) -> Result<(), UnpackError> {
+/// Writes the changes to the disk. They go over all that was written before. What they take of
+/// the image's budget is gone from it.
+pub(crate) fn apply(
+    disk: &mut Writer,
+    archive: impl Read,
+    budget: &mut Budget,
+) -> Result<(), UnpackError> {
     disk.begin_layer();
+    let (archive, mut entries) = budget.bound(archive);
     let mut archive = tar::Archive::new(archive);
-    while let Some(member) = archive.next().map_err(unreadable)? {
-        let name = member.path.rsplit(|byte| *byte == b'/').next();
-        let name = name.unwrap_or_default();
-        let directory = &member.path[..member.path.len() - name.len()];
-        if name == OPAQUE {
-            disk.make_opaque(directory)?;
-        } else if name.starts_with(AUFS) {
-            tracing::debug!("leaving out {}", member.path.escape_ascii());
-        } else if let Some(removed) = name.strip_prefix(WHITEOUT) {
-            if matches!(removed, b"" | b"." | b"..") {
-                return Err(UnpackError::Whiteout {
-                    path: member.path.escape_ascii().to_string(),
-                });
-            }
-            disk.white_out(&[directory, removed].concat())?;
-        } else {
-            write(disk, &member, &mut archive)?;
-        }
+    let mut last = Vec::new();
+    loop {
+        let next = archive.next().map_err(|error| unreadable(error, &last))?;
+        let Some(member) = next else { break };
+        entries.take()?;
+        change(disk, &member, &mut archive)?;
+        last = member.path;
     }
-    archive.drain().map_err(unreadable)
+    archive.drain().map_err(|error| unreadable(error, &last))
+}
+
+fn change<R: Read>(
+    disk: &mut Writer,
+    member: &Member,
+    archive: &mut tar::Archive<R>,
+) -> Result<(), UnpackError> {
+    let name = member.path.rsplit(|byte| *byte == b'/').next();
+    let name = name.unwrap_or_default();
+    let directory = &member.path[..member.path.len() - name.len()];
+    if name == OPAQUE {
+        disk.make_opaque(directory)?;
+    } else if name.starts_with(AUFS) {
+        tracing::debug!("leaving out {}", member.path.escape_ascii());
+    } else if let Some(removed) = name.strip_prefix(WHITEOUT) {
+        if matches!(removed, b"" | b"." | b"..") {
+            return Err(UnpackError::Whiteout {
+                path: member.path.escape_ascii().to_string(),
+            });
+        }
+        disk.white_out(&[directory, removed].concat())?;
+    } else {
+        write(disk, member, archive)?;
+    }
+    Ok(())
 }
 
 fn write<R: Read>(
@@ -76,19 +100,50 @@ fn metadata(member: &Member) -> Metadata {
     }
 }
 
-fn unreadable(error: TarError) -> UnpackError {
-    UnpackError::Tar(error)
+/// `last` is the member that was read before.
+fn unreadable(error: TarError, last: &[u8]) -> UnpackError {
+    if let Some(too_much) = cause(&error) {
+        return UnpackError::TooMuch(too_much);
+    }
+    UnpackError::Tar {
+        place: match last {
+            b"" => "at its beginning".to_owned(),
+            last => format!(
+                "at or behind {}",
+                String::from_utf8_lossy(last).escape_debug()
+            ),
+        },
+        source: error,
+    }
 }
 
 impl From<container_ext4::Error> for UnpackError {
     fn from(error: container_ext4::Error) -> UnpackError {
-        let mut cause: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(this) = cause {
-            if this.downcast_ref().is_some_and(is_full) {
+        if let Some(too_much) = cause(&error) {
+            return UnpackError::TooMuch(too_much);
+        }
+        let mut this: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(source) = this {
+            if source.downcast_ref().is_some_and(is_full) {
                 return UnpackError::DiskFull;
             }
-            cause = this.source();
+            this = source.source();
         }
         UnpackError::FileSystem(error)
     }
+}
+
+/// What an error was caused by, if that is of this kind.
+fn cause(error: &(dyn std::error::Error + 'static)) -> Option<TooMuch> {
+    let mut this = Some(error);
+    while let Some(error) = this {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        if let Some(found) = inner.and_then(|inner| inner.downcast_ref()) {
+            return Some(*found);
+        }
+        this = error.source();
+    }
+    None
 }

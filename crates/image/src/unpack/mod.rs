@@ -9,7 +9,8 @@
 
 mod archive;
 mod error;
-mod layer;
+pub(crate) mod layer;
+pub(crate) mod limits;
 
 use std::{
     io::{self, Read},
@@ -23,6 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 pub use error::UnpackError;
+use limits::Budget;
+pub use limits::{Limits, TooMuch};
 
 use crate::{
     Image, ImageError, ImageStore, Listener, Progress, Step,
@@ -32,7 +35,7 @@ use crate::{
 };
 
 /// Changes when bases are made in another way, so that old ones are not taken for new ones.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Bytes of a file system that nobody chose a size for. It is sparse: it takes on the host what
 /// is in it.
@@ -146,8 +149,9 @@ impl Job {
         let sizes = self.image.layers.iter().map(|layer| layer.blob.size);
         let meter = Meter::new(&report, Step::Unpacking, sizes);
         let layers = self.image.layers.len();
+        let mut budget = Budget::new(self.store.limits());
         for (index, layer) in self.image.layers.iter().enumerate() {
-            let unpacked = self.unpack(&mut disk, layer, &meter);
+            let unpacked = self.unpack(&mut disk, layer, &mut budget, &meter);
             unpacked.map_err(|error| self.explained(error, layer, index + 1, layers))?;
             meter.layer_done();
         }
@@ -175,6 +179,7 @@ impl Job {
         &self,
         disk: &mut Writer,
         layer: &Layer,
+        budget: &mut Budget,
         meter: &Meter<'_>,
     ) -> Result<(), UnpackError> {
         let path = self.store.blob_path(&layer.blob.digest);
@@ -185,7 +190,7 @@ impl Job {
             given_up: &|| self.reports.is_closed(),
         };
         let found = archive::read(blob, layer.compression, |archive| {
-            layer::apply(disk, archive)
+            layer::apply(disk, archive, budget)
         });
         if self.reports.is_closed() {
             return Err(UnpackError::GivenUp);
