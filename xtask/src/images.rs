@@ -1,7 +1,8 @@
 //! The test images, built from Debian's packages and pushed into the test registry's storage.
 //!
 //! An image's sources are in `tests/images/<name>`: a `Containerfile`, and what it copies. Where
-//! there is a list of `packages`, mmdebstrap makes a Debian with them, `rootfs.tar`, first.
+//! there is a list of `packages`, mmdebstrap makes a Debian with them, `rootfs.tar`, first; for
+//! another `architecture` than the host's if there is such a file.
 
 use std::{
     fs,
@@ -13,6 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     checkout, command,
+    guest::interpreters::OnHost,
     recipe::Recipe,
     registry::{self, Registry},
     say, target,
@@ -27,7 +29,7 @@ struct TestImage {
     tag: &'static str,
 }
 
-const IMAGES: [TestImage; 5] = [
+const IMAGES: [TestImage; 6] = [
     TestImage {
         name: "debian-systemd",
         tag: "12",
@@ -38,6 +40,10 @@ const IMAGES: [TestImage; 5] = [
     },
     TestImage {
         name: "debian-plain",
+        tag: "12",
+    },
+    TestImage {
+        name: "debian-arm64",
         tag: "12",
     },
     TestImage {
@@ -95,8 +101,10 @@ impl TestImage {
                 .arg(self.sources())
                 .arg(&context),
         )?;
+        let architecture = fs::read_to_string(context.join("architecture")).ok();
+        let architecture = architecture.as_deref().map(str::trim);
         if context.join("packages").exists() {
-            make_debian(&context)?;
+            make_debian(&context, architecture)?;
         }
         if fs::read_to_string(context.join("Containerfile"))?.contains("COPY busybox ") {
             fs::copy("/bin/busybox", context.join("busybox"))
@@ -114,6 +122,7 @@ impl TestImage {
             buildah()
                 .args(["build", "--isolation", "chroot", "--quiet", "--tag"])
                 .arg(&reference)
+                .args(architecture.map(|architecture| format!("--platform=linux/{architecture}")))
                 .arg(&context),
         )?;
         command::output(
@@ -127,13 +136,15 @@ impl TestImage {
 }
 
 /// A Debian with the context's `packages`, as the context's `rootfs.tar`.
-fn make_debian(context: &Path) -> Result<()> {
+fn make_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
+    let _interpreter = architecture.map(OnHost::register).transpose()?;
     let packages = fs::read_to_string(context.join("packages"))?;
     let packages: Vec<&str> = packages.split_whitespace().collect();
     command::output(
         Command::new("mmdebstrap")
             .args(["--variant=minbase", "--quiet"])
             .arg(format!("--include={}", packages.join(",")))
+            .args(architecture.map(|architecture| format!("--architectures={architecture}")))
             // Every machine makes its own.
             .arg("--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*")
             .arg("--customize-hook=: > \"$1\"/etc/machine-id")

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{command, target};
+use crate::{command, guest, target};
 
 /// Where the shells look for what completes a command of this name.
 const COMPLETIONS: [(&str, &str); 3] = [
@@ -26,8 +26,8 @@ pub fn install(prefix: &Path) -> Result<()> {
         make_directory(directory)?;
     }
     copy(&target().join("release/container"), &programs, 0o755)?;
-    for file in ["vmlinux", "modules.cpio", "initramfs.cpio"] {
-        copy(&target().join("guest").join(file), &files, 0o644)?;
+    for file in guest::files()? {
+        copy(&file, &files, 0o644)?;
     }
     document(&programs.join("container"), prefix)
 }

@@ -10,6 +10,7 @@ mod channel;
 mod commands;
 mod control;
 mod init;
+mod interpreters;
 mod kernel_modules;
 mod machine;
 mod power;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         .and_then(|()| {
             kernel_modules::load_all().map_err(|error| format!("loading kernel modules: {error}"))
         })
+        .and_then(|()| interpreters::register_all().map_err(|error| error.to_string()))
         .and_then(|()| {
             runtime::Builder::new_current_thread()
                 .enable_all()

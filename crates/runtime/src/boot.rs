@@ -177,7 +177,7 @@ async fn try_to_boot(
     clients: &Arc<Clients>,
     stop: &Notify,
 ) -> Result<Booted, BootError> {
-    let files = GuestFiles::find(launch.kernel.as_deref())?;
+    let files = GuestFiles::find(launch.kernel.as_deref(), &launch.architecture)?;
     let initramfs = launch.runtime_directory.join("initramfs");
     files
         .write_initramfs(&initramfs)

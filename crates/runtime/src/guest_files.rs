@@ -16,6 +16,9 @@ pub struct GuestFiles {
     pub agent: PathBuf,
     /// The archive that holds the kernel's modules, where it needs any.
     pub modules: Option<PathBuf>,
+    /// The archive that holds what runs programs of the machine's architecture, where that is not
+    /// the host's.
+    pub interpreter: Option<PathBuf>,
 }
 
 /// Why they could not be found.
@@ -40,6 +43,17 @@ pub enum GuestFilesError {
         /// Why not.
         reason: String,
     },
+    /// Nothing here runs programs of that architecture.
+    #[error(
+        "programs for {architecture} cannot be run here: this computer runs {}",
+        .runnable.join(", ")
+    )]
+    Architecture {
+        /// The architecture, in OCI's words.
+        architecture: String,
+        /// Those that can be.
+        runnable: Vec<String>,
+    },
     /// The program's own place is unknown.
     #[error("finding the program's own directory: {0}")]
     Program(#[source] io::Error),
@@ -48,15 +62,17 @@ pub enum GuestFilesError {
 impl GuestFiles {
     /// Finds the files of this installation: `../lib/container` beside an installed program,
     /// `../guest` beside one that was built in a checkout. `kernel` takes the default one's
-    /// place.
-    pub fn find(kernel: Option<&Path>) -> Result<GuestFiles, GuestFilesError> {
-        let program = env::current_exe().map_err(GuestFilesError::Program)?;
-        let directory = program.parent().unwrap_or(Path::new("/"));
-        let places = ["../lib/container", "../guest"].map(|place| directory.join(place));
-        Self::find_in(&places, kernel)
+    /// place. The machine's programs are of this `architecture`, in OCI's words.
+    pub fn find(kernel: Option<&Path>, architecture: &str) -> Result<GuestFiles, GuestFilesError> {
+        Self::find_in(&places()?, kernel, architecture)
     }
 
-    fn find_in(places: &[PathBuf], kernel: Option<&Path>) -> Result<GuestFiles, GuestFilesError> {
+    fn find_in(
+        places: &[PathBuf],
+        kernel: Option<&Path>,
+        architecture: &str,
+    ) -> Result<GuestFiles, GuestFilesError> {
+        let interpreter = interpreter(places, architecture)?;
         let find = |name: &'static str| {
             let files = places.iter().map(|place| place.join(name));
             files
@@ -73,11 +89,13 @@ impl GuestFiles {
                 kernel: check_kernel(kernel).map(|()| kernel.to_owned())?,
                 agent,
                 modules: None,
+                interpreter,
             }),
             None => Ok(GuestFiles {
                 kernel: find("vmlinux")?,
                 agent,
                 modules: find("modules.cpio").ok(),
+                interpreter,
             }),
         }
     }
@@ -86,11 +104,70 @@ impl GuestFiles {
     /// takes them (Documentation/driver-api/early-userspace/buffer-format.rst).
     pub fn write_initramfs(&self, to: &Path) -> io::Result<()> {
         let mut initramfs = File::create(to)?;
-        for archive in std::iter::once(&self.agent).chain(&self.modules) {
+        let more = self.modules.iter().chain(&self.interpreter);
+        for archive in std::iter::once(&self.agent).chain(more) {
             io::copy(&mut File::open(archive)?, &mut initramfs)?;
         }
         Ok(())
     }
+}
+
+/// Where this installation's files may be.
+fn places() -> Result<[PathBuf; 2], GuestFilesError> {
+    let program = env::current_exe().map_err(GuestFilesError::Program)?;
+    let directory = program.parent().unwrap_or(Path::new("/"));
+    Ok(["../lib/container", "../guest"].map(|place| directory.join(place)))
+}
+
+/// Refuses an architecture, in OCI's words, whose programs no machine here can run.
+pub fn check_architecture(architecture: &str) -> Result<(), GuestFilesError> {
+    interpreter(&places()?, architecture).map(drop)
+}
+
+/// Architectures whose programs this host's processor runs itself.
+const fn native() -> &'static [&'static str] {
+    if cfg!(target_arch = "aarch64") {
+        &["arm64"]
+    } else {
+        &["amd64", "386"]
+    }
+}
+
+fn interpreter(places: &[PathBuf], architecture: &str) -> Result<Option<PathBuf>, GuestFilesError> {
+    if native().contains(&architecture) {
+        return Ok(None);
+    }
+    let name = interpreter_file(architecture);
+    let found = places
+        .iter()
+        .map(|place| place.join(&name))
+        .find(|file| file.is_file());
+    match found {
+        Some(file) => Ok(Some(file)),
+        None => Err(GuestFilesError::Architecture {
+            architecture: architecture.to_owned(),
+            runnable: runnable(places),
+        }),
+    }
+}
+
+fn interpreter_file(architecture: &str) -> String {
+    format!("interpreter-{architecture}.cpio")
+}
+
+/// All architectures whose programs can be run here.
+fn runnable(places: &[PathBuf]) -> Vec<String> {
+    let mut runnable: Vec<String> = native().iter().map(|word| (*word).to_owned()).collect();
+    for entry in places.iter().flat_map(fs::read_dir).flatten().flatten() {
+        let name = entry.file_name();
+        let architecture = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("interpreter-")?.strip_suffix(".cpio"));
+        runnable.extend(architecture.map(str::to_owned));
+    }
+    runnable.sort();
+    runnable.dedup();
+    runnable
 }
 
 /// Refuses a kernel that is not an absolute path to a readable, non-empty regular file.
@@ -118,21 +195,47 @@ pub fn check_kernel(path: &Path) -> Result<(), GuestFilesError> {
 mod tests {
     use super::*;
 
+    const NATIVE: &str = native()[0];
+
+    #[test]
+    fn programs_of_another_architecture_need_an_interpreter() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = [directory.path().to_owned()];
+        for file in ["initramfs.cpio", "vmlinux", "interpreter-m68k.cpio"] {
+            fs::write(directory.path().join(file), file).unwrap();
+        }
+        let files = GuestFiles::find_in(&places, None, "m68k").unwrap();
+        let initramfs = directory.path().join("initramfs");
+        files.write_initramfs(&initramfs).unwrap();
+        let written = fs::read_to_string(initramfs).unwrap();
+        assert_eq!(written, "initramfs.cpiointerpreter-m68k.cpio");
+        let error = GuestFiles::find_in(&places, None, "mips")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("for mips") && error.contains("m68k"),
+            "{error}"
+        );
+        assert!(error.contains(NATIVE), "{error}");
+    }
+
     #[test]
     fn the_first_place_that_has_a_file_is_used_and_a_missing_one_is_named() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let places = [first.path().to_owned(), second.path().to_owned()];
         fs::write(second.path().join("initramfs.cpio"), "agent").unwrap();
-        let error = GuestFiles::find_in(&places, None).unwrap_err().to_string();
+        let error = GuestFiles::find_in(&places, None, NATIVE)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("vmlinux") && error.contains("make build"),
             "{error}"
         );
         fs::write(second.path().join("vmlinux"), "kernel").unwrap();
-        let files = GuestFiles::find_in(&places, None).unwrap();
+        let files = GuestFiles::find_in(&places, None, NATIVE).unwrap();
         assert_eq!(files.modules, None);
         fs::write(first.path().join("modules.cpio"), "modules").unwrap();
-        let files = GuestFiles::find_in(&places, None).unwrap();
+        let files = GuestFiles::find_in(&places, None, NATIVE).unwrap();
         let initramfs = first.path().join("initramfs");
         files.write_initramfs(&initramfs).unwrap();
         assert_eq!(fs::read(initramfs).unwrap(), b"agentmodules");
@@ -144,7 +247,7 @@ mod tests {
         fs::write(directory.path().join("initramfs.cpio"), "agent").unwrap();
         let places = [directory.path().to_owned()];
         let reason = |kernel: &Path| {
-            GuestFiles::find_in(&places, Some(kernel))
+            GuestFiles::find_in(&places, Some(kernel), NATIVE)
                 .unwrap_err()
                 .to_string()
         };

@@ -40,6 +40,8 @@ pub struct Launch {
     pub virtualization: bool,
     /// The kernel; the installation's own where none is named.
     pub kernel: Option<PathBuf>,
+    /// The architecture of its programs, in OCI's words.
+    pub architecture: String,
     /// The shared home; none where the machine shares nothing.
     pub home: Option<HomeShare>,
     /// The machine's user.

@@ -27,7 +27,7 @@ mod log;
 mod process;
 
 pub use file_share::file_share_main;
-pub use guest_files::{GuestFiles, GuestFilesError, check_kernel};
+pub use guest_files::{GuestFiles, GuestFilesError, check_architecture, check_kernel};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
 pub use launch::{HomeShare, Launch, LaunchError, launch};
 pub use process::runtime_main;

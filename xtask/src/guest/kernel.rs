@@ -1,14 +1,10 @@
 //! Debian's packaged cloud kernel: fetched with apt and unpacked, not installed.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use super::{modules, vmlinux};
+use super::{modules, package, vmlinux};
 use crate::{command, recipe::Recipe, say};
 
 /// Depends on the newest kernel's own package.
@@ -32,7 +28,7 @@ pub fn fetch(directory: &Path) -> Result<()> {
     recipe.make(stamp, || {
         say(&format!("Fetching the kernel {package}"));
         let scratch = tempfile::tempdir_in(directory)?;
-        let unpacked = download(&package, scratch.path())?;
+        let unpacked = package::fetch(&[&package], scratch.path())?;
         let release = release(&unpacked)?;
         modules::pack(&unpacked, &release, &directory.join("modules.cpio"))?;
         let image = unpacked.join(format!("boot/vmlinuz-{release}"));
@@ -63,26 +59,6 @@ fn newest() -> Result<String> {
         .find_map(|line| line.strip_prefix("Version: "))
         .with_context(|| format!("apt does not say which version of {package} there is"))?;
     Ok(format!("{package}={version}"))
-}
-
-fn download(package: &str, scratch: &Path) -> Result<PathBuf> {
-    command::run(
-        Command::new("apt-get")
-            .args(["--quiet=2", "-o", "APT::Sandbox::User=root", "download"])
-            .arg(package)
-            .current_dir(scratch),
-    )?;
-    let unpacked = scratch.join("unpacked");
-    let archive = fs::read_dir(scratch)?
-        .next()
-        .context("apt downloaded nothing")??;
-    command::run(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(archive.path())
-            .arg(&unpacked),
-    )?;
-    Ok(unpacked)
 }
 
 fn release(unpacked: &Path) -> Result<String> {

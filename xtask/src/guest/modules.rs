@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 use super::archive::Archive;
 use crate::command;
 
-/// What a machine's devices and its shared home are driven by.
-const WANTED: [&str; 8] = [
+/// What a machine's devices and its shared home are driven by, and programs of other architectures
+/// are run by.
+const WANTED: [&str; 9] = [
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
@@ -23,6 +24,7 @@ const WANTED: [&str; 8] = [
     "virtio_balloon",
     "virtiofs",
     "autofs4",
+    "binfmt_misc",
 ];
 
 /// Packs the wanted modules of the kernel `release`, whose package is unpacked at `root`, and

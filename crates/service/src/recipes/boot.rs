@@ -94,6 +94,7 @@ impl Service {
             virtualization: boot.virtualization,
             kernel: boot.kernel.clone(),
             home: home_share(&machine, &boot),
+            architecture: machine.platform.architecture,
             user: machine.user_setup,
             shell: machine.shell,
             setup_script: bundle.setup_script(),

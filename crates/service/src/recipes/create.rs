@@ -146,6 +146,7 @@ impl Service {
         let home: PathBuf = request.home.components().collect();
         check_home(&boot, &home)?;
         let platform = images::platform(request.platform.as_deref())?;
+        check_platform(&platform)?;
         let options = self.pull_options(
             &configuration,
             &request.environment,
@@ -165,6 +166,18 @@ impl Service {
             set_default: request.set_default,
         })
     }
+}
+
+/// Refuses a platform whose programs no machine here can run.
+fn check_platform(platform: &ImagePlatform) -> Result<(), ServiceError> {
+    if platform.os != "linux" {
+        return Err(ServiceError::Invalid(format!(
+            "a machine runs Linux, and {platform} is something else"
+        )));
+    }
+    Ok(container_runtime::check_architecture(
+        &platform.architecture,
+    )?)
 }
 
 /// Refuses a home that could not be shared.
