@@ -7,6 +7,9 @@ use reqwest::{Client, Url, redirect::Policy};
 use super::{FetchError, RegistryHost, certificates::Certificates, error, proxy::Proxies};
 use crate::{Access, Environment};
 
+/// How long the other side may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Redirects of a token service that are followed.
 const MOST_REDIRECTS: usize = 5;
 
@@ -14,7 +17,9 @@ const MOST_REDIRECTS: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientFor {
     /// A registry, which may send us elsewhere for content; credentials do not go there.
-    Registry,
+    Downloads,
+    /// A registry, which says nothing while it takes what we send.
+    Uploads,
     /// A token service. Credentials are part of what it is told, so it sends us nowhere else.
     Tokens,
 }
@@ -34,17 +39,17 @@ impl ClientFor {
             let mut builder = Client::builder()
                 .user_agent(concat!("container/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(Duration::from_secs(10))
-                .read_timeout(Duration::from_secs(30))
                 .https_only(!is_http)
                 // The environment of this process does not count.
                 .no_proxy();
             for proxy in Proxies::of(access.environment).configured()? {
                 builder = builder.proxy(proxy);
             }
-            if self == ClientFor::Tokens {
-                builder = builder.redirect(within_origin());
-            }
-            Ok(builder)
+            Ok(match self {
+                ClientFor::Downloads => builder.read_timeout(PATIENCE),
+                ClientFor::Uploads => builder.tcp_user_timeout(PATIENCE).tcp_keepalive(PATIENCE),
+                ClientFor::Tokens => builder.read_timeout(PATIENCE).redirect(within_origin()),
+            })
         };
         let client = match is_http {
             true => builder()?.build(),

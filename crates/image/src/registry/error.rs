@@ -316,6 +316,12 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
+/// What [`message`] holds if a registry has no space left.
+pub(super) const NO_SPACE: &str = "no space left";
+
+/// Debian's registry tells so by the number of the system's error only.
+const NO_SPACE_NUMBER: u64 = 28;
+
 /// What a registry says about its refusal (distribution-spec, "Error codes"), a line of it.
 pub(super) async fn message(mut response: Response) -> String {
     let mut body = Vec::new();
@@ -326,9 +332,11 @@ pub(super) async fn message(mut response: Response) -> String {
         }
     }
     let parsed: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let words = parsed
-        .as_ref()
-        .and_then(|body| body["errors"][0]["message"].as_str());
+    let first = parsed.as_ref().map(|body| &body["errors"][0]);
+    if first.is_some_and(|first| first["detail"]["Enclosed"]["Err"] == NO_SPACE_NUMBER) {
+        return NO_SPACE.to_owned();
+    }
+    let words = first.and_then(|first| first["message"].as_str());
     let words = words.map_or_else(
         || String::from_utf8_lossy(&body).into_owned(),
         str::to_owned,

@@ -14,6 +14,7 @@ mod proxy;
 mod referrers;
 mod scheme;
 mod session;
+mod upload;
 
 use std::{
     collections::BTreeSet,
@@ -93,7 +94,8 @@ impl Registry {
     ) -> Result<Registry, FetchError> {
         let session = Session::new(repository, BTreeSet::from([scope(repository, "pull")]));
         let path = format!("{repository}/");
-        Registry::at(host, &path, reference.to_string(), session, access)
+        let image = reference.to_string();
+        Registry::at(host, &path, image, session, ClientFor::Downloads, access)
     }
 
     /// The registry itself, for somebody with these credentials.
@@ -103,7 +105,14 @@ impl Registry {
         access: Access<'_>,
     ) -> Result<Registry, FetchError> {
         let session = Session::of_user(credential);
-        Registry::at(host, "", String::new(), session, access)
+        Registry::at(
+            host,
+            "",
+            String::new(),
+            session,
+            ClientFor::Downloads,
+            access,
+        )
     }
 
     fn at(
@@ -111,6 +120,7 @@ impl Registry {
         path: &str,
         image: String,
         session: Session,
+        client: ClientFor,
         access: Access<'_>,
     ) -> Result<Registry, FetchError> {
         let scheme = access.scheme_for(host);
@@ -120,7 +130,7 @@ impl Registry {
             reason: error.to_string(),
         })?;
         Ok(Registry {
-            client: ClientFor::Registry.built(host, &repository, access)?,
+            client: client.built(host, &repository, access)?,
             repository,
             host: host.clone(),
             name: host.to_string(),
