@@ -35,7 +35,7 @@ pub enum ImageError {
         /// Which image.
         reference: String,
         /// What went wrong.
-        source: PushError,
+        source: Box<PushError>,
     },
     /// The way to the disk.
     #[error("unpacking the image {reference}: {source}")]

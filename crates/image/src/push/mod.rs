@@ -9,7 +9,7 @@ use crate::{
     Platform, Progress, Reference, Registries, Scheme, Step, StoreError,
     manifest::{self, Parts},
     progress::Meter,
-    registry::Registry,
+    registry::{Registry, with_problems},
 };
 
 /// Layers that are sent at once.
@@ -38,18 +38,14 @@ pub enum PushError {
     #[error("its part {0} is not here: pull it again")]
     Incomplete(Digest),
     /// We may not.
-    #[error("{registry} does not let {who} write to {repository}{problems}; {advice}")]
+    #[error("{registry} does not let {}", refused(.asked_by, registry, repository))]
     Denied {
         /// The registry.
         registry: String,
         /// The repository.
         repository: String,
         /// Who was refused.
-        who: String,
-        /// Credentials that could not be read, after a semicolon each.
-        problems: String,
-        /// What to do.
-        advice: String,
+        asked_by: AskedBy,
     },
     /// Nobody may.
     #[error("{registry} takes no images: it is read-only, or a mirror of another registry")]
@@ -117,7 +113,7 @@ impl ImageStore {
         let pushed = self.pushed(reference, options, listener).await;
         pushed.map_err(|source| ImageError::Push {
             reference: reference.to_string(),
-            source,
+            source: Box::new(source),
         })
     }
 
@@ -288,6 +284,21 @@ async fn send(registry: &Registry, name: &str, manifest: &Outgoing) -> Result<()
         .await
 }
 
+/// The rest of the sentence that begins with a registry.
+fn refused(asked_by: &AskedBy, registry: &str, repository: &str) -> String {
+    match asked_by {
+        AskedBy::Anyone { problems } => {
+            let advice = format!(
+                "everyone write to {repository}: log in with `container registry login {registry}`"
+            );
+            with_problems(advice, problems)
+        }
+        AskedBy::User { name, place } => format!(
+            "{name} (credentials from {place}) write to {repository}: check the name, or log in as somebody else"
+        ),
+    }
+}
+
 /// What a registry's refusal means to somebody who pushes.
 fn told(reference: &Reference, error: FetchError) -> PushError {
     let repository = reference.repository().to_owned();
@@ -295,25 +306,10 @@ fn told(reference: &Reference, error: FetchError) -> PushError {
         error if error.is_full() => PushError::NoSpace {
             registry: reference.registry().to_owned(),
         },
-        FetchError::Unauthorized {
-            registry,
-            asked_by: AskedBy::Anyone { problems },
-        } => PushError::Denied {
-            advice: format!("log in with `container registry login {registry}`"),
+        FetchError::Unauthorized { registry, asked_by } => PushError::Denied {
             registry,
             repository,
-            who: "everyone".to_owned(),
-            problems: problems.iter().map(|it| format!("; {it}")).collect(),
-        },
-        FetchError::Unauthorized {
-            registry,
-            asked_by: AskedBy::User { name, place },
-        } => PushError::Denied {
-            registry,
-            repository,
-            who: format!("{name} (credentials from {place})"),
-            problems: String::new(),
-            advice: "check the name, or log in as somebody else".to_owned(),
+            asked_by,
         },
         FetchError::Refused {
             registry,

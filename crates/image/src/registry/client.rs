@@ -54,7 +54,10 @@ impl ClientFor {
         let client = match is_http {
             true => builder()?.build(),
             false => {
-                let certificates = Certificates::of(host, access)?;
+                let mut certificates = Certificates::of(host, access)?;
+                if !is_at(url, host) {
+                    certificates = certificates.elsewhere(other(url, access)?);
+                }
                 certificates.used_by(builder()?).build()
             }
         };
@@ -66,6 +69,25 @@ impl ClientFor {
         client.map_err(|error| FetchError::Client {
             reason: error::innermost(&error),
         })
+    }
+}
+
+/// Whether it is the registry that is at this address, and not, say, its token service.
+fn is_at(url: &Url, host: &RegistryHost) -> bool {
+    let base = Url::parse(&format!("{}://{}/", url.scheme(), host.address()));
+    base.is_ok_and(|base| base.origin() == url.origin())
+}
+
+/// What holds for the host of this address.
+fn other(url: &Url, access: Access<'_>) -> Result<Certificates, FetchError> {
+    let host = url.host_str().unwrap_or_default();
+    let host = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    match host.parse() {
+        Ok(host) => Certificates::of(&host, access),
+        Err(_) => Ok(Certificates::default()),
     }
 }
 

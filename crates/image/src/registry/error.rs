@@ -1,6 +1,6 @@
 //! What can go wrong between us and a registry.
 
-use std::{error::Error, fmt, io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use reqwest::Response;
 use rustls::CertificateError;
@@ -197,21 +197,24 @@ pub enum AskedBy {
 }
 
 /// The rest of the sentence that begins with a registry.
-fn told_as(asked_by: &AskedBy, registry: &str) -> impl fmt::Display {
+fn told_as(asked_by: &AskedBy, registry: &str) -> String {
     match asked_by {
         AskedBy::Anyone { problems } => {
             let advice = format!(
                 "give this image to everyone: it is private, or does not exist; check its name, or log in with `container registry login {registry}`"
             );
-            std::iter::once(advice)
-                .chain(problems.iter().cloned())
-                .collect::<Vec<String>>()
-                .join("; ")
+            with_problems(advice, problems)
         }
         AskedBy::User { name, place } => format!(
             "give this image to {name} (credentials from {place}): it does not exist, or is for others; check its name, or log in as somebody else"
         ),
     }
+}
+
+/// A sentence with what else went wrong behind it.
+pub(crate) fn with_problems(sentence: String, problems: &[String]) -> String {
+    let problems = problems.iter().map(|problem| format!("; {problem}"));
+    sentence + &problems.collect::<String>()
 }
 
 impl FetchError {

@@ -35,6 +35,7 @@ pub use login::{LoginError, log_in, log_out};
 pub use scheme::{InvalidScheme, Scheme};
 
 pub(crate) use download::download;
+pub(crate) use error::with_problems;
 pub(crate) use host::DOCKER_HUB;
 pub(crate) use referrers::Referrer;
 
@@ -68,6 +69,15 @@ pub(crate) struct Registry {
 pub(crate) struct FetchedManifest {
     pub(crate) bytes: Vec<u8>,
     pub(crate) media_type: Option<String>,
+}
+
+impl FetchedManifest {
+    /// What is wrong if it was asked for by its digest and is another.
+    fn wrong_for(&self, wanted: &str) -> Option<FetchError> {
+        let expected: Digest = wanted.parse().ok()?;
+        let found = Digest::of(&self.bytes);
+        (found != expected).then_some(FetchError::WrongManifest { expected, found })
+    }
 }
 
 impl Registry {
@@ -163,9 +173,22 @@ impl Registry {
 
     /// The manifest of a tag or digest. A digest in what is asked for is the caller's to check.
     pub(crate) async fn manifest(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {
+        for mirror in self.mirrors_that_are_up() {
+            match mirror.manifest_here(wanted).await {
+                Ok(manifest) => match manifest.wrong_for(wanted) {
+                    None => return Ok(manifest),
+                    Some(error) => mirror.pass_over(&error),
+                },
+                Err(error) => mirror.pass_over(&error),
+            }
+        }
+        self.manifest_here(wanted).await
+    }
+
+    async fn manifest_here(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {
         let accepted = media_type::MANIFESTS.join(", ");
         let ask = |client: &Client, url: Url| client.get(url).header(ACCEPT, &accepted);
-        let response = self.get(&format!("manifests/{wanted}"), ask).await?;
+        let response = self.get_here(&format!("manifests/{wanted}"), &ask).await?;
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let media_type = content_type.map(|value| {
@@ -229,18 +252,25 @@ impl Registry {
         path: &str,
         ask: &impl Fn(&Client, Url) -> RequestBuilder,
     ) -> Option<Response> {
-        let is_up = |mirror: &&Registry| !mirror.is_down.load(Ordering::Relaxed);
-        for mirror in self.mirrors.iter().filter(is_up) {
+        for mirror in self.mirrors_that_are_up() {
             match mirror.get_here(path, ask).await {
                 Ok(response) => return Some(response),
-                Err(error) => {
-                    tracing::debug!("the mirror {} is passed over: {error}", mirror.name);
-                    let is_down = matches!(error, FetchError::Unreachable { .. });
-                    mirror.is_down.store(is_down, Ordering::Relaxed);
-                }
+                Err(error) => mirror.pass_over(&error),
             }
         }
         None
+    }
+
+    fn mirrors_that_are_up(&self) -> impl Iterator<Item = &Registry> {
+        let is_up = |mirror: &&Registry| !mirror.is_down.load(Ordering::Relaxed);
+        self.mirrors.iter().filter(is_up)
+    }
+
+    /// Of a mirror: what is wanted is not to be had from it.
+    fn pass_over(&self, error: &FetchError) {
+        tracing::debug!("the mirror {} is passed over: {error}", self.name);
+        let is_down = matches!(error, FetchError::Unreachable { .. });
+        self.is_down.store(is_down, Ordering::Relaxed);
     }
 
     async fn get_here(
@@ -338,3 +368,6 @@ impl Registry {
 fn scope(repository: &str, actions: &str) -> String {
     format!("repository:{repository}:{actions}")
 }
+
+#[cfg(test)]
+mod tests;
