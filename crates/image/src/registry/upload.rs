@@ -112,7 +112,14 @@ impl Registry {
         };
         let sending = self.send(place, content);
         let response = self.metered(sending, sent, blob.size, meter).await?;
-        self.accepted(response).await?;
+        match self.accepted(response).await {
+            // An upload that the registry knows no more is begun anew.
+            Err(FetchError::NotFound { registry, .. }) => {
+                let reason = "it forgot what was sent".to_owned();
+                return Err(FetchError::Broken { registry, reason });
+            }
+            accepted => accepted?,
+        };
         meter.add(sent.up_to(blob.size));
         Ok(())
     }
