@@ -13,6 +13,7 @@ mod many_files;
 mod network;
 mod output;
 mod refusals;
+mod registries;
 mod ssh_agent;
 mod stopping;
 mod streams;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         network::TESTS,
         output::TESTS,
         refusals::TESTS,
+        registries::TESTS,
     ];
     let trial = |&(name, test): &Test| {
         let lab = Arc::clone(&lab);

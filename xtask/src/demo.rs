@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     checkout, command,
-    registry::{self, Registry},
+    registry::{self, Guard, Registry},
     say, target,
 };
 
@@ -16,7 +16,11 @@ const LONGEST_PAUSE: &str = "3";
 /// Records `xtask/demo/session` in a world of its own: `docs/demo.cast` is the recording
 /// (asciicast v2), `docs/demo.svg` the picture of it.
 pub fn record() -> Result<()> {
-    let _registry = Registry::start_on(([127, 0, 0, 1], 5000).into(), &registry::storage())?;
+    let _registry = Registry::start_on(
+        ([127, 0, 0, 1], 5000).into(),
+        &registry::storage(),
+        &Guard::default(),
+    )?;
     let world = tempfile::tempdir()?;
     let home = env::home_dir().context("finding your home directory")?;
     let project = home.join("project");

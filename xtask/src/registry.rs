@@ -23,6 +23,68 @@ pub fn storage() -> PathBuf {
     target().join("images/registry")
 }
 
+/// What a registry asks of those who come.
+#[derive(Debug, Default)]
+pub struct Guard {
+    /// A name and password that stand in this file (htpasswd(1), bcrypt).
+    pub passwords: Option<PathBuf>,
+    /// A token.
+    pub tokens: Option<Tokens>,
+    /// Encryption.
+    pub tls: Option<Tls>,
+    /// To write nothing.
+    pub read_only: bool,
+}
+
+/// Who gives tokens for a registry.
+#[derive(Debug)]
+pub struct Tokens {
+    /// The token service's address.
+    pub realm: String,
+    /// Its certificate, which its tokens are signed with.
+    pub certificate: PathBuf,
+}
+
+/// What a registry needs to speak TLS: PEM files.
+#[derive(Debug)]
+pub struct Tls {
+    /// The registry's certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority of those certificates that clients must show, if they must.
+    pub clients: Option<PathBuf>,
+}
+
+impl Guard {
+    /// The sections of the configuration, those below `http` last.
+    fn sections(&self) -> String {
+        let mut text = String::new();
+        if self.read_only {
+            text += "  maintenance:\n    readonly:\n      enabled: true\n";
+        }
+        if let Some(file) = &self.passwords {
+            let path = file.display();
+            text += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {path}\n");
+        }
+        if let Some(Tokens { realm, certificate }) = &self.tokens {
+            let bundle = certificate.display();
+            text += &format!(
+                "auth:\n  token:\n    realm: {realm}\n    service: registry\n    issuer: issuer\n    rootcertbundle: {bundle}\n"
+            );
+        }
+        text += "http:\n";
+        if let Some(tls) = &self.tls {
+            let (certificate, key) = (tls.certificate.display(), tls.key.display());
+            text += &format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
+            if let Some(clients) = &tls.clients {
+                text += &format!("    clientcas: [{}]\n", clients.display());
+            }
+        }
+        text
+    }
+}
+
 /// A running registry, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Registry {
@@ -34,20 +96,26 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry over `storage` on a port that is free.
     pub fn start(storage: &Path) -> Result<Registry> {
+        Self::start_guarded(storage, &Guard::default())
+    }
+
+    /// Starts one that is not for everyone.
+    pub fn start_guarded(storage: &Path, guard: &Guard) -> Result<Registry> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        Self::start_on(free, storage)
+        Self::start_on(free, storage, guard)
     }
 
     /// Starts one there.
-    pub fn start_on(address: SocketAddr, storage: &Path) -> Result<Registry> {
+    pub fn start_on(address: SocketAddr, storage: &Path, guard: &Guard) -> Result<Registry> {
         let configuration = NamedTempFile::new()?;
         fs::write(
             &configuration,
             format!(
                 "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\n\
                  storage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
-                 http:\n  addr: {address}\n",
-                storage.display()
+                 {}  addr: {address}\n",
+                storage.display(),
+                guard.sections()
             ),
         )?;
         let process = Command::new("docker-registry")
@@ -106,7 +174,7 @@ pub fn serve(port: &str) -> Result<()> {
         .parse()
         .with_context(|| format!("{port:?} is no port"))?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut registry = Registry::start_on(address, &storage())?;
+    let mut registry = Registry::start_on(address, &storage(), &Guard::default())?;
     say(&format!("Serving the test images on {address}"));
     registry.process.wait()?;
     bail!("the registry ended")

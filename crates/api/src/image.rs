@@ -31,6 +31,25 @@ pub struct Pulled {
     pub reference: String,
 }
 
+/// Which image is to be sent to its registry, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PushRequest {
+    /// The image's reference as the person wrote it.
+    pub image: String,
+    /// `http`, `https` or `auto`.
+    pub scheme: Option<String>,
+    /// What the environment of whoever asks says.
+    pub environment: CallerEnvironment,
+}
+
+/// The image that is at the registry now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// Its name with the digest that the reference leads to there.
+    pub reference: String,
+}
+
 /// All images.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Images {

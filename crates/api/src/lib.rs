@@ -19,6 +19,7 @@
 //! | `POST /v1/registries/logins` | [`ListLogins`] | [`Logins`] |
 //! | `GET /v1/images` | | [`Images`] |
 //! | `POST /v1/images/pull` | [`PullRequest`] | a stream that ends with [`Pulled`] |
+//! | `POST /v1/images/push` | [`PushRequest`] | a stream that ends with [`Pushed`] |
 //! | `POST /v1/images/inspect` | [`InspectRequest`] | an array of [`ImageDetails`] |
 //! | `POST /v1/images/tag` | [`TagRequest`] | [`Tagged`] |
 //! | `POST /v1/images/remove` | [`RemoveRequest`] | a stream that ends with [`Freed`] |
@@ -41,8 +42,8 @@ mod stream;
 pub use environment::CallerEnvironment;
 pub use image::{
     ArchiveFormat, Freed, ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Images,
-    InspectRequest, Loaded, LoadedImage, PruneRequest, PullRequest, Pulled, RemoveRequest,
-    SaveRequest, TagRequest, Tagged,
+    InspectRequest, Loaded, LoadedImage, PruneRequest, PullRequest, Pulled, PushRequest, Pushed,
+    RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
 pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,

@@ -1,6 +1,6 @@
 //! What can be asked of the service about images: see [`container_api`].
 
-use container_api::{Images, Progress, PullRequest, Pulled};
+use container_api::{Images, Progress, PullRequest, Pulled, PushRequest, Pushed};
 use hyper::Method;
 
 use crate::{Client, ClientError};
@@ -18,6 +18,16 @@ impl Client {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pulled, ClientError> {
         self.ask_streamed("/v1/images/pull", request, progress)
+            .await
+    }
+
+    /// Sends an image to its registry. Dropping the future gives it up.
+    pub async fn push(
+        &self,
+        request: &PushRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Pushed, ClientError> {
+        self.ask_streamed("/v1/images/push", request, progress)
             .await
     }
 }

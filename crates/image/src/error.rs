@@ -2,6 +2,7 @@
 
 use crate::{
     platform::InvalidPlatform,
+    push::PushError,
     reference::ReferenceError,
     registry::{FetchError, InvalidScheme},
     store::StoreError,
@@ -27,6 +28,14 @@ pub enum ImageError {
         reference: String,
         /// What went wrong.
         source: FetchError,
+    },
+    /// The way to the registry.
+    #[error("pushing the image {reference}: {source}")]
+    Push {
+        /// Which image.
+        reference: String,
+        /// What went wrong.
+        source: Box<PushError>,
     },
     /// The way to the disk.
     #[error("unpacking the image {reference}: {source}")]

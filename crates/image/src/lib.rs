@@ -42,6 +42,7 @@ mod media_type;
 mod platform;
 mod progress;
 mod pull;
+mod push;
 mod reference;
 mod registry;
 mod settings;
@@ -62,6 +63,7 @@ pub use manifest::HistoryStep;
 pub use platform::{InvalidPlatform, Platform};
 pub use progress::{Layers, Listener, Progress, Step};
 pub use pull::PullOptions;
+pub use push::{PushError, PushOptions};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
     Access, AskedBy, FetchError, HostSettings, InvalidHost, InvalidScheme, LoginError, Mirror,

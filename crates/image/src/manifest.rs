@@ -122,6 +122,44 @@ fn parts(bytes: &[u8]) -> Result<ImageParts, FetchError> {
     Ok(ImageParts { config, layers })
 }
 
+/// What a manifest names, to be sent on as it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// All of an index, whatever platform it is for.
+    Manifests(Vec<Descriptor>),
+    /// What an image is made of. Foreign layers, which are to be fetched from elsewhere, are left
+    /// out.
+    Image {
+        config: Descriptor,
+        layers: Vec<Descriptor>,
+    },
+}
+
+/// Reads what a manifest names, and the manifest's media type.
+pub(crate) fn all_parts(bytes: &[u8], called: Option<&str>) -> Result<(Parts, String), FetchError> {
+    let (manifest, media_type) = parse(bytes, called)?;
+    let is_foreign = |it: &WrittenDescriptor| it.urls().as_ref().is_some_and(|it| !it.is_empty());
+    let parts = match manifest {
+        Manifest::Index(_) => {
+            let index: ImageIndex = serde_json::from_slice(bytes).map_err(malformed("index"))?;
+            let manifests = index.manifests().iter();
+            let manifests = manifests.map(|it| descriptor(it, "index"));
+            Parts::Manifests(manifests.collect::<Result<_, _>>()?)
+        }
+        Manifest::Image(_) => {
+            let image: ImageManifest =
+                serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
+            let layers = image.layers().iter().filter(|it| !is_foreign(it));
+            let layers = layers.map(|it| descriptor(it, "manifest"));
+            Parts::Image {
+                config: descriptor(image.config(), "manifest")?,
+                layers: layers.collect::<Result<_, _>>()?,
+            }
+        }
+    };
+    Ok((parts, media_type))
+}
+
 fn descriptor(written: &WrittenDescriptor, what: &'static str) -> Result<Descriptor, FetchError> {
     Descriptor::try_from(written).map_err(malformed(what))
 }
@@ -246,6 +284,33 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn foreign_layers_are_not_sent_on() {
+        let descriptor = |content: &[u8], more: &str| {
+            let digest = Digest::of(content);
+            format!(
+                r#"{{"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": "{digest}", "size": 1{more}}}"#
+            )
+        };
+        let config = descriptor(b"c", "").replace(
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "application/vnd.docker.container.image.v1+json",
+        );
+        let manifest = format!(
+            r#"{{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+                "config": {config}, "layers": [{}, {}]}}"#,
+            descriptor(b"elsewhere", r#", "urls": ["https://a.example/layer"]"#),
+            descriptor(b"here", r#", "urls": []"#),
+        );
+        let (parts, _) = all_parts(manifest.as_bytes(), None).unwrap();
+        let Parts::Image { config, layers } = parts else {
+            panic!("{parts:?}");
+        };
+        assert_eq!(config.digest, Digest::of(b"c"));
+        let digests: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+        assert_eq!(digests, [Digest::of(b"here")]);
+    }
 
     fn digest(of: &str) -> String {
         Digest::of(of.as_bytes()).to_string()

@@ -45,6 +45,13 @@ pub enum Step {
         /// Why not, a sentence.
         reason: String,
     },
+    /// Of an image for several platforms, only one is here whole; that one is sent.
+    OnePlatform {
+        /// Which.
+        platform: String,
+    },
+    /// Layers are sent. Bytes count all of them together.
+    Uploading,
     /// Layers are fetched. Bytes count all of them together.
     Downloading,
     /// Layers are written to the disk, one after the other. Bytes are those of their compressed

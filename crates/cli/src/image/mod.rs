@@ -3,6 +3,7 @@
 mod filter;
 mod list;
 mod pull;
+mod push;
 
 use clap::Subcommand;
 use container_client::Client;
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 #[derive(Debug, Subcommand)]
 pub enum Image {
     Pull(pull::Pull),
+    Push(push::Push),
     #[command(visible_alias = "ls")]
     List(list::List),
 }
@@ -25,6 +27,7 @@ impl Image {
         let client = Client::connect(build).await?;
         match self {
             Image::Pull(pull) => return pull.carry_out(&client).await,
+            Image::Push(push) => return push.carry_out(&client).await,
             Image::List(list) => list.carry_out(&client).await?,
         }
         Ok(0)

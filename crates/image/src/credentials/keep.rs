@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, File},
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -232,8 +232,9 @@ impl Content {
     }
 }
 
-/// Changes the file as a whole: whoever reads it sees it before or after.
+/// Changes the file as a whole: whoever reads it sees it before or after. A link to it stays one.
 fn edit(path: &Path, change: impl FnOnce(&mut Content)) -> Result<(), KeepError> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let failed = |source| KeepError::Write {
         path: path.to_owned(),
         source,

@@ -296,6 +296,21 @@ async fn what_is_kept_counts_most_and_can_be_forgotten() {
 }
 
 #[tokio::test]
+async fn a_link_to_the_file_stays_one() {
+    let somebody = Somebody::new();
+    somebody.write("elsewhere/auth.json", "{}");
+    let own = somebody.own();
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    let target = somebody.root.path().join("elsewhere/auth.json");
+    std::os::unix::fs::symlink(&target, own).unwrap();
+    let (host, password) = ("quay.io".parse().unwrap(), Secret::new("x".to_owned()));
+    let kept = keep(&host, "ann", &password, own, somebody.access());
+    kept.await.unwrap();
+    assert!(fs::symlink_metadata(own).unwrap().is_symlink());
+    assert!(fs::read_to_string(target).unwrap().contains("quay.io"));
+}
+
+#[tokio::test]
 async fn dockers_program_keeps_what_we_are_asked_to_keep() {
     let somebody = Somebody::new();
     somebody.install_helper("all");

@@ -53,6 +53,14 @@ impl Certificates {
         Ok(certificates)
     }
 
+    /// What holds for another host that the registry sends us to: it is believed whom the registry
+    /// is, and shown what is for itself.
+    pub(super) fn elsewhere(mut self, other: Certificates) -> Certificates {
+        self.authorities.extend(other.authorities);
+        self.identity = other.identity;
+        self
+    }
+
     /// Has a client use them.
     pub(super) fn used_by(self, builder: ClientBuilder) -> ClientBuilder {
         let builder = match self.system {

@@ -7,6 +7,9 @@ use reqwest::{Client, Url, redirect::Policy};
 use super::{FetchError, RegistryHost, certificates::Certificates, error, proxy::Proxies};
 use crate::{Access, Environment};
 
+/// How long the other side may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Redirects of a token service that are followed.
 const MOST_REDIRECTS: usize = 5;
 
@@ -14,7 +17,9 @@ const MOST_REDIRECTS: usize = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientFor {
     /// A registry, which may send us elsewhere for content; credentials do not go there.
-    Registry,
+    Downloads,
+    /// A registry, which says nothing while it takes what we send.
+    Uploads,
     /// A token service. Credentials are part of what it is told, so it sends us nowhere else.
     Tokens,
 }
@@ -34,22 +39,25 @@ impl ClientFor {
             let mut builder = Client::builder()
                 .user_agent(concat!("container/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(Duration::from_secs(10))
-                .read_timeout(Duration::from_secs(30))
                 .https_only(!is_http)
                 // The environment of this process does not count.
                 .no_proxy();
             for proxy in Proxies::of(access.environment).configured()? {
                 builder = builder.proxy(proxy);
             }
-            if self == ClientFor::Tokens {
-                builder = builder.redirect(within_origin());
-            }
-            Ok(builder)
+            Ok(match self {
+                ClientFor::Downloads => builder.read_timeout(PATIENCE),
+                ClientFor::Uploads => builder.tcp_user_timeout(PATIENCE).tcp_keepalive(PATIENCE),
+                ClientFor::Tokens => builder.read_timeout(PATIENCE).redirect(within_origin()),
+            })
         };
         let client = match is_http {
             true => builder()?.build(),
             false => {
-                let certificates = Certificates::of(host, access)?;
+                let mut certificates = Certificates::of(host, access)?;
+                if !is_at(url, host) {
+                    certificates = certificates.elsewhere(other(url, access)?);
+                }
                 certificates.used_by(builder()?).build()
             }
         };
@@ -61,6 +69,25 @@ impl ClientFor {
         client.map_err(|error| FetchError::Client {
             reason: error::innermost(&error),
         })
+    }
+}
+
+/// Whether it is the registry that is at this address, and not, say, its token service.
+fn is_at(url: &Url, host: &RegistryHost) -> bool {
+    let base = Url::parse(&format!("{}://{}/", url.scheme(), host.address()));
+    base.is_ok_and(|base| base.origin() == url.origin())
+}
+
+/// What holds for the host of this address.
+fn other(url: &Url, access: Access<'_>) -> Result<Certificates, FetchError> {
+    let host = url.host_str().unwrap_or_default();
+    let host = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    match host.parse() {
+        Ok(host) => Certificates::of(&host, access),
+        Err(_) => Ok(Certificates::default()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can go wrong between us and a registry.
 
-use std::{error::Error, fmt, io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use reqwest::Response;
 use rustls::CertificateError;
@@ -197,21 +197,24 @@ pub enum AskedBy {
 }
 
 /// The rest of the sentence that begins with a registry.
-fn told_as(asked_by: &AskedBy, registry: &str) -> impl fmt::Display {
+fn told_as(asked_by: &AskedBy, registry: &str) -> String {
     match asked_by {
         AskedBy::Anyone { problems } => {
             let advice = format!(
                 "give this image to everyone: it is private, or does not exist; check its name, or log in with `container registry login {registry}`"
             );
-            std::iter::once(advice)
-                .chain(problems.iter().cloned())
-                .collect::<Vec<String>>()
-                .join("; ")
+            with_problems(advice, problems)
         }
         AskedBy::User { name, place } => format!(
             "give this image to {name} (credentials from {place}): it does not exist, or is for others; check its name, or log in as somebody else"
         ),
     }
+}
+
+/// A sentence with what else went wrong behind it.
+pub(crate) fn with_problems(sentence: String, problems: &[String]) -> String {
+    let problems = problems.iter().map(|problem| format!("; {problem}"));
+    sentence + &problems.collect::<String>()
 }
 
 impl FetchError {
@@ -316,6 +319,12 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
+/// What [`message`] holds if a registry has no space left.
+pub(super) const NO_SPACE: &str = "no space left";
+
+/// Debian's registry tells so by the number of the system's error only.
+const NO_SPACE_NUMBER: u64 = 28;
+
 /// What a registry says about its refusal (distribution-spec, "Error codes"), a line of it.
 pub(super) async fn message(mut response: Response) -> String {
     let mut body = Vec::new();
@@ -326,9 +335,11 @@ pub(super) async fn message(mut response: Response) -> String {
         }
     }
     let parsed: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let words = parsed
-        .as_ref()
-        .and_then(|body| body["errors"][0]["message"].as_str());
+    let first = parsed.as_ref().map(|body| &body["errors"][0]);
+    if first.is_some_and(|first| first["detail"]["Enclosed"]["Err"] == NO_SPACE_NUMBER) {
+        return NO_SPACE.to_owned();
+    }
+    let words = first.and_then(|first| first["message"].as_str());
     let words = words.map_or_else(
         || String::from_utf8_lossy(&body).into_owned(),
         str::to_owned,

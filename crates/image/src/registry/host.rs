@@ -25,8 +25,10 @@ pub struct RegistryHost(String);
 pub struct InvalidHost(String);
 
 impl InvalidHost {
+    /// Without a name and password that may stand before it.
     pub(super) fn new(word: &str) -> InvalidHost {
-        InvalidHost(word.chars().take(100).collect())
+        let host = word.rsplit('@').next().unwrap_or(word);
+        InvalidHost(host.chars().take(100).collect())
     }
 }
 
@@ -146,6 +148,8 @@ mod tests {
         ] {
             assert!(word.parse::<RegistryHost>().is_err(), "{word}");
         }
+        let error = "https://me:secret@quay.io".parse::<RegistryHost>();
+        assert!(!error.unwrap_err().to_string().contains("secret"));
         let hub: RegistryHost = "docker.io".parse().unwrap();
         assert_eq!(hub.address(), "registry-1.docker.io");
         assert_eq!(hub.spelling(), "https://index.docker.io/v1/");

@@ -14,6 +14,7 @@ mod proxy;
 mod referrers;
 mod scheme;
 mod session;
+mod upload;
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +35,7 @@ pub use login::{LoginError, log_in, log_out};
 pub use scheme::{InvalidScheme, Scheme};
 
 pub(crate) use download::download;
+pub(crate) use error::with_problems;
 pub(crate) use host::DOCKER_HUB;
 pub(crate) use referrers::Referrer;
 
@@ -69,6 +71,15 @@ pub(crate) struct FetchedManifest {
     pub(crate) media_type: Option<String>,
 }
 
+impl FetchedManifest {
+    /// What is wrong if it was asked for by its digest and is another.
+    fn wrong_for(&self, wanted: &str) -> Option<FetchError> {
+        let expected: Digest = wanted.parse().ok()?;
+        let found = Digest::of(&self.bytes);
+        (found != expected).then_some(FetchError::WrongManifest { expected, found })
+    }
+}
+
 impl Registry {
     /// The repository that this reference names, and the same one at the registry's mirrors.
     /// Nothing is sent yet.
@@ -93,7 +104,8 @@ impl Registry {
     ) -> Result<Registry, FetchError> {
         let session = Session::new(repository, BTreeSet::from([scope(repository, "pull")]));
         let path = format!("{repository}/");
-        Registry::at(host, &path, reference.to_string(), session, access)
+        let image = reference.to_string();
+        Registry::at(host, &path, image, session, ClientFor::Downloads, access)
     }
 
     /// The registry itself, for somebody with these credentials.
@@ -103,7 +115,14 @@ impl Registry {
         access: Access<'_>,
     ) -> Result<Registry, FetchError> {
         let session = Session::of_user(credential);
-        Registry::at(host, "", String::new(), session, access)
+        Registry::at(
+            host,
+            "",
+            String::new(),
+            session,
+            ClientFor::Downloads,
+            access,
+        )
     }
 
     fn at(
@@ -111,6 +130,7 @@ impl Registry {
         path: &str,
         image: String,
         session: Session,
+        client: ClientFor,
         access: Access<'_>,
     ) -> Result<Registry, FetchError> {
         let scheme = access.scheme_for(host);
@@ -120,7 +140,7 @@ impl Registry {
             reason: error.to_string(),
         })?;
         Ok(Registry {
-            client: ClientFor::Registry.built(host, &repository, access)?,
+            client: client.built(host, &repository, access)?,
             repository,
             host: host.clone(),
             name: host.to_string(),
@@ -153,9 +173,22 @@ impl Registry {
 
     /// The manifest of a tag or digest. A digest in what is asked for is the caller's to check.
     pub(crate) async fn manifest(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {
+        for mirror in self.mirrors_that_are_up() {
+            match mirror.manifest_here(wanted).await {
+                Ok(manifest) => match manifest.wrong_for(wanted) {
+                    None => return Ok(manifest),
+                    Some(error) => mirror.pass_over(&error),
+                },
+                Err(error) => mirror.pass_over(&error),
+            }
+        }
+        self.manifest_here(wanted).await
+    }
+
+    async fn manifest_here(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {
         let accepted = media_type::MANIFESTS.join(", ");
         let ask = |client: &Client, url: Url| client.get(url).header(ACCEPT, &accepted);
-        let response = self.get(&format!("manifests/{wanted}"), ask).await?;
+        let response = self.get_here(&format!("manifests/{wanted}"), &ask).await?;
         let content_type = response.headers().get(CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let media_type = content_type.map(|value| {
@@ -219,18 +252,25 @@ impl Registry {
         path: &str,
         ask: &impl Fn(&Client, Url) -> RequestBuilder,
     ) -> Option<Response> {
-        let is_up = |mirror: &&Registry| !mirror.is_down.load(Ordering::Relaxed);
-        for mirror in self.mirrors.iter().filter(is_up) {
+        for mirror in self.mirrors_that_are_up() {
             match mirror.get_here(path, ask).await {
                 Ok(response) => return Some(response),
-                Err(error) => {
-                    tracing::debug!("the mirror {} is passed over: {error}", mirror.name);
-                    let is_down = matches!(error, FetchError::Unreachable { .. });
-                    mirror.is_down.store(is_down, Ordering::Relaxed);
-                }
+                Err(error) => mirror.pass_over(&error),
             }
         }
         None
+    }
+
+    fn mirrors_that_are_up(&self) -> impl Iterator<Item = &Registry> {
+        let is_up = |mirror: &&Registry| !mirror.is_down.load(Ordering::Relaxed);
+        self.mirrors.iter().filter(is_up)
+    }
+
+    /// Of a mirror: what is wanted is not to be had from it.
+    fn pass_over(&self, error: &FetchError) {
+        tracing::debug!("the mirror {} is passed over: {error}", self.name);
+        let is_down = matches!(error, FetchError::Unreachable { .. });
+        self.is_down.store(is_down, Ordering::Relaxed);
     }
 
     async fn get_here(
@@ -328,3 +368,6 @@ impl Registry {
 fn scope(repository: &str, actions: &str) -> String {
     format!("repository:{repository}:{actions}")
 }
+
+#[cfg(test)]
+mod tests;

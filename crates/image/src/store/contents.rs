@@ -39,7 +39,7 @@ struct Link {
 impl ImageStore {
     /// All that this image needs and that is here: its parts for every platform, and the
     /// artifacts with its machine settings that `entries` name.
-    pub(super) fn contents(&self, top: &Digest, entries: &[Entry]) -> Result<Contents, StoreError> {
+    pub(crate) fn contents(&self, top: &Digest, entries: &[Entry]) -> Result<Contents, StoreError> {
         let mut contents = Contents::default();
         self.add(&mut contents, *top)?;
         for entry in entries {

@@ -22,7 +22,7 @@ const GIVEN_HERE: &str = "container.given-here";
 
 /// What the index says, an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(crate) enum Entry {
     /// An image and what it is called, if anything.
     Image(Descriptor, Option<Reference>),
     /// An artifact with settings of the image with this manifest.
@@ -52,6 +52,16 @@ impl ImageStore {
     pub(super) fn entries(&self) -> Result<Vec<Entry>, StoreError> {
         let index = self.read_index()?;
         Ok(index.manifests().iter().filter_map(read_entry).collect())
+    }
+
+    /// Every reference that means something here, and what.
+    pub(crate) fn references(&self) -> Result<Vec<(Reference, Descriptor)>, StoreError> {
+        let entries = self.entries()?.into_iter();
+        let named = entries.filter_map(|entry| match entry {
+            Entry::Image(descriptor, Some(reference)) => Some((reference, descriptor)),
+            _ => None,
+        });
+        Ok(named.collect())
     }
 
     /// Names images here, each with a reference or without, in the place of what these references

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use container_api::{Images, PullRequest};
+use container_api::{Images, PullRequest, PushRequest};
 
 use crate::{
     http::{Reply, Shared, streamed},
@@ -20,6 +20,7 @@ pub fn routes() -> Router<Shared> {
     Router::new()
         .route("/v1/images", get(list))
         .route("/v1/images/pull", post(pull))
+        .route("/v1/images/push", post(push))
 }
 
 async fn list(State(shared): State<Shared>) -> Reply<Images> {
@@ -30,5 +31,12 @@ async fn pull(State(shared): State<Shared>, Asked(request): Asked<PullRequest>) 
     let service = Arc::clone(&shared.service);
     streamed(&shared, |caller| async move {
         service.pull_image(&request, &caller).await
+    })
+}
+
+async fn push(State(shared): State<Shared>, Asked(request): Asked<PushRequest>) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |caller| async move {
+        service.push_image(&request, &caller).await
     })
 }

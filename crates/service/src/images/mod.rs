@@ -4,6 +4,7 @@
 mod http;
 mod list;
 mod pull;
+mod push;
 mod uses;
 
 pub use http::routes;

@@ -222,6 +222,12 @@ pub(crate) fn told(progress: ImageProgress) -> Progress {
                 "Asking for machine settings of the image failed: {reason}; going on with those that it had before, if any"
             ));
         }
+        ImageStep::OnePlatform { platform } => {
+            return Progress::Note(format!(
+                "Of the platforms that this image is for, only {platform} is here: that one is pushed alone"
+            ));
+        }
+        ImageStep::Uploading => "pushing image",
         ImageStep::Downloading => "fetching image",
         ImageStep::Unpacking => "unpacking image",
     };
