@@ -35,6 +35,7 @@ mod hash;
 mod inode;
 mod journal;
 mod metadata;
+mod reader;
 mod superblock;
 mod tree;
 mod writer;
@@ -42,4 +43,5 @@ mod xattr;
 
 pub use error::Error;
 pub use metadata::{Metadata, Special, Timestamp};
+pub use reader::{Listed, ReadError, Reader};
 pub use writer::{Options, Writer};
