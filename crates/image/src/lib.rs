@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod commit;
 mod descriptor;
 mod digest;
 mod environment;
@@ -39,6 +40,9 @@ mod store;
 mod tar;
 mod unpack;
 
+pub use commit::{
+    Change, CommitError, CommitOptions, InvalidChange, LayerFormat, write_listing_of_base,
+};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
