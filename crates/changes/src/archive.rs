@@ -64,6 +64,14 @@ impl<W: Write> Outgoing<W> {
     }
 }
 
+/// Tells the host why there is no archive.
+///
+/// # Errors
+/// Those of the writer.
+pub fn refuse(to: impl Write, reason: &str) -> io::Result<()> {
+    Outgoing::new(to).fail(reason)
+}
+
 /// The host's end: reads as the tar archive. An archive that is not whole ends in an error.
 pub struct Archive<R, N> {
     from: R,
@@ -188,7 +196,7 @@ mod tests {
     #[test]
     fn a_failure_is_told() {
         let mut stream = Vec::new();
-        Outgoing::new(&mut stream).fail("no disk").unwrap();
+        refuse(&mut stream, "no disk").unwrap();
         assert_eq!(read(&stream).0.unwrap_err().to_string(), "no disk");
         assert!(read(b"n\xff\xff\xff\xff\xff\xff\xff\xff").0.is_err());
         assert!(read(b"?\0\0\0\0\0\0\0\0").0.is_err());

@@ -30,7 +30,7 @@ mod member;
 mod own;
 mod walk;
 
-pub use archive::Archive;
+pub use archive::{Archive, refuse};
 pub use error::ChangesError;
 pub use listing::{Entry, Time, write_listing};
 pub use walk::pack;

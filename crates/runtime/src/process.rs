@@ -164,7 +164,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
             }
         };
         first_boot = false;
-        clients.machine_is_up(booted.init.clone(), booted.opener.clone());
+        clients.machine_is_there(booted.init.clone(), booted.opener.clone());
         tell(&LaunchEvent::Up);
         let end = serve(booted, &mut stops, &mut waiting, &clients).await;
         clients.machine_is_down();

@@ -5,7 +5,7 @@ use std::path::Path;
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
 use container_protocol::InitProgram;
-use container_runtime::{HomeShare, Launch, Runtime, launch};
+use container_runtime::{HomeShare, Launch, Purpose, Runtime, launch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -70,7 +70,7 @@ impl Service {
         }
     }
 
-    fn decide(&self, id: &MachineId, bundle: &Bundle) -> Result<Launch, ServiceError> {
+    pub(super) fn decide(&self, id: &MachineId, bundle: &Bundle) -> Result<Launch, ServiceError> {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
         super::set::check(&boot)?;
         super::create::check_home(&boot, &machine.home)?;
@@ -83,6 +83,7 @@ impl Service {
             .collect();
         Ok(Launch {
             id: id.clone(),
+            purpose: Purpose::Run,
             container_id: format!("{id}-{suffix}"),
             runtime_directory: self.world.runtime_directory(id),
             disk: bundle.disk(),
