@@ -13,18 +13,21 @@
 //! | `POST /v1/machines/{id}/boot` | | a stream that ends with [`Running`] |
 //! | `POST /v1/machines/{id}/stop` | | nothing |
 //! | `POST /v1/machines/{id}/rename` | [`Rename`] | nothing |
+//! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | a stream that ends with [`Committed`] |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
 //! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
 //!
 //! A stream is one [`StreamEvent`] a line. Every failure is a [`Failure`], in the body of a
 //! reply whose status is not 200, or as the last event of a stream. A client that goes away while
-//! its machine is being created gives it up; everything else is carried through.
+//! its machine is being created or committed gives it up; everything else is carried through.
 
+mod commit;
 mod environment;
 mod machine;
 mod stream;
 
+pub use commit::{CommitRequest, Committed};
 pub use environment::CallerEnvironment;
 pub use machine::{
     BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,

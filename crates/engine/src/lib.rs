@@ -92,6 +92,14 @@ pub enum EngineError {
         /// What went wrong.
         message: String,
     },
+    /// What a disk was made over could not be found out.
+    #[error("finding out which image the disk {path} was made from: {source}")]
+    Base {
+        /// The disk.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
 }
 
 /// The engine of this host.
@@ -102,4 +110,12 @@ pub fn engine(settings: &EngineSettings) -> Box<dyn Engine> {
 /// [`Engine::create_overlay`] with this host's engine as it comes.
 pub fn create_overlay(base: &Path, overlay: &Path) -> Result<(), EngineError> {
     engine(&EngineSettings::default()).create_overlay(base, overlay)
+}
+
+/// The base that an overlay was [made](Engine::create_overlay) over.
+///
+/// # Errors
+/// [`EngineError::Base`].
+pub fn base_of_overlay(overlay: &Path) -> Result<PathBuf, EngineError> {
+    qemu::overlay::base(overlay)
 }

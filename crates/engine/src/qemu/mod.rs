@@ -3,6 +3,7 @@
 mod child;
 mod command_line;
 mod control;
+pub mod overlay;
 
 use std::{
     env, io,

@@ -77,7 +77,7 @@ impl ImageStore {
 
     fn document(&self, digest: &Digest) -> Result<serde_json::Value, CommitError> {
         let bytes = self.small(digest)?;
-        let bytes = bytes.ok_or_else(|| CommitError::Missing(*digest))?;
+        let bytes = bytes.ok_or(CommitError::Missing(*digest))?;
         serde_json::from_slice(&bytes).map_err(|error| CommitError::Base(error.to_string()))
     }
 

@@ -60,10 +60,15 @@ impl Service {
     }
 
     /// A runtime that is there, once it is up: a service that was killed may have begun it.
-    async fn already_running(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
+    pub(super) async fn already_running(
+        &self,
+        id: &MachineId,
+    ) -> Result<Option<Runtime>, ServiceError> {
         loop {
             match self.runtime(id).await? {
                 Some(runtime) if runtime.status().is_up() => return Ok(Some(runtime)),
+                // Whoever read its disk has gone: the machine's lock is held here.
+                Some(runtime) if runtime.status().reads_disk => self.stop_running(id).await?,
                 Some(_) => sleep(ASK_AGAIN).await,
                 None => return Ok(None),
             }

@@ -205,7 +205,7 @@ pub(super) fn check_home(boot: &BootConfiguration, home: &Path) -> Result<(), Se
 }
 
 /// What the image's own steps are to whoever waits for a machine.
-fn told(progress: ImageProgress) -> Progress {
+pub(super) fn told(progress: ImageProgress) -> Progress {
     let name = match progress.step {
         ImageStep::Resolving => return Progress::step("fetching image"),
         ImageStep::Offline { reason } => {
