@@ -5,6 +5,7 @@
 mod artifact;
 mod at_home;
 mod commands;
+mod commit;
 mod first_use;
 mod inits;
 mod logs;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         logs::TESTS,
         first_use::TESTS,
         commands::TESTS,
+        commit::TESTS,
         streams::TESTS,
         terminals::TESTS,
         artifact::TESTS,

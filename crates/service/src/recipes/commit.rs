@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use container_api::{CommitRequest, Committed, Progress, Step};
 use container_image::{
-    Change, CommitOptions, Image, Platform as ImagePlatform, PullOptions, Reference,
+    Change, CommitError, CommitOptions, Image, Platform as ImagePlatform, PullOptions, Reference,
     write_listing_of_base,
 };
 use container_machine::{Bundle, MachineConfiguration, MachineId};
@@ -61,7 +61,7 @@ impl Service {
         let changes = request.changes.iter().map(|change| change.parse());
         let changes: Vec<Change> = changes
             .collect::<Result<_, _>>()
-            .map_err(container_image::CommitError::from)?;
+            .map_err(CommitError::from)?;
         let compression = request.compression.as_deref().unwrap_or("gzip");
         Ok(Plan {
             reference,
@@ -153,13 +153,14 @@ impl Service {
             .map_err(ServiceError::CommitSurroundings)?;
         let (images, reports) = (self.images.clone(), Reports::to(caller));
         let mut making = spawn_blocking(move || {
-            let report = |done| reports.tell(done);
-            images
-                .commit(&base, &plan.reference, &mut changes, &plan.options, &report)
-                .map(|made| Committed {
-                    reference: plan.reference.to_string(),
-                    digest: made.digest.to_string(),
-                })
+            let report = |done| reports.note(done);
+            let (reference, options) = (&plan.reference, &plan.options);
+            let made = images.commit(&base, reference, &mut changes, options, &report)?;
+            reports.tell();
+            Ok::<_, CommitError>(Committed {
+                reference: reference.to_string(),
+                digest: made.digest.to_string(),
+            })
         });
         let made = tokio::select! {
             made = &mut making => made,
@@ -175,6 +176,7 @@ impl Service {
 /// Tells a caller now and then how much has been read.
 struct Reports {
     caller: Caller,
+    done: Cell<u64>,
     told: Cell<u64>,
 }
 
@@ -182,15 +184,21 @@ impl Reports {
     fn to(caller: &Caller) -> Reports {
         Reports {
             caller: caller.clone(),
+            done: Cell::new(0),
             told: Cell::new(0),
         }
     }
 
-    fn tell(&self, done: u64) {
+    fn note(&self, done: u64) {
+        self.done.set(done);
         if done - self.told.get() >= INTERVAL {
-            self.told.set(done);
-            self.caller.tell(reading(done));
+            self.tell();
         }
+    }
+
+    fn tell(&self) {
+        self.told.set(self.done.get());
+        self.caller.tell(reading(self.done.get()));
     }
 }
 
