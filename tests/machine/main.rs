@@ -5,6 +5,7 @@
 mod artifact;
 mod at_home;
 mod commands;
+mod commit;
 mod downloads;
 mod first_use;
 mod inits;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         logs::TESTS,
         first_use::TESTS,
         commands::TESTS,
+        commit::TESTS,
         streams::TESTS,
         terminals::TESTS,
         artifact::TESTS,

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    changes::Changes,
     channel::Channel,
     commands::Commands,
     init::{Ending, Init},
@@ -44,23 +45,44 @@ pub enum ServeError {
     Frame(#[from] FrameError),
 }
 
-/// Becomes the machine that the host names, serves it to its end, and leaves all of its file
-/// systems unmounted.
+/// What this is to be.
+enum Role {
+    Machine(Box<MachineSetup>),
+    DiskReader,
+}
+
+/// Becomes what the host says, serves it to its end, and leaves all of the machine's file systems
+/// unmounted.
 pub async fn serve() -> Result<(), ServeError> {
     let channel = Channel::open().await.map_err(ServeError::Channel)?;
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
-    let (mut control, setup) = await_start(&mut incoming).await?;
+    let (mut control, role) = await_role(&mut incoming).await?;
     take_clock(&mut control).await?;
-    let last_words = match start_audibly(&setup, opener.clone(), &mut control).await? {
+    match role {
+        Role::Machine(setup) => serve_machine(&setup, opener, incoming, control).await,
+        Role::DiskReader => serve_disk(incoming, control).await,
+    }
+}
+
+async fn serve_machine(
+    setup: &MachineSetup,
+    opener: Opener,
+    incoming: Incoming,
+    mut control: Stream,
+) -> Result<(), ServeError> {
+    let last_words = match start_audibly(setup, opener.clone(), &mut control).await? {
         Ok(mut init) => {
-            let ssh_agent = serve_ssh_agent(&setup, opener);
+            let ssh_agent = serve_ssh_agent(setup, opener);
             let started = ControlEvent::Started {
                 init: init.program().clone(),
             };
             frame::write(&mut control, &started).await?;
-            tokio::spawn(accept(incoming, Commands::new(&init)));
-            let ending = serve_until_end(&mut control, &mut init).await;
+            let changes = Changes::new();
+            let commands = Some(Commands::new(&init));
+            tokio::spawn(accept(incoming, commands, Arc::clone(&changes)));
+            let ending = serve_until_end(&mut control, &mut init, &changes).await;
+            changes.give_up().await;
             init.finish().await;
             if let Some(ssh_agent) = ssh_agent {
                 ssh_agent.finish().await;
@@ -83,13 +105,31 @@ pub async fn serve() -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn await_start(incoming: &mut Incoming) -> Result<(Stream, Box<MachineSetup>), ServeError> {
+/// Lets the disk be read until the host has enough.
+async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), ServeError> {
+    if let Err(error) = mounts::mount_disk_read_only() {
+        let message = error.to_string();
+        power::say(&message);
+        return Ok(frame::write(&mut control, &ControlEvent::Failed { message }).await?);
+    }
+    frame::write(&mut control, &ControlEvent::DiskIsReady).await?;
+    let changes = Changes::new();
+    tokio::spawn(accept(incoming, None, Arc::clone(&changes)));
+    // Whatever is asked now, or if the host has gone: there is no more to do.
+    let _ = frame::read::<ControlRequest>(&mut control).await;
+    changes.give_up().await;
+    mounts::unmount_machine();
+    Ok(())
+}
+
+async fn await_role(incoming: &mut Incoming) -> Result<(Stream, Role), ServeError> {
     let mut control = incoming.recv().await.ok_or(FrameError::Ended)?;
     if frame::read::<Port>(&mut control).await? != Port::Control {
         return Err(ServeError::NotStarted);
     }
     match frame::read(&mut control).await? {
-        ControlRequest::Start(setup) => Ok((control, setup)),
+        ControlRequest::Start(setup) => Ok((control, Role::Machine(setup))),
+        ControlRequest::ReadDisk => Ok((control, Role::DiskReader)),
         ControlRequest::SetClock(_) | ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
     }
 }
@@ -104,7 +144,7 @@ async fn take_clock(control: &mut Stream) -> Result<(), ServeError> {
             }
             Ok(())
         }
-        ControlRequest::Start(_) | ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
+        _ => Err(ServeError::NotStarted),
     }
 }
 
@@ -151,26 +191,30 @@ fn serve_ssh_agent(setup: &MachineSetup, opener: Opener) -> Option<SshAgent> {
     }
 }
 
-async fn serve_until_end(control: &mut Stream, init: &mut Init) -> Ending {
+async fn serve_until_end(control: &mut Stream, init: &mut Init, changes: &Changes) -> Ending {
     let request = tokio::select! {
         ending = init.ended() => return ending,
         request = frame::read::<ControlRequest>(control) => request,
     };
     let grace_seconds = match request {
         Ok(ControlRequest::Stop { grace_seconds }) => grace_seconds,
-        Ok(ControlRequest::Start(_) | ControlRequest::SetClock(_)) | Err(_) => HOST_GONE_GRACE,
+        Ok(_) | Err(_) => HOST_GONE_GRACE,
     };
+    // Whoever reads them may have paused init, which then hears nothing.
+    changes.give_up().await;
     init.stop(Duration::from_secs(grace_seconds.into())).await;
     Ending::PowerOff
 }
 
-async fn accept(mut incoming: Incoming, commands: Arc<Commands>) {
+async fn accept(mut incoming: Incoming, commands: Option<Arc<Commands>>, changes: Arc<Changes>) {
     while let Some(mut stream) = incoming.recv().await {
-        let commands = Arc::clone(&commands);
+        let (commands, changes) = (commands.clone(), Arc::clone(&changes));
         tokio::spawn(async move {
             // A stream whose port is not understood is dropped: the host sees a reset.
-            if let Ok(port) = frame::read::<Port>(&mut stream).await {
-                commands.serve(port, stream).await;
+            match (frame::read::<Port>(&mut stream).await, commands) {
+                (Ok(Port::Changes), _) => changes.serve(stream).await,
+                (Ok(port), Some(commands)) => commands.serve(port, stream).await,
+                (Ok(_), None) | (Err(_), _) => {}
             }
         });
     }

@@ -6,6 +6,7 @@
 //! namespace of its own. From then on it runs commands in the machine, until the host asks for
 //! a stop or init ends by itself; it unmounts and powers off.
 
+mod changes;
 mod channel;
 mod commands;
 mod control;

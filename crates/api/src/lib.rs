@@ -13,6 +13,7 @@
 //! | `POST /v1/machines/{id}/boot` | | a stream that ends with [`Running`] |
 //! | `POST /v1/machines/{id}/stop` | | nothing |
 //! | `POST /v1/machines/{id}/rename` | [`Rename`] | nothing |
+//! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | a stream that ends with [`Committed`] |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
 //! | `POST /v1/registries/login` | [`LogIn`] | [`Login`] |
 //! | `POST /v1/registries/logout` | [`LogOut`] | [`LoggedOut`] |
@@ -31,14 +32,16 @@
 //!
 //! A stream is one [`StreamEvent`] a line. Every failure is a [`Failure`], in the body of a
 //! reply whose status is not 200, or as the last event of a stream. A client that goes away while
-//! its machine is being created gives it up; everything else is carried through.
+//! its machine is being created or committed gives it up; everything else is carried through.
 
+mod commit;
 mod environment;
 mod image;
 mod machine;
 mod registry;
 mod stream;
 
+pub use commit::{CommitRequest, Committed};
 pub use environment::CallerEnvironment;
 pub use image::{
     ArchiveFormat, Freed, ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Images,

@@ -1,8 +1,8 @@
 //! What can be asked of the service: see [`container_api`].
 
 use container_api::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Progress,
-    Rename, Running, Snapshot,
+    BootChange, Changed, CommitRequest, Committed, CreateRequest, Created, DefaultMachine, Deleted,
+    Logs, Machines, Progress, Rename, Running, Snapshot,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -36,6 +36,17 @@ impl Client {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Running, ClientError> {
         self.ask_streamed(&path(id, "/boot"), &(), progress).await
+    }
+
+    /// Makes an image of a machine. Dropping the future gives it up: nothing is kept.
+    pub async fn commit(
+        &self,
+        id: &MachineId,
+        request: &CommitRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Committed, ClientError> {
+        self.ask_streamed(&path(id, "/commit"), request, progress)
+            .await
     }
 
     /// Stops a machine.

@@ -10,6 +10,17 @@ pub fn put_u32(block: &mut [u8], offset: usize, value: u32) {
     block[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
 }
 
+/// Reads 16 bits at `offset`.
+pub fn get_u16(block: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes([block[offset], block[offset + 1]])
+}
+
+/// Reads 32 bits at `offset`.
+pub fn get_u32(block: &[u8], offset: usize) -> u32 {
+    let bytes: [u8; 4] = std::array::from_fn(|number| block[offset + number]);
+    u32::from_le_bytes(bytes)
+}
+
 /// The low 32 bits.
 pub fn low(value: u64) -> u32 {
     (value & 0xffff_ffff) as u32

@@ -36,6 +36,7 @@ mod inode;
 mod inode_table;
 mod journal;
 mod metadata;
+mod reader;
 mod resize;
 mod superblock;
 mod tree;
@@ -45,4 +46,5 @@ mod xattr;
 
 pub use error::Error;
 pub use metadata::{Metadata, Special, Timestamp};
+pub use reader::{Listed, ReadError, Reader};
 pub use writer::{Options, Writer};

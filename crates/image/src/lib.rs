@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+mod commit;
 mod credentials;
 mod descriptor;
 mod digest;
@@ -50,6 +51,9 @@ mod store;
 mod tar;
 mod unpack;
 
+pub use commit::{
+    Change, CommitError, CommitOptions, InvalidChange, LayerFormat, write_listing_of_base,
+};
 pub use credentials::{
     AuthFileError, Credential, HelperError, KeepError, LoggedOut, Login, Place, Problem, Secret,
     logins,

@@ -2,8 +2,11 @@
 //! of Docker (distribution, "Image Manifest Version 2, Schema 2").
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -65,6 +68,18 @@ pub(crate) fn layer_compression(media_type: &str) -> Option<Compression> {
         "tar+zstd" | "tar.zstd" => Some(Compression::Zstd),
         _ => None,
     }
+}
+
+/// What OCI calls a layer of this media type; none if it is not one's.
+pub(crate) fn oci_layer(media_type: &str) -> Option<&str> {
+    if media_type.starts_with("application/vnd.oci.") {
+        return layer_compression(media_type).map(|_| media_type);
+    }
+    Some(match layer_compression(media_type)? {
+        Compression::None => OCI_LAYER,
+        Compression::Gzip => OCI_LAYER_GZIP,
+        Compression::Zstd => OCI_LAYER_ZSTD,
+    })
 }
 
 #[cfg(test)]

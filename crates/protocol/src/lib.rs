@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`Port::Control`] | one [`ControlRequest`] a frame from the host, one [`ControlEvent`] a frame from the agent |
 //! | [`Port::Command`] | one [`CommandRequest`], then [`CommandControl`]s from the host, [`CommandEvent`]s from the agent |
+//! | [`Port::Changes`] | one [`ChangesRequest`], then what the machine's image has from the host, what differs in the machine from the agent (`container_changes`) |
 //! | [`Port::Stdin`], [`Port::Stdout`], [`Port::Stderr`], [`Port::Terminal`] | bytes, nothing else |
 //!
 //! A command's bytes travel on streams of their own, so a signal passes a full pipe, and a
@@ -29,6 +30,7 @@ pub use command::{
     TerminalSize, UserReference, WorkingDirectory,
 };
 pub use machine::{
-    ControlEvent, ControlRequest, GuestHome, HomeShare, InitProgram, MachineSetup, Network,
+    ChangesRequest, ControlEvent, ControlRequest, GuestHome, HomeShare, InitProgram, MachineSetup,
+    Network,
 };
 pub use port::{CommandId, HostPort, Port, SSH_AUTH_SOCKET};

@@ -53,6 +53,8 @@ pub struct RuntimeReport {
     pub pid: u32,
     /// Whether it is being stopped.
     pub stopping: bool,
+    /// Whether it was booted to have its disk read, and never counts as up.
+    pub reads_disk: bool,
     /// What runs as its init; none before the machine is up: commands are served from then on.
     pub init: Option<InitProgram>,
 }

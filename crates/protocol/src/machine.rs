@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum ControlRequest {
     /// Become this machine: mount, set up, start its init. The first request, sent once.
     Start(Box<MachineSetup>),
+    /// Become no machine: mount its disk read-only, so that its changes can be read
+    /// ([`Port::Changes`](crate::Port::Changes)), and serve nothing else. In the place of `Start`.
+    ReadDisk,
     /// Set the clock to these nanoseconds since 1970 UTC. Sent at the first
     /// [`ControlEvent::Starting`], since a start may wait for the kernel to come up.
     SetClock(u64),
@@ -32,6 +35,8 @@ pub enum ControlEvent {
         /// What runs as its init.
         init: InitProgram,
     },
+    /// The disk is mounted, its changes can be read.
+    DiskIsReady,
     /// The machine cannot start; the agent powers off after this.
     Failed {
         /// What was being done and what went wrong, a sentence.
@@ -39,6 +44,14 @@ pub enum ControlEvent {
     },
     /// Init asked for a reboot: the machine is unmounted, and powers off to be started again.
     Rebooting,
+}
+
+/// What is asked on [`Port::Changes`](crate::Port::Changes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangesRequest {
+    /// Whether the machine's processes stand still meanwhile, so that no file changes.
+    pub pause: bool,
 }
 
 /// What runs as a machine's init.

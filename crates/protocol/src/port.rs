@@ -13,6 +13,8 @@ pub struct CommandId(pub u64);
 pub enum Port {
     /// The machine itself: its set-up, its stop. One stream in a machine's life.
     Control,
+    /// What differs between the machine's disk and the image that it was made from.
+    Changes,
     /// A command: the request, then its signals and its end.
     Command(CommandId),
     /// The command's standard input; the guest reads only.

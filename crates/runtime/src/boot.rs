@@ -31,7 +31,7 @@ use crate::{
     console::{last_lines, last_words, silence},
     file_share::{FileShare, TAG},
     guest_files::{GuestFiles, GuestFilesError},
-    launch::Launch,
+    launch::{Launch, Purpose},
     log::Log,
 };
 
@@ -147,8 +147,8 @@ pub struct Booted {
     pub opener: Opener,
     /// The agent's control stream.
     pub control: Stream,
-    /// What runs as the machine's init.
-    pub init: InitProgram,
+    /// What runs as the machine's init; nothing where only its disk is read.
+    pub init: Option<InitProgram>,
     /// Ends when all that the kernel printed is in the boot log.
     pub console: JoinHandle<()>,
 }
@@ -296,10 +296,13 @@ async fn bring_up(
     launch: &Launch,
     first_boot: bool,
     heard: &Cell<Instant>,
-) -> Result<(Stream, InitProgram), BootError> {
+) -> Result<(Stream, Option<InitProgram>), BootError> {
     let mut control = opener.open().await.map_err(BootError::MakeChannel)?;
     frame::write(&mut control, &Port::Control).await?;
-    let start = ControlRequest::Start(Box::new(setup(launch, first_boot)?));
+    let start = match launch.purpose {
+        Purpose::Run => ControlRequest::Start(Box::new(setup(launch, first_boot)?)),
+        Purpose::ReadDisk => ControlRequest::ReadDisk,
+    };
     frame::write(&mut control, &start).await?;
     let mut clock_is_set = false;
     loop {
@@ -313,8 +316,9 @@ async fn bring_up(
             }
             ControlEvent::Started { init } => {
                 tracing::info!("up, with {init} as init");
-                return Ok((control, init));
+                return Ok((control, Some(init)));
             }
+            ControlEvent::DiskIsReady => return Ok((control, None)),
             ControlEvent::Failed { message } => return Err(BootError::Refused(message)),
             ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
         }

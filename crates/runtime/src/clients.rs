@@ -64,10 +64,10 @@ impl Clients {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the machine is up with this init, and streams to it are opened with `opener`.
-    pub fn machine_is_up(&self, init: InitProgram, opener: Opener) {
+    /// From now on streams to the machine are opened with `opener`. It is up if it has an init.
+    pub fn machine_is_there(&self, init: Option<InitProgram>, opener: Opener) {
         let mut state = self.state();
-        state.report.init = Some(init);
+        state.report.init = init;
         state.opener = Some(opener);
     }
 

@@ -53,6 +53,8 @@ pub struct RuntimeStatus {
     pub ip_address: Option<Ipv4Addr>,
     /// The runtime's process.
     pub pid: u32,
+    /// Whether it was booted to have its disk read; then it never comes up.
+    pub reads_disk: bool,
     /// What runs as init; none while the machine boots.
     pub init: Option<InitProgram>,
 }
@@ -204,6 +206,7 @@ impl From<RuntimeReport> for RuntimeStatus {
             started: started.unwrap_or_default(),
             ip_address: report.ip_address,
             pid: report.pid,
+            reads_disk: report.reads_disk,
             init: report.init,
         }
     }

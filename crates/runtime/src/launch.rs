@@ -15,11 +15,23 @@ use crate::{
     handle::{FindError, Runtime},
 };
 
+/// What a machine is booted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To be the machine: its init runs, commands are served.
+    Run,
+    /// To have its disk read as it is: nothing of the machine's own runs, and nothing is written.
+    /// It does not count as up.
+    ReadDisk,
+}
+
 /// Everything that was decided for one boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The machine.
     pub id: MachineId,
+    /// What for.
+    pub purpose: Purpose,
     /// This boot's name: `<id>-<6 characters>`.
     pub container_id: String,
     /// Where the runtime keeps what lives as long as it does; made with mode 0700.

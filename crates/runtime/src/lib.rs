@@ -16,6 +16,7 @@
 //! within seconds.
 
 mod boot;
+mod changes;
 mod clients;
 mod console;
 mod file_share;
@@ -26,10 +27,11 @@ mod lock;
 mod log;
 mod process;
 
+pub use changes::{Changes, ChangesError, Stopper};
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFiles, GuestFilesError, check_architecture, check_kernel};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
-pub use launch::{HomeShare, Launch, LaunchError, launch};
+pub use launch::{HomeShare, Launch, LaunchError, Purpose, launch};
 pub use process::runtime_main;
 
 /// The argument with which the program is a machine's runtime.

@@ -30,7 +30,7 @@ use crate::{
     clients::{Clients, StopRequest},
     console::last_words,
     handle::SOCKET,
-    launch::{Launch, LaunchEvent},
+    launch::{Launch, LaunchEvent, Purpose},
     lock,
 };
 
@@ -143,6 +143,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
         ip_address: None,
         pid: std::process::id(),
         stopping: false,
+        reads_disk: launch.purpose == Purpose::ReadDisk,
         init: None,
     });
     tokio::spawn(serve_clients(Arc::clone(&clients), socket, listener));
@@ -164,7 +165,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
             }
         };
         first_boot = false;
-        clients.machine_is_up(booted.init.clone(), booted.opener.clone());
+        clients.machine_is_there(booted.init.clone(), booted.opener.clone());
         tell(&LaunchEvent::Up);
         let end = serve(booted, &mut stops, &mut waiting, &clients).await;
         clients.machine_is_down();

@@ -2,9 +2,9 @@
 
 use container_api::{Failure, FailureKind};
 use container_engine::EngineError;
-use container_image::{ImageError, InvalidHost, LoginError, RegistryHost, StoreError};
+use container_image::{CommitError, ImageError, InvalidHost, LoginError, RegistryHost, StoreError};
 use container_machine::{BundleError, InvalidMachineId};
-use container_runtime::{FindError, GuestFilesError, LaunchError, StopError};
+use container_runtime::{ChangesError, FindError, GuestFilesError, LaunchError, StopError};
 
 use crate::{configuration::ConfigurationError, host::TooMuch};
 
@@ -70,6 +70,25 @@ pub enum ServiceError {
     /// Whether it runs.
     #[error(transparent)]
     Find(#[from] FindError),
+    /// The image of a machine that is to be committed.
+    #[error(
+        "the image that machine {id} was made from is no longer whole in the store, and could not be fetched again: {source}"
+    )]
+    Base {
+        /// The machine.
+        id: container_machine::MachineId,
+        /// Why not.
+        source: Box<ImageError>,
+    },
+    /// The way from a machine to an image.
+    #[error("committing the machine: {0}")]
+    Commit(#[from] CommitError),
+    /// The way to what has changed in it.
+    #[error("committing the machine: {0}")]
+    Changes(#[from] ChangesError),
+    /// A thread or a directory of a commit.
+    #[error("committing the machine: {0}")]
+    CommitSurroundings(#[source] std::io::Error),
     /// The stop.
     #[error("stopping the machine: {0}")]
     Stop(#[from] StopError),
@@ -159,6 +178,7 @@ impl From<&ServiceError> for Failure {
             | ServiceError::Kernel(_)
             | ServiceError::TooMuch(_)
             | ServiceError::Home { .. }
+            | ServiceError::Commit(CommitError::Change(_) | CommitError::Digest(_))
             | ServiceError::Image(
                 ImageError::Reference(_) | ImageError::Platform(_) | ImageError::Scheme(_),
             ) => FailureKind::Invalid,

@@ -12,8 +12,9 @@ use axum::{
     routing::{get, post},
 };
 use container_api::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Failure, FailureKind,
-    ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Logs, Machines, Pong, Rename, Snapshot,
+    BootChange, Changed, CommitRequest, CreateRequest, Created, DefaultMachine, Deleted, Failure,
+    FailureKind, ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Logs, Machines, Pong, Rename,
+    Snapshot,
 };
 use container_machine::BundleError;
 use futures::StreamExt;
@@ -49,6 +50,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/machines", get(list).post(create))
         .route("/v1/machines/{id}", get(inspect).patch(set).delete(delete))
         .route("/v1/machines/{id}/boot", post(boot))
+        .route("/v1/machines/{id}/commit", post(commit))
         .route("/v1/machines/{id}/stop", post(stop))
         .route("/v1/machines/{id}/rename", post(rename))
         .route("/v1/machines/{id}/logs", get(logs))
@@ -201,6 +203,17 @@ async fn boot(State(shared): State<Shared>, Named(id): Named) -> Response {
         &shared,
         |caller| async move { service.boot(&id, &caller).await },
     )
+}
+
+async fn commit(
+    State(shared): State<Shared>,
+    Named(id): Named,
+    Asked(request): Asked<CommitRequest>,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |caller| async move {
+        service.commit(&id, request, &caller).await
+    })
 }
 
 /// Carries work out on a task of its own, so that it ends even if whoever asked goes away.

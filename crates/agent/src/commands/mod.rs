@@ -45,8 +45,8 @@ impl Commands {
             Port::Stdin(_) | Port::Stdout(_) | Port::Stderr(_) | Port::Terminal(_) => {
                 self.streams.bring(port, stream).await;
             }
-            // The machine has one control stream, and this is another.
-            Port::Control => drop(stream),
+            // The machine has one control stream, and this is another; changes are no command.
+            Port::Control | Port::Changes => drop(stream),
         }
     }
 }

@@ -69,20 +69,23 @@ pub fn early() -> io::Result<()> {
 
 /// Mounts the disk at `/machine`, waiting up to five seconds for its driver to find it.
 pub fn mount_disk() -> Result<(), MountError> {
+    mount_disk_as(MsFlags::empty())
+}
+
+/// As [`mount_disk`], and refuses writes; what its journal still holds is written all the same.
+pub fn mount_disk_read_only() -> Result<(), MountError> {
+    mount_disk_as(MsFlags::MS_RDONLY)
+}
+
+fn mount_disk_as(flags: MsFlags) -> Result<(), MountError> {
     for _ in 0..500 {
         if Path::new(DISK).exists() {
             break;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    mount(
-        Some(DISK),
-        MACHINE,
-        Some("ext4"),
-        MsFlags::empty(),
-        Some("discard"),
-    )
-    .map_err(|error| MountError::Disk(error.into()))
+    mount(Some(DISK), MACHINE, Some("ext4"), flags, Some("discard"))
+        .map_err(|error| MountError::Disk(error.into()))
 }
 
 /// Mounts `/dev`, `/sys`, `/run` and what is below them in the machine.

@@ -1,5 +1,6 @@
 //! `container machine`: one file per verb.
 
+mod commit;
 mod copy;
 mod create;
 mod delete;
@@ -49,6 +50,7 @@ pub enum Machine {
     Restart(start::Restart),
     #[command(name = "cp")]
     Copy(copy::Copy),
+    Commit(commit::Commit),
     Rename(rename::Rename),
     #[command(visible_alias = "rm")]
     Delete(delete::Delete),
@@ -69,6 +71,7 @@ impl Machine {
             Machine::Start(start) => return start.carry_out(&client).await,
             Machine::Restart(restart) => return restart.carry_out(&client).await,
             Machine::Copy(copy) => return copy.carry_out(&client).await,
+            Machine::Commit(commit) => commit.carry_out(&client).await?,
             Machine::Rename(rename) => rename.carry_out(&client).await?,
             Machine::Stop(stop) => return stop.carry_out(&client).await,
             Machine::Delete(delete) => return delete.carry_out(&client).await,

@@ -5,7 +5,7 @@ use std::path::Path;
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
 use container_protocol::InitProgram;
-use container_runtime::{HomeShare, Launch, Runtime, launch};
+use container_runtime::{HomeShare, Launch, Purpose, Runtime, launch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -60,17 +60,22 @@ impl Service {
     }
 
     /// A runtime that is there, once it is up: a service that was killed may have begun it.
-    async fn already_running(&self, id: &MachineId) -> Result<Option<Runtime>, ServiceError> {
+    pub(super) async fn already_running(
+        &self,
+        id: &MachineId,
+    ) -> Result<Option<Runtime>, ServiceError> {
         loop {
             match self.runtime(id).await? {
                 Some(runtime) if runtime.status().is_up() => return Ok(Some(runtime)),
+                // Whoever read its disk has gone: the machine's lock is held here.
+                Some(runtime) if runtime.status().reads_disk => self.stop_running(id).await?,
                 Some(_) => sleep(ASK_AGAIN).await,
                 None => return Ok(None),
             }
         }
     }
 
-    fn decide(&self, id: &MachineId, bundle: &Bundle) -> Result<Launch, ServiceError> {
+    pub(super) fn decide(&self, id: &MachineId, bundle: &Bundle) -> Result<Launch, ServiceError> {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
         super::set::check(&boot)?;
         super::create::check_home(&boot, &machine.home)?;
@@ -83,6 +88,7 @@ impl Service {
             .collect();
         Ok(Launch {
             id: id.clone(),
+            purpose: Purpose::Run,
             container_id: format!("{id}-{suffix}"),
             runtime_directory: self.world.runtime_directory(id),
             disk: bundle.disk(),

@@ -1,6 +1,7 @@
 //! What can be done with machines: one recipe a file, its steps in order.
 
 mod boot;
+mod commit;
 pub(crate) mod create;
 mod delete;
 mod rename;
