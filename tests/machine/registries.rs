@@ -208,8 +208,9 @@ fn credentials_of_docker_and_podman_count(lab: &Lab) {
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("config.json"), auth(&host)).unwrap();
     done(pull(&world, &image).env("DOCKER_CONFIG", &elsewhere));
-    let named = elsewhere.join("config.json");
-    done(pull(&world, &image).env("REGISTRY_AUTH_FILE", named));
+    let mut named = pull(&world, &image);
+    named.current_dir(&elsewhere);
+    done(named.env("REGISTRY_AUTH_FILE", "config.json"));
     refused(&mut pull(&world, &image), "registry login");
 }
 
