@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use end_to_end::{Authority, Lab, Outcome, Terminal, TokenService, World, eventually};
+use end_to_end::{Authority, Fault, Lab, Outcome, Terminal, TokenService, Wire, World, eventually};
 use tempfile::TempDir;
 use xtask::registry::{Guard, Registry, Tls, Tokens, storage};
 
@@ -24,6 +24,7 @@ crate::tests![
     the_wrong_scheme_is_told,
     proxies_of_the_caller,
     mirrors_come_first,
+    what_a_mirror_breaks_off_goes_on,
     an_image_is_pushed,
     pushes_that_are_refused,
 ];
@@ -207,8 +208,9 @@ fn credentials_of_docker_and_podman_count(lab: &Lab) {
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("config.json"), auth(&host)).unwrap();
     done(pull(&world, &image).env("DOCKER_CONFIG", &elsewhere));
-    let named = elsewhere.join("config.json");
-    done(pull(&world, &image).env("REGISTRY_AUTH_FILE", named));
+    let mut named = pull(&world, &image);
+    named.current_dir(&elsewhere);
+    done(named.env("REGISTRY_AUTH_FILE", "config.json"));
     refused(&mut pull(&world, &image), "registry login");
 }
 
@@ -325,6 +327,13 @@ fn tokens_are_got_for_whoever_asks(lab: &Lab) {
         "{asked:?}"
     );
     assert!(asked.iter().all(|request| request.method == "GET"));
+
+    let theirs = format!("{host}/theirs/app:1");
+    let error = refused(&mut pull(&world, &theirs), "is for others");
+    assert!(
+        error.contains("ann") && error.contains("auth.json"),
+        "{error}"
+    );
 
     // An identity token in the place of a password.
     done(&mut container(&world, &format!("registry logout {host}")));
@@ -595,6 +604,21 @@ fn mirrors_come_first(lab: &Lab) {
         "there is no image",
     );
     assert!(error.contains(&empty.to_string()), "{error}");
+}
+
+/// A mirror that breaks each connection in the middle of a layer: the registry itself goes on.
+fn what_a_mirror_breaks_off_goes_on(lab: &Lab) {
+    let world = World::of_root();
+    let image = lab.image("busybox:1");
+    let (live, _) = image.split_once('/').unwrap();
+    let mirror = Wire::to(live.parse().unwrap(), Fault::Breaks(100_000));
+    world.configure(&format!(
+        "[registry.host.\"{live}\"]\nmirrors = [\"{}\"]\n",
+        mirror.address()
+    ));
+    world.create(&image, "dev", &["--no-boot"]);
+    let received = mirror.received();
+    assert!((100_000..300_000).contains(&received), "{received}");
 }
 
 /// Has an image here that is called by this registry's name, which has it from a mirror.

@@ -20,8 +20,8 @@ use crate::{Authority, Certified};
 
 /// Gives tokens for a real registry, which checks their signature (distribution's "Token
 /// Authentication Specification" and "OAuth2 Token Authentication"). It knows `ann`, whose password
-/// is `secret` and whose identity token is `refresh`, and gives her anything. Everyone may read
-/// what is below `public/`, and what is called `busybox`. It goes on until the process ends.
+/// is `secret` and whose identity token is `refresh`, and gives her anything but what is below
+/// `theirs/`. Everyone may read what is called `busybox`. It goes on until the process ends.
 pub struct TokenService {
     address: SocketAddr,
     authority: Authority,
@@ -172,10 +172,10 @@ fn token(request: &TokenRequest, signer: &Certified) -> String {
 fn granted(scope: &str, is_known: bool) -> Option<Value> {
     let mut words = scope.split(':');
     let (kind, name, actions) = (words.next()?, words.next()?, words.next()?);
-    let is_public = name == "busybox" || name.starts_with("public/");
+    let is_hers = is_known && !name.starts_with("theirs/");
     let actions: Vec<&str> = actions
         .split(',')
-        .filter(|action| is_known || (is_public && *action == "pull"))
+        .filter(|action| is_hers || (name == "busybox" && *action == "pull"))
         .collect();
     Some(json!({"type": kind, "name": name, "actions": actions}))
 }

@@ -43,6 +43,19 @@ const LOWER_CASE: [&str; 4] = ["all_proxy", "http_proxy", "https_proxy", "no_pro
 /// credentials for cloud registries.
 const PREFIXES: [&str; 5] = ["AWS_", "BUILDAH_", "CLOUDSDK_", "CONTAINERS_", "STORAGE_"];
 
+/// Those that name a file or directory, which may be relative to where the caller is.
+const PATHS: [&str; 9] = [
+    "CONTAINERS_CONF",
+    "CONTAINERS_REGISTRIES_CONF",
+    "CONTAINERS_STORAGE_CONF",
+    "DOCKER_CERT_PATH",
+    "DOCKER_CONFIG",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "REGISTRY_AUTH_FILE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+];
+
 /// The variables of the caller's environment that matter to images. The service was started from
 /// some other environment, so they come with each request, and count in the place of its own.
 ///
@@ -52,10 +65,15 @@ const PREFIXES: [&str; 5] = ["AWS_", "BUILDAH_", "CLOUDSDK_", "CONTAINERS_", "ST
 pub struct CallerEnvironment(BTreeMap<String, String>);
 
 impl CallerEnvironment {
-    /// What this process's environment says. A value that is not UTF-8 is left out.
+    /// What this process's environment says, with paths made absolute. A value that is not UTF-8 is
+    /// left out.
     pub fn of_this_process() -> CallerEnvironment {
         let variables = env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
+            let value = match PATHS.contains(&name.as_str()) && !value.is_empty() {
+                true => std::path::absolute(value).ok()?.into_os_string(),
+                false => value,
+            };
             Some((name, value.into_string().ok()?))
         });
         CallerEnvironment::from_iter(variables)

@@ -10,17 +10,14 @@ mod download;
 mod error;
 mod host;
 mod login;
+mod mirrors;
 mod proxy;
 mod referrers;
 mod scheme;
 mod session;
 mod upload;
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::atomic::AtomicBool, time::Duration};
 
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
@@ -85,15 +82,10 @@ impl Registry {
     /// Nothing is sent yet.
     pub(crate) fn new(reference: &Reference, access: Access<'_>) -> Result<Registry, FetchError> {
         let (host, repository) = (RegistryHost::of(reference), reference.repository());
-        let mut registry = Registry::to_pull(&host, repository, reference, access)?;
-        for mirror in access.mirrors_of(&host) {
-            let repository = mirror.repository(repository);
-            match Registry::to_pull(&mirror.host, &repository, reference, access.of_mirror()) {
-                Ok(mirror) => registry.mirrors.push(mirror),
-                Err(error) => tracing::debug!("the mirror {} is passed over: {error}", mirror.host),
-            }
-        }
-        Ok(registry)
+        Ok(Registry {
+            mirrors: Registry::mirrors(reference, access),
+            ..Registry::to_pull(&host, repository, reference, access)?
+        })
     }
 
     fn to_pull(
@@ -244,33 +236,6 @@ impl Registry {
             Some(response) => Ok(response),
             None => self.get_here(path, &ask).await,
         }
-    }
-
-    /// From the first mirror that has it. One that cannot be reached is not tried again.
-    async fn at_mirrors(
-        &self,
-        path: &str,
-        ask: &impl Fn(&Client, Url) -> RequestBuilder,
-    ) -> Option<Response> {
-        for mirror in self.mirrors_that_are_up() {
-            match mirror.get_here(path, ask).await {
-                Ok(response) => return Some(response),
-                Err(error) => mirror.pass_over(&error),
-            }
-        }
-        None
-    }
-
-    fn mirrors_that_are_up(&self) -> impl Iterator<Item = &Registry> {
-        let is_up = |mirror: &&Registry| !mirror.is_down.load(Ordering::Relaxed);
-        self.mirrors.iter().filter(is_up)
-    }
-
-    /// Of a mirror: what is wanted is not to be had from it.
-    fn pass_over(&self, error: &FetchError) {
-        tracing::debug!("the mirror {} is passed over: {error}", self.name);
-        let is_down = matches!(error, FetchError::Unreachable { .. });
-        self.is_down.store(is_down, Ordering::Relaxed);
     }
 
     async fn get_here(
