@@ -35,6 +35,7 @@ mod descriptor;
 mod digest;
 mod environment;
 mod error;
+mod exchange;
 #[doc(hidden)]
 pub mod fuzzing;
 mod image;
@@ -62,6 +63,7 @@ pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
 pub use error::ImageError;
+pub use exchange::{LoadError, LoadOptions, LoadedImage};
 pub use image::Image;
 pub use manifest::HistoryStep;
 pub use platform::{InvalidPlatform, Platform};

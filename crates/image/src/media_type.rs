@@ -55,6 +55,15 @@ pub(crate) enum Compression {
     Zstd,
 }
 
+/// What OCI calls a layer that is packed like this.
+pub(crate) fn oci_layer(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "application/vnd.oci.image.layer.v1.tar",
+        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+    }
+}
+
 /// None if it is not a layer's media type.
 pub(crate) fn layer_compression(media_type: &str) -> Option<Compression> {
     let format = media_type

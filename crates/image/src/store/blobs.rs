@@ -14,7 +14,11 @@ use crate::{Descriptor, Digest, digest::Hasher};
 impl ImageStore {
     /// Where the blob of that digest is, there or not.
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.blobs().join(digest.hex())
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
     }
 
     /// Whether the blob is there.
