@@ -146,12 +146,13 @@ impl Service {
         let home: PathBuf = request.home.components().collect();
         check_home(&boot, &home)?;
         let platform = images::platform(request.platform.as_deref())?;
-        let options = self.pull_options(
+        let mut options = self.pull_options(
             &configuration,
             &request.environment,
             request.scheme.as_deref(),
             request.max_concurrent_downloads,
         )?;
+        options.local_stores = Some(configuration.image.local_stores);
         Ok(Plan {
             id,
             is_named: request.name.is_some(),
@@ -208,6 +209,9 @@ pub(crate) fn told(progress: ImageProgress) -> Progress {
             return Progress::Note(format!(
                 "Asking for machine settings of the image failed: {reason}; going on with those that it had before, if any"
             ));
+        }
+        ImageStep::TakingOver { place } => {
+            return Progress::step(&format!("fetching image from {place}"));
         }
         ImageStep::Downloading => "fetching image",
         ImageStep::Unpacking => "unpacking image",
