@@ -5,7 +5,7 @@ CARGO ?= cargo
 
 .PHONY: help
 help: ## List these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 .PHONY: packages
 packages: ## Install the Debian packages that are missing (as root, or with sudo)
@@ -44,7 +44,12 @@ many-files: build images ## Walk a home of 200,000 files with a limit of 20,000 
 
 .PHONY: bench
 bench: build images ## Measure, side by side, what docs/performance.md tells
+	@xtask/packages skopeo umoci
 	$(CARGO) bench --package container-benches
+
+.PHONY: bench-others
+bench-others: packages ## Build other people's crates that `make bench` measures beside ours
+	$(CARGO) build --release --locked --manifest-path benches/others/Cargo.toml
 
 .PHONY: demo
 demo: build ## Record the README's session anew: docs/demo.cast, docs/demo.svg

@@ -1,5 +1,5 @@
 //! What benchmarks share: timings taken in turn, and the table that they are told in.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
@@ -45,4 +45,19 @@ pub fn run(rows: &mut [Row<'_>], rounds: usize) {
             median / floor
         );
     }
+}
+
+/// How often each is timed: `ROUNDS`, 5 where nothing is said.
+pub fn rounds() -> usize {
+    std::env::var("ROUNDS").map_or(5, |rounds| rounds.parse().unwrap())
+}
+
+/// What this is measured on.
+pub fn host() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "));
+    let cores = std::thread::available_parallelism().unwrap();
+    format!("{cores} × {}", model.unwrap_or("unknown processor"))
 }

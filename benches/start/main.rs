@@ -4,14 +4,13 @@
 
 mod floor;
 
-use container_benches::{Row, run, time};
+use container_benches::{Row, host, rounds, run, time};
 use end_to_end::Lab;
 use floor::Floor;
 
 const OPTIONS: [&str; 4] = ["--cpus", "2", "--memory", "1G"];
 
 fn main() {
-    let rounds = std::env::var("ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
     let lab = Lab::default();
     let world = lab.root();
     let floor = Floor::new();
@@ -59,16 +58,6 @@ fn main() {
     ];
     // A machine that works would be measured with the others.
     world.inside("dev", "systemctl is-system-running --wait");
-    println!("{}", machine());
-    run(&mut rows, rounds);
-}
-
-/// What this was measured on.
-fn machine() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name\t: "));
-    let cores = std::thread::available_parallelism().unwrap();
-    format!("{cores} × {}\n", model.unwrap_or("unknown processor"))
+    println!("{}\n", host());
+    run(&mut rows, rounds());
 }

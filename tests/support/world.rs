@@ -111,11 +111,16 @@ impl World {
         command
     }
 
+    /// `container` with these arguments.
+    pub fn container(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command_of(&self.program());
+        command.args(arguments);
+        command
+    }
+
     /// `container machine` with these arguments.
     pub fn machine(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command_of(&self.program());
-        command.arg("machine").args(arguments);
-        command
+        self.container(&[&["machine"], arguments].concat())
     }
 
     /// What `container machine` with these arguments comes to.

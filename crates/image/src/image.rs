@@ -13,6 +13,8 @@ pub struct Image {
     pub descriptor: Descriptor,
     /// The platform's manifest.
     pub manifest: Descriptor,
+    /// The platform's configuration.
+    pub(crate) config: Digest,
     /// What it runs on.
     pub platform: Platform,
     /// `NAME=value`.

@@ -39,6 +39,7 @@ mod exchange;
 #[doc(hidden)]
 pub mod fuzzing;
 mod image;
+mod local;
 mod manifest;
 mod media_type;
 mod platform;
@@ -65,6 +66,7 @@ pub use environment::Environment;
 pub use error::ImageError;
 pub use exchange::{LoadError, LoadOptions, LoadedImage};
 pub use image::Image;
+pub use local::LocalStore;
 pub use manifest::HistoryStep;
 pub use platform::{InvalidPlatform, Platform};
 pub use progress::{Layers, Listener, Progress, Step};

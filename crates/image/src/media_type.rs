@@ -58,9 +58,9 @@ pub(crate) enum Compression {
 /// What OCI calls a layer that is packed like this.
 pub(crate) fn oci_layer(compression: Compression) -> &'static str {
     match compression {
-        Compression::None => "application/vnd.oci.image.layer.v1.tar",
-        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        Compression::None => OCI_LAYER,
+        Compression::Gzip => OCI_LAYER_GZIP,
+        Compression::Zstd => OCI_LAYER_ZSTD,
     }
 }
 
@@ -80,14 +80,13 @@ pub(crate) fn layer_compression(media_type: &str) -> Option<Compression> {
 }
 
 /// What OCI calls a layer of this media type; none if it is not one's.
-pub(crate) fn oci_layer(media_type: &str) -> Option<&str> {
-    if media_type.starts_with("application/vnd.oci.") {
-        return layer_compression(media_type).map(|_| media_type);
-    }
-    Some(match layer_compression(media_type)? {
-        Compression::None => OCI_LAYER,
-        Compression::Gzip => OCI_LAYER_GZIP,
-        Compression::Zstd => OCI_LAYER_ZSTD,
+pub(crate) fn as_oci_layer(media_type: &str) -> Option<&str> {
+    let compression = layer_compression(media_type)?;
+    let is_oci = media_type.starts_with("application/vnd.oci.");
+    Some(if is_oci {
+        media_type
+    } else {
+        oci_layer(compression)
     })
 }
 

@@ -52,6 +52,11 @@ pub enum Step {
     },
     /// Layers are sent. Bytes count all of them together.
     Uploading,
+    /// Another program on this host hands the image over.
+    TakingOver {
+        /// Whose it is.
+        place: String,
+    },
     /// Layers are fetched. Bytes count all of them together.
     Downloading,
     /// Layers are written to the disk, one after the other. Bytes are those of their compressed

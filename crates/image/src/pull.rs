@@ -17,9 +17,10 @@ use futures::{
 };
 
 use crate::{
-    Access, Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener,
+    Access, Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener, LocalStore,
     MachineSettings, Platform, Progress, Reference, Registries, Scheme, Step,
     image::Layer,
+    local,
     manifest::{self, Manifest},
     progress::Meter,
     registry::{FetchError, LARGEST_MANIFEST, Registry, download},
@@ -40,6 +41,9 @@ pub struct PullOptions {
     pub environment: Environment,
     /// What is set for registries.
     pub registries: Registries,
+    /// Whether an image may come from elsewhere than the registry of its name: from here, if it
+    /// was given that name here, or from these stores of other programs.
+    pub local_stores: Option<Vec<LocalStore>>,
 }
 
 impl PullOptions {
@@ -60,6 +64,7 @@ impl Default for PullOptions {
             max_concurrent_downloads: 3,
             environment: Environment::default(),
             registries: Registries::default(),
+            local_stores: None,
         }
     }
 }
@@ -207,6 +212,13 @@ impl ImageStore {
         {
             return Ok(LookedUp::here(image));
         }
+        if let Some(stores) = &options.local_stores
+            && let Some(image) = self
+                .look_around(stores, reference, platform, options, listener)
+                .await?
+        {
+            return Ok(LookedUp::here(image));
+        }
         listener(Progress::step(Step::Resolving));
         match self.look_up_remote(reference, platform, options).await {
             Ok(found) => {
@@ -227,6 +239,36 @@ impl ImageStore {
             },
             Err(error) => Err(error),
         }
+    }
+
+    /// An image that belongs to this host: it was given its name here, or another program has it.
+    /// What a registry gave is for the registry to say.
+    async fn look_around(
+        &self,
+        stores: &[LocalStore],
+        reference: &Reference,
+        platform: &Platform,
+        options: &PullOptions,
+        listener: Listener<'_>,
+    ) -> Result<Option<Image>, FetchError> {
+        if reference.digest().is_some()
+            || (self.find(reference)?.is_some() && !self.is_given_here(reference)?)
+        {
+            return Ok(None);
+        }
+        let here = self.here(reference, platform)?;
+        let environment = &options.environment;
+        let Some(found) = local::find(stores, reference, platform, environment).await else {
+            return Ok(here);
+        };
+        let is_same = |image: &Image| [image.config, image.manifest.digest].contains(&found.id);
+        if here.as_ref().is_some_and(is_same) {
+            return Ok(here);
+        }
+        let place = found.place.clone();
+        listener(Progress::step(Step::TakingOver { place }));
+        self.take_over(found, reference, environment).await?;
+        self.here(reference, platform)
     }
 
     async fn look_up_remote(
@@ -498,6 +540,7 @@ fn image(
     }
     let layers = layers.iter().zip(config.diff_ids);
     Ok(Image {
+        config: found.parts.config.digest,
         reference: reference.clone(),
         descriptor: found.descriptor.clone(),
         manifest: found.manifest.clone(),

@@ -8,11 +8,21 @@ use crate::{Digest, ImageError, registry::DOCKER_HUB};
 
 /// `[domain[:port]/]path[:tag][@digest]`, completed: it has a registry, and a tag or a digest
 /// (distribution-spec, "Pulling manifests"; the short forms are Docker's).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Reference {
     written: WrittenReference,
     digest: Option<Digest>,
+    /// It was typed without a registry. Two that mean the same are the same all the same.
+    is_short: bool,
 }
+
+impl PartialEq for Reference {
+    fn eq(&self, other: &Reference) -> bool {
+        self.written == other.written
+    }
+}
+
+impl Eq for Reference {}
 
 /// Why a name names no image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +52,8 @@ impl Reference {
     /// # Errors
     /// [`ImageError::Reference`] if the word is not of the form.
     pub fn parse(word: &str, default_registry: &str) -> Result<Reference, ImageError> {
-        let full = if names_registry(word) || default_registry == DOCKER_HUB {
+        let is_short = !names_registry(word);
+        let full = if !is_short || default_registry == DOCKER_HUB {
             word.to_owned()
         } else {
             format!("{default_registry}/{word}")
@@ -56,7 +67,23 @@ impl Reference {
         let digest = digest.map_err(|_| ReferenceError::Digest {
             word: shortened(word),
         })?;
-        Ok(Reference { written, digest })
+        Ok(Reference {
+            written,
+            digest,
+            is_short,
+        })
+    }
+
+    /// The name and tag as they were typed, if no registry was: other programs on this host may
+    /// have an image of that name which belongs to no registry.
+    pub(crate) fn as_typed(&self) -> Option<String> {
+        let repository = self.repository();
+        let typed = match self.registry() {
+            DOCKER_HUB => repository.strip_prefix("library/").unwrap_or(repository),
+            _ => repository,
+        };
+        let tag = self.tag()?;
+        self.is_short.then(|| format!("{typed}:{tag}"))
     }
 
     /// The registry as people name it, with its port.
@@ -99,6 +126,7 @@ impl Reference {
         Reference {
             written,
             digest: Some(*digest),
+            is_short: false,
         }
     }
 
@@ -163,6 +191,18 @@ mod tests {
             full("docker.io/alpine:3", "quay.io"),
             "docker.io/library/alpine:3"
         );
+    }
+
+    #[test]
+    fn a_name_without_a_registry_is_known_as_it_was_typed() {
+        let typed = |word: &str, default: &str| Reference::parse(word, default).unwrap().as_typed();
+        assert_eq!(
+            typed("alpine", "docker.io").as_deref(),
+            Some("alpine:latest")
+        );
+        assert_eq!(typed("local/x:1", "quay.io").as_deref(), Some("local/x:1"));
+        assert_eq!(typed("docker.io/library/alpine", "docker.io"), None);
+        assert_eq!(typed("localhost/x", "docker.io"), None);
     }
 
     #[test]

@@ -9,7 +9,9 @@ use std::{
 
 use container_api::BootChange;
 use container_engine::EngineSettings;
-use container_image::{HostSettings, Reference, Registries, RegistryHost, check_authorities};
+use container_image::{
+    HostSettings, LocalStore, Reference, Registries, RegistryHost, check_authorities,
+};
 use container_machine::{BootConfiguration, HomeMount, Memory, World};
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
@@ -22,6 +24,8 @@ use crate::host::{Host, TooMuch};
 pub struct Configuration {
     /// What machines get that are made without saying otherwise.
     pub machine: MachineDefaults,
+    /// Images.
+    pub image: ImageSettings,
     /// Registries.
     pub registry: RegistryConfiguration,
     /// The engine.
@@ -53,6 +57,22 @@ pub struct MachineDefaults {
     pub virtualization: Option<bool>,
     /// The kernel's image.
     pub kernel: Option<PathBuf>,
+}
+
+/// Section `[image]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct ImageSettings {
+    /// Where a machine's image is looked for before its registry is asked, in this order.
+    pub local_stores: Vec<LocalStore>,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        ImageSettings {
+            local_stores: vec![LocalStore::Docker, LocalStore::ContainersStorage],
+        }
+    }
 }
 
 /// Section `[registry]`.
@@ -269,6 +289,21 @@ mod tests {
             (2, 3 << 30, HomeMount::Ro)
         );
         assert!(read("").unwrap().boot_defaults().cpus.get() >= 4);
+    }
+
+    #[test]
+    fn local_stores_are_asked_in_order() {
+        assert_eq!(read("").unwrap().image.local_stores.len(), 2);
+        let read = |text: &str| read(text).map(|read| read.image.local_stores);
+        let turned = "[image]\nlocal-stores = [\"containers-storage\", \"docker\"]\n";
+        let expected = [LocalStore::ContainersStorage, LocalStore::Docker];
+        assert_eq!(read(turned).unwrap(), expected);
+        assert_eq!(read("[image]\nlocal-stores = []\n").unwrap(), []);
+        let error = read("[image]\nlocal-stores = [\"dockr\"]\n").unwrap_err();
+        assert!(
+            error.contains("line 2") && error.contains("dockr"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) fn manifest(
     for written in base["layers"].as_array().into_iter().flatten() {
         let mut written = written.clone();
         let media_type = written["mediaType"].as_str().unwrap_or_default();
-        let media_type = media_type::oci_layer(media_type).ok_or_else(|| {
+        let media_type = media_type::as_oci_layer(media_type).ok_or_else(|| {
             CommitError::Base(format!("it has a layer of the type {media_type:?}"))
         })?;
         written["mediaType"] = json!(media_type);

@@ -32,6 +32,9 @@ pub enum LoadError {
         "there are no images in the archive: neither the index.json of an OCI image layout is in it, nor the manifest.json that `docker save` writes"
     )]
     NoImages,
+    /// There is no telling which of its images is meant.
+    #[error("there are {0} images in the archive where one was expected")]
+    NotOne(usize),
     /// An image is not whole.
     #[error("the archive is incomplete: {what} of the image {image} is not in it")]
     Missing {

@@ -22,6 +22,8 @@ pub struct LoadOptions {
     pub default_registry: String,
     /// Bytes that the archive may unpack to.
     pub most_bytes: u64,
+    /// What the only image in it is to be called, whatever the archive calls it.
+    pub called: Option<Reference>,
 }
 
 /// An image that came out of an archive.
@@ -53,10 +55,16 @@ impl ImageStore {
     ) -> Result<Vec<LoadedImage>, LoadError> {
         let mut members = Members::read(self, source, options.most_bytes, progress)?;
         let registry = &options.default_registry;
-        let found = match layout::images(&members, registry)? {
+        let mut found = match layout::images(&members, registry)? {
             Some(images) => images,
             None => docker::images(&mut members, registry)?.ok_or(LoadError::NoImages)?,
         };
+        if let Some(called) = &options.called {
+            match found.as_mut_slice() {
+                [image] => image.references = vec![called.clone()],
+                images => return Err(LoadError::NotOne(images.len())),
+            }
+        }
         let mut needed = BTreeSet::new();
         for image in &found {
             Whole {

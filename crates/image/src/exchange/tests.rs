@@ -112,6 +112,7 @@ impl Bench {
         let options = LoadOptions {
             default_registry: "docker.io".to_owned(),
             most_bytes: 1 << 20,
+            called: None,
         };
         self.store.load(&hold, archive, &options, &|_| {})
     }

@@ -174,6 +174,14 @@ pub enum FetchError {
         /// What there is.
         offered: Vec<Platform>,
     },
+    /// Another program on this host has it, and does not hand it over.
+    #[error("{place} has it, and does not hand it over: {reason}")]
+    Local {
+        /// Whose it is.
+        place: String,
+        /// Why.
+        reason: String,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

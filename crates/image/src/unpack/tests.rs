@@ -42,6 +42,7 @@ impl Bench {
         };
         Image {
             reference: Reference::parse("test", "docker.io").unwrap(),
+            config: manifest.digest,
             descriptor: manifest.clone(),
             manifest,
             platform: Platform::host(),

@@ -147,12 +147,13 @@ impl Service {
         check_home(&boot, &home)?;
         let platform = images::platform(request.platform.as_deref())?;
         check_platform(&platform)?;
-        let options = self.pull_options(
+        let mut options = self.pull_options(
             &configuration,
             &request.environment,
             request.scheme.as_deref(),
             request.max_concurrent_downloads,
         )?;
+        options.local_stores = Some(configuration.image.local_stores);
         Ok(Plan {
             id,
             is_named: request.name.is_some(),
@@ -228,6 +229,9 @@ pub(crate) fn told(progress: ImageProgress) -> Progress {
             ));
         }
         ImageStep::Uploading => "pushing image",
+        ImageStep::TakingOver { place } => {
+            return Progress::step(&format!("fetching image from {place}"));
+        }
         ImageStep::Downloading => "fetching image",
         ImageStep::Unpacking => "unpacking image",
     };

@@ -1,0 +1,167 @@
+//! The programs that build images, and how each is told to.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::Stdio,
+};
+
+use clap::ValueEnum;
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStderr, Command},
+};
+
+use super::Build;
+use crate::failure::Failure;
+
+/// A program that builds images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Builder {
+    /// buildah
+    Buildah,
+    /// podman
+    Podman,
+    /// docker, with buildx
+    Docker,
+}
+
+impl Builder {
+    /// The builder that was asked for, else the first that is installed.
+    pub fn chosen(asked: Option<Builder>) -> Result<Builder, Failure> {
+        match asked {
+            Some(builder) if is_installed(builder.name()) => Ok(builder),
+            Some(builder) => Err(Failure::new(format!(
+                "building an image: {} is not installed",
+                builder.name()
+            ))),
+            None => Builder::value_variants()
+                .iter()
+                .copied()
+                .find(|builder| is_installed(builder.name()))
+                .ok_or_else(|| {
+                    Failure::new(
+                        "building an image: no builder is installed; install buildah (Debian: \
+                         `apt install buildah`), podman, or docker with buildx",
+                    )
+                }),
+        }
+    }
+
+    /// The program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Builder::Buildah => "buildah",
+            Builder::Podman => "podman",
+            Builder::Docker => "docker",
+        }
+    }
+
+    /// Builds the image. Returns a program whose output is the image, as `docker save` has it.
+    pub async fn build(self, build: &Build) -> Result<Child, Failure> {
+        match self {
+            Builder::Buildah | Builder::Podman => {
+                let scratch = tempfile::tempdir()?;
+                let file = scratch.path().join("image");
+                let mut command = self.command(build);
+                command.arg("--iidfile").arg(&file).arg(&build.context);
+                // What it tells is not what we print.
+                command.stdout(Stdio::from(std::io::stderr()));
+                let status = command.status().await?;
+                if !status.success() {
+                    return Err(Failure::new(format!("{} failed: its last words are above", self.name())));
+                }
+                let image = std::fs::read_to_string(file)?;
+                self.export(image.trim())
+            }
+            Builder::Docker => {
+                let mut command = self.command(build);
+                command.args(["--output", "type=docker,dest=-"]).arg(&build.context);
+                Ok(command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?)
+            }
+        }
+    }
+
+    /// The command line without the context.
+    fn command(self, build: &Build) -> Command {
+        let mut command = Command::new(self.name());
+        match self {
+            Builder::Buildah => command.args(["build", "--layers"]),
+            Builder::Podman => command.arg("build"),
+            Builder::Docker => command.args(["buildx", "build"]),
+        };
+        command.args(arguments(build)).stdin(Stdio::null());
+        // Without a container runtime a root directory is enough.
+        if self == Builder::Buildah
+            && env::var_os("BUILDAH_ISOLATION").is_none()
+            && !["crun", "runc"].into_iter().any(is_installed)
+        {
+            command.env("BUILDAH_ISOLATION", "chroot");
+        }
+        command
+    }
+
+    /// Reads a built image out of the builder's store.
+    fn export(self, image: &str) -> Result<Child, Failure> {
+        let mut command = Command::new(self.name());
+        match self {
+            Builder::Buildah => command.args(["push", "--quiet", image, "docker-archive:/dev/stdout"]),
+            _ => command.args(["save", "--quiet", "--format", "docker-archive", image]),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command.kill_on_drop(true).spawn()?)
+    }
+
+    /// Why the image did not come out whole.
+    pub async fn failed(self, errors: Option<ChildStderr>) -> Failure {
+        let mut said = String::new();
+        if let Some(mut errors) = errors {
+            // What cannot be read cannot be told.
+            let _ = errors.read_to_string(&mut said).await;
+        }
+        match said.lines().last() {
+            Some(line) => Failure::new(format!(
+                "taking the image from {}: {}",
+                self.name(),
+                line.trim_start_matches("Error: ")
+            )),
+            None => Failure::new(format!("{} failed: its last words are above", self.name())),
+        }
+    }
+}
+
+/// What all builders understand alike.
+fn arguments(build: &Build) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |option: &str, value: &OsStr| arguments.extend([option.into(), value.to_owned()]);
+    for tag in &build.tags {
+        add("--tag", tag.as_ref());
+    }
+    for variable in &build.build_args {
+        add("--build-arg", variable.as_ref());
+    }
+    if let Some(file) = &build.file {
+        add("--file", file.as_ref());
+    }
+    if let Some(target) = &build.target {
+        add("--target", target.as_ref());
+    }
+    if let Some(platform) = &build.platform {
+        add("--platform", platform.as_ref());
+    }
+    if build.no_cache {
+        arguments.push("--no-cache".into());
+    }
+    arguments
+}
+
+/// Whether a program of that name can be run.
+fn is_installed(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| is_program(&directory.join(name)))
+}
+
+fn is_program(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file()
+}

@@ -1,0 +1,222 @@
+//! Engines with Docker's API (Docker Engine API v1.41: "Inspect an image", "Export an image"),
+//! which podman's service speaks too.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures::TryStreamExt;
+use reqwest::{Client, StatusCode};
+use serde::Deserialize;
+use tokio_util::io::StreamReader;
+
+use super::{LocalArchive, LocalImage, names};
+use crate::{Digest, Environment, Platform, Reference, registry::FetchError};
+
+/// How long an engine may take to let us in.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Longer descriptions of an image are no honest ones.
+const LONGEST: usize = 4 << 20;
+
+/// How an engine is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Endpoint {
+    Socket(PathBuf),
+    /// `host:port`.
+    Tcp(String),
+}
+
+/// An image in an engine.
+#[derive(Debug)]
+pub(super) struct Source {
+    client: Client,
+    url: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+pub(super) async fn find(
+    reference: &Reference,
+    platform: &Platform,
+    environment: &Environment,
+) -> Option<LocalImage> {
+    for endpoint in endpoints(environment) {
+        let Some(client) = endpoint.client() else {
+            continue;
+        };
+        for name in names(reference) {
+            let url = format!("http://{}/images/{name}", endpoint.host());
+            let asked = inspected(&client, &url).await;
+            let Some(found) = asked
+                .inspect_err(|error| tracing::debug!("{endpoint:?}: {error}"))
+                .ok()
+                .flatten()
+            else {
+                continue;
+            };
+            let offered = Platform::new(&found.os, &found.architecture, found.variant.as_deref());
+            let id = found.id.parse::<Digest>().ok();
+            if let Some(id) = id.filter(|_| platform.distance(&offered).is_some()) {
+                return Some(LocalImage {
+                    id,
+                    place: endpoint.to_string(),
+                    source: super::Source::Engine(Source { client, url }),
+                });
+            }
+        }
+    }
+    None
+}
+
+async fn inspected(client: &Client, url: &str) -> reqwest::Result<Option<Inspected>> {
+    let mut response = client.get(format!("{url}/json")).send().await?;
+    if response.status() == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > LONGEST {
+            return Ok(None);
+        }
+    }
+    Ok(serde_json::from_slice(&body).ok())
+}
+
+impl Source {
+    pub(super) async fn archive(self, place: &str) -> Result<LocalArchive, FetchError> {
+        let failed = |reason: String| FetchError::Local {
+            place: place.to_owned(),
+            reason,
+        };
+        let sent = self.client.get(format!("{}/get", self.url)).send().await;
+        let response = sent.map_err(|error| failed(error.without_url().to_string()))?;
+        if !response.status().is_success() {
+            return Err(failed(format!("it answered with {}", response.status())));
+        }
+        let bytes = response.bytes_stream().map_err(io::Error::other);
+        Ok(LocalArchive {
+            bytes: Box::new(StreamReader::new(Box::pin(bytes))),
+            program: None,
+        })
+    }
+}
+
+/// The engine that the environment names, else those whose sockets are where they usually are.
+fn endpoints(environment: &Environment) -> Vec<Endpoint> {
+    for variable in ["DOCKER_HOST", "CONTAINER_HOST"] {
+        if let Some(named) = environment.get(variable) {
+            let endpoint = Endpoint::read(named);
+            if endpoint.is_none() {
+                tracing::debug!("{variable} names no engine that can be asked: {named}");
+            }
+            return endpoint.into_iter().collect();
+        }
+    }
+    let runtime = environment.path("XDG_RUNTIME_DIR").map(Path::to_owned);
+    let below_runtime = |path: &str| runtime.as_ref().map(|runtime| runtime.join(path));
+    let usual = [
+        Some(PathBuf::from("/var/run/docker.sock")),
+        below_runtime("docker.sock"),
+        environment.below_home(".docker/run/docker.sock"),
+        environment.below_home(".docker/desktop/docker.sock"),
+        below_runtime("podman/podman.sock"),
+        Some(PathBuf::from("/run/podman/podman.sock")),
+    ];
+    let there = usual.into_iter().flatten().filter(|path| path.exists());
+    there.map(Endpoint::Socket).collect()
+}
+
+impl Endpoint {
+    /// `unix:///path`, `tcp://host:port` or `http://host:port`. Engines behind SSH or TLS are not
+    /// on this host.
+    fn read(word: &str) -> Option<Endpoint> {
+        let (scheme, rest) = word.split_once("://")?;
+        match scheme {
+            "unix" => Some(Endpoint::Socket(PathBuf::from(rest))),
+            "tcp" | "http" if !rest.is_empty() => {
+                Some(Endpoint::Tcp(rest.trim_end_matches('/').to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    fn client(&self) -> Option<Client> {
+        let builder = Client::builder().connect_timeout(CONNECT).no_proxy();
+        let builder = match self {
+            Endpoint::Socket(path) => builder.unix_socket(path.as_path()),
+            Endpoint::Tcp(_) => builder,
+        };
+        // No certificate authority is needed to speak to an engine.
+        builder.tls_certs_only([]).build().ok()
+    }
+
+    fn host(&self) -> &str {
+        match self {
+            Endpoint::Socket(_) => "engine",
+            Endpoint::Tcp(host) => host,
+        }
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Socket(path) => write!(f, "the engine at {}", path.display()),
+            Endpoint::Tcp(host) => write!(f, "the engine at {host}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Environment::from(
+            variables
+                .iter()
+                .map(owned)
+                .collect::<std::collections::BTreeMap<_, _>>(),
+        )
+    }
+
+    #[test]
+    fn a_named_engine_is_the_only_one() {
+        let named = |word| endpoints(&environment(&[("DOCKER_HOST", word)]));
+        assert_eq!(
+            named("unix:///a/b.sock"),
+            [Endpoint::Socket("/a/b.sock".into())]
+        );
+        assert_eq!(
+            named("tcp://127.0.0.1:2375"),
+            [Endpoint::Tcp("127.0.0.1:2375".to_owned())]
+        );
+        for word in ["ssh://host", "nonsense", "tcp://"] {
+            assert_eq!(named(word), [], "{word}");
+        }
+    }
+
+    #[test]
+    fn sockets_that_are_there_are_asked() {
+        let runtime = tempfile::tempdir().unwrap();
+        let socket = runtime.path().join("podman/podman.sock");
+        std::fs::create_dir(socket.parent().unwrap()).unwrap();
+        std::fs::write(&socket, "").unwrap();
+        let found = endpoints(&environment(&[(
+            "XDG_RUNTIME_DIR",
+            runtime.path().to_str().unwrap(),
+        )]));
+        assert!(found.contains(&Endpoint::Socket(socket)), "{found:?}");
+    }
+}
