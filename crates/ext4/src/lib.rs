@@ -44,5 +44,5 @@ mod writer;
 mod xattr;
 
 pub use error::Error;
-pub use metadata::{Metadata, Special, Timestamp};
+pub use metadata::{Contents, Metadata, Special, Timestamp};
 pub use writer::{Options, Writer};
