@@ -9,7 +9,9 @@ use std::{
 
 use container_api::BootChange;
 use container_engine::EngineSettings;
-use container_image::{HostSettings, Reference, Registries, RegistryHost, check_authorities};
+use container_image::{
+    HostSettings, Limits, Reference, Registries, RegistryHost, check_authorities,
+};
 use container_machine::{BootConfiguration, HomeMount, Memory, World};
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
@@ -24,6 +26,8 @@ pub struct Configuration {
     pub machine: MachineDefaults,
     /// Registries.
     pub registry: RegistryConfiguration,
+    /// How much an image may unpack to.
+    pub image: Limits,
     /// The engine.
     pub engine: EngineSettings,
     /// What this was read from; none where there is no file.
@@ -269,6 +273,14 @@ mod tests {
             (2, 3 << 30, HomeMount::Ro)
         );
         assert!(read("").unwrap().boot_defaults().cpus.get() >= 4);
+    }
+
+    #[test]
+    fn an_image_has_limits_that_can_be_set() {
+        assert_eq!(read("").unwrap().image, Limits::default());
+        let set = read("[image]\nmost-bytes = 1_000_000\n").unwrap().image;
+        assert_eq!((set.most_bytes, set.most_entries), (1_000_000, 10_000_000));
+        assert!(read("[image]\nmost-bytes = -1\n").is_err());
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::io::{self, Read};
 
+use serde::Deserialize;
+
 /// Bounds on one image. The defaults are beyond any honest one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Limits {
     /// Bytes of all layers' archives, decompressed.
     pub most_bytes: u64,
@@ -26,7 +29,7 @@ impl Default for Limits {
 pub enum TooMuch {
     /// Its archives are.
     #[error(
-        "the image unpacks to more than {0} bytes; if you trust it, raise most-unpacked of [image] in config.toml"
+        "the image unpacks to more than {0} bytes; if you trust it, raise most-bytes of [image] in config.toml"
     )]
     Bytes(u64),
     /// It has more entries.
