@@ -48,6 +48,12 @@ image-corpus: images ## Unpack archives made to hurt, and the test images, and c
 	$(CARGO) test --release --package container-image --test corpus --locked -- \
 		--include-ignored --nocapture --test-threads 1
 
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: packages ## Fuzz layers, manifests and configurations for SECONDS (60) each
+	@xtask/packages g++
+	CARGO=$(CARGO) fuzz/run $(SECONDS)
+
 .PHONY: bench
 bench: build images ## Measure, side by side, what docs/performance.md tells
 	$(CARGO) bench --package container-benches
