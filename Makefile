@@ -42,6 +42,18 @@ test: check build images ## Everything: formatting, clippy, unit and end-to-end 
 many-files: build images ## Walk a home of 200,000 files with a limit of 20,000 open ones
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture many_files
 
+.PHONY: image-corpus
+image-corpus: images ## Unpack archives made to hurt, and the test images, and compare with umoci
+	@xtask/packages umoci skopeo libarchive-tools python3
+	$(CARGO) test --release --package container-image --test corpus --locked -- \
+		--include-ignored --nocapture --test-threads 1
+
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: packages ## Fuzz layers, manifests and configurations for SECONDS (60) each
+	@xtask/packages g++
+	CARGO=$(CARGO) fuzz/run $(SECONDS)
+
 .PHONY: bench
 bench: build images ## Measure, side by side, what docs/performance.md tells
 	@xtask/packages skopeo umoci

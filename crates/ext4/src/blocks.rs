@@ -78,14 +78,14 @@ impl Blocks {
     /// Writes whole blocks from block `at` on.
     pub fn write(&mut self, at: u64, blocks: &[u8]) -> Result<(), Error> {
         let offset = at * BLOCK as u64;
+        if blocks.len() >= GATHERED / 2 {
+            self.flush()?;
+            return self.write_now(at, blocks);
+        }
         let is_next = offset == self.gathered_at + self.gathered.len() as u64;
         if !is_next || self.gathered.len() + blocks.len() > GATHERED {
             self.flush()?;
             self.gathered_at = offset;
-        }
-        if blocks.len() >= GATHERED / 2 {
-            self.gathered_at = offset + blocks.len() as u64;
-            return self.write_now(at, blocks);
         }
         self.gathered.extend_from_slice(blocks);
         Ok(())

@@ -63,6 +63,12 @@ pub enum Error {
         /// The symlink.
         path: String,
     },
+    /// A device with numbers that Linux does not have.
+    #[error("{path}: a device has a major number below 4096 and a minor one below 1048576")]
+    Device {
+        /// The device.
+        path: String,
+    },
     /// Extended attributes that no inode can hold.
     #[error("{path}: its extended attributes cannot be kept: {reason}")]
     Xattrs {

@@ -11,9 +11,12 @@ pub struct NameHash {
     pub minor: u32,
 }
 
+/// The seed where the file system's own is zero.
+const DEFAULT_SEED: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
+
 /// Hashes a name with the file system's seed.
 pub fn name_hash(name: &[u8], seed: &[u32; 4]) -> NameHash {
-    let mut state = *seed;
+    let mut state = if *seed == [0; 4] { DEFAULT_SEED } else { *seed };
     let mut rest = name;
     loop {
         transform(&mut state, &gather(rest));

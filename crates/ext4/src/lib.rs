@@ -45,6 +45,6 @@ mod writer;
 mod xattr;
 
 pub use error::Error;
-pub use metadata::{Metadata, Special, Timestamp};
+pub use metadata::{Contents, Metadata, Special, Timestamp};
 pub use reader::{Listed, ReadError, Reader};
 pub use writer::{Options, Writer};

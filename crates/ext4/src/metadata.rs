@@ -34,6 +34,13 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
+/// What a file is to hold, with holes that need not be read.
+pub trait Contents: std::io::Read {
+    /// Goes over zeroes that come next, as many units of this many bytes as there are without
+    /// reading any; returns how many bytes that was.
+    fn skip_hole(&mut self, unit: u64) -> u64;
+}
+
 /// What is neither file, directory nor link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Special {

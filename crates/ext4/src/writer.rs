@@ -9,7 +9,7 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    Error, Metadata, Special,
+    Contents, Error, Metadata, Special,
     blocks::Blocks,
     error::shown,
     extents::{Extents, Run},
@@ -132,6 +132,16 @@ impl Writer {
         metadata: &Metadata,
         contents: &mut dyn Read,
     ) -> Result<(), Error> {
+        self.file_with_holes(path, metadata, &mut Solid(contents))
+    }
+
+    /// As [`file`](Writer::file), of contents that know where their holes are.
+    pub fn file_with_holes(
+        &mut self,
+        path: &[u8],
+        metadata: &Metadata,
+        contents: &mut dyn Contents,
+    ) -> Result<(), Error> {
         let attributes = self.tree.attributes(metadata, path)?;
         let place = self.tree.make_parent(path)?;
         let place = self.reserve(place, 0, path)?;
@@ -181,6 +191,12 @@ impl Writer {
         metadata: &Metadata,
         special: Special,
     ) -> Result<(), Error> {
+        if let Special::CharDevice { major, minor } | Special::BlockDevice { major, minor } =
+            special
+            && (major >= 1 << 12 || minor >= 1 << 20)
+        {
+            return Err(Error::Device { path: shown(path) });
+        }
         let attributes = self.tree.attributes(metadata, path)?;
         let place = self.tree.make_parent(path)?;
         self.put(place, attributes, Kind::Special(special), path)
@@ -293,13 +309,16 @@ impl Writer {
     /// Stores contents to their end; returns how many bytes there were.
     fn store(
         &mut self,
-        contents: &mut dyn Read,
+        contents: &mut dyn Contents,
         chunk: &mut [u8],
         extents: &mut Extents,
         path: &[u8],
     ) -> Result<u64, Error> {
         let (mut size, mut logical) = (0u64, 0u32);
         loop {
+            let skipped = contents.skip_hole(BLOCK as u64);
+            size = size.saturating_add(skipped);
+            logical = blocks_up_to(u64::from(logical) + skipped / BLOCK as u64, path)?;
             let count = fill(contents, chunk).map_err(|source| Error::Contents {
                 path: shown(path),
                 source,
@@ -307,8 +326,7 @@ impl Writer {
             size += count as u64;
             let blocks = count.div_ceil(BLOCK);
             chunk[count..blocks * BLOCK].fill(0);
-            let end = u64::from(logical) + blocks as u64;
-            let end = u32::try_from(end).map_err(|_| Error::TooLarge { path: shown(path) })?;
+            let end = blocks_up_to(u64::from(logical) + blocks as u64, path)?;
             let known = extents.memory();
             self.store_chunk(&chunk[..blocks * BLOCK], logical, extents)?;
             self.tree.take_memory(extents.memory() - known, path)?;
@@ -349,8 +367,28 @@ impl Writer {
     }
 }
 
+/// A place in a file in blocks.
+fn blocks_up_to(blocks: u64, path: &[u8]) -> Result<u32, Error> {
+    u32::try_from(blocks).map_err(|_| Error::TooLarge { path: shown(path) })
+}
+
+/// Contents that know of no holes.
+struct Solid<'a>(&'a mut dyn Read);
+
+impl Read for Solid<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Contents for Solid<'_> {
+    fn skip_hole(&mut self, _: u64) -> u64 {
+        0
+    }
+}
+
 /// Reads until the buffer is full or there is no more.
-fn fill(contents: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn fill(contents: &mut dyn Contents, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match contents.read(&mut buffer[filled..]) {

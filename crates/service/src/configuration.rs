@@ -10,7 +10,7 @@ use std::{
 use container_api::BootChange;
 use container_engine::EngineSettings;
 use container_image::{
-    HostSettings, LocalStore, Reference, Registries, RegistryHost, check_authorities,
+    HostSettings, Limits, LocalStore, Reference, Registries, RegistryHost, check_authorities,
 };
 use container_machine::{BootConfiguration, HomeMount, Memory, World};
 use serde::{Deserialize, Deserializer};
@@ -65,12 +65,32 @@ pub struct MachineDefaults {
 pub struct ImageSettings {
     /// Where a machine's image is looked for before its registry is asked, in this order.
     pub local_stores: Vec<LocalStore>,
+    /// Bytes that an image may unpack to.
+    pub most_bytes: u64,
+    /// Files and directories that may be in its layers.
+    pub most_entries: u64,
 }
 
 impl Default for ImageSettings {
     fn default() -> Self {
+        let Limits {
+            most_bytes,
+            most_entries,
+        } = Limits::default();
         ImageSettings {
             local_stores: vec![LocalStore::Docker, LocalStore::ContainersStorage],
+            most_bytes,
+            most_entries,
+        }
+    }
+}
+
+impl ImageSettings {
+    /// How much an image may unpack to.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            most_bytes: self.most_bytes,
+            most_entries: self.most_entries,
         }
     }
 }
@@ -304,6 +324,14 @@ mod tests {
             error.contains("line 2") && error.contains("dockr"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_image_has_limits_that_can_be_set() {
+        assert_eq!(read("").unwrap().image.limits(), Limits::default());
+        let set = read("[image]\nmost-bytes = 1_000_000\n").unwrap().image;
+        assert_eq!((set.most_bytes, set.most_entries), (1_000_000, 10_000_000));
+        assert!(read("[image]\nmost-bytes = -1\n").is_err());
     }
 
     #[test]

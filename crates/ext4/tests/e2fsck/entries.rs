@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use crate::image::image;
+use crate::image::{image, image_with};
 use container_ext4::{Metadata, Options, Special, Timestamp, Writer};
 
 const SMALL: u64 = 1 << 30;
@@ -240,4 +240,47 @@ fn more_than_fits_is_refused() {
         .file(b"large", &Metadata::file(0o644), &mut large)
         .unwrap_err();
     assert!(matches!(error, container_ext4::Error::Full), "{error}");
+}
+
+#[test]
+fn files_of_all_sizes_are_kept_apart() {
+    let contents = |number: usize| -> Vec<u8> {
+        let size = [1, 5000, 300_000, 600_000, 1 << 20, 2_500_000][number % 6];
+        vec![number as u8 | 1; size + number]
+    };
+    let image = image(SMALL, |writer| {
+        for number in 0..60 {
+            let path = format!("file{number}");
+            writer
+                .file(
+                    path.as_bytes(),
+                    &Metadata::file(0o644),
+                    &mut &contents(number)[..],
+                )
+                .unwrap();
+        }
+    });
+    for number in 0..60 {
+        assert!(
+            image.contents(&format!("/file{number}")) == contents(number),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn an_id_of_zeroes_orders_names_as_the_kernel_does() {
+    let options = Options {
+        size: SMALL,
+        uuid: uuid::Uuid::nil(),
+        ..Options::default()
+    };
+    image_with(&options, |writer| {
+        for number in 0..1000 {
+            let path = format!("many/name {number}");
+            writer
+                .special(path.as_bytes(), &Metadata::file(0o600), Special::Fifo)
+                .unwrap();
+        }
+    });
 }

@@ -16,13 +16,18 @@ pub struct Image {
 
 /// What `fill` writes, which e2fsck has nothing to say of.
 pub fn image(size: u64, fill: impl FnOnce(&mut Writer)) -> Image {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("image.ext4");
     let options = Options {
         size,
         ..Options::default()
     };
-    let mut writer = Writer::create(&path, &options).unwrap();
+    image_with(&options, fill)
+}
+
+/// The same of a certain kind.
+pub fn image_with(options: &Options, fill: impl FnOnce(&mut Writer)) -> Image {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.ext4");
+    let mut writer = Writer::create(&path, options).unwrap();
     fill(&mut writer);
     writer.finish().unwrap();
     let image = Image {

@@ -18,7 +18,7 @@ pub enum LoadError {
     },
     /// It is larger than it may be.
     #[error(
-        "the archive unpacks to more than {0} bytes; if you trust it, raise most-unpacked of [image] in config.toml"
+        "the archive unpacks to more than {0} bytes; if you trust it, raise most-bytes of [image] in config.toml"
     )]
     TooLarge(u64),
     /// A name in it leads out of it.

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::io::SyncIoBridge;
 
 use crate::{
-    Digest, Environment, ImageStore, Limits, LoadOptions, Platform, Reference, registry::FetchError,
+    Digest, Environment, ImageStore, LoadOptions, Platform, Reference, registry::FetchError,
 };
 
 /// Where images are looked for before a registry is asked.
@@ -103,7 +103,7 @@ impl ImageStore {
         };
         let options = LoadOptions {
             default_registry: reference.registry().to_owned(),
-            most_bytes: Limits::default().most_bytes,
+            most_bytes: self.limits().most_bytes,
             called: Some(reference.clone()),
         };
         let (store, hold) = (self.clone(), self.hold().await?);

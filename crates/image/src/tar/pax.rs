@@ -30,6 +30,9 @@ pub(super) struct PaxSparse {
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
+/// Extended attributes of one member: more than any file system keeps.
+const MOST_XATTRS: usize = 1000;
+
 impl Pax {
     /// Takes the records of one more extended header.
     pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), TarError> {
@@ -45,6 +48,11 @@ impl Pax {
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         if let Some(name) = key.strip_prefix(XATTR) {
             self.xattrs.retain(|(taken, _)| taken != name);
+            if self.xattrs.len() == MOST_XATTRS {
+                return Err(TarError::Malformed(
+                    "a file in it has more than a thousand extended attributes",
+                ));
+            }
             self.xattrs.push((name.to_vec(), value.to_vec()));
             return Ok(());
         }
@@ -85,9 +93,6 @@ impl Pax {
 
     /// What a global header said goes below what a member's own says.
     pub(super) fn over(self, global: &Pax) -> Pax {
-        let mut xattrs = global.xattrs.clone();
-        xattrs.retain(|(name, _)| self.xattrs.iter().all(|(own, _)| own != name));
-        xattrs.extend(self.xattrs);
         Pax {
             path: self.path.or(global.path.clone()),
             link_path: self.link_path.or(global.link_path.clone()),
@@ -95,7 +100,7 @@ impl Pax {
             uid: self.uid.or(global.uid),
             gid: self.gid.or(global.gid),
             mtime: self.mtime.or(global.mtime),
-            xattrs,
+            xattrs: self.xattrs,
             sparse: self.sparse,
         }
     }

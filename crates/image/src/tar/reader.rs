@@ -2,6 +2,8 @@
 
 use std::io::{self, ErrorKind, Read};
 
+use container_ext4::Contents;
+
 use super::{
     Kind, Member, TarError, Time,
     header::{BLOCK, Header, number},
@@ -9,7 +11,8 @@ use super::{
     sparse::{Map, Segment, ensure_few, pairs},
 };
 
-/// Headers that describe another one are read into memory; this much of them at most.
+/// Headers that describe a member are read into memory; this much of them at most, and as much
+/// of those that describe all members.
 const LARGEST_HEADER: u64 = 1 << 20;
 
 /// An archive that is read as it comes.
@@ -20,6 +23,7 @@ pub(crate) struct Archive<R> {
     filling: u64,
     map: Map,
     global: Pax,
+    global_bytes: u64,
     is_over: bool,
 }
 
@@ -29,6 +33,7 @@ struct Described {
     long_path: Option<Vec<u8>>,
     long_link_path: Option<Vec<u8>>,
     pax: Option<Pax>,
+    bytes: u64,
 }
 
 impl<R: Read> Archive<R> {
@@ -42,6 +47,7 @@ impl<R: Read> Archive<R> {
                 size: 0,
             },
             global: Pax::default(),
+            global_bytes: 0,
             is_over: false,
         }
     }
@@ -52,25 +58,28 @@ impl<R: Read> Archive<R> {
         loop {
             self.skip()?;
             let Some(header) = self.header()? else {
-                return match described {
-                    Described {
-                        long_path: None,
-                        long_link_path: None,
-                        pax: None,
-                    } => Ok(None),
+                return match described.bytes {
+                    0 => Ok(None),
                     _ => Err(TarError::Truncated("a member")),
                 };
             };
             match header.kind() {
-                b'L' => described.long_path = Some(self.long_name(&header)?),
-                b'K' => described.long_link_path = Some(self.long_name(&header)?),
+                b'L' => described.long_path = Some(self.long_name(&header, &mut described.bytes)?),
+                b'K' => {
+                    let name = self.long_name(&header, &mut described.bytes)?;
+                    described.long_link_path = Some(name);
+                }
                 b'x' => {
-                    let records = self.small(&header)?;
+                    let records = self.small(&header, &mut described.bytes)?;
                     described.pax.get_or_insert_default().add(&records)?;
                 }
                 b'g' => {
-                    let records = self.small(&header)?;
+                    let mut bytes = self.global_bytes;
+                    let records = self.small(&header, &mut bytes)?;
+                    self.global_bytes = bytes;
                     self.global.add(&records)?;
+                    // No program writes them for all members, and they would be kept for each.
+                    self.global.xattrs.clear();
                 }
                 _ => return self.member(&header, described).map(Some),
             }
@@ -109,8 +118,22 @@ impl<R: Read> Archive<R> {
             Some(block) => Header::new(block)?,
             None => None,
         };
-        self.is_over = header.is_none();
+        if header.is_none() {
+            self.is_over = true;
+            self.ensure_end()?;
+        }
         Ok(header)
+    }
+
+    /// Two blocks of zeroes end an archive. If something stands behind one, some programs read it
+    /// and some do not.
+    fn ensure_end(&mut self) -> Result<(), TarError> {
+        match self.block("its end")? {
+            Some(block) if block != [0; BLOCK] => Err(TarError::Malformed(
+                "something stands behind a single block of zeroes",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// None at the end.
@@ -145,11 +168,14 @@ impl<R: Read> Archive<R> {
         self.filling = stored.wrapping_neg() % BLOCK as u64;
     }
 
-    /// The contents of a header that describes another.
-    fn small(&mut self, header: &Header) -> Result<Vec<u8>, TarError> {
+    /// The contents of a header that describes another. `before` is what came of such headers,
+    /// and counts this one.
+    fn small(&mut self, header: &Header, before: &mut u64) -> Result<Vec<u8>, TarError> {
         let size = header.size()?;
-        if size > LARGEST_HEADER {
-            return Err(TarError::HeaderTooLarge(size));
+        // An empty one counts too.
+        *before = before.saturating_add(size).saturating_add(1);
+        if *before > LARGEST_HEADER {
+            return Err(TarError::HeaderTooLarge(*before));
         }
         let mut bytes = Vec::new();
         (&mut self.source).take(size).read_to_end(&mut bytes)?;
@@ -161,8 +187,8 @@ impl<R: Read> Archive<R> {
         Ok(bytes)
     }
 
-    fn long_name(&mut self, header: &Header) -> Result<Vec<u8>, TarError> {
-        let mut name = self.small(header)?;
+    fn long_name(&mut self, header: &Header, before: &mut u64) -> Result<Vec<u8>, TarError> {
+        let mut name = self.small(header, before)?;
         if let Some(end) = name.iter().position(|byte| *byte == 0) {
             name.truncate(end);
         }
@@ -348,8 +374,9 @@ pub(crate) struct Content<'a, R> {
     size: u64,
 }
 
-impl<R: Read> Read for Content<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl<R> Content<'_, R> {
+    /// How long the hole is that comes next.
+    fn hole(&mut self) -> u64 {
         while self.segment.is_none_or(|segment| segment.length == 0) {
             self.segment = self.segments.next();
             if self.segment.is_none() {
@@ -357,7 +384,22 @@ impl<R: Read> Read for Content<'_, R> {
             }
         }
         let next = self.segment.map_or(self.size, |segment| segment.offset);
-        let hole = next - self.position;
+        next - self.position
+    }
+}
+
+impl<R: Read> Contents for Content<'_, R> {
+    fn skip_hole(&mut self, unit: u64) -> u64 {
+        let hole = self.hole();
+        let skipped = hole - hole % unit;
+        self.position += skipped;
+        skipped
+    }
+}
+
+impl<R: Read> Read for Content<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let hole = self.hole();
         if hole > 0 {
             let count = at_most(buffer.len(), hole);
             buffer[..count].fill(0);

@@ -71,7 +71,7 @@ fn write<R: Read>(
     let metadata = metadata(member);
     match &member.kind {
         Kind::Directory => disk.directory(path, &metadata)?,
-        Kind::File(_) => disk.file(path, &metadata, &mut archive.content())?,
+        Kind::File(_) => disk.file_with_holes(path, &metadata, &mut archive.content())?,
         Kind::Symlink(target) => disk.symlink(path, &metadata, target)?,
         Kind::HardLink(target) => disk.hard_link(path, target)?,
         Kind::CharDevice { major, minor } => {
@@ -89,7 +89,11 @@ fn write<R: Read>(
 
 fn metadata(member: &Member) -> Metadata {
     Metadata {
-        mode: member.mode as _,
+        mode: match member.kind {
+            // Linux knows no other, whatever an archive says.
+            Kind::Symlink(_) => 0o777,
+            _ => member.mode as _,
+        },
         uid: member.uid,
         gid: member.gid,
         mtime: Timestamp {

@@ -26,7 +26,7 @@ impl Default for Limits {
 pub enum TooMuch {
     /// Its archives are.
     #[error(
-        "the image unpacks to more than {0} bytes; if you trust it, raise most-unpacked of [image] in config.toml"
+        "the image unpacks to more than {0} bytes; if you trust it, raise most-bytes of [image] in config.toml"
     )]
     Bytes(u64),
     /// It has more entries.

@@ -487,3 +487,4 @@ async fn what_is_given_up_leaves_nothing() {
     let _lock = bench.store.lock(&name).await.unwrap();
     assert!(bench.is_clean());
 }
+mod hostile;

@@ -7,7 +7,7 @@ use std::{
 
 use container_api::{CreateRequest, Layers, Progress, Step};
 use container_image::{
-    DEFAULT_SIZE, Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions,
+    DEFAULT_SIZE, Image, Limits, Platform as ImagePlatform, Progress as ImageProgress, PullOptions,
     Reference, Step as ImageStep,
 };
 use container_machine::{
@@ -33,6 +33,7 @@ struct Plan {
     reference: Reference,
     platform: ImagePlatform,
     options: PullOptions,
+    limits: Limits,
     boot: BootConfiguration,
     user: UserSetup,
     home: PathBuf,
@@ -77,8 +78,8 @@ impl Service {
         let _hold = self.images.hold().await?;
         let report = |progress| caller.tell(told(progress));
         let (reference, platform) = (&plan.reference, &plan.platform);
-        let (image, base) = self
-            .images
+        let images = self.images.clone().with_limits(plan.limits);
+        let (image, base) = images
             .pull_to_base(reference, platform, &plan.options, DEFAULT_SIZE, &report)
             .await?;
         let new = self.bundles.begin(&plan.id)?;
@@ -153,13 +154,14 @@ impl Service {
             request.scheme.as_deref(),
             request.max_concurrent_downloads,
         )?;
-        options.local_stores = Some(configuration.image.local_stores);
+        options.local_stores = Some(configuration.image.local_stores.clone());
         Ok(Plan {
             id,
             is_named: request.name.is_some(),
             reference,
             platform,
             options,
+            limits: configuration.image.limits(),
             boot,
             user: UserSetup::current().map_err(ServiceError::User)?,
             home,

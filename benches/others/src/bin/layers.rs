@@ -1,0 +1,35 @@
+//! `layers ours|arcbox DISK LAYER…` writes plain archives into a file system of 64 GiB and says
+//! how long it took.
+
+use std::{error::Error, fs::File, io::BufReader, path::Path, time::Instant};
+
+use container_image::{Limits, fuzzing};
+
+const SIZE: u64 = 64 << 30;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [writer, disk, layers @ ..] = &arguments[..] else {
+        return Err("usage: layers ours|arcbox DISK LAYER…".into());
+    };
+    let files = layers.iter().map(File::open);
+    let layers: Vec<_> = files
+        .map(|file| file.map(|file| BufReader::with_capacity(1 << 20, file)))
+        .collect::<Result<_, _>>()?;
+    let disk = Path::new(disk);
+    let begin = Instant::now();
+    match writer.as_str() {
+        "ours" => fuzzing::write_layers(layers, disk, SIZE, Limits::default())?,
+        "arcbox" => {
+            let mut formatter = arcbox_ext4::Formatter::new(disk, 4096, SIZE)?;
+            for layer in layers {
+                formatter.unpack_tar(layer)?;
+            }
+            formatter.close()?;
+            File::open(disk)?.sync_all()?;
+        }
+        other => return Err(format!("no writer is called {other}").into()),
+    }
+    println!("{writer}: {:.2} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
