@@ -1,11 +1,12 @@
 //! What can go wrong, made into sentences once.
 
 use crate::{
+    exchange::LoadError,
     platform::InvalidPlatform,
     push::PushError,
     reference::ReferenceError,
     registry::{FetchError, InvalidScheme},
-    store::StoreError,
+    store::{NotMeant, StoreError},
     unpack::UnpackError,
 };
 
@@ -45,6 +46,12 @@ pub enum ImageError {
         /// What went wrong.
         source: UnpackError,
     },
+    /// A word that names no image.
+    #[error(transparent)]
+    NotMeant(#[from] NotMeant),
+    /// The way from an archive.
+    #[error("loading images: {0}")]
+    Load(#[from] LoadError),
     /// The store itself.
     #[error(transparent)]
     Store(#[from] StoreError),

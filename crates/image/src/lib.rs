@@ -78,6 +78,8 @@ pub use registry::{
     Registries, RegistryHost, Scheme, check_authorities, log_in, log_out,
 };
 pub use settings::MachineSettings;
-pub use store::{Alone, Base, Hold, ImageStore, StoreError, StoredImage, Variant};
+pub use store::{
+    Alone, Base, Freed, Hold, ImageStore, Meant, Needed, NotMeant, StoreError, StoredImage, Variant,
+};
 pub use tar::TarError;
 pub use unpack::{DEFAULT_SIZE, Limits, TooMuch, UnpackError};

@@ -266,7 +266,7 @@ impl ImageStore {
             if !is_elsewhere {
                 continue;
             }
-            let theirs = self.contents(&descriptor.digest, &[])?.blobs;
+            let theirs = self.contents([descriptor.digest], &[])?.blobs;
             let ours = shipment.configs.iter().chain(&shipment.layers);
             let shared = ours.map(|blob| blob.digest);
             for digest in shared.filter(|digest| theirs.contains_key(digest)) {

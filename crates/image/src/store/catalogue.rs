@@ -146,7 +146,7 @@ impl ImageStore {
         entries: &[Entry],
         bases: &[Base],
     ) -> Result<StoredImage, StoreError> {
-        let contents = self.contents(&descriptor.digest, entries)?;
+        let contents = self.contents([descriptor.digest], entries)?;
         let is_its = |base: &&Base| {
             let manifest = base.manifest.as_ref();
             manifest.is_some_and(|manifest| contents.manifests.contains(manifest))

@@ -37,11 +37,17 @@ struct Link {
 }
 
 impl ImageStore {
-    /// All that this image needs and that is here: its parts for every platform, and the
-    /// artifacts with its machine settings that `entries` name.
-    pub(crate) fn contents(&self, top: &Digest, entries: &[Entry]) -> Result<Contents, StoreError> {
+    /// All that these images need and that is here: their parts for every platform, and the
+    /// artifacts with their machine settings that `entries` name.
+    pub(crate) fn contents(
+        &self,
+        images: impl IntoIterator<Item = Digest>,
+        entries: &[Entry],
+    ) -> Result<Contents, StoreError> {
         let mut contents = Contents::default();
-        self.add(&mut contents, *top)?;
+        for top in images {
+            self.add(&mut contents, top)?;
+        }
         for entry in entries {
             if let Entry::Settings(artifact, image) = entry
                 && contents.manifests.contains(image)

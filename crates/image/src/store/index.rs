@@ -29,6 +29,15 @@ pub(crate) enum Entry {
     Settings(Descriptor, Digest),
 }
 
+impl Entry {
+    pub(super) fn image(&self) -> Option<&Descriptor> {
+        match self {
+            Entry::Image(image, _) => Some(image),
+            Entry::Settings(..) => None,
+        }
+    }
+}
+
 impl ImageStore {
     /// What this reference meant when it was last pulled.
     pub(crate) fn find(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {

@@ -85,12 +85,6 @@ pub(super) fn lock_here(path: &Path) -> Result<Lock, StoreError> {
     locked().map_err(StoreError::io("locking", path))
 }
 
-/// Whether somebody makes what this lock is for.
-pub(crate) fn is_locked(path: &Path) -> Result<bool, StoreError> {
-    let taken = try_lock(path).map_err(StoreError::io("locking", path))?;
-    Ok(taken.is_none())
-}
-
 fn try_lock(path: &Path) -> io::Result<Option<Lock>> {
     let file = File::create(path)?;
     match file.try_lock() {
@@ -191,10 +185,9 @@ mod tests {
         let path = directory.path().join("lock");
         let first = try_lock(&path).unwrap().unwrap();
         assert!(try_lock(&path).unwrap().is_none());
-        assert!(is_locked(&path).unwrap());
         drop(first);
         assert!(!path.exists());
-        assert!(!is_locked(&path).unwrap());
+        assert!(try_lock(&path).unwrap().is_some());
     }
 
     #[tokio::test]

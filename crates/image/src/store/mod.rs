@@ -19,9 +19,10 @@ mod blobs;
 mod catalogue;
 mod contents;
 mod error;
+mod find;
 mod index;
 mod lock;
-mod unused;
+mod remove;
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -35,11 +36,13 @@ use crate::Limits;
 
 pub use catalogue::{Base, StoredImage, Variant};
 pub use error::StoreError;
+pub use find::{Meant, NotMeant};
 pub use lock::{Alone, Hold};
+pub use remove::{Freed, Needed};
 
 pub(crate) use arrival::{Arrival, Arrivals, ArrivingBlob, NotArrived};
 pub(crate) use blobs::IncomingBlob;
-pub(crate) use lock::{Lock, is_locked, lock};
+pub(crate) use lock::{Lock, lock};
 
 /// All images of a world. Cheap to clone.
 #[derive(Debug, Clone)]
