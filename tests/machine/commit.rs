@@ -59,7 +59,7 @@ perl -e 'use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("so
 "#;
 
 /// Tells all of a tree, a line for each of several facts: the path, a tab, the fact.
-const INVENTORY: &str = r#"cd "$1"
+const INVENTORY: &str = r#"cd "$1"; export LC_ALL=C
 found() {
 	find . -xdev -mindepth 1 \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \
 		-o -path ./var/tmp -o -type s \) -prune -o "$@"
@@ -83,11 +83,13 @@ for (values %same) { my @names = sort @$_; print "$names[0]\tis one with @names\
 "#;
 
 /// What is each machine's own.
-const OWN: [&str; 4] = [
+const OWN: [&str; 6] = [
     "./etc/hostname",
     "./etc/hosts",
     "./etc/resolv.conf",
     "./etc/machine-id",
+    "./lost+found",
+    "./var/host-services",
 ];
 
 type Facts = BTreeMap<String, Vec<String>>;
@@ -217,7 +219,8 @@ fn what_was_changed_is_there_elsewhere_file_by_file(lab: &Lab) {
     let script = world.home().join("changes").display().to_string();
     world.stdout(&["run", "-n", "one", "--root", "sh", &script]);
     let expected = facts_of_machine(&world, "one");
-    assert!(expected["./opt/d/capable"][1].contains("security.capability"));
+    let capable = expected["./opt/d/capable"].concat();
+    assert!(capable.contains("security.capability"), "{capable}");
     let reference = format!("{HERE}:1");
     let digest = commit(&world, &["one", &reference]);
     world.stdout(&["stop", "one"]);
@@ -225,7 +228,12 @@ fn what_was_changed_is_there_elsewhere_file_by_file(lab: &Lab) {
 
     let buildah = Buildah::new();
     let image = buildah.take(&world, &reference);
-    assert_same("buildah", &expected, &buildah.facts(&image));
+    // It keeps no access lists, and no times before 1970 or behind 2262.
+    let (mut without, mut found) = (expected.clone(), buildah.facts(&image));
+    for path in ["./opt/d/older", "./opt/d/future"] {
+        assert!(without.remove(path).is_some() && found.remove(path).is_some());
+    }
+    assert_same("buildah", &without, &found);
 
     let storage = tempfile::tempdir().unwrap();
     let registry = Registry::start(storage.path()).unwrap();
@@ -242,7 +250,7 @@ fn a_running_machine_a_stopped_one_and_a_commit_of_a_commit(lab: &Lab) {
     let world = World::of_root();
     world.create(&lab.image("debian-systemd:12"), "one", &[]);
     // Its like would be enabled again at a first boot.
-    world.inside("one", "systemctl disable --now e2scrub_reap.service");
+    world.inside("one", "systemctl disable e2scrub_reap.service");
     world.inside("one", "echo 1 >/etc/first; rm -r /usr/share/doc/git");
     let running = format!("{HERE}:running");
     let options = [
@@ -254,7 +262,8 @@ fn a_running_machine_a_stopped_one_and_a_commit_of_a_commit(lab: &Lab) {
         "ENV A=b",
     ];
     let digest = commit(&world, &[&["one", &running][..], &options].concat());
-    let state = world.inside("one", "systemctl is-system-running --wait");
+    let state = "systemctl is-system-running --wait || systemctl --failed";
+    let state = world.inside("one", state);
     assert_eq!(state, "running\n");
     let config = document(&world, &digest)["config"]["digest"].take();
     let config = document(&world, config.as_str().unwrap());

@@ -94,7 +94,8 @@ impl Changes {
         }
         archive.stream.shutdown()?;
         // The host closes the stream when it has read all; until then it must not be dropped.
-        io::copy(&mut listing, &mut io::sink()).map(drop)
+        let _ = io::copy(&mut listing, &mut io::sink());
+        Ok(())
     }
 
     fn while_wanted<S>(&self, stream: S) -> WhileWanted<'_, S> {

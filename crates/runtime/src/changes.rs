@@ -87,12 +87,12 @@ fn send(
         let is_sent = sent.is_ok();
         // Told before the other side can complain. Nobody may be interested any more.
         let _ = done.send(sent);
-        // With half a listing the guest would tell half a machine.
-        let _ = stream.shutdown(if is_sent {
-            Shutdown::Write
-        } else {
-            Shutdown::Both
-        });
+        // With half a listing there is nothing to tell. A whole one has its own end: a stream that was
+        // closed for writing could not be reset any more, and the guest would wait for a reader
+        // that has gone.
+        if !is_sent {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     })?;
     Ok(listing)
 }

@@ -33,8 +33,8 @@ use crate::{
     after_long_help = "\
 Examples:
   container machine commit registry.example/tools:1
-  container machine commit dev registry.example/tools:2 --message 'with the compiler'
-  container machine commit dev tools --change 'ENV EDITOR=vi' --change 'LABEL stage=test'"
+  container machine commit dev registry.example/tools:2 -m 'with gcc'
+  container machine commit dev tools --change 'ENV EDITOR=vi'"
 )]
 pub struct Commit {
     /// The machine; the default one where none is named.
