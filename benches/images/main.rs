@@ -34,6 +34,7 @@ fn main() {
             copy
         })
         .collect();
+    let others = checkout().join("benches/others/target/release/pull");
     let mut rows = vec![
         Row {
             name: "the layers decompressed to nowhere, by our decoder",
@@ -56,7 +57,6 @@ fn main() {
             take: Box::new(|| buildah(&image)),
         },
     ];
-    let others = checkout().join("benches/others/target/release/others");
     if others.exists() {
         rows.push(Row {
             name: "the crate microsandbox-image to its flat ext4",
@@ -76,7 +76,7 @@ fn main() {
 
 /// Nothing is left of the image before it is timed.
 fn ours(world: &World, image: &str) -> Duration {
-    if !world.bundles().is_empty() {
+    if world.path("data/container/machines/dev").exists() {
         world.stdout(&["rm", "dev"]);
         let pruned = world
             .container(&["image", "prune", "--all", "--force"])
