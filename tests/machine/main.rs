@@ -8,7 +8,9 @@ mod commands;
 mod commit;
 mod downloads;
 mod first_use;
+mod foreign;
 mod inits;
+mod local_stores;
 mod logs;
 mod many_files;
 mod network;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         terminals::TESTS,
         artifact::TESTS,
         downloads::TESTS,
+        foreign::TESTS,
+        local_stores::TESTS,
         at_home::TESTS,
         many_files::TESTS,
         network::TESTS,
