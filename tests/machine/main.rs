@@ -5,6 +5,7 @@
 mod artifact;
 mod at_home;
 mod commands;
+mod disks;
 mod downloads;
 mod first_use;
 mod inits;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         streams::TESTS,
         terminals::TESTS,
         artifact::TESTS,
+        disks::TESTS,
         downloads::TESTS,
         at_home::TESTS,
         many_files::TESTS,
