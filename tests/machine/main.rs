@@ -6,6 +6,7 @@ mod artifact;
 mod at_home;
 mod commands;
 mod commit;
+mod disks;
 mod downloads;
 mod first_use;
 mod foreign;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         streams::TESTS,
         terminals::TESTS,
         artifact::TESTS,
+        disks::TESTS,
         downloads::TESTS,
         foreign::TESTS,
         local_stores::TESTS,

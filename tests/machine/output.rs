@@ -259,6 +259,7 @@ fn bash_completes(lab: &Lab) {
         ("container m ls --filter status=ru", "status=running "),
         ("container m set -n one home-mount=n", "home-mount=none "),
         ("container m set mem", "container m set memory="),
+        ("container m set di", "container m set disk="),
         ("container m create x --progress pl", "--progress plain "),
         ("container completion z", "container completion zsh "),
     ] {

@@ -6,7 +6,9 @@ use std::{
     path::PathBuf,
 };
 
-use container_machine::{HomeMount, ImageDescription, MachineId, Memory, Platform, UserSetup};
+use container_machine::{
+    DiskCapacity, HomeMount, ImageDescription, MachineId, Memory, Platform, UserSetup,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,8 @@ pub struct CreateRequest {
 pub struct BootChange {
     /// Virtual CPUs.
     pub cpus: Option<NonZeroU32>,
+    /// What the disk can hold.
+    pub disk_capacity: Option<DiskCapacity>,
     /// How the home is shared.
     pub home_mount: Option<HomeMount>,
     /// The kernel's image, an absolute path; an empty one goes back to the default.
@@ -147,6 +151,8 @@ pub struct Snapshot {
     pub created_date: Timestamp,
     /// Whether it is the one that is meant where none is named.
     pub default: bool,
+    /// Bytes that the disk can hold from the next boot on.
+    pub disk_capacity: DiskCapacity,
     /// Bytes that the disk takes on the host.
     pub disk_size: u64,
     /// How the home is shared at the next boot.

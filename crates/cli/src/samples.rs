@@ -3,7 +3,9 @@
 use std::num::NonZeroU32;
 
 use container_api::{ImageSummary, Snapshot, Status};
-use container_machine::{Descriptor, HomeMount, ImageDescription, Memory, Platform, UserSetup};
+use container_machine::{
+    Descriptor, DiskCapacity, HomeMount, ImageDescription, Memory, Platform, UserSetup,
+};
 use jiff::Timestamp;
 
 /// A running one with all that a machine can have, one that is stopped, and one that boots.
@@ -13,6 +15,7 @@ pub fn machines() -> Vec<Snapshot> {
         cpus: NonZeroU32::new(4).unwrap(),
         created_date: Timestamp::from_second(1_764_023_457).unwrap(),
         default: true,
+        disk_capacity: DiskCapacity::default(),
         disk_size: 7_974_912,
         home_mount: HomeMount::Rw,
         id: "dev".parse().unwrap(),

@@ -81,6 +81,8 @@ mod tests {
                 "1 download at least",
             ),
             (&["create", "x", "--memory", "1"], "1G at least"),
+            (&["create", "x", "--disk-size", "1"], "1G at least"),
+            (&["create", "x", "--disk-size", "9T"], "8T at most"),
             (&["create", "x", "--home-mount", "rx"], "rw, ro or none"),
             (&["create", "x", "--scheme", "ftp"], "http, https, auto"),
             (&["run", "-u", ""], "names no user"),

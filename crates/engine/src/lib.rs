@@ -33,6 +33,13 @@ pub trait Engine {
     /// Takes the same time whatever the image's size.
     fn create_overlay(&self, base: &Path, overlay: &Path) -> Result<(), EngineError>;
 
+    /// Makes a disk of less than `capacity` bytes one of that many, with zeroes behind what there
+    /// is. Interrupted, it has the one or the other. The disk must not be in use.
+    fn grow_disk(&self, disk: &Path, capacity: u64) -> Result<(), EngineError>;
+
+    /// How many bytes this disk can hold, whether it is in use or not.
+    fn capacity_of(&self, disk: &Path) -> Result<u64, EngineError>;
+
     /// The image that this disk lies on, whatever became of it; none if the disk is whole by
     /// itself.
     fn base_of(&self, disk: &Path) -> Result<Option<PathBuf>, EngineError>;
@@ -96,9 +103,11 @@ pub enum EngineError {
         /// What is wrong.
         message: String,
     },
-    /// A disk could not be made.
-    #[error("making the disk {path}: {message}")]
+    /// A disk could not be made or changed.
+    #[error("{doing} the disk {path}: {message}")]
     Disk {
+        /// What was being done.
+        doing: &'static str,
         /// The disk.
         path: PathBuf,
         /// What went wrong.
@@ -114,6 +123,11 @@ pub fn engine(settings: &EngineSettings) -> Box<dyn Engine> {
 /// [`Engine::create_overlay`] with this host's engine as it comes.
 pub fn create_overlay(base: &Path, overlay: &Path) -> Result<(), EngineError> {
     engine(&EngineSettings::default()).create_overlay(base, overlay)
+}
+
+/// [`Engine::capacity_of`] with this host's engine as it comes.
+pub fn capacity_of(disk: &Path) -> Result<u64, EngineError> {
+    engine(&EngineSettings::default()).capacity_of(disk)
 }
 
 /// [`Engine::base_of`] with this host's engine as it comes.

@@ -58,6 +58,11 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// Whether the image would fit into a larger file system.
+    pub fn is_of_size(&self) -> bool {
+        matches!(self, ImageError::Unpack { source, .. } if source.is_of_size())
+    }
+
     /// Whether no disk was made because a layer did not arrive.
     pub(crate) fn is_of_missing_layer(&self) -> bool {
         matches!(self, ImageError::Unpack { source, .. } if source.is_of_missing_layer())

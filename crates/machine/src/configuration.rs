@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{HomeMount, MachineId, Memory, UserSetup};
+use crate::{DiskCapacity, HomeMount, MachineId, Memory, UserSetup};
 
 /// `config.json`: what was fixed when the machine was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,9 @@ pub struct Platform {
 pub struct BootConfiguration {
     /// Virtual CPUs.
     pub cpus: NonZeroU32,
+    /// What the disk can hold at least; the default where a machine is older than the choice.
+    #[serde(default)]
+    pub disk_capacity: DiskCapacity,
     /// How the home is shared.
     pub home_mount: HomeMount,
     /// The kernel's image; none for the default one.

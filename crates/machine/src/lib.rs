@@ -20,9 +20,11 @@
 
 mod bundle;
 mod configuration;
+mod disk_capacity;
 mod home_mount;
 mod id;
 mod memory;
+mod size;
 mod user;
 mod world;
 
@@ -30,8 +32,10 @@ pub use bundle::{Bundle, BundleError, Bundles, NewBundle, put_aside};
 pub use configuration::{
     BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,
 };
+pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use memory::{InvalidMemory, Memory};
+pub use size::NotASize;
 pub use user::{UserSetup, home_directory};
 pub use world::{World, WorldError};

@@ -198,7 +198,10 @@ async fn try_to_boot(
     let (boot_log, engine_log) = (Log::at(&launch.boot_log), Log::at(&launch.engine_log()));
     boot_log.clear();
     engine_log.clear();
-    let mut engine = container_engine::engine(&launch.engine)
+    let engine = container_engine::engine(&launch.engine);
+    // Here, where no other process uses it: whatever is cut off, the next boot makes it whole.
+    engine.grow_disk(&launch.disk, launch.disk_capacity)?;
+    let mut engine = engine
         .start(VirtualMachine {
             name: launch.id.to_string(),
             cpus: launch.cpus,

@@ -38,6 +38,8 @@ pub struct Launch {
     pub runtime_directory: PathBuf,
     /// The machine's disk.
     pub disk: PathBuf,
+    /// Bytes that the disk is to hold at least.
+    pub disk_capacity: u64,
     /// Takes what init prints.
     pub stdio_log: PathBuf,
     /// Takes the kernel's console.

@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     fs, io,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use container_api::BootChange;
@@ -12,7 +14,7 @@ use container_engine::EngineSettings;
 use container_image::{
     HostSettings, Limits, LocalStore, Reference, Registries, RegistryHost, check_authorities,
 };
-use container_machine::{BootConfiguration, HomeMount, Memory, World};
+use container_machine::{BootConfiguration, DiskCapacity, HomeMount, Memory, World};
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
 
@@ -49,8 +51,11 @@ pub struct MachineDefaults {
     /// Virtual CPUs.
     pub cpus: Option<NonZeroU32>,
     /// Memory.
-    #[serde(deserialize_with = "memory")]
+    #[serde(deserialize_with = "size")]
     pub memory: Option<Memory>,
+    /// What the disk can hold.
+    #[serde(deserialize_with = "size")]
+    pub disk_size: Option<DiskCapacity>,
     /// How the home is shared.
     pub home_mount: Option<HomeMount>,
     /// Whether machines may run inside.
@@ -114,19 +119,24 @@ impl Default for RegistryConfiguration {
     }
 }
 
-/// Memory is written as a size (`"2G"`) or as a number of bytes.
-fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Memory>, D::Error> {
+/// Sizes are written as such (`"2G"`) or as a number of bytes.
+fn size<'de, D, S>(from: D) -> Result<Option<S>, D::Error>
+where
+    D: Deserializer<'de>,
+    S: TryFrom<u64> + FromStr<Err = <S as TryFrom<u64>>::Error>,
+    <S as FromStr>::Err: Display,
+{
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Written {
         Bytes(u64),
         Size(String),
     }
-    let memory = match Written::deserialize(from)? {
-        Written::Bytes(bytes) => Memory::try_from(bytes),
+    let size = match Written::deserialize(from)? {
+        Written::Bytes(bytes) => S::try_from(bytes),
         Written::Size(size) => size.parse(),
     };
-    memory.map(Some).map_err(serde::de::Error::custom)
+    size.map(Some).map_err(serde::de::Error::custom)
 }
 
 /// Why the file cannot be used.
@@ -230,6 +240,7 @@ impl Configuration {
             cpus: machine
                 .cpus
                 .unwrap_or_else(|| Host::of_this_process().default_cpus()),
+            disk_capacity: machine.disk_size.unwrap_or_default(),
             home_mount: machine.home_mount.unwrap_or_default(),
             kernel: machine.kernel.clone(),
             memory: machine
@@ -276,6 +287,7 @@ impl ConfigurationFile {
 pub fn changed(boot: BootConfiguration, change: &BootChange) -> BootConfiguration {
     BootConfiguration {
         cpus: change.cpus.unwrap_or(boot.cpus),
+        disk_capacity: change.disk_capacity.unwrap_or(boot.disk_capacity),
         home_mount: change.home_mount.unwrap_or(boot.home_mount),
         kernel: match &change.kernel {
             Some(path) if path.as_os_str().is_empty() => None,
@@ -302,12 +314,13 @@ mod tests {
     #[test]
     fn everything_may_be_left_out_or_said() {
         assert_eq!(read("").unwrap().registry.domain, "docker.io");
-        let said = read("[machine]\ncpus = 2\nmemory = \"3G\"\nhome-mount = \"ro\"\n[engine]\naccelerator = \"tcg\"\n").unwrap();
+        let said = read("[machine]\ncpus = 2\nmemory = \"3G\"\ndisk-size = \"20G\"\nhome-mount = \"ro\"\n[engine]\naccelerator = \"tcg\"\n").unwrap();
         let boot = said.boot_defaults();
         assert_eq!(
             (boot.cpus.get(), boot.memory.bytes(), boot.home_mount),
             (2, 3 << 30, HomeMount::Ro)
         );
+        assert_eq!(boot.disk_capacity.bytes(), 20 << 30);
         assert!(read("").unwrap().boot_defaults().cpus.get() >= 4);
     }
 

@@ -3,7 +3,7 @@
 use container_api::{Failure, FailureKind};
 use container_engine::EngineError;
 use container_image::{CommitError, ImageError, InvalidHost, LoginError, RegistryHost, StoreError};
-use container_machine::{BundleError, InvalidMachineId};
+use container_machine::{BundleError, DiskCapacity, InvalidMachineId};
 use container_runtime::{ChangesError, FindError, GuestFilesError, LaunchError, StopError};
 
 use crate::{configuration::ConfigurationError, host::TooMuch};
@@ -112,6 +112,26 @@ pub enum ServiceError {
         /// MiB that are free.
         free: u64,
     },
+    /// A disk would become smaller.
+    #[error(
+        "the machine's disk cannot be made smaller: it has {} MiB, and {asked} is less", .has >> 20
+    )]
+    Shrinks {
+        /// What was asked for.
+        asked: DiskCapacity,
+        /// Bytes that it can hold.
+        has: u64,
+    },
+    /// The image needs a larger disk.
+    #[error(
+        "{source}: the image does not fit on a disk of {capacity}; give the machine a larger one with --disk-size"
+    )]
+    DiskTooSmall {
+        /// What the disk can hold.
+        capacity: DiskCapacity,
+        /// What went wrong.
+        source: Box<ImageError>,
+    },
     /// The kernel.
     #[error(transparent)]
     Kernel(#[from] GuestFilesError),
@@ -176,6 +196,8 @@ impl From<&ServiceError> for Failure {
             | ServiceError::Login(LoginError::Wrong { .. })
             | ServiceError::Running(_)
             | ServiceError::Kernel(_)
+            | ServiceError::Shrinks { .. }
+            | ServiceError::DiskTooSmall { .. }
             | ServiceError::TooMuch(_)
             | ServiceError::Home { .. }
             | ServiceError::Commit(CommitError::Change(_) | CommitError::Digest(_))

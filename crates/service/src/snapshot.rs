@@ -37,6 +37,7 @@ impl Service {
             cpus: boot.cpus,
             created_date: machine.created_date,
             default: self.bundles.default_machine()?.as_ref() == Some(id),
+            disk_capacity: boot.disk_capacity,
             disk_size: bundle.disk_size()?,
             home_mount: boot.home_mount,
             id: machine.id,

@@ -1,6 +1,7 @@
 //! Becoming the machine: all that stands between a booted kernel and a running init.
 
 mod files;
+mod growth;
 pub mod mounts;
 mod names;
 mod network;
@@ -8,7 +9,7 @@ mod passwd;
 mod root;
 mod user;
 
-use std::io;
+use std::{io, path::Path};
 
 use container_protocol::{MachineSetup, frame::FrameError};
 use nix::{
@@ -18,7 +19,7 @@ use nix::{
 pub use passwd::{Passwd, PasswdEntry};
 pub use root::{GuestRoot, MACHINE, descriptor_path};
 
-use crate::init::InitError;
+use crate::{init::InitError, power};
 
 /// Why the machine could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,7 @@ pub enum SetUpError {
 /// Mounts the machine and makes it what `setup` says, up to the start of its init.
 pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_disk()?;
+    fill_disk().await;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;
     if let Some(share) = &setup.home_share {
@@ -62,6 +64,19 @@ pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
         user::ensure_home(&root, setup)?;
     }
     Ok(())
+}
+
+/// Lets the file system fill a disk that has grown. If it cannot, the machine is as it was.
+async fn fill_disk() {
+    // Terabytes take their time, and the host hears meanwhile that the start goes on.
+    let filled = tokio::task::spawn_blocking(|| {
+        growth::fill_disk(Path::new(mounts::DISK), Path::new(MACHINE))
+    });
+    if let Err(error) = filled.await.unwrap_or_else(|lost| Err(lost.into())) {
+        power::say(&format!(
+            "growing the machine's file system to the size of its disk: {error}"
+        ));
+    }
 }
 
 /// Sets the clock to these nanoseconds since 1970 UTC.

@@ -11,7 +11,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::root::{GuestRoot, MACHINE, descriptor_path};
 
-const DISK: &str = "/dev/vda";
+/// The machine's disk.
+pub const DISK: &str = "/dev/vda";
 
 /// The cgroup that holds the machine, and that its init sees as the root of all.
 pub const MACHINE_CGROUP: &str = "/sys/fs/cgroup/machine";

@@ -29,6 +29,7 @@ const FILTERS: &[&str] = &[
 const SETTINGS: &[&str] = &[
     "cpus=",
     "memory=",
+    "disk=",
     "home-mount=rw",
     "home-mount=ro",
     "home-mount=none",

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use container_api::{BootChange, CallerEnvironment, CreateRequest};
 use container_client::Client;
-use container_machine::{HomeMount, Memory, home_directory};
+use container_machine::{DiskCapacity, HomeMount, Memory, home_directory};
 
 use crate::{
     failure::Failure,
@@ -28,7 +28,7 @@ use crate::{
 Examples:
   container machine create registry.example/debian-systemd:12 --name dev
   container machine create localhost:5000/busybox:1 --memory 2G --no-boot
-  container machine create registry.example/alpine:3 --home-mount none")]
+  container machine create registry.example/alpine:3 --home-mount none --disk-size 20G")]
 pub struct Create {
     /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     image: String,
@@ -52,6 +52,11 @@ pub struct Create {
     /// Memory, 1G at least (2G, 4096M); half of this computer's where it is left out.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
+
+    /// What the disk can hold, 1G to 8T; 512G where it is left out. It takes space on this
+    /// computer as it fills.
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<DiskCapacity>,
 
     /// How the machine shares your home directory: rw, ro or none.
     #[arg(long, value_name = "MODE")]
@@ -114,6 +119,7 @@ impl Create {
             max_concurrent_downloads: Some(self.max_concurrent_downloads),
             boot: BootChange {
                 cpus: self.cpus,
+                disk_capacity: self.disk_size,
                 home_mount: self.home_mount,
                 kernel: self.kernel.map(std::path::absolute).transpose()?,
                 memory: self.memory,

@@ -14,6 +14,7 @@ const FIELDS: &[&str] = &[
     "containerId",
     "cpus",
     "createdDate",
+    "diskCapacity",
     "diskSize",
     "homeMount",
     "id",

@@ -12,20 +12,22 @@ use crate::{failure::Failure, output, values};
 
 /// Change what a machine's next boot applies.
 ///
-/// The keys are cpus, memory (2G, 4096M), home-mount (rw, ro, none), virtualization (true, false)
-/// and kernel (a path; empty for the default one). If one of them is wrong nothing is changed.
+/// The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk only grows), home-mount (rw, ro,
+/// none), virtualization (true, false) and kernel (a path; empty for the default one). If one of
+/// them is wrong nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine set -n dev cpus=2 memory=2G
   container machine set home-mount=ro
+  container machine set -n dev disk=1T
   container machine set -n dev kernel=")]
 pub struct Set {
     /// The machine; the default one where it is left out.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// What to change: cpus, memory, home-mount, virtualization, kernel.
+    /// What to change: cpus, memory, disk, home-mount, virtualization, kernel.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -60,6 +62,10 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
             "memory" => {
                 change.memory = Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
             }
+            "disk" => {
+                change.disk_capacity =
+                    Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
+            }
             "home-mount" => {
                 change.home_mount =
                     Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
@@ -74,7 +80,7 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel" => change.kernel = Some(std::path::absolute(value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "there is no setting {unknown:?}: there are cpus, memory, home-mount, virtualization and kernel"
+                    "there is no setting {unknown:?}: there are cpus, memory, disk, home-mount, virtualization and kernel"
                 )));
             }
         }
@@ -100,12 +106,14 @@ mod tests {
         let read = of(&[
             "cpus=3",
             "memory=2G",
+            "disk=1T",
             "home-mount=ro",
             "virtualization=true",
             "kernel=",
         ])
         .unwrap();
         assert_eq!(read.cpus.unwrap().get(), 3);
+        assert_eq!(read.disk_capacity.unwrap().bytes(), 1 << 40);
         assert_eq!(read.kernel, Some(PathBuf::new()));
     }
 
@@ -115,6 +123,9 @@ mod tests {
             "cpus",
             "cpus=0",
             "memory=1",
+            "disk=1",
+            "disk=9T",
+            "disk=big",
             "home-mount=x",
             "virtualization=yes",
             "cpu=1",

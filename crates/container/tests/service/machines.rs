@@ -54,7 +54,7 @@ fn machines_are_listed_and_inspected() {
     assert_eq!(
         parsed(&inspected),
         json!([{
-            "cpus": 2, "createdDate": "2023-11-14T22:13:20Z", "diskSize": disk,
+            "cpus": 2, "createdDate": "2023-11-14T22:13:20Z", "diskCapacity": 512_u64 << 30, "diskSize": disk,
             "homeMount": "rw", "id": "abc",
             "image": {
                 "descriptor": {

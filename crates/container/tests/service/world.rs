@@ -10,7 +10,7 @@ use std::{
 };
 
 use container_machine::{
-    BootConfiguration, Bundle, Bundles, Descriptor, HomeMount, ImageDescription,
+    BootConfiguration, Bundle, Bundles, Descriptor, DiskCapacity, HomeMount, ImageDescription,
     MachineConfiguration, Memory, Platform, UserSetup,
 };
 use tempfile::TempDir;
@@ -144,6 +144,7 @@ impl World {
         };
         let boot = BootConfiguration {
             cpus: NonZeroU32::new(2).unwrap(),
+            disk_capacity: DiskCapacity::default(),
             home_mount: HomeMount::Rw,
             kernel: None,
             memory: Memory::try_from(2 << 30).unwrap(),

@@ -3,7 +3,7 @@
 mod child;
 mod command_line;
 mod control;
-mod overlay;
+mod disk;
 
 use std::{
     env, io,
@@ -115,31 +115,62 @@ impl Engine for Qemu {
     }
 
     fn create_overlay(&self, base: &Path, overlay: &Path) -> Result<(), EngineError> {
-        let failed = |message: String| EngineError::Disk {
-            path: overlay.to_owned(),
-            message,
-        };
-        let output = Command::new(find(IMAGE_TOOL)?)
+        let mut create = image_tool()?;
+        create
             .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-            .args([base, overlay])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| failed(error.to_string()))?;
-        if output.status.success() {
+            .args([base, overlay]);
+        work(create, "making", overlay)
+    }
+
+    fn grow_disk(&self, disk: &Path, capacity: u64) -> Result<(), EngineError> {
+        if self.capacity_of(disk)? >= capacity {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(failed(
-            said.trim().trim_start_matches("qemu-img: ").to_owned(),
-        ))
+        let mut resize = image_tool()?;
+        resize
+            .args(["resize", "-q", "-f", "qcow2"])
+            .arg(disk)
+            .arg(capacity.to_string());
+        work(resize, "growing", disk)
+    }
+
+    fn capacity_of(&self, disk: &Path) -> Result<u64, EngineError> {
+        disk::capacity_of(disk).map_err(|error| unreadable(disk, &error))
     }
 
     fn base_of(&self, disk: &Path) -> Result<Option<PathBuf>, EngineError> {
-        overlay::base_of(disk).map_err(|error| EngineError::Unreadable {
-            path: disk.to_owned(),
-            message: error.to_string(),
-        })
+        disk::base_of(disk).map_err(|error| unreadable(disk, &error))
     }
+}
+
+fn unreadable(disk: &Path, error: &io::Error) -> EngineError {
+    EngineError::Unreadable {
+        path: disk.to_owned(),
+        message: error.to_string(),
+    }
+}
+
+fn image_tool() -> Result<Command, EngineError> {
+    let mut tool = Command::new(find(IMAGE_TOOL)?);
+    tool.stdin(Stdio::null());
+    Ok(tool)
+}
+
+/// Has the image tool do its work on a disk.
+fn work(mut tool: Command, doing: &'static str, disk: &Path) -> Result<(), EngineError> {
+    let failed = |message: String| EngineError::Disk {
+        doing,
+        path: disk.to_owned(),
+        message,
+    };
+    let output = tool.output().map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(failed(
+        said.trim().trim_start_matches("qemu-img: ").to_owned(),
+    ))
 }
 
 struct RunningQemu {

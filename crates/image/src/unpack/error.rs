@@ -98,6 +98,17 @@ impl UnpackError {
         )
     }
 
+    /// Whether a larger file system would have taken the image.
+    pub(crate) fn is_of_size(&self) -> bool {
+        match self {
+            UnpackError::Layer { source, .. } => source.is_of_size(),
+            UnpackError::FileSystem(
+                container_ext4::Error::Full | container_ext4::Error::NoInodes,
+            ) => true,
+            _ => false,
+        }
+    }
+
     /// Whether a layer did not arrive.
     pub(crate) fn is_of_missing_layer(&self) -> bool {
         matches!(self, UnpackError::NotArrived)

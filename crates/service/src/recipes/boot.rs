@@ -92,6 +92,7 @@ impl Service {
             container_id: format!("{id}-{suffix}"),
             runtime_directory: self.world.runtime_directory(id),
             disk: bundle.disk(),
+            disk_capacity: boot.disk_capacity.bytes(),
             stdio_log: bundle.stdio_log(),
             boot_log: bundle.boot_log(),
             lock: bundle.runtime_lock(),

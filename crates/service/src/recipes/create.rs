@@ -78,10 +78,20 @@ impl Service {
         let _hold = self.images.hold().await?;
         let report = |progress| caller.tell(told(progress));
         let (reference, platform) = (&plan.reference, &plan.platform);
+        // All larger disks share one base, and grow at their first boot.
+        let capacity = plan.boot.disk_capacity;
+        let size = capacity.bytes().min(DEFAULT_SIZE);
         let images = self.images.clone().with_limits(plan.limits);
         let (image, base) = images
-            .pull_to_base(reference, platform, &plan.options, DEFAULT_SIZE, &report)
-            .await?;
+            .pull_to_base(reference, platform, &plan.options, size, &report)
+            .await
+            .map_err(|source| match source.is_of_size() {
+                true => ServiceError::DiskTooSmall {
+                    capacity,
+                    source: Box::new(source),
+                },
+                false => source.into(),
+            })?;
         let new = self.bundles.begin(&plan.id)?;
         container_engine::create_overlay(&base, &new.disk())?;
         if let Some(script) = &image.settings.setup_script {

@@ -1,7 +1,7 @@
 //! `set`: what the next boot applies.
 
 use container_api::{BootChange, Changed};
-use container_machine::{BootConfiguration, MachineId};
+use container_machine::{BootConfiguration, Bundle, MachineId};
 
 use crate::{Service, configuration::changed, error::ServiceError, host::Host};
 
@@ -16,6 +16,7 @@ impl Service {
         let bundle = self.bundles.get(id)?;
         let boot = changed(bundle.boot_configuration()?, change);
         Host::of_this_process().check(&boot)?;
+        check_capacity(change, &bundle)?;
         // One that has gone since must not keep anything else from being changed.
         if change.kernel.is_some() {
             check_kernel(&boot)?;
@@ -23,6 +24,17 @@ impl Service {
         bundle.set_boot_configuration(&boot)?;
         let running = self.runtime(id).await?.is_some();
         Ok(Changed { running })
+    }
+}
+
+/// Refuses a disk smaller than it is.
+fn check_capacity(change: &BootChange, bundle: &Bundle) -> Result<(), ServiceError> {
+    let Some(asked) = change.disk_capacity else {
+        return Ok(());
+    };
+    match container_engine::capacity_of(&bundle.disk())? {
+        has if asked.bytes() < has => Err(ServiceError::Shrinks { asked, has }),
+        _ => Ok(()),
     }
 }
 
