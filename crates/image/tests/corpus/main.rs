@@ -3,7 +3,7 @@
 //!
 //! The full form needs root, loop devices and the packages that `make image-corpus` installs;
 //! where file systems cannot be mounted, nothing is compared.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod disk;
 mod layers;
