@@ -387,7 +387,9 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::{Descriptor, HomeMount, ImageDescription, Memory, Platform, UserSetup};
+    use crate::{
+        Descriptor, DiskCapacity, HomeMount, ImageDescription, Memory, Platform, UserSetup,
+    };
 
     fn id(word: &str) -> MachineId {
         word.parse().unwrap()
@@ -422,6 +424,7 @@ mod tests {
         };
         let boot = BootConfiguration {
             cpus: NonZeroU32::MIN,
+            disk_capacity: DiskCapacity::default(),
             home_mount: HomeMount::Rw,
             kernel: None,
             memory: Memory::half_of(0),

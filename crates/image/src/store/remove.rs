@@ -50,11 +50,7 @@ impl Alone {
     /// # Errors
     /// [`StoreError`] if something cannot be removed. What is named is whole even then.
     pub fn untag(&self, reference: &Reference, needed: &Needed) -> Result<Freed, StoreError> {
-        self.forget(
-            |_, name| name == Some(reference),
-            needed,
-            |removed| Reach::Only(removed),
-        )
+        self.forget(|_, name| name == Some(reference), needed, Reach::Only)
     }
 
     /// Removes an image with all of its names, and what no other image needs. One that is needed
