@@ -59,7 +59,9 @@ pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
 pub use error::ImageError;
-pub use exchange::{LoadError, LoadOptions, LoadedImage};
+pub use exchange::{
+    Archive, ArchiveFormat, ImageToSave, LoadError, LoadOptions, LoadedImage, SaveError,
+};
 pub use image::Image;
 pub use manifest::HistoryStep;
 pub use platform::{InvalidPlatform, Platform};
@@ -73,7 +75,8 @@ pub use registry::{
 };
 pub use settings::MachineSettings;
 pub use store::{
-    Alone, Base, Freed, Hold, ImageStore, Meant, Needed, NotMeant, StoreError, StoredImage, Variant,
+    Alone, Base, Freed, Hold, ImageStore, Meant, Needed, NotMeant, StoreError, StoredImage,
+    Variant, references,
 };
 pub use tar::TarError;
 pub use unpack::{DEFAULT_SIZE, Limits, TooMuch, UnpackError};
