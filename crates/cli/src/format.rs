@@ -48,3 +48,35 @@ impl Format {
         }
     }
 }
+
+/// How things are printed that are told whole.
+#[derive(Debug, Clone)]
+pub enum WholeFormat {
+    /// An array.
+    Json,
+    /// What a template makes of each.
+    Template(Template),
+}
+
+impl WholeFormat {
+    /// Reads a format for things with these fields.
+    pub fn parse(text: &str, fields: &[&'static str]) -> Result<WholeFormat, String> {
+        match text {
+            "json" => Ok(WholeFormat::Json),
+            _ if text.contains("{{") || text.contains("{%") => {
+                Template::parse(text, fields).map(WholeFormat::Template)
+            }
+            _ => Err("there are json and templates with {{ fields }}".to_owned()),
+        }
+    }
+
+    /// Prints all of these.
+    pub fn print<T: Serialize>(&self, all: &[T]) -> Result<(), Failure> {
+        match self {
+            WholeFormat::Json => output::json(&all),
+            WholeFormat::Template(template) => all
+                .iter()
+                .try_for_each(|one| output::line(template.render(one)?)),
+        }
+    }
+}

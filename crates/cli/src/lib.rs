@@ -4,6 +4,7 @@
 //! the service could.
 
 mod attach;
+mod build;
 mod completion;
 mod each;
 mod failure;
@@ -100,6 +101,7 @@ Examples:
   container image COMMAND --help"
     )]
     Image(image::Image),
+    Build(build::Build),
     Completion(completion::Completion),
     #[command(hide = true)]
     ManualPages(manual::ManualPages),
@@ -133,6 +135,7 @@ fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
     match cli.command {
         Command::Machine(verb) => until_done(verb.carry_out(build)),
         Command::Image(verb) => until_done(verb.carry_out(build)),
+        Command::Build(verb) => until_done(verb.carry_out(build)),
         Command::Registry(verb) => until_done(verb.carry_out(build)),
         Command::Completion(completion) => completion.carry_out().map(|()| 0),
         Command::ManualPages(pages) => pages.carry_out(Cli::command()).map(|()| 0),

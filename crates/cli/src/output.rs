@@ -65,3 +65,10 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 pub fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
+
+/// Prints a question to standard error, and stays on its line.
+pub fn ask(text: &str) {
+    let mut stderr = io::stderr();
+    let _ = write!(stderr, "{text}");
+    let _ = stderr.flush();
+}

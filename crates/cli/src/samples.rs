@@ -2,11 +2,14 @@
 
 use std::num::NonZeroU32;
 
-use container_api::{ImageSummary, Snapshot, Status};
+use container_api::{
+    ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Snapshot, Status,
+};
 use container_machine::{
     Descriptor, DiskCapacity, HomeMount, ImageDescription, Memory, Platform, UserSetup,
 };
 use jiff::Timestamp;
+use serde_json::Value;
 
 /// A running one with all that a machine can have, one that is stopped, and one that boots.
 pub fn machines() -> Vec<Snapshot> {
@@ -114,4 +117,64 @@ pub fn images() -> Vec<ImageSummary> {
         ..alpine.clone()
     };
     vec![debian, alpine, unnamed]
+}
+
+/// The paths of all values, in order.
+pub fn fields(outer: &str, value: &Value) -> Vec<String> {
+    let Some(inner) = value.as_object() else {
+        return vec![outer.to_owned()];
+    };
+    let inner = inner.iter().flat_map(|(key, value)| match outer {
+        "" => fields(key, value),
+        _ => fields(&format!("{outer}.{key}"), value),
+    });
+    inner.collect()
+}
+
+/// An image with all that can be told of one.
+pub fn image_details() -> ImageDetails {
+    let descriptor = |letter: &str, media_type: &str| Descriptor {
+        digest: format!("sha256:{}", letter.repeat(64)),
+        media_type: media_type.to_owned(),
+        size: 503,
+    };
+    let created = Some(Timestamp::from_second(1_764_000_000).unwrap());
+    ImageDetails {
+        bases: vec![ImageBase {
+            disk_size: 300 << 20,
+            machines: vec!["dev".parse().unwrap()],
+            path: "/home/ann/.local/share/container/images/bases/1.ext4".into(),
+        }],
+        config: ImageConfig {
+            command: vec!["/bin/bash".to_owned()],
+            entrypoint: vec!["/entry".to_owned()],
+            environment: vec!["PATH=/usr/bin:/bin".to_owned()],
+            labels: [("maintainer".to_owned(), "ann".to_owned())].into(),
+            stop_signal: Some("SIGRTMIN+3".to_owned()),
+            user: Some("ann".to_owned()),
+            working_directory: Some("/srv".to_owned()),
+        },
+        created_date: created,
+        descriptor: descriptor("a", "application/vnd.oci.image.index.v1+json"),
+        disk_size: 412 << 20,
+        history: vec![ImageHistory {
+            comment: Some("by hand".to_owned()),
+            created_by: Some("COPY . /".to_owned()),
+            created_date: created,
+            empty_layer: true,
+        }],
+        layers: vec![descriptor(
+            "b",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+        )],
+        machines: vec!["dev".parse().unwrap()],
+        manifest: Some(descriptor(
+            "c",
+            "application/vnd.oci.image.manifest.v1+json",
+        )),
+        platform: Some("linux/amd64".to_owned()),
+        platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+        references: vec!["127.0.0.1:5000/machines/debian:12".to_owned()],
+        shared_size: 3 << 20,
+    }
 }

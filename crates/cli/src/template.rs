@@ -17,7 +17,8 @@ pub struct Template {
 }
 
 impl Template {
-    /// Reads a template for things with these fields; those inside of others are `outer.inner`.
+    /// Reads a template for things with these fields; those inside of others are `outer.inner`,
+    /// those of any name `outer.*`.
     pub fn parse(text: &str, fields: &[&'static str]) -> Result<Template, String> {
         let source = without_leading_dots(&text.replace("\\t", "\t").replace("\\n", "\n"));
         let environment = environment();
@@ -66,7 +67,7 @@ fn is_or_is_in(field: &str, path: &str) -> bool {
     let mut words = field.split('.');
     path.split('.').all(|word| {
         let field = words.next();
-        field.is_some_and(|field| field.eq_ignore_ascii_case(word))
+        field.is_some_and(|field| field == "*" || field.eq_ignore_ascii_case(word))
     })
 }
 

@@ -1,8 +1,29 @@
 //! Values of options and settings: what is typed, read once, with the same words everywhere.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::{
+    convert::Infallible,
+    num::{NonZeroU32, NonZeroUsize},
+    str::FromStr,
+};
 
 use container_protocol::UserReference;
+
+/// What names an image: a reference, or a digest or the beginning of one. The service knows which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageName(pub String);
+
+impl FromStr for ImageName {
+    type Err = Infallible;
+
+    fn from_str(word: &str) -> Result<ImageName, Infallible> {
+        Ok(ImageName(word.to_owned()))
+    }
+}
+
+/// The words of several.
+pub fn words(names: Vec<ImageName>) -> Vec<String> {
+    names.into_iter().map(|ImageName(word)| word).collect()
+}
 
 /// A number of virtual CPUs.
 pub fn cpus(word: &str) -> Result<NonZeroU32, String> {

@@ -37,6 +37,12 @@ pub enum ClientError {
         /// The one that was asked for.
         ours: PathBuf,
     },
+    /// What was to be sent cannot be read.
+    #[error("reading the archive: {0}")]
+    Read(#[source] io::Error),
+    /// What came cannot be written.
+    #[error("writing the archive: {0}")]
+    Write(#[source] io::Error),
     /// The connection to the service failed.
     #[error("talking to the service: {0}")]
     Connection(String),

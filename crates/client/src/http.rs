@@ -1,11 +1,13 @@
 //! One HTTP request over the service's socket.
 
+use std::io;
+
 use container_api::{Failure, Progress, StreamEvent};
 use container_protocol::local;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Incoming},
     client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
@@ -35,29 +37,22 @@ impl Client {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<T, ClientError> {
         let response = self.send(Method::POST, path, body).await?;
-        let mut stream = response.into_body();
-        let mut waiting = Vec::new();
-        while let Some(frame) = stream.frame().await {
-            let Ok(data) = frame?.into_data() else {
-                continue;
-            };
-            waiting.extend_from_slice(&data);
-            while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = waiting.drain(..=end).collect();
-                tracing::debug!("{}", String::from_utf8_lossy(line.trim_ascii_end()));
-                match serde_json::from_slice(&line)? {
-                    StreamEvent::Progress(step) => progress(step),
-                    StreamEvent::Done(done) => return Ok(done),
-                    StreamEvent::Failed(failure) => return Err(failure.into()),
-                }
-            }
-        }
-        let message =
-            "it ended while it worked on this; `container machine ls` shows what came of it";
-        Err(ClientError::Connection(message.to_owned()))
+        last_line(response.into_body(), progress).await
     }
 
-    async fn send(
+    /// As [`ask_streamed`](Self::ask_streamed), with a body that is sent while the answer comes.
+    pub(crate) async fn ask_streamed_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl Body<Data = Bytes, Error = io::Error> + Send + 'static,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<T, ClientError> {
+        tracing::debug!("POST {path}");
+        let request = request(Method::POST, path, "application/x-tar", body)?;
+        last_line(self.exchange(request).await?.into_body(), progress).await
+    }
+
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -65,7 +60,18 @@ impl Client {
     ) -> Result<Response<Incoming>, ClientError> {
         let body = serde_json::to_value(body)?;
         tracing::debug!("{method} {path} {}", told(&body));
-        let body = body.to_string();
+        let body = Full::new(Bytes::from(body.to_string()));
+        self.exchange(request(method, path, "application/json", body)?)
+            .await
+    }
+
+    /// Sends a request on a connection of its own, and waits for the answer to begin.
+    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
         let stream = local::connect(&self.world.service_socket())
             .await
@@ -73,13 +79,6 @@ impl Client {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the request; what goes wrong on it the request tells.
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "container")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| ClientError::Connection(error.to_string()))?;
         let response = sender.send_request(request).await?;
         tracing::debug!("answer: {}", response.status());
         if response.status() == StatusCode::OK {
@@ -95,6 +94,48 @@ impl Client {
             )),
         })
     }
+}
+
+fn request<B>(
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: B,
+) -> Result<Request<B>, ClientError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "container")
+        .header("content-type", content_type)
+        // An archive that breaks off says why behind its end.
+        .header("te", "trailers")
+        .body(body)
+        .map_err(|error| ClientError::Connection(error.to_string()))
+}
+
+/// Tells progress as it comes, and waits for the last line.
+async fn last_line<T: DeserializeOwned>(
+    mut stream: Incoming,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<T, ClientError> {
+    let mut waiting = Vec::new();
+    while let Some(frame) = stream.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        waiting.extend_from_slice(&data);
+        while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = waiting.drain(..=end).collect();
+            tracing::debug!("{}", String::from_utf8_lossy(line.trim_ascii_end()));
+            match serde_json::from_slice(&line)? {
+                StreamEvent::Progress(step) => progress(step),
+                StreamEvent::Done(done) => return Ok(done),
+                StreamEvent::Failed(failure) => return Err(failure.into()),
+            }
+        }
+    }
+    let message = "it ended while it worked on this; `container machine ls` shows what came of it";
+    Err(ClientError::Connection(message.to_owned()))
 }
 
 /// A request's body for the log: without a password, and of an environment, whose values may be

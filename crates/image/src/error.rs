@@ -1,7 +1,7 @@
 //! What can go wrong, made into sentences once.
 
 use crate::{
-    exchange::LoadError,
+    exchange::{LoadError, SaveError},
     platform::InvalidPlatform,
     push::PushError,
     reference::ReferenceError,
@@ -23,12 +23,12 @@ pub enum ImageError {
     #[error(transparent)]
     Scheme(#[from] InvalidScheme),
     /// The way from the registry.
-    #[error("fetching the image {reference}: {source}")]
+    #[error("{}", fetching(reference, source))]
     Fetch {
         /// Which image.
         reference: String,
         /// What went wrong.
-        source: FetchError,
+        source: Box<FetchError>,
     },
     /// The way to the registry.
     #[error("pushing the image {reference}: {source}")]
@@ -44,7 +44,7 @@ pub enum ImageError {
         /// Which image.
         reference: String,
         /// What went wrong.
-        source: UnpackError,
+        source: Box<UnpackError>,
     },
     /// A word that names no image.
     #[error(transparent)]
@@ -52,9 +52,20 @@ pub enum ImageError {
     /// The way from an archive.
     #[error("loading images: {0}")]
     Load(#[from] LoadError),
+    /// The way into an archive.
+    #[error("saving images: {0}")]
+    Save(#[from] SaveError),
     /// The store itself.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// An error that names the image itself needs no second name.
+fn fetching(reference: &str, source: &FetchError) -> String {
+    match source {
+        FetchError::NotFound { .. } => source.to_string(),
+        _ => format!("fetching the image {reference}: {source}"),
+    }
 }
 
 impl ImageError {

@@ -64,7 +64,9 @@ pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
 pub use error::ImageError;
-pub use exchange::{LoadError, LoadOptions, LoadedImage};
+pub use exchange::{
+    Archive, ArchiveFormat, ImageToSave, LoadError, LoadOptions, LoadedImage, SaveError,
+};
 pub use image::Image;
 pub use local::LocalStore;
 pub use manifest::HistoryStep;
@@ -79,7 +81,8 @@ pub use registry::{
 };
 pub use settings::MachineSettings;
 pub use store::{
-    Alone, Base, Freed, Hold, ImageStore, Meant, Needed, NotMeant, StoreError, StoredImage, Variant,
+    Alone, Base, Freed, Hold, ImageStore, Meant, Needed, NotMeant, StoreError, StoredImage,
+    Variant, references,
 };
 pub use tar::TarError;
 pub use unpack::{DEFAULT_SIZE, Limits, TooMuch, UnpackError};

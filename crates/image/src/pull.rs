@@ -128,7 +128,8 @@ impl ImageStore {
     }
 
     /// [Pulls](ImageStore::pull) the image and makes its [base](ImageStore::base_of_size) of this
-    /// many bytes on the way: layers are written to it as they arrive.
+    /// many bytes on the way: layers are written to it as they arrive. What a reference means that
+    /// was given here, to an image that was loaded or tagged, no registry is asked.
     ///
     /// # Errors
     /// [`ImageError::Fetch`] and [`ImageError::Unpack`]; as there.
@@ -143,7 +144,14 @@ impl ImageStore {
         let failed = |source| fetch_error(reference, source);
         // Until the reference is remembered: see the store's locks.
         let _hold = self.hold().await?;
-        let found = self.look_up(reference, platform, options, listener).await;
+        let given = match self.is_given_here(reference)? {
+            true => self.local(reference, platform)?,
+            false => None,
+        };
+        let found = match given {
+            Some(image) => Ok(LookedUp::here(image)),
+            None => self.look_up(reference, platform, options, listener).await,
+        };
         let LookedUp { image, registry } = found.map_err(failed)?;
         let Some(registry) = registry else {
             let base = self.base_of_size(&image, size, listener).await?;
@@ -513,7 +521,7 @@ impl Drop for GivenUpAtLast<'_> {
 fn fetch_error(reference: &Reference, source: FetchError) -> ImageError {
     ImageError::Fetch {
         reference: reference.to_string(),
-        source,
+        source: Box::new(source),
     }
 }
 

@@ -37,11 +37,13 @@ impl MachineId {
     }
 
     /// The id that a machine gets when nobody names it: the last part of the image's
-    /// repository, a hyphen and the tag, with every character that an id cannot have turned
-    /// into a hyphen.
-    pub fn from_image(repository: &str, tag: &str) -> Result<MachineId, InvalidMachineId> {
+    /// repository, and a hyphen and the tag if it has one, with every character that an id cannot
+    /// have turned into a hyphen.
+    pub fn from_image(repository: &str, tag: Option<&str>) -> Result<MachineId, InvalidMachineId> {
         let last = repository.rsplit('/').next().unwrap_or(repository);
-        let word: String = format!("{last}-{tag}")
+        let tagged = tag.map(|tag| format!("{last}-{tag}"));
+        let word: String = tagged
+            .unwrap_or_else(|| last.to_owned())
             .to_lowercase()
             .chars()
             .map(|letter| if is_allowed(letter) { letter } else { '-' })
@@ -124,8 +126,15 @@ mod tests {
     #[test]
     fn an_image_gives_a_name() {
         let name = |repository, tag| MachineId::from_image(repository, tag).unwrap().to_string();
-        assert_eq!(name("docker.io/library/alpine", "3.22"), "alpine-3-22");
-        assert_eq!(name("x/Debian_Systemd", "latest"), "debian-systemd-latest");
-        assert_eq!(name(&"a".repeat(80), "t").len(), LONGEST);
+        assert_eq!(
+            name("docker.io/library/alpine", Some("3.22")),
+            "alpine-3-22"
+        );
+        assert_eq!(name("docker.io/library/alpine", None), "alpine");
+        assert_eq!(
+            name("x/Debian_Systemd", Some("latest")),
+            "debian-systemd-latest"
+        );
+        assert_eq!(name(&"a".repeat(80), Some("t")).len(), LONGEST);
     }
 }

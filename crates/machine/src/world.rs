@@ -67,6 +67,11 @@ impl World {
         Ok(world)
     }
 
+    /// The image store.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
     /// The socket of this world's service.
     pub fn service_socket(&self) -> PathBuf {
         self.runtime.join("service.sock")

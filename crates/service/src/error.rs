@@ -2,7 +2,9 @@
 
 use container_api::{Failure, FailureKind};
 use container_engine::EngineError;
-use container_image::{CommitError, ImageError, InvalidHost, LoginError, RegistryHost, StoreError};
+use container_image::{
+    CommitError, ImageError, InvalidHost, LoginError, NotMeant, RegistryHost, StoreError,
+};
 use container_machine::{BundleError, DiskCapacity, InvalidMachineId};
 use container_runtime::{ChangesError, FindError, GuestFilesError, LaunchError, StopError};
 
@@ -37,6 +39,21 @@ pub enum ServiceError {
         /// Where there are credentials that are not ours to remove.
         left: Vec<String>,
     },
+    /// The image is needed.
+    #[error(
+        "the image {image} is not removed, as machines use it: {machines}; delete them first, or give it another name before this one goes"
+    )]
+    ImageInUse {
+        /// What was to be removed.
+        image: String,
+        /// The machines' names.
+        machines: String,
+    },
+    /// Whether an image is needed cannot be told.
+    #[error(
+        "nothing is removed, as it cannot be told which images machines use: {0}; mend or delete them first"
+    )]
+    UsesUnknown(String),
     /// The images on disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -190,7 +207,11 @@ impl From<&ServiceError> for Failure {
             ServiceError::Bundle(BundleError::Exists(_)) | ServiceError::DefaultNameTaken(_) => {
                 FailureKind::Exists
             }
+            ServiceError::Image(ImageError::NotMeant(NotMeant::Nothing(_))) => {
+                FailureKind::NotFound
+            }
             ServiceError::Name(_)
+            | ServiceError::ImageInUse { .. }
             | ServiceError::Invalid(_)
             | ServiceError::Host(_)
             | ServiceError::Login(LoginError::Wrong { .. })

@@ -78,7 +78,7 @@ fn run() -> Result<(), String> {
     };
     let bundles = Bundles::open(&world.data).map_err(|error| error.to_string())?;
     let _data_lock = clean_up(&world, &bundles)?;
-    let images = ImageStore::open(&world.data.join("images")).map_err(|error| error.to_string())?;
+    let images = ImageStore::open(&world.images()).map_err(|error| error.to_string())?;
     let events = tokio::runtime::Runtime::new()
         .map_err(|error| format!("starting the event loop: {error}"))?;
     events.block_on(serve(Service {

@@ -70,14 +70,19 @@ impl Builder {
                 command.stdout(Stdio::from(std::io::stderr()));
                 let status = command.status().await?;
                 if !status.success() {
-                    return Err(Failure::new(format!("{} failed: its last words are above", self.name())));
+                    return Err(Failure::new(format!(
+                        "{} failed: its last words are above",
+                        self.name()
+                    )));
                 }
                 let image = std::fs::read_to_string(file)?;
                 self.export(image.trim())
             }
             Builder::Docker => {
                 let mut command = self.command(build);
-                command.args(["--output", "type=docker,dest=-"]).arg(&build.context);
+                command
+                    .args(["--output", "type=docker,dest=-"])
+                    .arg(&build.context);
                 Ok(command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?)
             }
         }
@@ -106,10 +111,15 @@ impl Builder {
     fn export(self, image: &str) -> Result<Child, Failure> {
         let mut command = Command::new(self.name());
         match self {
-            Builder::Buildah => command.args(["push", "--quiet", image, "docker-archive:/dev/stdout"]),
+            Builder::Buildah => {
+                command.args(["push", "--quiet", image, "docker-archive:/dev/stdout"])
+            }
             _ => command.args(["save", "--quiet", "--format", "docker-archive", image]),
         };
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         Ok(command.kill_on_drop(true).spawn()?)
     }
 

@@ -2,12 +2,11 @@
 
 mod builder;
 
-use std::{path::PathBuf, process::Stdio};
+use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
 use container_api::TagRequest;
 use container_client::Client;
-use tokio::io::AsyncReadExt;
 
 use crate::{failure::Failure, output};
 
@@ -74,8 +73,11 @@ impl Build {
         let client = Client::connect(build).await?;
         let mut archive = builder.build(&self).await?;
         let errors = archive.stderr.take();
-        let bytes = archive.stdout.take().ok_or("the builder's output is missing")?;
-        let loaded = client.load(bytes, &mut |_| {}).await;
+        let bytes = archive
+            .stdout
+            .take()
+            .ok_or("the builder's output is missing")?;
+        let loaded = client.load_images(bytes, &mut |_| {}).await;
         let status = archive.wait().await?;
         if !status.success() {
             return Err(builder.failed(errors).await);
@@ -93,7 +95,7 @@ impl Build {
                 source: image.digest.clone(),
                 target: tag.clone(),
             };
-            client.tag(&request).await?;
+            client.tag_image(&request).await?;
         }
         output::line(&image.digest)?;
         Ok(0)

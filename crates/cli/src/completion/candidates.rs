@@ -8,7 +8,7 @@ use clap_complete::{
 };
 use container_machine::{Bundles, HomeMount, MachineId, World};
 
-use crate::{filter::Filter, format::Format};
+use crate::{filter::Filter, format::Format, image::ImageFilter, values::ImageName};
 
 const HOME_MOUNTS: &[&str] = &["rw", "ro", "none"];
 
@@ -23,6 +23,15 @@ const FILTERS: &[&str] = &[
     "status=stopped",
     "default=true",
     "default=false",
+];
+
+const IMAGE_FILTERS: &[&str] = &[
+    "reference=",
+    "name=",
+    "machine=",
+    "platform=",
+    "used=true",
+    "used=false",
 ];
 
 /// What `set` can set.
@@ -54,6 +63,10 @@ fn with_values(argument: Arg) -> Arg {
         ArgValueCompleter::new(|typed: &OsStr| beginning(typed, HOME_MOUNTS))
     } else if is(TypeId::of::<Filter>()) {
         ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FILTERS))
+    } else if is(TypeId::of::<ImageFilter>()) {
+        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, IMAGE_FILTERS))
+    } else if is(TypeId::of::<ImageName>()) {
+        ArgValueCompleter::new(images)
     } else if is(TypeId::of::<Format>()) {
         ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FORMATS))
     } else if argument.get_id() == "source" || argument.get_id() == "destination" {
@@ -81,6 +94,17 @@ fn places(typed: &OsStr) -> Vec<CompletionCandidate> {
 fn machines(typed: &OsStr) -> Vec<CompletionCandidate> {
     let ids = ids();
     let words: Vec<&str> = ids.iter().map(MachineId::as_str).collect();
+    beginning(typed, &words)
+}
+
+/// The images on disk; none where they cannot be read.
+fn images(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let images = World::of_environment().map(|world| world.images());
+    let known = images
+        .ok()
+        .and_then(|images| container_image::references(&images).ok());
+    let known: Vec<String> = known.iter().flatten().map(ToString::to_string).collect();
+    let words: Vec<&str> = known.iter().map(String::as_str).collect();
     beginning(typed, &words)
 }
 

@@ -1,9 +1,16 @@
 //! `container image`: one file per verb.
 
 mod filter;
+mod freed;
+mod inspect;
 mod list;
+mod load;
+mod prune;
 mod pull;
 mod push;
+mod remove;
+mod save;
+mod tag;
 
 use clap::Subcommand;
 use container_client::Client;
@@ -19,6 +26,13 @@ pub enum Image {
     Push(push::Push),
     #[command(visible_alias = "ls")]
     List(list::List),
+    Inspect(inspect::Inspect),
+    Tag(tag::Tag),
+    #[command(name = "rm", visible_aliases = ["delete", "remove"])]
+    Remove(remove::Remove),
+    Prune(prune::Prune),
+    Load(load::Load),
+    Save(save::Save),
 }
 
 impl Image {
@@ -29,6 +43,12 @@ impl Image {
             Image::Pull(pull) => return pull.carry_out(&client).await,
             Image::Push(push) => return push.carry_out(&client).await,
             Image::List(list) => list.carry_out(&client).await?,
+            Image::Inspect(inspect) => inspect.carry_out(&client).await?,
+            Image::Tag(tag) => tag.carry_out(&client).await?,
+            Image::Remove(remove) => return remove.carry_out(&client).await,
+            Image::Prune(prune) => prune.carry_out(&client).await?,
+            Image::Load(load) => load.carry_out(&client).await?,
+            Image::Save(save) => save.carry_out(&client).await?,
         }
         Ok(0)
     }

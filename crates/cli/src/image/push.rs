@@ -9,6 +9,7 @@ use crate::{
     failure::Failure,
     output,
     progress::{self, ProgressMode},
+    values::{ImageName, words},
 };
 
 /// Send images to their registries.
@@ -23,7 +24,7 @@ Examples:
 pub struct Push {
     /// The images: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     #[arg(required = true, value_name = "REFERENCE")]
-    references: Vec<String>,
+    references: Vec<ImageName>,
 
     /// How to reach the registry: http, https, or auto (http on loopback and private names).
     #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
@@ -37,7 +38,7 @@ pub struct Push {
 impl Push {
     /// Sends them one after the other and prints their names.
     pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        for_each(self.references, async |image| {
+        for_each(words(self.references), async |image| {
             let request = PushRequest {
                 image,
                 scheme: self.scheme.clone(),

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     output,
     progress::{self, ProgressMode},
-    values,
+    values::{self, ImageName},
 };
 
 /// Make a machine from an image, and boot it.
@@ -31,7 +31,7 @@ Examples:
   container machine create registry.example/alpine:3 --home-mount none --disk-size 20G")]
 pub struct Create {
     /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
-    image: String,
+    image: ImageName,
 
     /// The machine's name; made from the image's where it is left out.
     #[arg(short, long)]
@@ -110,7 +110,7 @@ impl Create {
     fn request(self) -> Result<CreateRequest, Failure> {
         let platform = values::platform(self.platform, self.os.as_deref(), self.arch.as_deref());
         Ok(CreateRequest {
-            image: self.image,
+            image: self.image.0,
             name: self.name,
             platform,
             scheme: self.scheme,

@@ -7,7 +7,7 @@ use container_machine::MachineId;
 use serde_json::Value;
 
 use super::one_or_default;
-use crate::{failure::Failure, output, template::Template};
+use crate::{failure::Failure, format::WholeFormat};
 
 /// What a template may name.
 const FIELDS: &[&str] = &[
@@ -56,24 +56,11 @@ pub struct Inspect {
     /// Fields are named as in the JSON; one that is absent is empty. The filter `size` writes bytes
     /// as people read them.
     #[arg(long, value_name = "FORMAT", default_value = "json", hide_default_value = true, value_parser = format)]
-    format: Format,
+    format: WholeFormat,
 }
 
-/// How a machine is printed.
-#[derive(Debug, Clone)]
-enum Format {
-    Json,
-    Template(Template),
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    match text {
-        "json" => Ok(Format::Json),
-        _ if text.contains("{{") || text.contains("{%") => {
-            Template::parse(text, FIELDS).map(Format::Template)
-        }
-        _ => Err("there are json and templates with {{ fields }}".to_owned()),
-    }
+fn format(text: &str) -> Result<WholeFormat, String> {
+    WholeFormat::parse(text, FIELDS)
 }
 
 impl Inspect {
@@ -81,10 +68,7 @@ impl Inspect {
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
         let machine = inspected(&client.machine(&id).await?)?;
-        match self.format {
-            Format::Template(template) => output::line(template.render(&machine)?),
-            Format::Json => output::json(&[machine]),
-        }
+        self.format.print(&[machine])
     }
 }
 
@@ -100,7 +84,8 @@ fn inspected(machine: &Snapshot) -> Result<Value, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples;
+    use crate::samples::{self, fields};
+    use crate::template::Template;
 
     #[test]
     fn a_machine_is_told_whole() {
@@ -121,18 +106,6 @@ mod tests {
         );
         assert!(format("{{ default }}").is_err());
         assert!(format("yaml").is_err());
-        assert!(matches!(format("json"), Ok(Format::Json)));
-    }
-
-    /// The paths of all values, in order.
-    fn fields(outer: &str, value: &Value) -> Vec<String> {
-        let Some(inner) = value.as_object() else {
-            return vec![outer.to_owned()];
-        };
-        let inner = inner.iter().flat_map(|(key, value)| match outer {
-            "" => fields(key, value),
-            _ => fields(&format!("{outer}.{key}"), value),
-        });
-        inner.collect()
+        assert!(matches!(format("json"), Ok(WholeFormat::Json)));
     }
 }

@@ -13,8 +13,10 @@ mod error;
 mod layout;
 mod load;
 mod members;
+mod save;
 #[cfg(test)]
 mod tests;
 
 pub use error::LoadError;
 pub use load::{LoadOptions, LoadedImage};
+pub use save::{Archive, ArchiveFormat, ImageToSave, SaveError};

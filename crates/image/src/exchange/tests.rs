@@ -411,3 +411,125 @@ async fn holes_and_bombs_are_bounded() {
     let error = bench.refused(&bomb).await;
     assert!(error.contains("unpacks to more than"), "{error}");
 }
+
+fn members(archive: &[u8]) -> Vec<String> {
+    let mut tar = tar::Archive::new(archive);
+    let entries = tar.entries().unwrap();
+    let names = entries.map(|entry| entry.unwrap().path().unwrap().display().to_string());
+    names.collect()
+}
+
+impl Bench {
+    async fn save(&self, format: ArchiveFormat) -> Result<Vec<u8>, SaveError> {
+        let images = self.store.images(&[]).unwrap();
+        let to_save: Vec<ImageToSave<'_>> = images
+            .iter()
+            .map(|image| ImageToSave {
+                image,
+                references: image.references.clone(),
+            })
+            .collect();
+        let hold = self.store.hold().await.unwrap();
+        let archive = self.store.archive(&to_save, format, None)?;
+        let mut written = Vec::new();
+        archive.write(&hold, &mut written)?;
+        Ok(written)
+    }
+}
+
+#[tokio::test]
+async fn what_is_saved_can_be_loaded() {
+    let (bench, mut author) = (Bench::new(), Author::default());
+    let (one, two) = (author.image("one"), author.image("two"));
+    author.index(&[
+        (&one, Some("one:1")),
+        (&one, Some("localhost/also:1")),
+        (&two, None),
+    ]);
+    bench.load(&author.tar()).await.unwrap();
+    for format in [ArchiveFormat::Oci, ArchiveFormat::Docker] {
+        let archive = bench.save(format).await.unwrap();
+        assert_eq!(archive, bench.save(format).await.unwrap());
+        let has_list = members(&archive).contains(&"manifest.json".to_owned());
+        assert_eq!(has_list, format == ArchiveFormat::Docker);
+        let other = Bench::new();
+        other.load(&archive).await.unwrap();
+        assert_eq!(
+            other.store.images(&[]).unwrap(),
+            bench.store.images(&[]).unwrap()
+        );
+    }
+}
+
+#[tokio::test]
+async fn docker_finds_its_list_in_what_is_saved_for_it() {
+    let bench = Bench::new();
+    bench.load(&docker(&json!(["app:1"]))).await.unwrap();
+    let archive = bench.save(ArchiveFormat::Docker).await.unwrap();
+    let mut tar = tar::Archive::new(archive.as_slice());
+    let mut entries = tar.entries().unwrap().map(Result::unwrap);
+    let list = entries.find(|entry| entry.path().unwrap().ends_with("manifest.json"));
+    let list: Value = serde_json::from_reader(list.unwrap()).unwrap();
+    assert_eq!(list[0]["RepoTags"], json!(["docker.io/library/app:1"]));
+    let members = members(&archive);
+    for path in [&list[0]["Config"], &list[0]["Layers"][0]] {
+        assert!(
+            members.contains(&path.as_str().unwrap().to_owned()),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_was_damaged_is_not_saved() {
+    let (bench, mut author) = (Bench::new(), Author::default());
+    let image = author.image("one");
+    author.index(&[(&image, Some("one:1"))]);
+    bench.load(&author.tar()).await.unwrap();
+    let stored = bench.store.images(&[]).unwrap();
+    let layer = stored[0].variants[0].layers[0].digest;
+    let path = bench.store.blob_path(&layer);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = bench.save(ArchiveFormat::Oci).await.unwrap_err();
+    assert!(error.to_string().contains(&layer.to_string()), "{error}");
+    let to_save = ImageToSave {
+        image: &stored[0],
+        references: vec![],
+    };
+    let arm = "linux/arm64".parse().unwrap();
+    let archive = bench
+        .store
+        .archive(&[to_save], ArchiveFormat::Oci, Some(&arm));
+    let error = archive.unwrap_err().to_string();
+    assert!(
+        error.contains("one:1") && error.contains("linux/arm64"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_loaded_needs_no_registry_and_tags_are_names() {
+    let (bench, mut author) = (Bench::new(), Author::default());
+    let image = author.image("one");
+    author.index(&[(&image, Some("127.0.0.1:1/one:1"))]);
+    bench.load(&author.tar()).await.unwrap();
+    let (stored, hold) = (
+        bench.store.images(&[]).unwrap(),
+        bench.store.hold().await.unwrap(),
+    );
+    let two = Reference::parse("127.0.0.1:1/two", "docker.io").unwrap();
+    let one = &stored[0].references[0];
+    bench.store.tag(&hold, &stored[0], Some(one), &two).unwrap();
+    let platform = "linux/amd64".parse().unwrap();
+    for reference in [one, &two] {
+        let options = crate::PullOptions::default();
+        let made = bench
+            .store
+            .pull_to_base(reference, &platform, &options, 1 << 30, &|_| {});
+        let (image, base) = made.await.unwrap();
+        assert_eq!(image.descriptor, stored[0].descriptor);
+        assert!(base.exists());
+    }
+}

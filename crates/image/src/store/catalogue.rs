@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::{ImageStore, StoreError, contents::Contents, index::Entry};
 use crate::{
     Descriptor, Digest, HistoryStep, Platform, Reference,
-    manifest::{self, Configuration, Manifest},
+    manifest::{self, Manifest},
 };
 
 /// An image in the store: all that one digest leads to.
@@ -41,6 +41,8 @@ pub struct Variant {
     pub platform: Platform,
     /// The platform's manifest.
     pub manifest: Descriptor,
+    /// What describes its programs, as it is in the store.
+    pub config: Descriptor,
     /// When it was made, if its maker says.
     pub created: Option<Timestamp>,
     /// `NAME=value`.
@@ -84,14 +86,29 @@ impl StoredImage {
 
     /// The variant for this platform, or else the first.
     pub fn variant(&self, platform: &Platform) -> Option<&Variant> {
+        self.variant_for(platform).or(self.variants.first())
+    }
+
+    /// The variant that serves this platform best.
+    pub fn variant_for(&self, platform: &Platform) -> Option<&Variant> {
         let fitting = self.variants.iter().filter_map(|variant| {
             let distance = platform.distance(&variant.platform)?;
             Some((distance, variant))
         });
         let nearest = fitting.min_by_key(|(distance, _)| *distance);
-        nearest
-            .map(|(_, variant)| variant)
-            .or(self.variants.first())
+        nearest.map(|(_, variant)| variant)
+    }
+
+    /// What leads to its variants, if it is not one itself.
+    pub(crate) fn indexes(&self, store: &ImageStore) -> Result<Vec<Digest>, StoreError> {
+        let mut indexes = Vec::new();
+        for digest in &self.contents.manifests {
+            let bytes = store.small(digest)?.unwrap_or_default();
+            if let Ok((Manifest::Index(_), _)) = manifest::parse(&bytes, None) {
+                indexes.push(*digest);
+            }
+        }
+        Ok(indexes)
     }
 }
 
@@ -178,8 +195,8 @@ impl ImageStore {
         if !parts.layers.iter().all(|(layer, _)| self.has(layer)) {
             return Ok(None);
         }
-        let config = self.small(&parts.config.digest)?.unwrap_or_default();
-        let Ok(config) = manifest::configuration(&config, parts.layers.len()) else {
+        let read = self.small(&parts.config.digest)?.unwrap_or_default();
+        let Ok(read) = manifest::configuration(&read, parts.layers.len()) else {
             return Ok(None);
         };
         let manifest = Descriptor {
@@ -188,7 +205,21 @@ impl ImageStore {
             size: bytes.len() as u64,
         };
         let layers = parts.layers.into_iter().map(|(layer, _)| layer).collect();
-        Ok(Some(Variant::new(manifest, layers, config)))
+        Ok(Some(Variant {
+            platform: read.platform,
+            manifest,
+            config: parts.config,
+            created: read.created,
+            environment: read.environment,
+            entrypoint: read.entrypoint,
+            command: read.command,
+            working_directory: read.working_directory,
+            user: read.user,
+            stop_signal: read.stop_signal,
+            labels: read.labels,
+            layers,
+            history: read.history,
+        }))
     }
 
     /// All bases that are there, whatever they were made from.
@@ -243,24 +274,5 @@ fn count_shared(images: &mut [StoredImage]) {
         let shared_bases = image.bases.iter().filter(|base| bases[&base.path] > 1);
         image.shared_size = shared_blobs.map(|(_, size)| size).sum::<u64>()
             + shared_bases.map(|base| base.disk_size).sum::<u64>();
-    }
-}
-
-impl Variant {
-    fn new(manifest: Descriptor, layers: Vec<Descriptor>, config: Configuration) -> Variant {
-        Variant {
-            platform: config.platform,
-            manifest,
-            created: config.created,
-            environment: config.environment,
-            entrypoint: config.entrypoint,
-            command: config.command,
-            working_directory: config.working_directory,
-            user: config.user,
-            stop_signal: config.stop_signal,
-            labels: config.labels,
-            layers,
-            history: config.history,
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Which image somebody means.
 
-use super::StoredImage;
+use super::{ImageStore, StoredImage};
 use crate::{ImageError, Reference};
 
 /// Fewer digits of a digest than this name nothing: too many words are made of them.
@@ -21,6 +21,9 @@ pub enum NotMeant {
     /// There is none.
     #[error("there is no image {0} here: `container image ls` lists those there are")]
     Nothing(String),
+    /// It has no name, and needs one.
+    #[error("the image {0} has no name: give it one with `container image tag`")]
+    Nameless(String),
     /// There are several.
     #[error("{word} begins the digests of several images: {}", .digests.join(", "))]
     Several {
@@ -90,6 +93,30 @@ impl<'a> Meant<'a> {
             image.descriptor.digest == digest && image.references.iter().any(is_same)
         };
         images.iter().find(is_it).map(Meant::Digest)
+    }
+}
+
+impl ImageStore {
+    /// The reference that a word is, or that leads to the image whose digest it begins.
+    ///
+    /// # Errors
+    /// [`ImageError::NotMeant`] if it begins several, and [`ImageError::Reference`] for a word that
+    /// could name nothing.
+    pub fn reference(&self, word: &str, default_registry: &str) -> Result<Reference, ImageError> {
+        let parsed = Reference::parse(word, default_registry);
+        if beginning(word).is_none() {
+            return parsed;
+        }
+        let images = self.images(&[])?;
+        match Meant::find(word, default_registry, &images) {
+            Ok(Meant::Name(_, reference)) => Ok(reference),
+            Ok(Meant::Digest(image)) => match image.references.first() {
+                Some(name) => Ok(name.with_digest(&image.descriptor.digest)),
+                None => Err(NotMeant::Nameless(shortened(word)).into()),
+            },
+            Err(ImageError::NotMeant(NotMeant::Nothing(_))) => parsed,
+            Err(error) => Err(error),
+        }
     }
 }
 

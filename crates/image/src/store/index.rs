@@ -1,6 +1,11 @@
 //! Which references are known (image-spec, image-layout.md, "index.json file").
 
-use std::{collections::HashMap, fs, io::ErrorKind, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use oci_spec::{
     OciSpecError,
@@ -10,9 +15,10 @@ use oci_spec::{
     },
 };
 
-use super::{ImageStore, StoreError, lock::lock_here};
+use super::{Hold, ImageStore, StoreError, StoredImage, lock::lock_here};
 use crate::{Descriptor, Digest, Reference};
 
+const INDEX: &str = "index.json";
 /// The annotation that the specification has for a reference.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Our own, on an artifact with machine settings: the image that they are for.
@@ -27,6 +33,21 @@ pub(crate) enum Entry {
     Image(Descriptor, Option<Reference>),
     /// An artifact with settings of the image with this manifest.
     Settings(Descriptor, Digest),
+}
+
+/// Every reference that means something in the store in this directory, which is not touched; for
+/// those who want to know no more.
+///
+/// # Errors
+/// [`StoreError`] if the store cannot be read.
+pub fn references(root: &Path) -> Result<Vec<Reference>, StoreError> {
+    let index = read_index(&root.join(INDEX))?;
+    let entries = index.manifests().iter().filter_map(read_entry);
+    let named = entries.filter_map(|entry| match entry {
+        Entry::Image(_, name) => name,
+        Entry::Settings(..) => None,
+    });
+    Ok(named.collect())
 }
 
 impl Entry {
@@ -104,6 +125,28 @@ impl ImageStore {
                 .collect();
             entries.retain(|entry| !named.iter().any(|named| is_unnamed(entry, named)));
         })
+    }
+
+    /// Gives an image another name, whatever that meant before. Its machine settings, as its name
+    /// `known_as` has them, belong to that name too.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read or written; nothing is named then.
+    pub fn tag(
+        &self,
+        _hold: &Hold,
+        image: &StoredImage,
+        known_as: Option<&Reference>,
+        name: &Reference,
+    ) -> Result<(), StoreError> {
+        if let Some(known_as) = known_as {
+            for variant in &image.variants {
+                let manifest = &variant.manifest.digest;
+                let settings = self.find_settings(known_as, manifest)?;
+                self.remember_settings(name, manifest, settings.as_ref())?;
+            }
+        }
+        self.give(&[(image.descriptor.clone(), Some(name.clone()))])
     }
 
     /// Keeps only those entries.
@@ -185,29 +228,34 @@ impl ImageStore {
     }
 
     fn read_index(&self) -> Result<ImageIndex, StoreError> {
-        let path = self.index_path();
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(StoreError::malformed(&path)),
-            Err(error) if error.kind() == ErrorKind::NotFound => self.built(
-                ImageIndexBuilder::default()
-                    .schema_version(2u32)
-                    .media_type(MediaType::ImageIndex)
-                    .manifests([])
-                    .build(),
-            ),
-            Err(error) => Err(StoreError::io("reading", &path)(error)),
-        }
+        read_index(&self.index_path())
     }
 
     fn index_path(&self) -> PathBuf {
-        self.root.join("index.json")
+        self.root.join(INDEX)
     }
 
     fn built<T>(&self, built: Result<T, OciSpecError>) -> Result<T, StoreError> {
-        built.map_err(|error| {
-            StoreError::io("writing", &self.index_path())(std::io::Error::other(error))
-        })
+        built.map_err(not_written(&self.index_path()))
     }
+}
+
+fn read_index(path: &Path) -> Result<ImageIndex, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(StoreError::malformed(path)),
+        Err(error) if error.kind() == ErrorKind::NotFound => ImageIndexBuilder::default()
+            .schema_version(2u32)
+            .media_type(MediaType::ImageIndex)
+            .manifests([])
+            .build()
+            .map_err(not_written(path)),
+        Err(error) => Err(StoreError::io("reading", path)(error)),
+    }
+}
+
+fn not_written(path: &Path) -> impl FnOnce(OciSpecError) -> StoreError {
+    let failed = StoreError::io("writing", path);
+    move |error| failed(std::io::Error::other(error))
 }
 
 /// None if it is of a kind that we do not know.

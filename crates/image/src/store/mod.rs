@@ -37,6 +37,7 @@ use crate::Limits;
 pub use catalogue::{Base, StoredImage, Variant};
 pub use error::StoreError;
 pub use find::{Meant, NotMeant};
+pub use index::references;
 pub use lock::{Alone, Hold};
 pub use remove::{Freed, Needed};
 

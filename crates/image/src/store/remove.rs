@@ -35,6 +35,16 @@ pub struct Freed {
     pub bytes: u64,
 }
 
+impl std::ops::AddAssign for Freed {
+    fn add_assign(&mut self, more: Freed) {
+        self.references.extend(more.references);
+        self.images.extend(more.images);
+        self.blobs += more.blobs;
+        self.bases += more.bases;
+        self.bytes += more.bytes;
+    }
+}
+
 /// Of what is not needed, what goes.
 enum Reach {
     /// What these images were made of.

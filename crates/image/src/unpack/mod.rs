@@ -72,7 +72,7 @@ impl ImageStore {
         let made = self.made_base(image, size, arrivals, listener).await;
         made.map_err(|source| ImageError::Unpack {
             reference: image.reference.to_string(),
-            source,
+            source: Box::new(source),
         })
     }
 

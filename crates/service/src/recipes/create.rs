@@ -146,10 +146,11 @@ impl Service {
     fn plan(&self, request: &CreateRequest) -> Result<Plan, ServiceError> {
         let configuration = Configuration::read(&self.world.config)?;
         configuration.check()?;
-        let reference = Reference::parse(&request.image, &configuration.registry.domain)?;
+        let domain = &configuration.registry.domain;
+        let reference = self.images.reference(&request.image, domain)?;
         let id = match &request.name {
             Some(name) => name.parse()?,
-            None => MachineId::from_image(reference.repository(), reference.tag_or_digest())?,
+            None => MachineId::from_image(reference.repository(), reference.tag())?,
         };
         let boot = changed(configuration.boot_defaults(), &request.boot);
         super::set::check(&boot)?;
@@ -242,7 +243,7 @@ pub(crate) fn told(progress: ImageProgress) -> Progress {
         }
         ImageStep::Uploading => "pushing image",
         ImageStep::TakingOver { place } => {
-            return Progress::step(&format!("fetching image from {place}"));
+            return Progress::step(format!("fetching image from {place}"));
         }
         ImageStep::Downloading => "fetching image",
         ImageStep::Unpacking => "unpacking image",
