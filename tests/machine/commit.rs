@@ -240,9 +240,12 @@ fn what_was_changed_is_there_elsewhere_file_by_file(lab: &Lab) {
     let pushed = buildah.push(&image, &registry, "tools:1");
     let elsewhere = World::of_root();
     elsewhere.create(&pushed, "two", &[]);
-    // The scripts and the home are the worlds' own.
-    let found = facts_of_machine(&elsewhere, "two");
-    assert_same("another world", &expected, &found);
+    // What it writes of its own changes the times of the directories that it is in.
+    let (mut without, mut found) = (expected, facts_of_machine(&elsewhere, "two"));
+    for path in ["./etc", "./var"] {
+        assert!(without.remove(path).is_some() && found.remove(path).is_some());
+    }
+    assert_same("another world", &without, &found);
     assert_eq!(layers(&world, &digest).len(), 2);
 }
 
