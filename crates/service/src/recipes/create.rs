@@ -7,8 +7,8 @@ use std::{
 
 use container_api::{CreateRequest, Layers, Progress, Step};
 use container_image::{
-    DEFAULT_SIZE, Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions,
-    Reference, Step as ImageStep,
+    Image, Platform as ImagePlatform, Progress as ImageProgress, PullOptions, Reference,
+    Step as ImageStep,
 };
 use container_machine::{
     BootConfiguration, Bundle, BundleError, Descriptor, HomeMount, ImageDescription,
@@ -77,12 +77,16 @@ impl Service {
         let _hold = self.images.hold().await?;
         let report = |progress| caller.tell(told(progress));
         let (reference, platform) = (&plan.reference, &plan.platform);
-        // All larger disks share one base, and grow at their first boot.
         let capacity = plan.boot.disk_capacity;
-        let size = capacity.bytes().min(DEFAULT_SIZE);
         let (image, base) = self
             .images
-            .pull_to_base(reference, platform, &plan.options, size, &report)
+            .pull_to_base(
+                reference,
+                platform,
+                &plan.options,
+                capacity.bytes(),
+                &report,
+            )
             .await
             .map_err(|source| match source.is_of_size() {
                 true => ServiceError::DiskTooSmall {
