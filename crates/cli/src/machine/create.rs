@@ -28,7 +28,8 @@ use crate::{
 Examples:
   container machine create registry.example/debian-systemd:12 --name dev
   container machine create localhost:5000/busybox:1 --memory 2G --no-boot
-  container machine create registry.example/alpine:3 --home-mount none --disk-size 20G")]
+  container machine create registry.example/alpine:3 --home-mount none
+  container machine create registry.example/debian:12 --disk-size 20G")]
 pub struct Create {
     /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     image: ImageName,

@@ -7,8 +7,8 @@ use std::{
 
 use container_api::{CreateRequest, Layers, Progress, Step};
 use container_image::{
-    DEFAULT_SIZE, Image, Limits, Platform as ImagePlatform, Progress as ImageProgress, PullOptions,
-    Reference, Step as ImageStep,
+    Image, Limits, Platform as ImagePlatform, Progress as ImageProgress, PullOptions, Reference,
+    Step as ImageStep,
 };
 use container_machine::{
     BootConfiguration, Bundle, BundleError, Descriptor, HomeMount, ImageDescription,
@@ -78,12 +78,16 @@ impl Service {
         let _hold = self.images.hold().await?;
         let report = |progress| caller.tell(told(progress));
         let (reference, platform) = (&plan.reference, &plan.platform);
-        // All larger disks share one base, and grow at their first boot.
         let capacity = plan.boot.disk_capacity;
-        let size = capacity.bytes().min(DEFAULT_SIZE);
         let images = self.images.clone().with_limits(plan.limits);
         let (image, base) = images
-            .pull_to_base(reference, platform, &plan.options, size, &report)
+            .pull_to_base(
+                reference,
+                platform,
+                &plan.options,
+                capacity.bytes(),
+                &report,
+            )
             .await
             .map_err(|source| match source.is_of_size() {
                 true => ServiceError::DiskTooSmall {
