@@ -10,6 +10,7 @@ mod disks;
 mod downloads;
 mod first_use;
 mod foreign;
+mod images;
 mod inits;
 mod local_stores;
 mod logs;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         first_use::TESTS,
         commands::TESTS,
         commit::TESTS,
+        images::TESTS,
         streams::TESTS,
         terminals::TESTS,
         artifact::TESTS,

@@ -71,7 +71,7 @@ impl ImageStore {
         let manifest = self.keep_document(&manifest, OCI_MANIFEST)?;
         let settings = self.find_settings(&base.reference, &base.manifest.digest)?;
         self.remember_settings(reference, &manifest.digest, settings.as_ref())?;
-        self.remember(reference, &manifest)?;
+        self.give(&[(manifest.clone(), Some(reference.clone()))])?;
         Ok(manifest)
     }
 

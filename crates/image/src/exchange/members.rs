@@ -22,6 +22,8 @@ use crate::{
 
 /// An archive of a thousand images has some ten thousand members.
 const MOST_MEMBERS: usize = 65536;
+/// Bytes that may stand behind an archive's end.
+const MOST_BEHIND: u64 = 64 << 20;
 const LONGEST_NAME: usize = 512;
 /// Links that lead to links are followed this far.
 const DEEPEST: usize = 16;
@@ -80,8 +82,13 @@ impl Members {
         while let Some(member) = archive.next()? {
             members.add(&member, &mut archive)?;
         }
-        archive.drain()?;
-        Ok(members)
+        // Whoever sends it wants to send all of it; zeroes without end are not it.
+        let mut rest = archive.into_source().take(MOST_BEHIND + 1);
+        let rest = io::copy(&mut rest, &mut io::sink()).map_err(TarError::Read)?;
+        match rest > MOST_BEHIND {
+            true => Err(TarError::Malformed("too much stands behind its end").into()),
+            false => Ok(members),
+        }
     }
 
     fn add<R: Read>(&mut self, member: &Member, archive: &mut Archive<R>) -> Result<(), LoadError> {

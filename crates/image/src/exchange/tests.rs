@@ -533,3 +533,19 @@ async fn what_was_loaded_needs_no_registry_and_tags_are_names() {
         assert!(base.exists());
     }
 }
+
+#[tokio::test]
+async fn zeroes_without_end_are_no_archive() {
+    let bench = Bench::new();
+    let hold = bench.store.hold().await.unwrap();
+    let options = LoadOptions {
+        default_registry: "docker.io".to_owned(),
+        most_bytes: 1 << 20,
+        called: None,
+    };
+    let loaded = bench
+        .store
+        .load(&hold, std::io::repeat(0), &options, &|_| {});
+    let error = loaded.unwrap_err().to_string();
+    assert!(error.contains("behind its end"), "{error}");
+}

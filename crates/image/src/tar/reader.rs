@@ -110,6 +110,11 @@ impl<R: Read> Archive<R> {
         Ok(())
     }
 
+    /// What the archive is read from, after the last byte that was.
+    pub(crate) fn into_source(self) -> R {
+        self.source
+    }
+
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         if self.is_over {
             return Ok(None);

@@ -1,0 +1,442 @@
+//! Images: fetched, listed, named, removed, and exchanged with other programs.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use end_to_end::{Lab, Outcome, Terminal, World};
+use serde_json::Value;
+
+crate::tests![
+    an_image_is_known_by_its_names_and_its_digest,
+    an_image_that_a_machine_uses_stays,
+    what_is_not_needed_is_pruned,
+    a_prune_asks_on_a_terminal,
+    machines_are_made_while_others_prune,
+    a_killed_service_loses_nothing_that_has_a_name,
+    images_go_to_other_programs,
+    images_come_from_other_programs,
+    archives_that_are_not_whole_leave_nothing,
+    a_store_that_was_removed_is_made_again,
+];
+
+fn container(world: &World, arguments: &[&str]) -> Command {
+    let mut command = world.command_of(&world.program());
+    command.args(arguments);
+    command
+}
+
+fn outcome(command: &mut Command) -> Outcome {
+    command.output().unwrap().into()
+}
+
+/// Standard output of `container image` with these arguments, which succeeds.
+fn image(world: &World, arguments: &[&str]) -> String {
+    let arguments = [&["image"], arguments].concat();
+    let outcome = outcome(&mut container(world, &arguments));
+    assert_eq!(outcome.code, Some(0), "{arguments:?}: {outcome:?}");
+    outcome.stdout
+}
+
+/// The error of `container image` with these arguments, which fails.
+fn refused(world: &World, arguments: &[&str]) -> String {
+    let arguments = [&["image"], arguments].concat();
+    outcome(&mut container(world, &arguments))
+        .error()
+        .to_owned()
+}
+
+fn list(world: &World) -> Value {
+    serde_json::from_str(&image(world, &["ls", "--format", "json"])).unwrap()
+}
+
+fn machine(world: &World, image: &str, name: &str) {
+    world.create(image, name, &["--no-boot", "--home-mount", "none"]);
+}
+
+fn files(world: &World, directory: &str) -> usize {
+    let directory = world.path("data/container/images").join(directory);
+    fs::read_dir(directory).unwrap().count()
+}
+
+fn done(command: &mut Command) -> String {
+    let outcome = outcome(command);
+    assert_eq!(outcome.code, Some(0), "{command:?}: {outcome:?}");
+    outcome.stdout
+}
+
+fn an_image_is_known_by_its_names_and_its_digest(lab: &Lab) {
+    let world = World::of_user();
+    let busybox = lab.image("busybox:1");
+    let pulled = image(&world, &["pull", &busybox]);
+    let (name, digest) = pulled.trim().split_once('@').unwrap();
+    assert_eq!(format!("{name}:1"), busybox);
+    assert_eq!(files(&world, "bases"), 0);
+    let tagged = image(&world, &["tag", &busybox, "mine:1"]);
+    assert_eq!(tagged, "docker.io/library/mine:1\n");
+    let short = &digest["sha256:".len()..][..12];
+    let table = image(&world, &["ls"]);
+    for words in ["mine ", name, short, "linux/amd64"] {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+    for word in [&busybox, "mine:1", short, digest, pulled.trim()] {
+        let told = image(
+            &world,
+            &["inspect", word, "--format", "{{ descriptor.digest }}"],
+        );
+        assert_eq!(told.trim(), digest, "{word}");
+    }
+    // Named by its digest, it needs no registry, and the machine is called after the repository.
+    world.run(&["create", short, "--no-boot", "--home-mount", "none"]);
+    assert_eq!(world.bundles(), ["busybox"]);
+    let listed = list(&world);
+    assert_eq!(listed[0]["machines"], serde_json::json!(["busybox"]));
+    assert_eq!(listed[0]["sharedSize"], listed[0]["diskSize"]);
+    let used = image(&world, &["ls", "-q", "--filter", "used=true"]);
+    assert_eq!(used.lines().count(), 2, "{used}");
+    let error = refused(&world, &["inspect", "no-such"]);
+    assert_eq!(error.matches("no-such").count(), 1, "{error}");
+    let completed = container(&world, &["--", "container", "image", "rm", "docker.io/lib"])
+        .env("CONTAINER_COMPLETE", "bash")
+        .env("_CLAP_COMPLETE_INDEX", "3")
+        .output();
+    let completed = Outcome::from(completed.unwrap());
+    assert!(completed.stdout.contains("library/mine:1"), "{completed:?}");
+}
+
+fn an_image_that_a_machine_uses_stays(lab: &Lab) {
+    let world = World::of_user();
+    let busybox = lab.image("busybox:1");
+    machine(&world, &busybox, "dev");
+    image(&world, &["tag", &busybox, "also:1"]);
+    let digest = list(&world)[0]["digest"].as_str().unwrap().to_owned();
+    // A name may go as long as there is another one.
+    assert_eq!(image(&world, &["rm", &busybox]), format!("{busybox}\n"));
+    for word in ["also:1", &digest[7..15]] {
+        let error = refused(&world, &["rm", word]);
+        assert!(error.contains(word) && error.contains("dev"), "{error}");
+    }
+    let kept = outcome(&mut container(&world, &["image", "rm", "--all"]));
+    assert!(kept.stderr.contains("dev"), "{kept:?}");
+    image(&world, &["prune", "--all", "--force"]);
+    assert_eq!(image(&world, &["ls", "-q"]), "docker.io/library/also:1\n");
+    world.check_disk("dev");
+    // A name that means another image now leaves this one without.
+    let plain = lab.image("busybox-plain:1");
+    image(&world, &["pull", &plain]);
+    image(&world, &["tag", &plain, "also:1"]);
+    assert!(image(&world, &["ls"]).contains("<none>"));
+    assert!(image(&world, &["ls", "-q"]).contains(&digest));
+    image(&world, &["prune"]);
+    assert!(refused(&world, &["rm", &digest]).contains("dev"));
+    world.check_disk("dev");
+    world.stdout(&["rm", "dev"]);
+    assert!(!image(&world, &["ls"]).contains("<none>"));
+    image(&world, &["rm", "--all"]);
+    let freed = image(&world, &["prune"]);
+    assert!(freed.contains("1 base"), "{freed}");
+    for directory in ["blobs/sha256", "bases", "incoming"] {
+        assert_eq!(files(&world, directory), 0, "{directory}");
+    }
+}
+
+fn what_is_not_needed_is_pruned(lab: &Lab) {
+    let world = World::of_user();
+    let (busybox, plain) = (lab.image("busybox:1"), lab.image("busybox-plain:1"));
+    machine(&world, &busybox, "one");
+    machine(&world, &plain, "two");
+    world.stdout(&["rm", "two"]);
+    assert_eq!(files(&world, "bases"), 2);
+    let freed = image(&world, &["prune"]);
+    assert!(
+        freed.starts_with("Freed") && freed.contains("(1 base)"),
+        "{freed}"
+    );
+    assert_eq!(image(&world, &["ls", "-q"]).lines().count(), 2);
+    assert_eq!(image(&world, &["prune"]), "There was nothing to remove\n");
+    let freed = image(&world, &["prune", "--all"]);
+    assert!(
+        freed.starts_with(&plain) && freed.contains("1 image"),
+        "{freed}"
+    );
+    world.check_disk("one");
+    // A disk of which it cannot be told what it lies on keeps everything where it is.
+    fs::write(world.bundle("one", "disk.qcow2"), "no disk").unwrap();
+    let error = refused(&world, &["prune"]);
+    assert!(error.contains("machine one"), "{error}");
+    assert_eq!(files(&world, "bases"), 1);
+}
+
+fn a_prune_asks_on_a_terminal(_: &Lab) {
+    let world = World::of_user();
+    for (answer, code) in [("n\r", 1), ("y\r", 0)] {
+        let mut terminal = Terminal::start(&container(&world, &["image", "prune"]), 24, 80);
+        terminal.expect("Go on?");
+        terminal.press(answer);
+        assert_eq!(terminal.end(), Some(code), "{answer}");
+    }
+    let save = container(&world, &["image", "save", "any"]);
+    let mut terminal = Terminal::start(&save, 24, 80);
+    terminal.expect("is a terminal");
+    assert_eq!(terminal.end(), Some(1));
+}
+
+fn machines_are_made_while_others_prune(lab: &Lab) {
+    let world = World::of_root();
+    let images = [lab.image("busybox:1"), lab.image("busybox-plain:1")];
+    let elsewhere = world.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        // One service makes machines, another one, started elsewhere, removes what it can.
+        let pruning = threads.spawn(|| {
+            let mut times = 0;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut prune = container(&world, &["image", "prune", "--all", "--force"]);
+                done(prune.env("XDG_RUNTIME_DIR", &elsewhere));
+                times += 1;
+            }
+            times
+        });
+        for (number, image) in images.iter().cycle().take(8).enumerate() {
+            machine(&world, image, &format!("m{number}"));
+            if number % 3 == 2 {
+                world.stdout(&["rename", &format!("m{number}"), &format!("r{number}")]);
+            }
+            if number == 4 {
+                world.stdout(&["rm", "m0", "m1"]);
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(pruning.join().unwrap() > 1);
+    });
+    for machine in world.bundles() {
+        world.check_disk(&machine);
+    }
+    for image in list(&world).as_array().unwrap() {
+        assert_eq!(
+            image["platforms"],
+            serde_json::json!(["linux/amd64"]),
+            "{image}"
+        );
+    }
+}
+
+fn a_killed_service_loses_nothing_that_has_a_name(lab: &Lab) {
+    let world = World::of_root();
+    let archive = world.path("images.tar").display().to_string();
+    let names = [lab.image("debian-systemd:12"), lab.image("busybox:1")];
+    image(&world, &["pull", &names[0], &names[1]]);
+    image(&world, &["save", &names[0], &names[1], "-o", &archive]);
+    for delay in [0, 20, 60, 150, 300, 500, 800] {
+        let mut line = container(&world, &["image", "load", "-i", &archive]);
+        match delay {
+            60 => line = container(&world, &["image", "rm", "--all"]),
+            300 => line = container(&world, &["image", "prune", "--all"]),
+            _ => {}
+        }
+        let quiet = line.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = quiet.spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        world.processes("service").iter().for_each(|it| it.kill());
+        child.wait().unwrap();
+        // What is named is whole.
+        for image in list(&world).as_array().unwrap() {
+            assert_eq!(
+                image["platforms"],
+                serde_json::json!(["linux/amd64"]),
+                "{image}"
+            );
+        }
+        assert_eq!(files(&world, "incoming"), 0);
+    }
+    image(&world, &["load", "-i", &archive]);
+    image(&world, &["prune"]);
+    for name in &names {
+        image(&world, &["save", name, "-o", "/dev/null"]);
+    }
+    // Two manifests, two configurations, two layers.
+    assert_eq!(files(&world, "blobs/sha256"), 6);
+}
+
+/// Other programs' own store, in this world.
+fn podman(world: &World, arguments: &[&str]) -> Command {
+    let store = world.path("podman");
+    let mut command = Command::new("podman");
+    command
+        .args(["--storage-driver", "vfs", "--root"])
+        .arg(store.join("root"))
+        .arg("--runroot")
+        .arg(store.join("run"))
+        .args(arguments);
+    command
+}
+
+fn images_go_to_other_programs(lab: &Lab) {
+    let world = World::of_root();
+    let busybox = lab.image("busybox:1");
+    image(&world, &["pull", &busybox]);
+    image(&world, &["tag", &busybox, "localhost/exchanged:1"]);
+    for format in ["oci", "docker"] {
+        let archive = world.path(format).display().to_string();
+        let arguments = ["save", "localhost/exchanged:1", "--format", format];
+        image(&world, &[&arguments[..], &["-o", &archive]].concat());
+        done(&mut podman(&world, &["load", "-i", &archive]));
+        let listed = done(&mut podman(
+            &world,
+            &["images", "--format", "{{.Repository}}:{{.Tag}}"],
+        ));
+        assert!(
+            listed.contains("localhost/exchanged:1"),
+            "{format}: {listed}"
+        );
+        let init = done(&mut podman(&world, &["inspect", "localhost/exchanged:1"]));
+        assert!(init.contains("/sbin/init"), "{format}: {init}");
+        done(&mut podman(&world, &["rmi", "localhost/exchanged:1"]));
+        let transport = format!("{format}-archive:{archive}");
+        let inspected = done(Command::new("skopeo").args(["inspect", &transport]));
+        assert!(inspected.contains("amd64"), "{format}: {inspected}");
+        let store = world.path("buildah");
+        let mut buildah = Command::new("buildah");
+        buildah.args(["--storage-driver", "vfs", "--root"]);
+        buildah.arg(store.join("root")).arg("--runroot");
+        buildah
+            .arg(store.join("run"))
+            .args(["pull", "-q", &transport]);
+        assert_eq!(done(&mut buildah).trim().len(), 64, "{format}");
+    }
+    // Through a pipe, and back.
+    let saved = container(&world, &["image", "save", "localhost/exchanged:1"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut saved = saved.unwrap();
+    let mut load = podman(&world, &["load"]);
+    done(load.stdin(saved.stdout.take().unwrap()));
+    assert!(saved.wait().unwrap().success());
+}
+
+fn images_come_from_other_programs(lab: &Lab) {
+    let world = World::of_root();
+    let (busybox, plain) = (lab.image("busybox:1"), lab.image("busybox-plain:1"));
+    let path = |name: &str| world.path(name).display().to_string();
+    for (from, name) in [(&busybox, "localhost/one:1"), (&plain, "localhost/two:2")] {
+        let (name, archive) = (format!(":{name}"), path("from.tar"));
+        let _ = fs::remove_file(&archive);
+        done(Command::new("skopeo").args([
+            "copy",
+            "--src-tls-verify=false",
+            &format!("docker://{from}"),
+            &format!("docker-archive:{archive}{name}"),
+        ]));
+        done(&mut podman(&world, &["load", "-i", &archive]));
+    }
+    done(&mut podman(
+        &world,
+        &["tag", "localhost/one:1", "localhost/also:1"],
+    ));
+    let save = |format: &str, more: &[&str]| {
+        let archive = path(&format!("{format}.tar"));
+        let arguments = ["save", "-q", "--format", format, "-o", &archive];
+        done(&mut podman(&world, &[&arguments[..], more].concat()));
+        archive
+    };
+    let both = [
+        "-m",
+        "localhost/one:1",
+        "localhost/also:1",
+        "localhost/two:2",
+    ];
+    let docker = save("docker-archive", &both);
+    let oci = save("oci-archive", &["localhost/one:1"]);
+    let layout = path("layout");
+    let target = format!("oci:{layout}:localhost/layout:1");
+    let source = format!("oci-archive:{oci}");
+    done(Command::new("skopeo").args(["copy", &source, &target]));
+    let gzip = format!("{docker}.gz");
+    done(Command::new("sh").args(["-c", &format!("gzip < {docker} > {gzip}")]));
+    for (archive, names) in [
+        (&docker, "localhost/one:1 localhost/also:1 localhost/two:2"),
+        (&gzip, "localhost/one:1 localhost/also:1 localhost/two:2"),
+        (&oci, "localhost/one:1"),
+        (&layout, "localhost/layout:1"),
+    ] {
+        let mut loaded: Vec<String> = image(&world, &["load", "-i", archive])
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        let mut names: Vec<&str> = names.split(' ').collect();
+        loaded.sort();
+        names.sort_unstable();
+        assert_eq!(loaded, names, "{archive}");
+        // No registry has these.
+        let name = names[0];
+        machine(&world, name, "loaded");
+        world.check_disk("loaded");
+        world.stdout(&["rm", "loaded"]);
+        image(&world, &["rm", "--all"]);
+    }
+    let piped = container(&world, &["image", "load"])
+        .stdin(fs::File::open(&docker).unwrap())
+        .output();
+    assert_eq!(Outcome::from(piped.unwrap()).stdout.lines().count(), 3);
+}
+
+fn archives_that_are_not_whole_leave_nothing(lab: &Lab) {
+    let world = World::of_user();
+    let busybox = lab.image("busybox:1");
+    image(&world, &["pull", &busybox]);
+    let archive = world.home().join("image.tar");
+    let archive = archive.display().to_string();
+    image(&world, &["save", &busybox, "-o", &archive]);
+    image(&world, &["rm", &busybox]);
+    let whole = fs::read(&archive).unwrap();
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    for (bytes, words) in [
+        (&whole[..whole.len() / 2], "ends in the middle"),
+        (&changed, "changed or damaged"),
+        (b"no archive, but text", "cannot be read"),
+        (b"", "no images"),
+    ] {
+        fs::write(&archive, bytes).unwrap();
+        let error = refused(&world, &["load", "-i", &archive]);
+        assert!(error.contains(words), "{error}");
+        assert_eq!(files(&world, "blobs/sha256"), 0);
+        assert_eq!(files(&world, "incoming"), 0);
+    }
+    // Whoever sends without end is told, and needs not send all of it.
+    let mut yes = Command::new("yes").stdout(Stdio::piped()).spawn().unwrap();
+    let told = container(&world, &["image", "load"])
+        .stdin(yes.stdout.take().unwrap())
+        .output();
+    let told = Outcome::from(told.unwrap());
+    assert!(told.error().contains("cannot be read"), "{told:?}");
+    yes.kill().unwrap();
+    yes.wait().unwrap();
+    let error = refused(&world, &["load", "-i", "/no/such"]);
+    assert!(error.contains("/no/such"), "{error}");
+    // An archive that cannot be written whole is not there.
+    let error = refused(&world, &["save", "no-such", "-o", &archive]);
+    assert!(error.contains("no-such"), "{error}");
+    assert_eq!(fs::read(&archive).unwrap(), b"");
+    let home = fs::read_dir(Path::new(&archive).parent().unwrap()).unwrap();
+    let left: Vec<_> = home.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().contains("save")),
+        "{left:?}"
+    );
+}
+
+fn a_store_that_was_removed_is_made_again(lab: &Lab) {
+    let world = World::of_user();
+    let busybox = lab.image("busybox:1");
+    image(&world, &["pull", &busybox]);
+    fs::remove_dir_all(world.path("data/container/images")).unwrap();
+    assert_eq!(image(&world, &["ls", "-q"]), "");
+    machine(&world, &busybox, "dev");
+    world.check_disk("dev");
+}
