@@ -118,8 +118,9 @@ fn a_disk_is_refused_that_cannot_be(lab: &Lab) {
         ("big", "is not a size"),
         ("-3G", "is not a size"),
     ] {
-        let error = world.error(&["create", &image, &format!("--disk-size={size}")]);
-        assert!(error.contains(reason), "{error}");
+        let refused = world.run(&["create", &image, &format!("--disk-size={size}")]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains(reason), "{refused:?}");
         world.configure(&format!("[machine]\ndisk-size = {size:?}\n"));
         let error = world.error(&["create", &image]);
         assert!(

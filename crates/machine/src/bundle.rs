@@ -502,4 +502,14 @@ mod tests {
         let error = bundle.boot_configuration().unwrap_err().to_string();
         assert!(error.contains("boot-config.json"), "{error}");
     }
+    #[test]
+    fn a_bundle_from_before_disks_had_a_choice_of_sizes_has_the_default_one() {
+        let data = tempfile::tempdir().unwrap();
+        let bundle = create(&Bundles::open(data.path()).unwrap(), "dev");
+        let old =
+            r#"{"cpus": 2, "homeMount": "rw", "memory": 2147483648, "virtualization": false}"#;
+        fs::write(bundle.file("boot-config.json"), old).unwrap();
+        let boot = bundle.boot_configuration().unwrap();
+        assert_eq!(boot.disk_capacity, DiskCapacity::default());
+    }
 }
