@@ -128,8 +128,7 @@ impl ImageStore {
     }
 
     /// [Pulls](ImageStore::pull) the image and makes its [base](ImageStore::base_of_size) of this
-    /// many bytes on the way: layers are written to it as they arrive. What a reference means that
-    /// was given here, to an image that was loaded or tagged, no registry is asked.
+    /// many bytes on the way: layers are written to it as they arrive.
     ///
     /// # Errors
     /// [`ImageError::Fetch`] and [`ImageError::Unpack`]; as there.
@@ -144,14 +143,7 @@ impl ImageStore {
         let failed = |source| fetch_error(reference, source);
         // Until the reference is remembered: see the store's locks.
         let _hold = self.hold().await?;
-        let given = match self.is_given_here(reference)? {
-            true => self.local(reference, platform)?,
-            false => None,
-        };
-        let found = match given {
-            Some(image) => Ok(LookedUp::here(image)),
-            None => self.look_up(reference, platform, options, listener).await,
-        };
+        let found = self.look_up(reference, platform, options, listener).await;
         let LookedUp { image, registry } = found.map_err(failed)?;
         let Some(registry) = registry else {
             let base = self.base_of_size(&image, size, listener).await?;
@@ -250,7 +242,8 @@ impl ImageStore {
     }
 
     /// An image that belongs to this host: it was given its name here, or another program has it.
-    /// What a registry gave is for the registry to say.
+    /// A program that had it before may have built it anew. What a registry gave is for the registry
+    /// to say.
     async fn look_around(
         &self,
         stores: &[LocalStore],
@@ -265,6 +258,9 @@ impl ImageStore {
             return Ok(None);
         }
         let here = self.here(reference, platform)?;
+        if here.is_some() && !self.is_taken_over(reference)? {
+            return Ok(here);
+        }
         let environment = &options.environment;
         let Some(found) = local::find(stores, reference, platform, environment).await else {
             return Ok(here);

@@ -115,7 +115,8 @@ impl ImageStore {
         }
         let failed = |reason: String| FetchError::Local { place, reason };
         match loaded {
-            Ok(loaded) => loaded.map(drop).map_err(|error| failed(error.to_string())),
+            Ok(Ok(_)) => Ok(self.note_taken_over(reference)?),
+            Ok(Err(error)) => Err(failed(error.to_string())),
             Err(lost) => Err(failed(lost.to_string())),
         }
     }

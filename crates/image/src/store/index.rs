@@ -25,6 +25,8 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const SETTINGS_OF: &str = "container.machine-settings.image";
 /// Our own, on a reference that was given here and not at a registry.
 const GIVEN_HERE: &str = "container.given-here";
+/// Our own, on such a reference that another program on this host knows too.
+const TAKEN_OVER: &str = "container.taken-over";
 
 /// What the index says, an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,12 +72,38 @@ impl ImageStore {
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
-    pub fn is_given_here(&self, reference: &Reference) -> Result<bool, StoreError> {
+    pub(crate) fn is_given_here(&self, reference: &Reference) -> Result<bool, StoreError> {
+        self.is_annotated(reference, GIVEN_HERE)
+    }
+
+    /// Whether another program on this host had the image under this name, so that it is asked
+    /// whether it has another one by now.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) fn is_taken_over(&self, reference: &Reference) -> Result<bool, StoreError> {
+        self.is_annotated(reference, TAKEN_OVER)
+    }
+
+    fn is_annotated(&self, reference: &Reference, key: &str) -> Result<bool, StoreError> {
         let (index, name) = (self.read_index()?, reference.to_string());
         let mut entries = index.manifests().iter();
-        Ok(entries.any(|entry| {
-            is_named(entry, REF_NAME, &name) && annotation(entry, GIVEN_HERE).is_some()
-        }))
+        Ok(entries
+            .any(|entry| is_named(entry, REF_NAME, &name) && annotation(entry, key).is_some()))
+    }
+
+    /// Remembers that another program had what was just given this name.
+    pub(crate) fn note_taken_over(&self, reference: &Reference) -> Result<(), StoreError> {
+        let name = reference.to_string();
+        self.change_index(|entries| {
+            for entry in entries {
+                if is_named(entry, REF_NAME, &name) {
+                    let mut annotations = entry.annotations().clone().unwrap_or_default();
+                    annotations.insert(TAKEN_OVER.to_owned(), "true".to_owned());
+                    entry.set_annotations(Some(annotations));
+                }
+            }
+        })
     }
 
     /// Everything that is named, in order.
