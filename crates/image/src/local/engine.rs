@@ -13,7 +13,10 @@ use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
 use super::{LocalArchive, LocalImage, names};
-use crate::{Digest, Environment, Platform, Reference, registry::FetchError};
+use crate::{
+    Digest, Environment, Platform, Reference,
+    registry::{FetchError, choose_cryptography},
+};
 
 /// How long an engine may take to let us in.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -151,6 +154,7 @@ impl Endpoint {
     }
 
     fn client(&self) -> Option<Client> {
+        choose_cryptography();
         let builder = Client::builder().connect_timeout(CONNECT).no_proxy();
         let builder = match self {
             Endpoint::Socket(path) => builder.unix_socket(path.as_path()),

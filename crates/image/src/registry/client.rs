@@ -24,6 +24,12 @@ pub(super) enum ClientFor {
     Tokens,
 }
 
+/// Chooses who does the cryptography, without which no client is made, even one that needs none.
+pub(crate) fn choose_cryptography() {
+    // Another part of the program may have chosen already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 impl ClientFor {
     /// A client for what is at `url`, on behalf of this registry.
     pub(super) fn built(
@@ -32,8 +38,7 @@ impl ClientFor {
         url: &Url,
         access: Access<'_>,
     ) -> Result<Client, FetchError> {
-        // Another part of the program may have chosen a provider already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        choose_cryptography();
         let is_http = url.scheme() == "http";
         let builder = || -> Result<_, FetchError> {
             let mut builder = Client::builder()

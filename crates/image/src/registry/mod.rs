@@ -38,6 +38,7 @@ pub(crate) use referrers::Referrer;
 
 use crate::{Digest, Environment, Reference, credentials::Credential, media_type};
 use client::ClientFor;
+pub(crate) use client::choose_cryptography;
 use session::Session;
 
 /// Manifests larger than this are refused: 4 MiB is what the distribution-spec asks registries
