@@ -80,8 +80,8 @@ fn ours(world: &World, image: &str) -> Duration {
         world.stdout(&["rm", "dev"]);
         let pruned = world
             .container(&["image", "prune", "--all", "--force"])
-            .status();
-        assert!(pruned.unwrap().success());
+            .output();
+        assert!(pruned.unwrap().status.success());
     }
     time(|| drop(world.stdout(&[&CREATE[..], &[image]].concat())))
 }
@@ -161,7 +161,6 @@ fn scratch() -> tempfile::TempDir {
 }
 
 fn succeed(command: &mut Command) {
-    let command = command.stdin(std::process::Stdio::null());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
