@@ -146,7 +146,7 @@ impl Job {
             // Nobody may be listening any more; then the next bytes are not read.
             let _ = self.reports.send(progress);
         };
-        let sizes = self.image.layers.iter().map(|layer| layer.blob.size);
+        let sizes = self.image.blobs().map(|blob| blob.size);
         let meter = Meter::new(&report, Step::Unpacking, sizes);
         let layers = self.image.layers.len();
         let mut budget = Budget::new(self.store.limits());
