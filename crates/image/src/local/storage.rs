@@ -26,13 +26,15 @@ pub(super) async fn find(
     platform: &Platform,
     environment: &Environment,
 ) -> Option<LocalImage> {
+    // Both read the same store, so the first that is there is asked.
     for tool in [Tool::Buildah, Tool::Podman] {
+        let mut is_there = false;
         for name in names(reference) {
-            let output = match tool.inspect(&name, environment).output().await {
-                Ok(output) => output,
-                // It is not installed, or not for us.
-                Err(_) => break,
+            // It is not installed, or not for us.
+            let Ok(output) = tool.inspect(&name, environment).output().await else {
+                break;
             };
+            is_there = true;
             if !output.status.success() {
                 tracing::debug!(
                     "{tool:?}: {}",
@@ -51,6 +53,9 @@ pub(super) async fn find(
                     source: super::Source::Storage(Source { tool, id }),
                 });
             }
+        }
+        if is_there {
+            break;
         }
     }
     None

@@ -14,8 +14,10 @@ pub(crate) mod limits;
 
 use std::{
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::mpsc::{self as std_mpsc, RecvTimeoutError},
     thread,
+    time::Duration,
 };
 
 use container_ext4::{Options, Writer};
@@ -36,6 +38,10 @@ use crate::{
 
 /// Changes when bases are made in another way, so that old ones are not taken for new ones.
 const FORMAT: u32 = 2;
+
+/// How often what has been written is sent on to the disk, which otherwise would have it all to do
+/// at the end.
+const WRITEBACK: Duration = Duration::from_millis(150);
 
 /// Bytes of a file system that nobody chose a size for. It is sparse: it takes on the host what
 /// is in it.
@@ -141,7 +147,31 @@ impl Job {
         let directory = self.store.incoming();
         let file = NamedTempFile::new_in(&directory);
         let file = file.map_err(StoreError::io("making a file in", &directory))?;
-        let mut disk = Writer::create(file.path(), &self.options())?;
+        thread::scope(|threads| {
+            let (writing, written) = std_mpsc::channel::<()>();
+            let early = file.as_file();
+            threads.spawn(move || {
+                while written.recv_timeout(WRITEBACK) == Err(RecvTimeoutError::Timeout) {
+                    // What goes wrong is told to the writer's descriptor as well.
+                    let _ = early.sync_data();
+                }
+            });
+            let made = self.write(file.path());
+            drop(writing);
+            made
+        })?;
+        let failed = || StoreError::io("writing", &self.path);
+        let persisted = file.persist(&self.path);
+        let file = persisted.map_err(|error| failed()(error.error))?;
+        let mut permissions = file.metadata().map_err(failed())?.permissions();
+        permissions.set_readonly(true);
+        file.set_permissions(permissions).map_err(failed())?;
+        file.sync_all().map_err(failed())?;
+        Ok(sync_directory(&self.store.bases())?)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), UnpackError> {
+        let mut disk = Writer::create(path, &self.options())?;
         let report = |progress| {
             // Nobody may be listening any more; then the next bytes are not read.
             let _ = self.reports.send(progress);
@@ -155,15 +185,7 @@ impl Job {
             unpacked.map_err(|error| self.explained(error, layer, index + 1, layers))?;
             meter.layer_done();
         }
-        disk.finish()?;
-        let failed = || StoreError::io("writing", &self.path);
-        let persisted = file.persist(&self.path);
-        let file = persisted.map_err(|error| failed()(error.error))?;
-        let mut permissions = file.metadata().map_err(failed())?.permissions();
-        permissions.set_readonly(true);
-        file.set_permissions(permissions).map_err(failed())?;
-        file.sync_all().map_err(failed())?;
-        Ok(sync_directory(&self.store.bases())?)
+        Ok(disk.finish()?)
     }
 
     fn options(&self) -> Options {
