@@ -196,7 +196,7 @@ impl<'a> Builder<'a> {
                 ..Contents::empty(FileType::of_special(*special))
             },
         };
-        let xattrs = node.attributes.xattrs.as_deref();
+        let xattrs = node.attributes.shared.xattrs.as_ref();
         let mut placed = xattrs.map(Xattrs::placed).unwrap_or_default();
         contents.blocks += placed.put_apart(|value| self.values.number(value, self.seed));
         if placed.needs_block() {

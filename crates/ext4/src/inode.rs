@@ -113,14 +113,15 @@ pub fn encode(
     seed: u32,
 ) -> [u8; INODE] {
     let mut inode = [0; INODE];
+    let Attributes { mtime, shared } = attributes;
     put_u16(
         &mut inode,
         0x00,
-        contents.file_type.mode | (attributes.mode & 0o7777),
+        contents.file_type.mode | (shared.mode & 0o7777),
     );
-    put_u16(&mut inode, 0x02, low_half(attributes.uid));
+    put_u16(&mut inode, 0x02, low_half(shared.uid));
     put_u32(&mut inode, 0x04, low(contents.size));
-    put_u16(&mut inode, 0x18, low_half(attributes.gid));
+    put_u16(&mut inode, 0x18, low_half(shared.gid));
     put_u16(&mut inode, 0x1a, links);
     // Counted in 512 bytes.
     let sectors = contents.blocks * (BLOCK as u64 / 512);
@@ -131,13 +132,12 @@ pub fn encode(
     put_u32(&mut inode, 0x6c, high(contents.size));
     put_u16(&mut inode, 0x74, low_half(high(sectors)));
     put_u16(&mut inode, 0x76, low_half(high(contents.xattr_block)));
-    put_u16(&mut inode, 0x78, high_half(attributes.uid));
-    put_u16(&mut inode, 0x7a, high_half(attributes.gid));
+    put_u16(&mut inode, 0x78, high_half(shared.uid));
+    put_u16(&mut inode, 0x7a, high_half(shared.gid));
     put_u16(&mut inode, 0x80, EXTRA);
-    let (seconds, beyond) = encode_time(attributes.mtime);
     for (at, at_beyond) in [(0x08, 0x8c), (0x0c, 0x84), (0x10, 0x88), (0x90, 0x94)] {
-        put_u32(&mut inode, at, seconds);
-        put_u32(&mut inode, at_beyond, beyond);
+        put_u32(&mut inode, at, mtime.seconds);
+        put_u32(&mut inode, at_beyond, mtime.beyond);
     }
     if let Some(SharedValue { hash, references }) = contents.shared_value {
         // Where others have a time of access and the low half of a version.
@@ -151,15 +151,29 @@ pub fn encode(
     inode
 }
 
-/// 34 bits of seconds and 30 of nanoseconds: from 1901 to 2446. What is beyond is brought to
-/// that edge.
-fn encode_time(time: Timestamp) -> (u32, u32) {
-    let first = i64::from(i32::MIN);
-    let last = i64::from(i32::MAX) + 3 * (1 << 32);
-    let seconds = time.seconds.clamp(first, last);
-    let low_bits = (seconds & 0xffff_ffff) as u32;
-    let epoch = ((seconds - i64::from(low_bits.cast_signed())) >> 32) as u32 & 3;
-    (low_bits, (time.nanoseconds.min(999_999_999) << 2) | epoch)
+/// A moment as an inode has it: 34 bits of seconds and 30 of nanoseconds, from 1901 to 2446
+/// (Documentation/filesystems/ext4/inodes.rst, "Inode Timestamps").
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InodeTime {
+    /// The low 32 bits of the seconds.
+    seconds: u32,
+    /// The nanoseconds, then the seconds' upper 2 bits.
+    beyond: u32,
+}
+
+impl From<Timestamp> for InodeTime {
+    /// What is beyond the edge is brought to it.
+    fn from(time: Timestamp) -> InodeTime {
+        let first = i64::from(i32::MIN);
+        let last = i64::from(i32::MAX) + 3 * (1 << 32);
+        let seconds = time.seconds.clamp(first, last);
+        let low_bits = (seconds & 0xffff_ffff) as u32;
+        let epoch = ((seconds - i64::from(low_bits.cast_signed())) >> 32) as u32 & 3;
+        InodeTime {
+            seconds: low_bits,
+            beyond: (time.nanoseconds.min(999_999_999) << 2) | epoch,
+        }
+    }
 }
 
 /// A device's number, where an inode's map would be: the old form where it fits, else the new.
@@ -186,10 +200,11 @@ mod tests {
     #[test]
     fn times_are_kept_beyond_2038_and_before_1970() {
         let of = |seconds| {
-            encode_time(Timestamp {
+            let time = InodeTime::from(Timestamp {
                 seconds,
                 nanoseconds: 5,
-            })
+            });
+            (time.seconds, time.beyond)
         };
         assert_eq!(of(0), (0, 5 << 2));
         assert_eq!(of(-1), (u32::MAX, 5 << 2));

@@ -48,3 +48,4 @@ pub use error::Error;
 pub use metadata::{Contents, Metadata, Special, Timestamp};
 pub use reader::{Listed, ReadError, Reader};
 pub use writer::{Options, Writer};
+pub use xattr::is_known_xattr;

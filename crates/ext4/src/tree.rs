@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Error, Metadata, Special, Timestamp, error::shown, extents::Extents, xattr::Xattrs};
+use crate::{
+    Error, Metadata, Special, error::shown, extents::Extents, inode::InodeTime, xattr::Xattrs,
+};
 
 /// How many symlinks one path may lead through, as on Linux.
 const MOST_SYMLINKS: u32 = 40;
@@ -52,28 +54,37 @@ pub struct Node {
     pub links: u32,
 }
 
-/// [`Metadata`] as it is kept: there are hundreds of thousands, and most of those that have
-/// extended attributes have the same.
-#[derive(Debug, Default)]
+/// [`Metadata`] as it is kept: there may be millions.
+#[derive(Debug, Clone, Default)]
 pub struct Attributes {
+    /// When the contents changed.
+    pub mtime: InodeTime,
+    /// What many entries have alike.
+    pub shared: Arc<Shared>,
+}
+
+/// What of an entry's attributes is kept once for all entries that have it alike.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shared {
     /// Permission bits.
     pub mode: u16,
     /// Owner.
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// When the contents changed.
-    pub mtime: Timestamp,
     /// Extended attributes, if there are any.
-    pub xattrs: Option<Arc<Xattrs>>,
+    pub xattrs: Option<Xattrs>,
 }
 
 impl Attributes {
     /// Root's, with these permission bits.
     pub fn of_mode(mode: u16) -> Attributes {
         Attributes {
-            mode,
-            ..Attributes::default()
+            mtime: InodeTime::default(),
+            shared: Arc::new(Shared {
+                mode,
+                ..Shared::default()
+            }),
         }
     }
 }
@@ -106,7 +117,7 @@ pub enum Kind {
 pub struct Tree {
     nodes: Vec<Option<Node>>,
     layer: u32,
-    xattrs: HashSet<Arc<Xattrs>>,
+    shared: HashSet<Arc<Shared>>,
     /// Bytes that were taken, also by what has been removed since.
     memory: u64,
 }
@@ -122,7 +133,7 @@ impl Tree {
         Tree {
             nodes: vec![Some(root)],
             layer: 0,
-            xattrs: HashSet::new(),
+            shared: HashSet::new(),
             memory: 0,
         }
     }
@@ -182,27 +193,27 @@ impl Tree {
 
     /// What is known of an entry, as it is kept; the attributes of the one at `path`.
     pub fn attributes(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Attributes, Error> {
-        let xattrs = match Xattrs::of(&metadata.xattrs, path)? {
-            Some(xattrs) => Some(self.intern(xattrs, path)?),
-            None => None,
-        };
-        Ok(Attributes {
+        let shared = Shared {
             mode: metadata.mode,
             uid: metadata.uid,
             gid: metadata.gid,
-            mtime: metadata.mtime,
-            xattrs,
+            xattrs: Xattrs::of(&metadata.xattrs, path)?,
+        };
+        Ok(Attributes {
+            mtime: metadata.mtime.into(),
+            shared: self.intern(shared, path)?,
         })
     }
 
-    fn intern(&mut self, xattrs: Xattrs, path: &[u8]) -> Result<Arc<Xattrs>, Error> {
-        if let Some(known) = self.xattrs.get(&xattrs) {
+    fn intern(&mut self, shared: Shared, path: &[u8]) -> Result<Arc<Shared>, Error> {
+        if let Some(known) = self.shared.get(&shared) {
             return Ok(Arc::clone(known));
         }
-        self.take_memory(xattrs.memory(), path)?;
-        let xattrs = Arc::new(xattrs);
-        self.xattrs.insert(Arc::clone(&xattrs));
-        Ok(xattrs)
+        let xattrs = shared.xattrs.as_ref().map_or(0, Xattrs::memory);
+        self.take_memory(size_of::<Shared>() as u64 + xattrs, path)?;
+        let shared = Arc::new(shared);
+        self.shared.insert(Arc::clone(&shared));
+        Ok(shared)
     }
 
     /// Counts bytes that are kept until the end.

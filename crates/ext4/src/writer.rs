@@ -16,6 +16,7 @@ use crate::{
     finish,
     geometry::{BLOCK, Geometry},
     tree::{Attributes, Kind, NodeId, Place, Tree, directory},
+    xattr::Xattrs,
 };
 
 /// The longest target of a symlink: with its end it fills a block.
@@ -170,11 +171,8 @@ impl Writer {
         }
         let attributes = self.tree.attributes(metadata, path)?;
         // e2fsck takes a short target for numbers of blocks if the inode counts those of a value.
-        if attributes
-            .xattrs
-            .as_ref()
-            .is_some_and(|xattrs| xattrs.needs_inode())
-        {
+        let xattrs = attributes.shared.xattrs.as_ref();
+        if xattrs.is_some_and(Xattrs::needs_inode) {
             return Err(Error::Xattrs {
                 path: shown(path),
                 reason: "a symbolic link's have to fit into its inode and a block",

@@ -271,6 +271,13 @@ impl Attribute {
         })
     }
 }
+
+/// Whether Linux has attributes of this name on ext4. Others come from other systems, as
+/// `com.apple.provenance` does.
+pub fn is_known_xattr(name: &[u8]) -> bool {
+    split_name(name).is_some()
+}
+
 /// The number of a name's prefix, and the rest of the name.
 fn split_name(name: &[u8]) -> Option<(u8, &[u8])> {
     match name {
@@ -278,12 +285,7 @@ fn split_name(name: &[u8]) -> Option<(u8, &[u8])> {
         b"system.posix_acl_default" => return Some((3, b"")),
         _ => {}
     }
-    let prefixes: [(u8, &[u8]); 4] = [
-        (1, b"user."),
-        (4, b"trusted."),
-        (6, b"security."),
-        (7, b"system."),
-    ];
+    let prefixes: [(u8, &[u8]); 3] = [(1, b"user."), (4, b"trusted."), (6, b"security.")];
     let found = prefixes
         .into_iter()
         .find_map(|(index, prefix)| Some((index, name.strip_prefix(prefix)?)));

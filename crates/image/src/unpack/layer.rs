@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use container_ext4::{Metadata, Special, Timestamp, Writer};
+use container_ext4::{Metadata, Special, Timestamp, Writer, is_known_xattr};
 
 use super::{
     UnpackError,
@@ -100,7 +100,13 @@ fn metadata(member: &Member) -> Metadata {
             seconds: member.mtime.seconds,
             nanoseconds: member.mtime.nanoseconds,
         },
-        xattrs: member.xattrs.clone(),
+        // What only another system knows means nothing here.
+        xattrs: member
+            .xattrs
+            .iter()
+            .filter(|(name, _)| is_known_xattr(name))
+            .cloned()
+            .collect(),
     }
 }
 

@@ -197,6 +197,8 @@ async fn every_kind_of_entry_arrives() {
             "SCHILY.xattr.security.capability",
             b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         )
+        .pax("SCHILY.xattr.com.apple.provenance", b"\x01\0")
+        .pax("SCHILY.xattr.system.data", b"never")
         .file("bin/ping", "program")
         .bytes();
     let base = bench.base(vec![archive]).await.unwrap();
@@ -225,6 +227,12 @@ async fn every_kind_of_entry_arrives() {
     let capability = debugfs(&base, "ea_list /bin/ping");
     assert!(
         capability.contains("security.capability (20)"),
+        "{capability}"
+    );
+    // Of another system, and of the file system's own.
+    let foreign = ["com.apple", "system.data"];
+    assert!(
+        !foreign.iter().any(|name| capability.contains(name)),
         "{capability}"
     );
 }
