@@ -41,18 +41,6 @@ pub fn downloads(word: &str) -> Result<NonZeroUsize, String> {
     }
 }
 
-/// The platform that three options name together, as `OS/ARCH[/VARIANT]`.
-pub fn platform(platform: Option<String>, os: Option<&str>, arch: Option<&str>) -> Option<String> {
-    platform.or(match (os, arch) {
-        (None, None) => None,
-        (os, arch) => Some(format!(
-            "{}/{}",
-            os.unwrap_or("linux"),
-            arch.unwrap_or(std::env::consts::ARCH)
-        )),
-    })
-}
-
 /// A directory in a machine.
 pub fn directory(word: &str) -> Result<String, String> {
     match word {

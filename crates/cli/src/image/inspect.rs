@@ -7,6 +7,7 @@ use container_client::Client;
 use crate::{
     failure::Failure,
     format::WholeFormat,
+    image::options::PlatformOptions,
     values::{self, ImageName},
 };
 
@@ -60,17 +61,8 @@ pub struct Inspect {
     #[arg(long, value_name = "FORMAT", default_value = "json", hide_default_value = true, value_parser = format)]
     format: WholeFormat,
 
-    /// The architecture of which to tell (amd64, arm64).
-    #[arg(short, long)]
-    arch: Option<String>,
-
-    /// The operating system of which to tell.
-    #[arg(long)]
-    os: Option<String>,
-
-    /// The platform of which to tell, OS/ARCH[/VARIANT]; wins over --os and --arch.
-    #[arg(long)]
-    platform: Option<String>,
+    #[command(flatten)]
+    platform: PlatformOptions,
 }
 
 fn format(text: &str) -> Result<WholeFormat, String> {
@@ -82,7 +74,7 @@ impl Inspect {
     pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
         let request = InspectRequest {
             images: values::words(self.images),
-            platform: values::platform(self.platform, self.os.as_deref(), self.arch.as_deref()),
+            platform: self.platform.platform(),
         };
         self.format.print(&client.inspect_images(&request).await?)
     }

@@ -5,6 +5,7 @@ mod freed;
 mod inspect;
 mod list;
 mod load;
+pub mod options;
 mod prune;
 mod pull;
 mod push;

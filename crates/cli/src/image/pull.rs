@@ -1,7 +1,5 @@
 //! `container image pull`
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 use container_api::{CallerEnvironment, PullRequest};
 use container_client::Client;
@@ -9,9 +7,9 @@ use container_client::Client;
 use crate::{
     each::for_each,
     failure::Failure,
+    image::options::{FetchOptions, PlatformOptions},
     output,
     progress::{self, ProgressMode},
-    values,
 };
 
 /// Fetch images from their registries.
@@ -30,41 +28,27 @@ pub struct Pull {
     #[arg(required = true, value_name = "REFERENCE")]
     references: Vec<String>,
 
-    /// The images' architecture (amd64, arm64).
-    #[arg(short, long)]
-    arch: Option<String>,
+    #[command(flatten)]
+    platform: PlatformOptions,
 
-    /// The images' operating system.
-    #[arg(long)]
-    os: Option<String>,
-
-    /// The images' platform, OS/ARCH[/VARIANT]; wins over --os and --arch.
-    #[arg(long)]
-    platform: Option<String>,
-
-    /// How to reach the registry: http, https, or auto (http on loopback and private names).
-    #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
-    scheme: Option<String>,
+    #[command(flatten)]
+    fetch: FetchOptions,
 
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t)]
     progress: ProgressMode,
-
-    /// Layers fetched at once.
-    #[arg(long, value_name = "N", default_value = "3", value_parser = values::downloads)]
-    max_concurrent_downloads: NonZeroUsize,
 }
 
 impl Pull {
     /// Fetches them one after the other and prints their names.
     pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        let platform = values::platform(self.platform, self.os.as_deref(), self.arch.as_deref());
+        let platform = self.platform.platform();
         for_each(self.references, async |image| {
             let request = PullRequest {
                 image,
                 platform: platform.clone(),
-                scheme: self.scheme.clone(),
-                max_concurrent_downloads: Some(self.max_concurrent_downloads),
+                scheme: self.fetch.scheme.clone(),
+                max_concurrent_downloads: Some(self.fetch.max_concurrent_downloads),
                 environment: CallerEnvironment::of_this_process(),
             };
             let given_up = "Given up: what came whole is not fetched again.";

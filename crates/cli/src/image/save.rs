@@ -14,6 +14,7 @@ use tokio::fs::File;
 
 use crate::{
     failure::Failure,
+    image::options::PlatformOptions,
     progress::{self, ProgressMode},
     values::{self, ImageName},
 };
@@ -47,17 +48,8 @@ pub struct Save {
     #[arg(long, value_enum, default_value_t)]
     format: Look,
 
-    /// The architecture to save alone (amd64, arm64).
-    #[arg(short, long)]
-    arch: Option<String>,
-
-    /// The operating system to save alone.
-    #[arg(long)]
-    os: Option<String>,
-
-    /// The platform to save alone, OS/ARCH[/VARIANT]; wins over --os and --arch.
-    #[arg(long)]
-    platform: Option<String>,
+    #[command(flatten)]
+    platform: PlatformOptions,
 
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t)]
@@ -83,7 +75,7 @@ impl Save {
                 Look::Oci => ArchiveFormat::Oci,
                 Look::Docker => ArchiveFormat::Docker,
             },
-            platform: values::platform(self.platform, self.os.as_deref(), self.arch.as_deref()),
+            platform: self.platform.platform(),
         };
         let given_up = "Given up: there is no archive.";
         let path = &self.output;

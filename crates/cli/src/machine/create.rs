@@ -1,9 +1,6 @@
 //! `container machine create`
 
-use std::{
-    num::{NonZeroU32, NonZeroUsize},
-    path::PathBuf,
-};
+use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
 use container_api::{BootChange, CallerEnvironment, CreateRequest};
@@ -12,6 +9,7 @@ use container_machine::{DiskCapacity, HomeMount, Memory, home_directory};
 
 use crate::{
     failure::Failure,
+    image::options::{FetchOptions, PlatformOptions},
     output,
     progress::{self, ProgressMode},
     values::{self, ImageName},
@@ -71,29 +69,15 @@ pub struct Create {
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
 
-    /// The image's architecture (amd64, arm64).
-    #[arg(short, long)]
-    arch: Option<String>,
+    #[command(flatten)]
+    platform: PlatformOptions,
 
-    /// The image's operating system.
-    #[arg(long)]
-    os: Option<String>,
-
-    /// The image's platform, OS/ARCH[/VARIANT]; wins over --os and --arch.
-    #[arg(long)]
-    platform: Option<String>,
-
-    /// How to reach the registry: http, https, or auto (http on loopback and private names).
-    #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
-    scheme: Option<String>,
+    #[command(flatten)]
+    fetch: FetchOptions,
 
     /// How progress is shown.
     #[arg(long, value_enum, default_value_t)]
     progress: ProgressMode,
-
-    /// Layers fetched at once.
-    #[arg(long, value_name = "N", default_value = "3", value_parser = values::downloads)]
-    max_concurrent_downloads: NonZeroUsize,
 }
 
 impl Create {
@@ -109,15 +93,15 @@ impl Create {
     }
 
     fn request(self) -> Result<CreateRequest, Failure> {
-        let platform = values::platform(self.platform, self.os.as_deref(), self.arch.as_deref());
+        let platform = self.platform.platform();
         Ok(CreateRequest {
             image: self.image.0,
             name: self.name,
             platform,
-            scheme: self.scheme,
+            scheme: self.fetch.scheme,
             home: home_directory().unwrap_or_default(),
             environment: CallerEnvironment::of_this_process(),
-            max_concurrent_downloads: Some(self.max_concurrent_downloads),
+            max_concurrent_downloads: Some(self.fetch.max_concurrent_downloads),
             boot: BootChange {
                 cpus: self.cpus,
                 disk_capacity: self.disk_size,

@@ -31,8 +31,12 @@ fn compare_with_umoci(layers: &[Vec<u8>], what: &str) {
     let (Some(mounted), Some(truth)) = (disk.mount(), truth::unpacked(layers)) else {
         return;
     };
-    let ours = list(mounted.path(), Scope::EVERYTHING);
-    let theirs = list(&truth.path().join("tree"), Scope::EVERYTHING);
+    let mut ours = list(mounted.path(), Scope::EVERYTHING);
+    let mut theirs = list(&truth.path().join("tree"), Scope::EVERYTHING);
+    // umoci counts in 64 bits of nanoseconds, which end in 2262. The source has been compared.
+    for listing in [&mut ours, &mut theirs] {
+        listing.remove(&b"/times/2400"[..]);
+    }
     ensure_same(&ours, &theirs, what);
 }
 
