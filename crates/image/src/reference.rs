@@ -63,6 +63,13 @@ impl Reference {
                 word: shortened(word),
                 reason: error.to_string(),
             })?;
+        if written.repository().contains(|it: char| it.is_uppercase()) {
+            return Err(ReferenceError::Invalid {
+                word: shortened(word),
+                reason: "a repository's name has no upper-case letters".to_owned(),
+            }
+            .into());
+        }
         let digest = written.digest().map(str::parse).transpose();
         let digest = digest.map_err(|_| ReferenceError::Digest {
             word: shortened(word),
@@ -261,6 +268,7 @@ mod tests {
             "",
             ":tag",
             "Alpine",
+            "UPPER/x",
             "a b",
             "../etc",
             "a//b",

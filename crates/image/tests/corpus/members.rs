@@ -59,11 +59,11 @@ fn every_kind_in_every_form() {
     for source in [sources::kinds(), sources::xattrs(), sources::holes(8 << 30)] {
         compare_with_source(&source, &Form::ALL);
     }
-    for source in [sources::kinds(), sources::xattrs()] {
-        for form in Form::ALL {
-            let archive = form.archive(source.path()).whole();
-            compare_with_umoci(&[archive], &format!("{form:?} and umoci"));
-        }
+    // Not the attributes: umoci leaves out those that are empty.
+    let source = sources::kinds();
+    for form in Form::ALL {
+        let archive = form.archive(source.path()).whole();
+        compare_with_umoci(&[archive], &format!("{form:?} and umoci"));
     }
 }
 
