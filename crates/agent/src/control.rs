@@ -9,6 +9,7 @@ use container_protocol::{
 };
 use tokio::{
     io::AsyncReadExt,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -17,8 +18,9 @@ use crate::{
     channel::Channel,
     commands::Commands,
     init::{Ending, Init},
+    listeners,
     machine::{self, SetUpError, mounts},
-    power,
+    power, relay,
     ssh_agent::SshAgent,
 };
 
@@ -73,6 +75,7 @@ async fn serve_machine(
 ) -> Result<(), ServeError> {
     let last_words = match start_audibly(setup, opener.clone(), &mut control).await? {
         Ok(mut init) => {
+            let network = serve_network(setup, opener.clone());
             let ssh_agent = serve_ssh_agent(setup, opener);
             let started = ControlEvent::Started {
                 init: init.program().clone(),
@@ -83,6 +86,7 @@ async fn serve_machine(
             tokio::spawn(accept(incoming, commands, Arc::clone(&changes)));
             let ending = serve_until_end(&mut control, &mut init, &changes).await;
             changes.give_up().await;
+            drop(network);
             init.finish().await;
             if let Some(ssh_agent) = ssh_agent {
                 ssh_agent.finish().await;
@@ -178,6 +182,17 @@ async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError>
         crate::init::ready(init.program()).await;
     }
     Ok(init)
+}
+
+/// Tells the host what listens in the machine, and passes on what is for its loopback, until the
+/// tasks are dropped.
+fn serve_network(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    if let Some(network) = &setup.network {
+        tasks.spawn(listeners::tell(opener));
+        tasks.spawn(relay::serve(network.address, network.gateway));
+    }
+    tasks
 }
 
 /// Serves the host's SSH agent, without which the machine is still of use.

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 
 pub use accelerator::{Accelerator, AcceleratorError};
 pub use settings::EngineSettings;
-pub use virtual_machine::{FileShare, Kernel, UserNetwork, VirtualMachine};
+pub use virtual_machine::{FileShare, Kernel, NetworkCard, VirtualMachine};
 
 /// What can run a virtual machine.
 pub trait Engine {

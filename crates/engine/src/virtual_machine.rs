@@ -1,6 +1,6 @@
 //! What was decided for one virtual machine.
 
-use std::{net::Ipv4Addr, os::fd::OwnedFd, path::PathBuf};
+use std::{os::fd::OwnedFd, path::PathBuf};
 
 /// A virtual machine that is about to run.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub struct VirtualMachine {
     pub disk: PathBuf,
     /// Directories of the host; each has a process that serves it.
     pub file_shares: Vec<FileShare>,
-    /// A network of the host's user.
-    pub network: Option<UserNetwork>,
+    /// The network card.
+    pub network: Option<NetworkCard>,
     /// The engine's end of the byte stream to the guest agent, and the name under which the
     /// guest finds it.
     pub channel: (OwnedFd, String),
@@ -51,26 +51,13 @@ pub struct FileShare {
     pub connection: OwnedFd,
 }
 
-/// A network that lets the guest out and nobody in: addresses are the machine's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UserNetwork {
-    /// The guest's address.
-    pub guest: Ipv4Addr,
-    /// Length of the prefix.
-    pub prefix: u8,
-    /// The default route.
-    pub gateway: Ipv4Addr,
-    /// The name server, which asks the host's.
-    pub dns: Ipv4Addr,
-}
-
-impl Default for UserNetwork {
-    fn default() -> Self {
-        UserNetwork {
-            guest: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            gateway: Ipv4Addr::new(10, 0, 2, 2),
-            dns: Ipv4Addr::new(10, 0, 2, 3),
-        }
-    }
+/// A network card whose frames somebody on the host serves.
+#[derive(Debug)]
+pub struct NetworkCard {
+    /// The engine's end of a pair of datagram sockets: an Ethernet frame each.
+    pub connection: OwnedFd,
+    /// The card's address.
+    pub address: [u8; 6],
+    /// Bytes of the largest IP packet.
+    pub mtu: u16,
 }

@@ -1,8 +1,10 @@
 //! A machine on disk. See the crate's page for what a bundle holds and what a crash may leave.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     fs::{self, DirBuilder, File},
+    hash::{DefaultHasher, Hash, Hasher},
     io::{self, Write},
     os::unix::{
         ffi::OsStringExt,
@@ -13,7 +15,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{BootConfiguration, MachineConfiguration, MachineId};
+use crate::{BootConfiguration, MachineAddress, MachineConfiguration, MachineId};
 
 const SETUP_SCRIPT: &str = "setup.sh";
 
@@ -132,6 +134,30 @@ impl Bundles {
         Bundle {
             directory: self.machines.join(id.as_str()),
         }
+    }
+
+    /// The machine's address, which it gets here if it has none: one that no other machine of these has,
+    /// and hardly one of another user's. Callers take turns.
+    pub fn address(&self, id: &MachineId) -> Result<MachineAddress, BundleError> {
+        let bundle = self.get(id)?;
+        if let Some(address) = bundle.address()? {
+            return Ok(address);
+        }
+        let mut taken = HashSet::new();
+        for other in self.ids()? {
+            // One that goes meanwhile, or cannot be read, has none to respect.
+            let other = self.get(&other).and_then(|other| other.address());
+            taken.extend(other.ok().flatten());
+        }
+        let mut hasher = DefaultHasher::new();
+        (&self.machines, id.to_string()).hash(&mut hasher);
+        let start = (hasher.finish() % u64::from(MachineAddress::COUNT)) as u32;
+        let all = (0..MachineAddress::COUNT).map(|next| MachineAddress::numbered(start + next));
+        let mut free = all.filter(|address| !taken.contains(address));
+        // With more machines than addresses two share one, and their ports.
+        let address = free.next().unwrap_or(MachineAddress::numbered(start));
+        write_json(&bundle.file("address"), &address)?;
+        Ok(address)
     }
 
     /// Begins a machine, which is there once it is [finished](NewBundle::finish).
@@ -334,6 +360,15 @@ impl Bundle {
             &self.file("runtime"),
             directory.as_os_str().as_encoded_bytes(),
         )
+    }
+
+    /// The machine's address; none before its first boot.
+    pub fn address(&self) -> Result<Option<MachineAddress>, BundleError> {
+        let file = self.file("address");
+        match file.exists() {
+            true => read_json(&file).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Whether the machine's user has been set up.

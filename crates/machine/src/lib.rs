@@ -11,6 +11,7 @@
 //! | `setup.sh` | the script of the image's machine settings that sets the user up, if they have one; fixed at create too |
 //! | `lock` | locked by the machine's runtime, whose process it names, for as long as that lives |
 //! | `runtime` | where the runtime of the newest boot works: whoever asks finds it there, whatever its own environment says |
+//! | `address` | the machine's [`MachineAddress`], from its first boot on |
 //! | `provisioned` | there once the machine's user is set up |
 //! | `stdio.log`, `boot.log`, `runtime.log`, `file-share.log`, `engine.log` | what init, the kernel, the runtime, the home's server and the engine print; the older part of one that grew large has `.1` behind its name |
 //!
@@ -18,6 +19,7 @@
 //! rename too. So whatever is killed when, a machine is there or it is not. Directories whose
 //! name starts with a dot are on their way in or out, and nobody's when no service runs.
 
+mod address;
 mod bundle;
 mod configuration;
 mod disk_capacity;
@@ -28,6 +30,7 @@ mod size;
 mod user;
 mod world;
 
+pub use address::{MachineAddress, NotAMachineAddress};
 pub use bundle::{Bundle, BundleError, Bundles, NewBundle, put_aside};
 pub use configuration::{
     BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,

@@ -77,6 +77,11 @@ impl World {
         self.runtime.join("service.sock")
     }
 
+    /// Where running machines find each other.
+    pub fn segment(&self) -> PathBuf {
+        self.runtime.join("segment")
+    }
+
     /// The file with the credentials for registries that people keep with us.
     pub fn credentials(&self) -> PathBuf {
         self.config.join("auth.json")

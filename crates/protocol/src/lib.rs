@@ -33,4 +33,4 @@ pub use machine::{
     ChangesRequest, ControlEvent, ControlRequest, GuestHome, HomeShare, InitProgram, MachineSetup,
     Network,
 };
-pub use port::{CommandId, HostPort, Port, SSH_AUTH_SOCKET};
+pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};

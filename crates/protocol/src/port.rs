@@ -1,5 +1,7 @@
 //! What a stream is for, said in its first frame.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// One command run in the machine. Chosen at random by whoever asks for the command, so that
@@ -35,7 +37,37 @@ pub enum HostPort {
     StdioLog,
     /// A connection to the host's SSH agent; closed at once where there is none.
     SshAgent,
+    /// What in the machine listens on the network: a frame with all [`Listener`]s now, and
+    /// another whenever that has changed.
+    Listeners,
+}
+
+/// How a port is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Transport {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// A program in the machine that listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// How it is spoken to.
+    pub transport: Transport,
+    /// Where it listens; an unspecified address is every one of the machine's.
+    pub address: SocketAddr,
+    /// The program's name, if it could be found.
+    pub process: Option<String>,
 }
 
 /// The socket in the machine that leads to the host's SSH agent.
 pub const SSH_AUTH_SOCKET: &str = "/var/host-services/ssh-auth.sock";
+
+/// Where in the machine the agent passes on streams for what listens on the machine's loopback alone:
+/// a TCP port, which serves the gateway only. A stream begins with the number of the port that is
+/// meant, two bytes, the high one first.
+pub const RELAY_PORT: u16 = 1;

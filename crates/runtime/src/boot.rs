@@ -3,18 +3,22 @@
 use std::{
     cell::Cell,
     fs, io,
-    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixStream as StdUnixStream},
+    },
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use container_engine::{
-    End, EngineError, FileShare as EngineShare, Kernel, Running, UserNetwork, VirtualMachine,
+    End, EngineError, FileShare as EngineShare, Kernel, NetworkCard, Running, VirtualMachine,
 };
+use container_network::{GATEWAY, MTU, Network, PREFIX, Settings};
 use container_protocol::{
     ControlEvent, ControlRequest, GuestHome, HomeShare as GuestShare, HostPort, InitProgram,
-    MachineSetup, Network, Port,
+    Listener, MachineSetup, Network as GuestNetwork, Port,
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
@@ -33,6 +37,8 @@ use crate::{
     guest_files::{GuestFiles, GuestFilesError},
     launch::{Launch, Purpose},
     log::Log,
+    ports,
+    process::prepare,
 };
 
 /// The guest finds the channel under this name.
@@ -76,6 +82,9 @@ pub enum BootError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// The machine's network could not be made.
+    #[error("making the machine's network: {0}")]
+    Network(#[source] io::Error),
     /// The engine did not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -143,6 +152,8 @@ pub struct Booted {
     pub engine: Box<dyn Running>,
     /// Serves the home; none where nothing is shared.
     pub file_share: Option<FileShare>,
+    /// The machine's network, for as long as somebody has it.
+    pub network: Option<Arc<Network>>,
     /// Opens streams to the agent.
     pub opener: Opener,
     /// The agent's control stream.
@@ -188,6 +199,7 @@ async fn try_to_boot(
         parameters: Vec::new(),
     };
     let (file_share, engine_share) = share_home(launch)?;
+    let (network, card) = network(launch)?;
     let (channel, channel_of_engine) = connection().map_err(BootError::MakeChannel)?;
     let (console_of_engine, console) = pipe::pipe().map_err(BootError::MakeChannel)?;
     let console_of_engine = console_of_engine
@@ -210,7 +222,7 @@ async fn try_to_boot(
             kernel,
             disk: launch.disk.clone(),
             file_shares: engine_share.into_iter().collect(),
-            network: Some(UserNetwork::default()),
+            network: card,
             channel: (channel_of_engine, CHANNEL.to_owned()),
             console: console_of_engine,
             engine_log: launch.engine_log(),
@@ -224,6 +236,7 @@ async fn try_to_boot(
         incoming,
         launch.stdio_log.clone(),
         Arc::clone(clients),
+        network.clone(),
     ));
     let heard = Cell::new(Instant::now());
     let up = tokio::select! {
@@ -265,6 +278,7 @@ async fn try_to_boot(
     Ok(Booted {
         engine,
         file_share,
+        network,
         opener,
         control,
         init,
@@ -291,6 +305,31 @@ fn share_home(launch: &Launch) -> Result<(Option<FileShare>, Option<EngineShare>
         connection,
     };
     Ok((Some(file_share), Some(engine_share)))
+}
+
+/// The machine's network, and its card.
+fn network(launch: &Launch) -> Result<(Option<Arc<Network>>, Option<NetworkCard>), BootError> {
+    let Some(wanted) = &launch.network else {
+        return Ok((None, None));
+    };
+    let settings = Settings {
+        id: launch.id.to_string(),
+        address: wanted.address,
+        policy: wanted.policy,
+        segment: wanted.segment.clone(),
+    };
+    let started = || {
+        prepare(&wanted.segment)?;
+        let (ours, of_engine) = UnixDatagram::pair()?;
+        Ok((Network::start(ours, settings)?, of_engine))
+    };
+    let (network, of_engine) = started().map_err(BootError::Network)?;
+    let card = NetworkCard {
+        connection: of_engine.into(),
+        address: container_network::card(wanted.address.guest()),
+        mtu: MTU,
+    };
+    Ok((Some(Arc::new(network)), Some(card)))
 }
 
 /// Tells the agent who it is and waits until it is that.
@@ -335,7 +374,6 @@ fn now() -> u64 {
 }
 
 fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
-    let network = UserNetwork::default();
     let setup_script = match &launch.setup_script {
         Some(path) if first_boot => {
             let script = fs::read(path).map_err(|source| BootError::SetupScript {
@@ -348,11 +386,11 @@ fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
     };
     Ok(MachineSetup {
         id: launch.id.to_string(),
-        network: Some(Network {
-            address: network.guest,
-            prefix: network.prefix,
-            gateway: network.gateway,
-            dns: network.dns,
+        network: launch.network.as_ref().map(|network| GuestNetwork {
+            address: network.address.guest(),
+            prefix: PREFIX,
+            gateway: GATEWAY,
+            dns: GATEWAY,
         }),
         home_share: launch.home.as_ref().map(|home| GuestShare {
             tag: TAG.to_owned(),
@@ -373,9 +411,15 @@ fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
 }
 
 /// Serves the streams that the guest opens.
-async fn serve_guest(mut incoming: Incoming, stdio_log: PathBuf, clients: Arc<Clients>) {
+async fn serve_guest(
+    mut incoming: Incoming,
+    stdio_log: PathBuf,
+    clients: Arc<Clients>,
+    network: Option<Arc<Network>>,
+) {
     while let Some(mut stream) = incoming.recv().await {
         let (log, clients) = (Log::at(&stdio_log), Arc::clone(&clients));
+        let network = network.clone();
         tokio::spawn(async move {
             match frame::read::<HostPort>(&mut stream).await {
                 Ok(HostPort::StdioLog) => log.take(stream, Duration::ZERO).await,
@@ -384,9 +428,22 @@ async fn serve_guest(mut incoming: Incoming, stdio_log: PathBuf, clients: Arc<Cl
                         tracing::debug!("a connection to the SSH agent: {error}");
                     }
                 }
+                Ok(HostPort::Listeners) => {
+                    if let Some(network) = network {
+                        listen_for(&network, &mut stream).await;
+                    }
+                }
                 Err(error) => tracing::warn!("a stream from the guest: {error}"),
             }
         });
+    }
+}
+
+/// Listens on the host for what the guest says that listens there, until it says no more.
+async fn listen_for(network: &Network, stream: &mut Stream) {
+    let guest = network.address().guest().into();
+    while let Ok(listeners) = frame::read::<Vec<Listener>>(stream).await {
+        network.set_ports(ports::of_guest(listeners, guest));
     }
 }
 

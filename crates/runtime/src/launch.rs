@@ -3,7 +3,8 @@
 use std::{env, io, path::PathBuf, process::Stdio};
 
 use container_engine::EngineSettings;
-use container_machine::{MachineId, UserSetup};
+use container_machine::{MachineAddress, MachineId, UserSetup};
+use container_network::Policy;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -56,6 +57,8 @@ pub struct Launch {
     pub kernel: Option<PathBuf>,
     /// The architecture of its programs, in OCI's words.
     pub architecture: String,
+    /// The machine's network; none where nothing of the machine's own runs.
+    pub network: Option<NetworkLaunch>,
     /// The shared home; none where the machine shares nothing.
     pub home: Option<HomeShare>,
     /// The machine's user.
@@ -72,6 +75,17 @@ pub struct Launch {
     pub stop_signal: Option<String>,
     /// How to run it.
     pub engine: EngineSettings,
+}
+
+/// The network that a machine gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkLaunch {
+    /// The machine's address.
+    pub address: MachineAddress,
+    /// What the machine may reach.
+    pub policy: Policy,
+    /// The directory in which the machines of one user find each other; made with mode 0700.
+    pub segment: PathBuf,
 }
 
 /// A directory that the machine shares with the host.

@@ -25,13 +25,15 @@ mod handle;
 mod launch;
 mod lock;
 mod log;
+mod ports;
 mod process;
 
 pub use changes::{Changes, ChangesError, Stopper};
+pub use container_network::Policy;
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFiles, GuestFilesError, check_architecture, check_kernel};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
-pub use launch::{HomeShare, Launch, LaunchError, Purpose, launch};
+pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, launch};
 pub use process::runtime_main;
 
 /// The argument with which the program is a machine's runtime.

@@ -89,7 +89,8 @@ fn run() -> Result<(), String> {
     outcome
 }
 
-fn prepare(directory: &Path) -> io::Result<()> {
+/// Makes a directory that is its owner's alone.
+pub(crate) fn prepare(directory: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -140,7 +141,7 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
         container_id: launch.container_id.clone(),
         started_nanoseconds: i64::try_from(jiff::Timestamp::now().as_nanosecond())
             .unwrap_or_default(),
-        ip_address: None,
+        ip_address: launch.network.as_ref().map(|it| it.address.host()),
         pid: std::process::id(),
         stopping: false,
         reads_disk: launch.purpose == Purpose::ReadDisk,
@@ -194,6 +195,7 @@ async fn serve(
         mut file_share,
         control,
         opener: _opener,
+        network: _network,
         init: _,
         mut console,
     } = booted;

@@ -13,9 +13,9 @@ use anyhow::{Context, Result, ensure};
 use super::archive::Archive;
 use crate::command;
 
-/// What a machine's devices and its shared home are driven by, and programs of other architectures
-/// are run by.
-const WANTED: [&str; 9] = [
+/// What a machine's devices and its shared home are driven by, programs of other architectures are run
+/// by, and what listens on its network is found by.
+const WANTED: [&str; 11] = [
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
@@ -25,6 +25,8 @@ const WANTED: [&str; 9] = [
     "virtiofs",
     "autofs4",
     "binfmt_misc",
+    "tcp_diag",
+    "udp_diag",
 ];
 
 /// Packs the wanted modules of the kernel `release`, whose package is unpacked at `root`, and

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::child::Inherited;
-use crate::{Accelerator, FileShare, Kernel, UserNetwork, VirtualMachine};
+use crate::{Accelerator, FileShare, Kernel, NetworkCard, VirtualMachine};
 
 /// The kernel's parameters whatever the machine. Nothing of one machine's own is here: the agent
 /// is told who it is over the channel, so one booted kernel can become any machine.
@@ -69,7 +69,7 @@ impl CommandLine {
             line.file_share(share, inherited);
         }
         if let Some(network) = machine.network {
-            line.network(network);
+            line.network(network, inherited);
         }
         line.add("-device", "virtio-rng-pci");
         line.add("-device", "virtio-balloon-pci,free-page-reporting=on");
@@ -165,15 +165,21 @@ impl CommandLine {
         );
     }
 
-    fn network(&mut self, network: UserNetwork) {
+    /// As many buffers as there may be: a large frame takes some thirty of them.
+    fn network(&mut self, card: NetworkCard, inherited: &mut Inherited) {
+        let number = inherited.add(card.connection);
         self.add(
             "-netdev",
+            format!("dgram,id=network,local.type=fd,local.str={number}"),
+        );
+        let address = card.address.map(|byte| format!("{byte:02x}")).join(":");
+        self.add(
+            "-device",
             format!(
-                "user,id=network,ipv6=off,net={}/{},host={},dns={},dhcpstart={}",
-                network.gateway, network.prefix, network.gateway, network.dns, network.guest
+                "virtio-net-pci,netdev=network,romfile=,mac={address},host_mtu={},rx_queue_size=1024",
+                card.mtu
             ),
         );
-        self.add("-device", "virtio-net-pci,netdev=network,romfile=");
     }
 }
 
@@ -203,7 +209,11 @@ mod tests {
                 tag: "home".into(),
                 connection: descriptor(),
             }],
-            network: None,
+            network: Some(NetworkCard {
+                connection: descriptor(),
+                address: [2, 0, 198, 18, 1, 2],
+                mtu: 65520,
+            }),
             channel: (descriptor(), "agent".into()),
             console: descriptor(),
             engine_log: "/log2".into(),
@@ -227,15 +237,15 @@ mod tests {
         let mut numbers: Vec<&str> = line
             .iter()
             .filter_map(|argument| {
-                let fd = argument.split_once("fd=");
-                fd.or_else(|| argument.split_once("/fd/"))
+                let mut ways = ["fd=", "/fd/", "local.str="].into_iter();
+                ways.find_map(|way| argument.split_once(way))
             })
             .map(|(_, number)| number)
             .collect();
-        assert_eq!(numbers.len(), 4);
+        assert_eq!(numbers.len(), 5);
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, ["3", "4", "5", "6"]);
+        assert_eq!(numbers, ["3", "4", "5", "6", "7"]);
     }
 
     #[test]

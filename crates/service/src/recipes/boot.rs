@@ -5,7 +5,7 @@ use std::path::Path;
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
 use container_protocol::InitProgram;
-use container_runtime::{HomeShare, Launch, Purpose, Runtime, launch};
+use container_runtime::{HomeShare, Launch, NetworkLaunch, Policy, Purpose, Runtime, launch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -100,6 +100,11 @@ impl Service {
             memory: boot.memory.bytes(),
             virtualization: boot.virtualization,
             kernel: boot.kernel.clone(),
+            network: Some(NetworkLaunch {
+                address: self.bundles.address(id)?,
+                policy: Policy::default(),
+                segment: self.world.segment(),
+            }),
             home: home_share(&machine, &boot),
             architecture: machine.platform.architecture,
             user: machine.user_setup,

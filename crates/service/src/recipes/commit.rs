@@ -118,6 +118,7 @@ impl Service {
         let decided = Launch {
             purpose: Purpose::ReadDisk,
             home: None,
+            network: None,
             boot_log: logs.path().join("boot.log"),
             stdio_log: logs.path().join("stdio.log"),
             ..self.decide(id, bundle)?

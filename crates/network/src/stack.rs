@@ -1,0 +1,473 @@
+//! The loop that all of it runs in.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    io,
+    net::{SocketAddr, SocketAddrV4},
+    os::unix::net::UnixDatagram,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use container_protocol::RELAY_PORT;
+use smoltcp::{
+    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
+    socket::tcp::{self as stack_tcp},
+    time::Instant,
+    wire::{
+        HardwareAddress, Icmpv4DstUnreachable, Icmpv4Repr, IpCidr, IpEndpoint, IpProtocol,
+        Ipv4Packet, Ipv4Repr, TcpPacket,
+    },
+};
+use tokio::{
+    net::UnixDatagram as AsyncDatagram,
+    sync::mpsc,
+    time::{Sleep, sleep},
+};
+
+use crate::{
+    Settings,
+    echo::{Pinger, Question},
+    inbound::{Accepted, GuestPort, Inbound, PortStatus, Reach},
+    link::{ARP, HEADER, IPV4, Link, Port},
+    names::{self, NameServer},
+    packet::{Datagram, arp_answer, icmp_packet},
+    segment::{GATEWAY, PREFIX, Segment, card, is_of_segment},
+    tcp::{self, Connection, Progress},
+    udp::{Callers, Flows},
+};
+
+/// Frames that are taken from the card before the rest has its turn.
+const BURST: usize = 64;
+
+/// Packets for the guest that wait at most.
+const WAITING: usize = 256;
+
+/// Connections at most; beyond that none are taken.
+const MOST_CONNECTIONS: usize = 4096;
+
+/// Ports from which the gateway connects to the guest: those that Linux uses for that.
+const FIRST_PORT: u16 = 32768;
+const LAST_PORT: u16 = 60999;
+
+/// A connection's two ends: the guest's, and the one that it sees on the other side.
+type Ends = (SocketAddrV4, SocketAddrV4);
+
+/// Serves the card until its other end is closed, or nobody has the network any more.
+pub async fn serve(
+    card: UnixDatagram,
+    settings: Settings,
+    ports: mpsc::UnboundedReceiver<Vec<GuestPort>>,
+    statuses: Arc<Mutex<Vec<PortStatus>>>,
+) -> io::Result<()> {
+    let mut stack = Stack::new(card, settings, ports, statuses)?;
+    poll_fn(|context| stack.turn(context)).await
+}
+
+struct Stack {
+    settings: Settings,
+    link: Link,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    connections: HashMap<Ends, (SocketHandle, Connection)>,
+    next_port: u16,
+    inbound: Inbound,
+    callers: Callers,
+    flows: Flows,
+    pinger: Pinger,
+    names: NameServer,
+    segment: Arc<Segment>,
+    peers: AsyncDatagram,
+    packets: mpsc::Receiver<Vec<u8>>,
+    ports: mpsc::UnboundedReceiver<Vec<GuestPort>>,
+    statuses: Arc<Mutex<Vec<PortStatus>>>,
+    timer: Pin<Box<Sleep>>,
+    begin: std::time::Instant,
+    /// Sockets that are over, as soon as they have said so.
+    over: Vec<SocketHandle>,
+    frame: Vec<u8>,
+    buffer: Box<[u8]>,
+}
+
+impl Stack {
+    fn new(
+        card: UnixDatagram,
+        settings: Settings,
+        ports: mpsc::UnboundedReceiver<Vec<GuestPort>>,
+        statuses: Arc<Mutex<Vec<PortStatus>>>,
+    ) -> io::Result<Stack> {
+        let address = settings.address;
+        let mut link = Link::new(AsyncDatagram::from_std(card)?, address);
+        let config = Config::new(HardwareAddress::Ip);
+        let mut port = Port {
+            link: &mut link,
+            packet: None,
+        };
+        let mut interface = Interface::new(config, &mut port, Instant::ZERO);
+        interface.update_ip_addrs(|own| {
+            // It is empty, and has room for two.
+            let _ = own.push(IpCidr::new(GATEWAY.into(), PREFIX));
+        });
+        // All the world's addresses are this stack's own.
+        interface.set_any_ip(true);
+        let (to_guest, packets) = mpsc::channel(WAITING);
+        let (segment, peers) = Segment::join(&settings.segment, &settings.id, address)?;
+        let segment = Arc::new(segment);
+        Ok(Stack {
+            link,
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            connections: HashMap::new(),
+            next_port: FIRST_PORT,
+            inbound: Inbound::at(address.host()),
+            callers: Callers::default(),
+            flows: Flows::new(to_guest.clone()),
+            pinger: Pinger::new(to_guest.clone()),
+            names: NameServer::new(Arc::clone(&segment), to_guest),
+            segment,
+            peers,
+            packets,
+            ports,
+            statuses,
+            timer: Box::pin(sleep(Duration::ZERO)),
+            begin: std::time::Instant::now(),
+            over: Vec::new(),
+            frame: vec![0; HEADER + 65536],
+            buffer: vec![0; 65536].into_boxed_slice(),
+            settings,
+        })
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_micros(i64::try_from(self.begin.elapsed().as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// Does all that can be done now. Ready when there is nothing left to serve.
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Poll::Ready(wanted) = self.ports.poll_recv(context) {
+            let Some(wanted) = wanted else {
+                return Poll::Ready(Ok(()));
+            };
+            let statuses = self.inbound.set(wanted);
+            *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
+        }
+        if let Err(error) = self.link.poll_send(context) {
+            return Poll::Ready(ended(error));
+        }
+        let mut frame = std::mem::take(&mut self.frame);
+        let mut is_more = true;
+        for _ in 0..BURST {
+            match self.link.poll_receive(&mut frame, context) {
+                Poll::Pending => {
+                    is_more = false;
+                    break;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(ended(error)),
+                Poll::Ready(Ok(length)) => self.arrived(&frame[..length]),
+            }
+        }
+        self.frame = frame;
+        self.others(context);
+        while self.connections.len() < MOST_CONNECTIONS
+            && let Poll::Ready(accepted) = self.inbound.poll_accept(context)
+        {
+            self.ask_guest(accepted);
+        }
+        self.carry(context);
+        let now = self.now();
+        while self.depart(now) == PollResult::SocketStateChanged {
+            // Sent bytes make room for more.
+            self.carry(context);
+        }
+        if let Err(error) = self.link.poll_send(context) {
+            return Poll::Ready(ended(error));
+        }
+        if !self.link.is_blocked() {
+            for handle in self.over.drain(..) {
+                self.sockets.remove(handle);
+            }
+        }
+        match self.interface.poll_delay(now, &self.sockets) {
+            // The card's room is waited for.
+            _ if self.link.is_blocked() => {}
+            Some(delay) if delay == smoltcp::time::Duration::ZERO => is_more = true,
+            Some(delay) => {
+                let deadline = tokio::time::Instant::now() + delay.into();
+                self.timer.as_mut().reset(deadline);
+                is_more |= self.timer.as_mut().poll(context).is_ready();
+            }
+            None => {}
+        }
+        if is_more {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Lets the stack send a packet for each socket that has one.
+    fn depart(&mut self, now: Instant) -> PollResult {
+        let mut port = Port {
+            link: &mut self.link,
+            packet: None,
+        };
+        self.interface
+            .poll_egress(now, &mut port, &mut self.sockets)
+    }
+
+    /// Packets for the guest that do not come from the stack.
+    fn others(&mut self, context: &mut Context<'_>) {
+        while !self.link.is_blocked()
+            && let Poll::Ready(Some(packet)) = self.packets.poll_recv(context)
+        {
+            self.link.send_packet(&packet);
+        }
+        while let Poll::Ready((port, from, length)) =
+            self.inbound.poll_datagram(context, &mut self.buffer)
+        {
+            let gateway_port = self.callers.port_for(from, port);
+            let datagram = Datagram {
+                source: SocketAddrV4::new(GATEWAY, gateway_port),
+                destination: SocketAddrV4::new(self.settings.address.guest(), port),
+                payload: self.buffer[..length].to_vec(),
+            };
+            if let Some(packet) = datagram.packet() {
+                self.link.send_packet(&packet);
+            }
+        }
+        while !self.link.is_blocked()
+            && let Poll::Ready(Ok(())) = self.peers.poll_recv_ready(context)
+        {
+            let Ok(length) = self.peers.try_recv(&mut self.buffer) else {
+                continue;
+            };
+            let own = self.settings.address.guest();
+            if let Ok(packet) = Ipv4Packet::new_checked(&self.buffer[..length])
+                && packet.dst_addr() == own
+                && packet.src_addr() != own
+                && packet.src_addr() != GATEWAY
+                && is_of_segment(packet.src_addr())
+            {
+                self.link.send_packet(&self.buffer[..length]);
+            }
+        }
+    }
+
+    /// A frame from the guest.
+    fn arrived(&mut self, frame: &[u8]) {
+        let Some((header, payload)) = frame.split_at_checked(HEADER) else {
+            return;
+        };
+        let own = self.settings.address.guest();
+        if header[12..] == ARP {
+            if let Some(answer) = arp_answer(payload, card(GATEWAY), own) {
+                self.link
+                    .send(ARP, answer.len(), |bytes| bytes.copy_from_slice(&answer));
+            }
+            return;
+        }
+        let Ok(packet) = Ipv4Packet::new_checked(payload) else {
+            return;
+        };
+        if header[12..] != IPV4 || packet.src_addr() != own {
+            return;
+        }
+        // A card pads what is short.
+        let payload = &payload[..usize::from(packet.total_len())];
+        let destination = packet.dst_addr();
+        if is_of_segment(destination) && destination != GATEWAY {
+            if self
+                .segment
+                .send(&self.peers, destination, payload)
+                .is_err()
+            {
+                self.unreachable(&packet);
+            }
+            return;
+        }
+        match packet.next_header() {
+            IpProtocol::Tcp => self.segment_arrived(&packet, payload),
+            IpProtocol::Udp => self.datagram_arrived(&packet),
+            IpProtocol::Icmp => self.ping_arrived(&packet),
+            _ => {}
+        }
+    }
+
+    fn segment_arrived(&mut self, packet: &Ipv4Packet<&[u8]>, bytes: &[u8]) {
+        let Ok(segment) = TcpPacket::new_checked(packet.payload()) else {
+            return;
+        };
+        let ends = (
+            SocketAddrV4::new(packet.src_addr(), segment.src_port()),
+            SocketAddrV4::new(packet.dst_addr(), segment.dst_port()),
+        );
+        let is_first = segment.syn() && !segment.ack();
+        if is_first && !self.connections.contains_key(&ends) {
+            self.guest_connects(ends);
+        }
+        // What has no socket is answered with a reset.
+        let now = self.now();
+        let mut port = Port {
+            link: &mut self.link,
+            packet: Some(bytes),
+        };
+        self.interface
+            .poll_ingress_single(now, &mut port, &mut self.sockets);
+    }
+
+    /// The guest wants to connect: its first segment waits in a socket until the host has connected.
+    fn guest_connects(&mut self, ends: Ends) {
+        let (_, wanted) = ends;
+        let is_of_names = wanted == SocketAddrV4::new(GATEWAY, names::PORT);
+        let destination = match self.names.first_server() {
+            Some(server) if is_of_names => Some(server),
+            _ => self.settings.policy.destination(wanted.into()),
+        };
+        let Some(destination) = destination else {
+            return;
+        };
+        if self.connections.len() >= MOST_CONNECTIONS {
+            tracing::warn!("the machine has {MOST_CONNECTIONS} connections, and gets no more");
+            return;
+        }
+        let mut socket = tcp::socket();
+        socket.pause_synack(true);
+        if socket
+            .listen(IpEndpoint::from(SocketAddr::from(wanted)))
+            .is_ok()
+        {
+            let handle = self.sockets.add(socket);
+            let connection = Connection::from_guest(tcp::connect(destination));
+            self.connections.insert(ends, (handle, connection));
+        }
+    }
+
+    /// Someone on the host has connected: the guest is connected to from the gateway.
+    fn ask_guest(&mut self, accepted: Accepted) {
+        let Accepted {
+            stream,
+            port,
+            reach,
+        } = accepted;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("a connection to port {port}: {error}");
+        }
+        let (guest_port, preface) = match reach {
+            Reach::Direct => (port, Vec::new()),
+            Reach::Relay => (RELAY_PORT, port.to_be_bytes().to_vec()),
+        };
+        let guest = SocketAddrV4::new(self.settings.address.guest(), guest_port);
+        let Some(gateway) = self.free_end(guest) else {
+            return;
+        };
+        let mut socket = tcp::socket();
+        let context = self.interface.context();
+        let (to, from) = (SocketAddr::from(guest), SocketAddr::from(gateway));
+        match socket.connect(context, IpEndpoint::from(to), IpEndpoint::from(from)) {
+            Ok(()) => {
+                let handle = self.sockets.add(socket);
+                let connection = Connection::from_host(stream, preface);
+                self.connections
+                    .insert((guest, gateway), (handle, connection));
+            }
+            Err(error) => tracing::warn!("connecting to the guest's port {guest_port}: {error}"),
+        }
+    }
+
+    /// An address of the gateway's from which there is no connection to the guest's.
+    fn free_end(&mut self, guest: SocketAddrV4) -> Option<SocketAddrV4> {
+        for _ in FIRST_PORT..=LAST_PORT {
+            let end = SocketAddrV4::new(GATEWAY, self.next_port);
+            self.next_port = match self.next_port {
+                LAST_PORT => FIRST_PORT,
+                port => port + 1,
+            };
+            if !self.connections.contains_key(&(guest, end)) {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    fn datagram_arrived(&mut self, packet: &Ipv4Packet<&[u8]>) {
+        let Some(datagram) = Datagram::of(packet) else {
+            return;
+        };
+        let to = datagram.destination;
+        if *to.ip() == GATEWAY {
+            if let Some(caller) = self.callers.caller(to.port(), datagram.source.port()) {
+                let port = datagram.source.port();
+                return self.inbound.answer(port, caller, &datagram.payload);
+            }
+            if to.port() == names::PORT {
+                return self.names.ask(datagram);
+            }
+        }
+        match self.settings.policy.destination(to.into()) {
+            Some(destination) => self.flows.send(datagram, destination),
+            None => self.unreachable(packet),
+        }
+    }
+
+    fn ping_arrived(&mut self, packet: &Ipv4Packet<&[u8]>) {
+        let Some(question) = Question::of(packet) else {
+            return;
+        };
+        if question.asked == GATEWAY {
+            if let Some(answer) = question.answer() {
+                self.link.send_packet(&answer);
+            }
+            return;
+        }
+        // The port is of no account.
+        match self.settings.policy.destination((question.asked, 7).into()) {
+            Some(_) => self.pinger.ask(question),
+            None => self.unreachable(packet),
+        }
+    }
+
+    /// Tells the guest that a packet goes nowhere (RFC 792).
+    fn unreachable(&mut self, packet: &Ipv4Packet<&[u8]>) {
+        let payload = packet.payload();
+        let message = Icmpv4Repr::DstUnreachable {
+            reason: Icmpv4DstUnreachable::HostUnreachable,
+            header: Ipv4Repr {
+                src_addr: packet.src_addr(),
+                dst_addr: packet.dst_addr(),
+                next_header: packet.next_header(),
+                payload_len: payload.len(),
+                hop_limit: packet.hop_limit(),
+            },
+            data: &payload[..payload.len().min(8)],
+        };
+        if let Some(packet) = icmp_packet(GATEWAY, packet.src_addr(), &message) {
+            self.link.send_packet(&packet);
+        }
+    }
+
+    /// Every connection's turn.
+    fn carry(&mut self, context: &mut Context<'_>) {
+        let (sockets, over) = (&mut self.sockets, &mut self.over);
+        self.connections.retain(|_, (handle, connection)| {
+            let socket = sockets.get_mut::<stack_tcp::Socket<'_>>(*handle);
+            let progress = connection.turn(socket, context);
+            if progress == Progress::Over {
+                over.push(*handle);
+            }
+            progress == Progress::Open
+        });
+    }
+}
+
+/// The card's other end is gone, which is how a machine ends, or something else is wrong.
+fn ended(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    }
+}

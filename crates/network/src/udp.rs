@@ -1,0 +1,199 @@
+//! Datagrams of the guest's: a socket on the host for each that the guest sends from, so that whoever
+//! is sent to sees one sender, and any who is may answer (RFC 4787, REQ-1).
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    time::{Duration, Instant},
+};
+
+use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
+
+use crate::{packet::Datagram, segment::GATEWAY};
+
+/// Sockets at most; the one that was not used for longest goes.
+const MOST: usize = 512;
+
+/// How long one is kept that nothing comes through (RFC 4787, REQ-5).
+const IDLE: Duration = Duration::from_secs(300);
+
+/// Datagrams that wait for one socket at most.
+const WAITING: usize = 64;
+
+/// The guest's sockets that have one on the host.
+pub struct Flows {
+    flows: HashMap<SocketAddrV4, Flow>,
+    to_guest: mpsc::Sender<Vec<u8>>,
+}
+
+struct Flow {
+    outgoing: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    used: Instant,
+}
+
+impl Flows {
+    /// Packets for the guest go to `to_guest`.
+    pub fn new(to_guest: mpsc::Sender<Vec<u8>>) -> Flows {
+        Flows {
+            flows: HashMap::new(),
+            to_guest,
+        }
+    }
+
+    /// Sends a datagram of the guest's to an address on the host's side.
+    pub fn send(&mut self, datagram: Datagram, to: SocketAddr) {
+        let guest = datagram.source;
+        self.flows.retain(|_, flow| !flow.outgoing.is_closed());
+        if !self.flows.contains_key(&guest) {
+            if self.flows.len() >= MOST {
+                let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
+                if let Some(oldest) = oldest.map(|(guest, _)| *guest) {
+                    self.flows.remove(&oldest);
+                }
+            }
+            let (outgoing, waiting) = mpsc::channel(WAITING);
+            tokio::spawn(carry(guest, waiting, self.to_guest.clone()));
+            let used = Instant::now();
+            self.flows.insert(guest, Flow { outgoing, used });
+        }
+        if let Some(flow) = self.flows.get_mut(&guest) {
+            flow.used = Instant::now();
+            // Beyond what may wait they are lost, as on any link.
+            let _ = flow.outgoing.try_send((to, datagram.payload));
+        }
+    }
+}
+
+async fn carry(
+    guest: SocketAddrV4,
+    mut outgoing: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    to_guest: mpsc::Sender<Vec<u8>>,
+) {
+    let carried = async {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        let mut buffer = vec![0; 65536];
+        loop {
+            let turn = async {
+                tokio::select! {
+                    next = outgoing.recv() => match next {
+                        Some((to, payload)) => {
+                            if let Err(error) = socket.send_to(&payload, to).await {
+                                tracing::debug!("a datagram to {to}: {error}");
+                            }
+                            true
+                        }
+                        None => false,
+                    },
+                    Ok((length, from)) = socket.recv_from(&mut buffer) => {
+                        if let Some(packet) = answer(guest, from, &buffer[..length]) {
+                            let _ = to_guest.send(packet).await;
+                        }
+                        true
+                    }
+                }
+            };
+            match timeout(IDLE, turn).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return io::Result::Ok(()),
+            }
+        }
+    };
+    if let Err(error) = carried.await {
+        tracing::warn!("a socket for the machine's datagrams: {error}");
+    }
+}
+
+fn answer(guest: SocketAddrV4, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+    let IpAddr::V4(mut source) = from.ip() else {
+        return None;
+    };
+    if source.is_loopback() {
+        // What stands for it.
+        source = GATEWAY;
+    }
+    let datagram = Datagram {
+        source: SocketAddrV4::new(source, from.port()),
+        destination: guest,
+        payload: payload.to_vec(),
+    };
+    datagram.packet()
+}
+
+/// Who on the host has sent datagrams to the guest: each has a port of the gateway's, so that answers
+/// find the way back.
+#[derive(Default)]
+pub struct Callers {
+    callers: HashMap<u16, Caller>,
+    next: u16,
+}
+
+struct Caller {
+    address: SocketAddr,
+    guest_port: u16,
+    used: Instant,
+}
+
+/// Ports of the gateway's from here on are callers'.
+const FIRST: u16 = 32768;
+
+impl Callers {
+    /// The gateway's port that stands for whoever sends from this address to the guest's port.
+    pub fn port_for(&mut self, address: SocketAddr, guest_port: u16) -> u16 {
+        let known = self.callers.iter_mut();
+        let mut known =
+            known.filter(|(_, it)| it.address == address && it.guest_port == guest_port);
+        if let Some((port, caller)) = known.next() {
+            caller.used = Instant::now();
+            return *port;
+        }
+        drop(known);
+        if self.callers.len() >= MOST {
+            let oldest = self.callers.iter().min_by_key(|(_, caller)| caller.used);
+            if let Some(oldest) = oldest.map(|(port, _)| *port) {
+                self.callers.remove(&oldest);
+            }
+        }
+        loop {
+            let port = FIRST + self.next % (u16::MAX - FIRST);
+            self.next = self.next.wrapping_add(1);
+            if !self.callers.contains_key(&port) {
+                let caller = Caller {
+                    address,
+                    guest_port,
+                    used: Instant::now(),
+                };
+                self.callers.insert(port, caller);
+                return port;
+            }
+        }
+    }
+
+    /// Who is meant by a datagram from this port of the guest's to that port of the gateway's.
+    pub fn caller(&self, port: u16, guest_port: u16) -> Option<SocketAddr> {
+        let caller = self.callers.get(&port)?;
+        (caller.guest_port == guest_port).then_some(caller.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_told_apart_and_few_enough() {
+        let mut callers = Callers::default();
+        let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let first = callers.port_for(address(1), 53);
+        assert_eq!(callers.port_for(address(1), 53), first);
+        let other = callers.port_for(address(1), 54);
+        assert_ne!(other, first);
+        assert_eq!(callers.caller(first, 53), Some(address(1)));
+        assert_eq!(callers.caller(first, 54), None);
+        for port in 2..2000 {
+            callers.port_for(address(port), 53);
+        }
+        assert_eq!(callers.callers.len(), MOST);
+        assert_eq!(callers.caller(first, 53), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! What the guest listens on, as the host is to listen for it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use container_network::{GuestPort, Reach};
+use container_protocol::{Listener, Transport};
+
+/// Each port once. One that listens at the machine's own address is reached there, any other by way
+/// of the agent.
+pub fn of_guest(listeners: Vec<Listener>, guest: IpAddr) -> Vec<GuestPort> {
+    let mut ports: BTreeMap<(Transport, u16), GuestPort> = BTreeMap::new();
+    for listener in listeners {
+        let (address, port) = (listener.address.ip(), listener.address.port());
+        let reach = match address.is_unspecified() || address == guest {
+            true => Reach::Direct,
+            false => Reach::Relay,
+        };
+        let key = (listener.transport, port);
+        let known = ports.get(&key);
+        if known.is_none() || reach == Reach::Direct {
+            let process = listener.process;
+            let process = process.or_else(|| known.and_then(|known| known.process.clone()));
+            ports.insert(
+                key,
+                GuestPort {
+                    transport: listener.transport,
+                    port,
+                    reach,
+                    process,
+                },
+            );
+        }
+    }
+    ports.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_reached_directly_if_it_can_be() {
+        let listener = |address: &str, process: Option<&str>| Listener {
+            transport: Transport::Tcp,
+            address: address.parse().unwrap(),
+            process: process.map(str::to_owned),
+        };
+        let guest = IpAddr::from([198, 18, 1, 2]);
+        let listeners = vec![
+            listener("127.0.0.1:80", Some("web")),
+            listener("[::]:80", None),
+            listener("[::1]:25", Some("mail")),
+            listener("198.18.1.2:22", Some("sshd")),
+        ];
+        let ports = of_guest(listeners, guest);
+        let found: Vec<_> = ports
+            .iter()
+            .map(|port| (port.port, port.reach, port.process.as_deref().unwrap()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (22, Reach::Direct, "sshd"),
+                (25, Reach::Relay, "mail"),
+                (80, Reach::Direct, "web")
+            ]
+        );
+    }
+}
