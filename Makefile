@@ -42,6 +42,11 @@ test: check build images ## Everything: formatting, clippy, unit and end-to-end 
 many-files: build images ## Walk a home of 200,000 files with a limit of 20,000 open ones
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture many_files
 
+.PHONY: bench-writers
+bench-writers: bench-others ## Compare ext4 writers on archives made to hurt (20 minutes, as root)
+	@xtask/packages python3
+	benches/others/writers
+
 .PHONY: image-corpus
 image-corpus: images ## Unpack archives made to hurt, and the test images, and compare with umoci
 	@xtask/packages umoci skopeo libarchive-tools python3
