@@ -49,8 +49,8 @@ pub use image::{
     RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
 pub use machine::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Rename,
-    Running, Snapshot, Status,
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Ports,
+    Rename, Running, Snapshot, Status,
 };
 pub use registry::{ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Password};
 pub use stream::{Layers, Progress, Step, StreamEvent};

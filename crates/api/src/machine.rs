@@ -9,6 +9,7 @@ use std::{
 use container_machine::{
     DiskCapacity, HomeMount, ImageDescription, MachineId, Memory, Platform, UserSetup,
 };
+use container_protocol::{PublishedPort, local::PortStatus};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,8 @@ pub struct BootChange {
     pub kernel: Option<PathBuf>,
     /// Memory.
     pub memory: Option<Memory>,
+    /// Ports at fixed places on the host, all of them.
+    pub publish: Option<Vec<PublishedPort>>,
     /// Whether machines may run inside.
     pub virtualization: Option<bool>,
 }
@@ -77,12 +80,22 @@ pub struct Running {
     pub shared_home: Option<PathBuf>,
 }
 
+/// A machine's ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// Where on the host they are reached, those that are not among them.
+    pub ports: Vec<PortStatus>,
+}
+
 /// What came of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
     /// Whether the machine runs, so that the change waits for its next start.
     pub running: bool,
+    /// What was changed all the same and does not do what it should, a sentence each.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// Another name for a machine.
@@ -174,6 +187,9 @@ pub struct Snapshot {
     pub memory: Memory,
     /// The image's platform.
     pub platform: Platform,
+    /// Ports at fixed places on the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
     /// When this boot began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_date: Option<Timestamp>,

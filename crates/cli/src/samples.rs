@@ -39,6 +39,7 @@ pub fn machines() -> Vec<Snapshot> {
             uid: 1000,
             gid: 1000,
         },
+        publish: vec!["8080:80".parse().unwrap()],
         virtualization: true,
     };
     let web_1 = Snapshot {
@@ -59,6 +60,7 @@ pub fn machines() -> Vec<Snapshot> {
         },
         started_date: None,
         status: Status::Stopped,
+        publish: Vec::new(),
         virtualization: false,
         ..dev.clone()
     };

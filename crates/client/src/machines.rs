@@ -2,7 +2,7 @@
 
 use container_api::{
     BootChange, Changed, CommitRequest, Committed, CreateRequest, Created, DefaultMachine, Deleted,
-    Logs, Machines, Progress, Rename, Running, Snapshot,
+    Logs, Machines, Ports, Progress, Rename, Running, Snapshot,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -68,6 +68,11 @@ impl Client {
     /// Changes what a machine's next boot applies.
     pub async fn set(&self, id: &MachineId, change: &BootChange) -> Result<Changed, ClientError> {
         self.ask(Method::PATCH, &path(id, ""), change).await
+    }
+
+    /// Where a running machine's ports are reached.
+    pub async fn ports(&self, id: &MachineId) -> Result<Ports, ClientError> {
+        self.ask(Method::GET, &path(id, "/ports"), &()).await
     }
 
     /// Where a machine's logs are.

@@ -463,6 +463,7 @@ mod tests {
             home_mount: HomeMount::Rw,
             kernel: None,
             memory: Memory::half_of(0),
+            publish: vec!["8080:80".parse().unwrap()],
             virtualization: false,
         };
         let new = bundles.begin(&id(word)).unwrap();
@@ -537,6 +538,24 @@ mod tests {
         let error = bundle.boot_configuration().unwrap_err().to_string();
         assert!(error.contains("boot-config.json"), "{error}");
     }
+    #[test]
+    fn a_machine_keeps_its_address_and_nobody_else_gets_it() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        let ids: Vec<MachineId> = (0..300).map(|n| format!("m{n}").parse().unwrap()).collect();
+        for id in &ids {
+            fs::create_dir(bundles.machines.join(id.to_string())).unwrap();
+        }
+        let address = |id: &MachineId| bundles.address(id).unwrap();
+        let addresses: HashSet<_> = ids.iter().map(address).collect();
+        assert_eq!(addresses.len(), ids.len());
+        let first = address(&ids[0]);
+        assert_eq!(
+            bundles.get(&ids[0]).unwrap().address().unwrap(),
+            Some(first)
+        );
+    }
+
     #[test]
     fn a_bundle_from_before_disks_had_a_choice_of_sizes_has_the_default_one() {
         let data = tempfile::tempdir().unwrap();

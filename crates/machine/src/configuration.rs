@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU32, path::PathBuf};
 
+use container_protocol::PublishedPort;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,9 @@ pub struct BootConfiguration {
     pub kernel: Option<PathBuf>,
     /// Memory in bytes.
     pub memory: Memory,
+    /// Ports of the machine at fixed places on the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishedPort>,
     /// Whether machines may run inside.
     pub virtualization: bool,
 }

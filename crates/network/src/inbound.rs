@@ -1,19 +1,18 @@
 //! What the guest listens on, listened for on the host.
 
 use std::{
-    collections::HashMap,
-    io,
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
     task::{Context, Poll},
+    time::Instant,
 };
 
-use container_protocol::Transport;
-use serde::{Deserialize, Serialize};
+use container_protocol::{PublishedPort, Transport, local::PortStatus};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// How a listener in the guest is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// It listens on the machine's address.
     Direct,
@@ -22,8 +21,7 @@ pub enum Reach {
 }
 
 /// A port that something in the guest listens on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestPort {
     /// How it is spoken to.
     pub transport: Transport,
@@ -35,30 +33,36 @@ pub struct GuestPort {
     pub process: Option<String>,
 }
 
-/// A port of the guest's, and where on the host it is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PortStatus {
-    /// The guest's port.
-    #[serde(flatten)]
-    pub guest: GuestPort,
-    /// Where it is reached, or would be.
-    pub host: SocketAddrV4,
-    /// Why it is not, a sentence; none if it is.
-    pub problem: Option<String>,
-}
-
 /// A connection that someone on the host has made.
 pub struct Accepted {
     pub stream: TcpStream,
+    /// The guest's port that is meant.
     pub port: u16,
-    pub reach: Reach,
+    /// When it came.
+    pub since: Instant,
+}
+
+/// A datagram that someone on the host has sent.
+pub struct Received {
+    pub from: SocketAddr,
+    /// Where it came to.
+    pub at: SocketAddr,
+    pub port: u16,
+    pub length: usize,
 }
 
 /// All listeners on the host.
 pub struct Inbound {
     address: Ipv4Addr,
-    open: HashMap<(Transport, u16), (GuestPort, Result<Opened, String>)>,
+    guest: BTreeMap<(Transport, u16), GuestPort>,
+    published: Vec<PublishedPort>,
+    open: HashMap<(Transport, SocketAddr), Entry>,
+}
+
+struct Entry {
+    guest_port: u16,
+    is_published: bool,
+    opened: Result<Opened, String>,
 }
 
 enum Opened {
@@ -67,88 +71,115 @@ enum Opened {
 }
 
 impl Inbound {
+    /// What the guest listens on is reached at this address.
     pub fn at(address: Ipv4Addr) -> Inbound {
         Inbound {
             address,
+            guest: BTreeMap::new(),
+            published: Vec::new(),
             open: HashMap::new(),
         }
     }
 
-    /// Listens for these and nothing else. What is there already stays as it is; what could not be
-    /// had is tried again. Returns how they stand.
-    pub fn set(&mut self, ports: Vec<GuestPort>) -> Vec<PortStatus> {
+    /// The guest listens on these and nothing else.
+    pub fn set_guest(&mut self, ports: Vec<GuestPort>) {
+        let ports = ports.into_iter();
+        self.guest = ports
+            .map(|port| ((port.transport, port.port), port))
+            .collect();
+        self.listen();
+    }
+
+    /// These are published and nothing else.
+    pub fn set_published(&mut self, ports: Vec<PublishedPort>) {
+        self.published = ports;
+        self.listen();
+    }
+
+    /// Listens for what is wanted and nothing else. What is there already stays as it is; what could
+    /// not be had is tried again.
+    fn listen(&mut self) {
         let mut before = std::mem::take(&mut self.open);
-        for port in ports {
-            let key = (port.transport, port.port);
-            let opened = match before.remove(&key) {
-                Some((_, Ok(opened))) => Ok(opened),
-                _ => self
-                    .open(key)
-                    .map_err(|error| self.explained(key.1, &error)),
+        let published = self.published.iter();
+        let published = published.map(|port| (port.transport, port.host, port.guest_port, true));
+        let guest = self.guest.keys();
+        let guest = guest.map(|(transport, port)| {
+            let host = SocketAddr::from((self.address, *port));
+            (*transport, host, *port, false)
+        });
+        let wanted: Vec<_> = published.chain(guest).collect();
+        for (transport, host, guest_port, is_published) in wanted {
+            let key = (transport, host);
+            if self.open.contains_key(&key) {
+                continue;
+            }
+            let opened = match before.remove(&key).map(|entry| entry.opened) {
+                Some(Ok(opened)) => Ok(opened),
+                _ => open(transport, host).map_err(|error| explained(host, &error)),
             };
-            self.open.entry(key).or_insert((port, opened));
+            let entry = Entry {
+                guest_port,
+                is_published,
+                opened,
+            };
+            self.open.insert(key, entry);
         }
-        let mut statuses: Vec<_> = self.open.values().map(|one| self.status(one)).collect();
-        statuses.sort_by_key(|status| (status.guest.port, status.guest.transport));
+    }
+
+    /// How all of them stand.
+    pub fn statuses(&self) -> Vec<PortStatus> {
+        let statuses = self.open.iter().map(|((transport, host), entry)| {
+            let guest = self.guest.get(&(*transport, entry.guest_port));
+            let is_unheard = *transport == Transport::Udp
+                && guest.is_some_and(|guest| guest.reach == Reach::Relay);
+            PortStatus {
+                host: *host,
+                port: entry.guest_port,
+                problem: match &entry.opened {
+                    Err(problem) => Some(problem.clone()),
+                    Ok(_) if is_unheard => Some(
+                        "it listens on the machine's loopback alone, where datagrams are not passed on: have it listen on 0.0.0.0".to_owned(),
+                    ),
+                    Ok(_) => None,
+                },
+                process: guest.and_then(|guest| guest.process.clone()),
+                published: entry.is_published,
+                transport: *transport,
+            }
+        });
+        let mut statuses: Vec<PortStatus> = statuses.collect();
+        statuses.sort_by_key(|status| (status.port, status.transport, status.host));
         statuses
     }
 
-    fn status(&self, (guest, opened): &(GuestPort, Result<Opened, String>)) -> PortStatus {
-        PortStatus {
-            guest: guest.clone(),
-            host: SocketAddrV4::new(self.address, guest.port),
-            problem: opened.as_ref().err().cloned(),
-        }
+    /// Whether somebody in the guest was last known to listen on this port.
+    pub fn is_listened_on(&self, transport: Transport, port: u16) -> bool {
+        self.guest.contains_key(&(transport, port))
     }
 
-    fn open(&self, (transport, port): (Transport, u16)) -> io::Result<Opened> {
-        let address = SocketAddr::from((self.address, port));
-        Ok(match transport {
-            Transport::Tcp => {
-                let listener = std::net::TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
-                Opened::Stream(TcpListener::from_std(listener)?)
-            }
-            Transport::Udp => {
-                let socket = std::net::UdpSocket::bind(address)?;
-                socket.set_nonblocking(true)?;
-                Opened::Datagrams(UdpSocket::from_std(socket)?)
-            }
-        })
-    }
-
-    fn explained(&self, port: u16, error: &io::Error) -> String {
-        let address = self.address;
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => format!(
-                "this host lets only root listen on ports below {}: lower net.ipv4.ip_unprivileged_port_start, or use a higher port",
-                first_free_port().unwrap_or(1024)
-            ),
-            io::ErrorKind::AddrInUse => {
-                format!(
-                    "another program on this host listens on {address}:{port}, or on {port} at every address"
-                )
-            }
-            _ => format!("listening on {address}:{port}: {error}"),
-        }
+    /// How a port of the guest's is reached; as if it listened on the machine's address where nothing is
+    /// known to listen.
+    pub fn reach(&self, transport: Transport, port: u16) -> Reach {
+        let guest = self.guest.get(&(transport, port));
+        guest.map_or(Reach::Direct, |guest| guest.reach)
     }
 
     /// The next connection that someone has made.
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<Accepted> {
-        for (guest, opened) in self.open.values() {
-            let Ok(Opened::Stream(listener)) = opened else {
+        for ((_, host), entry) in &self.open {
+            let Ok(Opened::Stream(listener)) = &entry.opened else {
                 continue;
             };
             match listener.poll_accept(context) {
                 Poll::Ready(Ok((stream, _))) => {
                     return Poll::Ready(Accepted {
                         stream,
-                        port: guest.port,
-                        reach: guest.reach,
+                        port: entry.guest_port,
+                        since: Instant::now(),
                     });
                 }
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!("accepting connections to port {}: {error}", guest.port);
+                    tracing::warn!("accepting connections at {host}: {error}");
                 }
                 Poll::Pending => {}
             }
@@ -156,31 +187,35 @@ impl Inbound {
         Poll::Pending
     }
 
-    /// The next datagram that someone has sent: for which port, from whom, and what.
-    pub fn poll_datagram(
-        &self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<(u16, SocketAddr, usize)> {
-        for (guest, opened) in self.open.values() {
-            let Ok(Opened::Datagrams(socket)) = opened else {
+    /// The next datagram that someone has sent.
+    pub fn poll_datagram(&self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Received> {
+        for ((_, at), entry) in &self.open {
+            let Ok(Opened::Datagrams(socket)) = &entry.opened else {
                 continue;
             };
             while let Poll::Ready(Ok(())) = socket.poll_recv_ready(context) {
                 match socket.try_recv_from(buffer) {
-                    Ok((length, from)) => return Poll::Ready((guest.port, from, length)),
+                    Ok((length, from)) => {
+                        return Poll::Ready(Received {
+                            from,
+                            at: *at,
+                            port: entry.guest_port,
+                            length,
+                        });
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     // An earlier answer has come back.
-                    Err(error) => tracing::debug!("port {}: {error}", guest.port),
+                    Err(error) => tracing::debug!("datagrams at {at}: {error}"),
                 }
             }
         }
         Poll::Pending
     }
 
-    /// Sends a datagram of the guest's from its port to someone who has sent one there.
-    pub fn answer(&self, port: u16, to: SocketAddr, payload: &[u8]) {
-        if let Some((_, Ok(Opened::Datagrams(socket)))) = self.open.get(&(Transport::Udp, port))
+    /// Sends a datagram of the guest's to someone who has sent one to this address.
+    pub fn answer(&self, at: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        let entry = self.open.get(&(Transport::Udp, at));
+        if let Some(Ok(Opened::Datagrams(socket))) = entry.map(|entry| &entry.opened)
             && let Err(error) = socket.try_send_to(payload, to)
         {
             tracing::debug!("a datagram to {to}: {error}");
@@ -188,8 +223,38 @@ impl Inbound {
     }
 }
 
+fn open(transport: Transport, host: SocketAddr) -> io::Result<Opened> {
+    Ok(match transport {
+        Transport::Tcp => {
+            let listener = std::net::TcpListener::bind(host)?;
+            listener.set_nonblocking(true)?;
+            Opened::Stream(TcpListener::from_std(listener)?)
+        }
+        Transport::Udp => {
+            let socket = std::net::UdpSocket::bind(host)?;
+            socket.set_nonblocking(true)?;
+            Opened::Datagrams(UdpSocket::from_std(socket)?)
+        }
+    })
+}
+
+fn explained(host: SocketAddr, error: &io::Error) -> String {
+    let port = host.port();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "this host lets only root listen on ports below {}: lower net.ipv4.ip_unprivileged_port_start, or use a higher port",
+            first_free_port().unwrap_or(1024)
+        ),
+        io::ErrorKind::AddrInUse => format!(
+            "another program on this host listens on {host}, or on port {port} of every address"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!("this host has no address {}", host.ip()),
+        _ => format!("listening on {host}: {error}"),
+    }
+}
+
 /// The first port that everyone may listen on (ip(7)).
 fn first_free_port() -> Option<u16> {
-    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     setting.ok()?.trim().parse().ok()
 }

@@ -9,6 +9,7 @@
 //! then frames to the card, whenever anything of it can go on. Every buffer is bounded; who is slow
 //! slows the other side down, as over a real link.
 
+mod caller;
 mod echo;
 mod inbound;
 mod link;
@@ -29,9 +30,10 @@ use std::{
 };
 
 use container_machine::MachineAddress;
-use tokio::sync::mpsc;
+use container_protocol::{PublishedPort, local::PortStatus};
+use tokio::sync::{mpsc, oneshot};
 
-pub use inbound::{GuestPort, PortStatus, Reach};
+pub use inbound::{GuestPort, Reach};
 pub use policy::Policy;
 pub use segment::{GATEWAY, MTU, PREFIX, card};
 
@@ -44,15 +46,24 @@ pub struct Settings {
     pub address: MachineAddress,
     /// What the guest may reach.
     pub policy: Policy,
+    /// What is published from the beginning on.
+    pub published: Vec<PublishedPort>,
     /// The directory in which the machines of one user find each other; made by the caller.
     pub segment: PathBuf,
+}
+
+/// What is to be listened for on the host from now on.
+enum Change {
+    Guest(Vec<GuestPort>),
+    /// Whoever asks hears when it is done.
+    Published(Vec<PublishedPort>, oneshot::Sender<()>),
 }
 
 /// A network that runs. It ends when this is dropped, or when the card's other end is closed.
 #[derive(Debug)]
 pub struct Network {
     /// None once it is to end.
-    ports: Option<mpsc::UnboundedSender<Vec<GuestPort>>>,
+    changes: Option<mpsc::UnboundedSender<Change>>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
     address: MachineAddress,
     thread: Option<JoinHandle<()>>,
@@ -65,7 +76,7 @@ impl Network {
     /// If the thread or its event loop cannot be made.
     pub fn start(card: UnixDatagram, settings: Settings) -> io::Result<Network> {
         let address = settings.address;
-        let (ports, wanted) = mpsc::unbounded_channel();
+        let (changes, changed) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&statuses);
         let events = tokio::runtime::Builder::new_current_thread()
@@ -75,13 +86,13 @@ impl Network {
         let thread = thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
-                let served = events.block_on(stack::serve(card, settings, wanted, told));
+                let served = events.block_on(stack::serve(card, settings, changed, told));
                 if let Err(error) = served {
                     tracing::error!("the machine's network ended: {error}");
                 }
             })?;
         Ok(Network {
-            ports: Some(ports),
+            changes: Some(changes),
             statuses,
             address,
             thread: Some(thread),
@@ -95,9 +106,21 @@ impl Network {
 
     /// What the guest listens on, all of it: listeners on the host appear and disappear with it.
     pub fn set_ports(&self, ports: Vec<GuestPort>) {
-        if let Some(wanted) = &self.ports {
+        self.change(Change::Guest(ports));
+    }
+
+    /// What is published, all of it. Done when this returns.
+    pub async fn set_published(&self, ports: Vec<PublishedPort>) {
+        let (done, is_done) = oneshot::channel();
+        self.change(Change::Published(ports, done));
+        // It ends with an error when nothing is served any more.
+        let _ = is_done.await;
+    }
+
+    fn change(&self, change: Change) {
+        if let Some(changes) = &self.changes {
             // With the card's other end gone there is no machine to listen for.
-            let _ = wanted.send(ports);
+            let _ = changes.send(change);
         }
     }
 
@@ -111,7 +134,7 @@ impl Network {
 impl Drop for Network {
     /// Waits until nothing of it is left, which takes no longer than a turn of its loop.
     fn drop(&mut self) {
-        self.ports = None;
+        self.changes = None;
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             tracing::error!("the machine's network has failed");
         }

@@ -11,6 +11,8 @@ use crate::segment::{GATEWAY, is_of_segment};
 pub struct Policy {
     /// Whether the gateway's address stands for the host's loopback.
     pub host_loopback: bool,
+    /// Whether only the owner of this process and root may connect to the guest.
+    pub same_user_only: bool,
 }
 
 impl Policy {
@@ -42,6 +44,7 @@ mod tests {
         let closed = Policy::default();
         let open = Policy {
             host_loopback: true,
+            ..closed
         };
         let to = |policy: Policy, address: &str| policy.destination(address.parse().unwrap());
         for address in [

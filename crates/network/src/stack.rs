@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use container_protocol::RELAY_PORT;
+use container_protocol::{RELAY_PORT, Transport, local::PortStatus};
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     socket::tcp::{self as stack_tcp},
@@ -23,21 +23,21 @@ use smoltcp::{
     },
 };
 use tokio::{
-    net::UnixDatagram as AsyncDatagram,
+    net::{TcpStream, UnixDatagram as AsyncDatagram},
     sync::mpsc,
     time::{Sleep, sleep},
 };
 
 use crate::{
-    Settings,
+    Change, Settings, caller,
     echo::{Pinger, Question},
-    inbound::{Accepted, GuestPort, Inbound, PortStatus, Reach},
+    inbound::{Accepted, Inbound, Reach, Received},
     link::{ARP, HEADER, IPV4, Link, Port},
     names::{self, NameServer},
     packet::{Datagram, arp_answer, icmp_packet},
     segment::{GATEWAY, PREFIX, Segment, card, is_of_segment},
     tcp::{self, Connection, Progress},
-    udp::{Callers, Flows},
+    udp::{Caller, Callers, Flows},
 };
 
 /// Frames that are taken from the card before the rest has its turn.
@@ -48,6 +48,12 @@ const WAITING: usize = 256;
 
 /// Connections at most; beyond that none are taken.
 const MOST_CONNECTIONS: usize = 4096;
+
+/// How long a guest may refuse connections to a port that it was known to listen on.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is asked until then.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Ports from which the gateway connects to the guest: those that Linux uses for that.
 const FIRST_PORT: u16 = 32768;
@@ -60,10 +66,10 @@ type Ends = (SocketAddrV4, SocketAddrV4);
 pub async fn serve(
     card: UnixDatagram,
     settings: Settings,
-    ports: mpsc::UnboundedReceiver<Vec<GuestPort>>,
+    changes: mpsc::UnboundedReceiver<Change>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
 ) -> io::Result<()> {
-    let mut stack = Stack::new(card, settings, ports, statuses)?;
+    let mut stack = Stack::new(card, settings, changes, statuses)?;
     poll_fn(|context| stack.turn(context)).await
 }
 
@@ -82,8 +88,11 @@ struct Stack {
     segment: Arc<Segment>,
     peers: AsyncDatagram,
     packets: mpsc::Receiver<Vec<u8>>,
-    ports: mpsc::UnboundedReceiver<Vec<GuestPort>>,
+    changes: mpsc::UnboundedReceiver<Change>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
+    /// Connections that the guest has refused, to be asked for again.
+    refused: mpsc::UnboundedReceiver<Accepted>,
+    again: mpsc::UnboundedSender<Accepted>,
     timer: Pin<Box<Sleep>>,
     begin: std::time::Instant,
     /// Sockets that are over, as soon as they have said so.
@@ -96,7 +105,7 @@ impl Stack {
     fn new(
         card: UnixDatagram,
         settings: Settings,
-        ports: mpsc::UnboundedReceiver<Vec<GuestPort>>,
+        changes: mpsc::UnboundedReceiver<Change>,
         statuses: Arc<Mutex<Vec<PortStatus>>>,
     ) -> io::Result<Stack> {
         let address = settings.address;
@@ -114,15 +123,18 @@ impl Stack {
         // All the world's addresses are this stack's own.
         interface.set_any_ip(true);
         let (to_guest, packets) = mpsc::channel(WAITING);
+        let (again, refused) = mpsc::unbounded_channel();
         let (segment, peers) = Segment::join(&settings.segment, &settings.id, address)?;
         let segment = Arc::new(segment);
-        Ok(Stack {
+        let mut inbound = Inbound::at(address.host());
+        inbound.set_published(settings.published.clone());
+        let stack = Stack {
             link,
             interface,
             sockets: SocketSet::new(Vec::new()),
             connections: HashMap::new(),
             next_port: FIRST_PORT,
-            inbound: Inbound::at(address.host()),
+            inbound,
             callers: Callers::default(),
             flows: Flows::new(to_guest.clone()),
             pinger: Pinger::new(to_guest.clone()),
@@ -130,15 +142,19 @@ impl Stack {
             segment,
             peers,
             packets,
-            ports,
+            changes,
             statuses,
+            refused,
+            again,
             timer: Box::pin(sleep(Duration::ZERO)),
             begin: std::time::Instant::now(),
             over: Vec::new(),
             frame: vec![0; HEADER + 65536],
             buffer: vec![0; 65536].into_boxed_slice(),
             settings,
-        })
+        };
+        stack.tell_statuses();
+        Ok(stack)
     }
 
     fn now(&self) -> Instant {
@@ -147,12 +163,18 @@ impl Stack {
 
     /// Does all that can be done now. Ready when there is nothing left to serve.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Poll::Ready(wanted) = self.ports.poll_recv(context) {
-            let Some(wanted) = wanted else {
-                return Poll::Ready(Ok(()));
-            };
-            let statuses = self.inbound.set(wanted);
-            *self.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses;
+        while let Poll::Ready(change) = self.changes.poll_recv(context) {
+            match change {
+                None => return Poll::Ready(Ok(())),
+                Some(Change::Guest(ports)) => self.inbound.set_guest(ports),
+                Some(Change::Published(ports, done)) => {
+                    self.inbound.set_published(ports);
+                    self.tell_statuses();
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
+            }
+            self.tell_statuses();
         }
         if let Err(error) = self.link.poll_send(context) {
             return Poll::Ready(ended(error));
@@ -171,10 +193,17 @@ impl Stack {
         }
         self.frame = frame;
         self.others(context);
+        while let Poll::Ready(Some(refused)) = self.refused.poll_recv(context) {
+            self.ask_guest(refused);
+        }
         while self.connections.len() < MOST_CONNECTIONS
             && let Poll::Ready(accepted) = self.inbound.poll_accept(context)
         {
-            self.ask_guest(accepted);
+            if self.may_connect(&accepted.stream) {
+                self.ask_guest(accepted);
+            } else {
+                tcp::reset(&accepted.stream);
+            }
         }
         self.carry(context);
         let now = self.now();
@@ -207,6 +236,11 @@ impl Stack {
         Poll::Pending
     }
 
+    fn tell_statuses(&self) {
+        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+        *statuses = self.inbound.statuses();
+    }
+
     /// Lets the stack send a packet for each socket that has one.
     fn depart(&mut self, now: Instant) -> PollResult {
         let mut port = Port {
@@ -224,10 +258,18 @@ impl Stack {
         {
             self.link.send_packet(&packet);
         }
-        while let Poll::Ready((port, from, length)) =
-            self.inbound.poll_datagram(context, &mut self.buffer)
-        {
-            let gateway_port = self.callers.port_for(from, port);
+        while let Poll::Ready(received) = self.inbound.poll_datagram(context, &mut self.buffer) {
+            let Received {
+                from,
+                at,
+                port,
+                length,
+            } = received;
+            let gateway_port = self.callers.port_for(Caller {
+                address: from,
+                at,
+                guest_port: port,
+            });
             let datagram = Datagram {
                 source: SocketAddrV4::new(GATEWAY, gateway_port),
                 destination: SocketAddrV4::new(self.settings.address.guest(), port),
@@ -349,12 +391,12 @@ impl Stack {
         let Accepted {
             stream,
             port,
-            reach,
+            since,
         } = accepted;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("a connection to port {port}: {error}");
         }
-        let (guest_port, preface) = match reach {
+        let (guest_port, preface) = match self.inbound.reach(Transport::Tcp, port) {
             Reach::Direct => (port, Vec::new()),
             Reach::Relay => (RELAY_PORT, port.to_be_bytes().to_vec()),
         };
@@ -368,12 +410,37 @@ impl Stack {
         match socket.connect(context, IpEndpoint::from(to), IpEndpoint::from(from)) {
             Ok(()) => {
                 let handle = self.sockets.add(socket);
-                let connection = Connection::from_host(stream, preface);
+                let question = tcp::Question {
+                    port,
+                    since,
+                    preface,
+                };
+                let connection = Connection::from_host(stream, question);
                 self.connections
                     .insert((guest, gateway), (handle, connection));
             }
             Err(error) => tracing::warn!("connecting to the guest's port {guest_port}: {error}"),
         }
+    }
+
+    /// Whether whoever has connected may.
+    fn may_connect(&self, stream: &TcpStream) -> bool {
+        !self.settings.policy.same_user_only || caller::is_owner_or_root(stream)
+    }
+
+    /// Asks the guest again in a moment, if it was known to listen: a server that starts anew listens
+    /// again at once, and nobody on the host could tell that it did not for a moment.
+    fn ask_again(&self, refused: Accepted) {
+        let is_known = self.inbound.is_listened_on(Transport::Tcp, refused.port);
+        if !is_known || refused.since.elapsed() > PATIENCE {
+            return tcp::reset(&refused.stream);
+        }
+        let again = self.again.clone();
+        tokio::spawn(async move {
+            sleep(ASK_AGAIN).await;
+            // With the network gone the connection goes as well.
+            let _ = again.send(refused);
+        });
     }
 
     /// An address of the gateway's from which there is no connection to the guest's.
@@ -398,8 +465,8 @@ impl Stack {
         let to = datagram.destination;
         if *to.ip() == GATEWAY {
             if let Some(caller) = self.callers.caller(to.port(), datagram.source.port()) {
-                let port = datagram.source.port();
-                return self.inbound.answer(port, caller, &datagram.payload);
+                let payload = &datagram.payload;
+                return self.inbound.answer(caller.at, caller.address, payload);
             }
             if to.port() == names::PORT {
                 return self.names.ask(datagram);
@@ -449,15 +516,22 @@ impl Stack {
 
     /// Every connection's turn.
     fn carry(&mut self, context: &mut Context<'_>) {
+        let mut refused = Vec::new();
         let (sockets, over) = (&mut self.sockets, &mut self.over);
         self.connections.retain(|_, (handle, connection)| {
             let socket = sockets.get_mut::<stack_tcp::Socket<'_>>(*handle);
             let progress = connection.turn(socket, context);
-            if progress == Progress::Over {
+            if progress == Progress::Refused {
+                refused.extend(connection.refused());
+            }
+            if progress != Progress::Open {
                 over.push(*handle);
             }
             progress == Progress::Open
         });
+        for refused in refused {
+            self.ask_again(refused);
+        }
     }
 }
 

@@ -10,11 +10,14 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+
+use crate::inbound::Accepted;
 
 /// Bytes that a connection holds at most in each direction, beside what the kernels do.
 const BUFFER: usize = 512 << 10;
@@ -36,8 +39,8 @@ pub struct Connection {
 enum Stage {
     /// The guest has connected, and waits until the host has.
     Connecting(Connecting),
-    /// The host has connected, and the guest is asked. These bytes go before the stream's own.
-    Asking(Vec<u8>),
+    /// Someone on the host has connected, and the guest is asked.
+    Asking(Question),
     /// Both have.
     Joined,
 }
@@ -49,6 +52,19 @@ pub enum Progress {
     Open,
     /// Both sides know of its end.
     Over,
+    /// The guest refuses it, and the host does not know yet.
+    Refused,
+}
+
+/// What the guest is asked.
+#[derive(Debug)]
+pub struct Question {
+    /// The guest's port that is meant.
+    pub port: u16,
+    /// Since when.
+    pub since: Instant,
+    /// What its side is to hear before what comes from the host.
+    pub preface: Vec<u8>,
 }
 
 /// A socket of the stack's with buffers for one connection.
@@ -74,10 +90,21 @@ impl Connection {
         Connection::new(Stage::Connecting(connecting), None)
     }
 
-    /// Someone on the host has connected, and the guest's side is being asked. It is to hear
-    /// `preface` before what comes from there.
-    pub fn from_host(stream: TcpStream, preface: Vec<u8>) -> Connection {
-        Connection::new(Stage::Asking(preface), Some(stream))
+    /// Someone on the host has connected, and the guest's side is being asked.
+    pub fn from_host(stream: TcpStream, question: Question) -> Connection {
+        Connection::new(Stage::Asking(question), Some(stream))
+    }
+
+    /// One that the guest refuses, as it was before it was asked.
+    pub fn refused(&mut self) -> Option<Accepted> {
+        let (Stage::Asking(question), Some(stream)) = (&self.stage, self.stream.take()) else {
+            return None;
+        };
+        Some(Accepted {
+            stream,
+            port: question.port,
+            since: question.since,
+        })
     }
 
     fn new(stage: Stage, stream: Option<TcpStream>) -> Connection {
@@ -106,11 +133,11 @@ impl Connection {
                     return Progress::Over;
                 }
             },
-            Stage::Asking(preface) => match socket.state() {
+            Stage::Asking(question) => match socket.state() {
                 State::SynSent => return Progress::Open,
                 // What it says is short of the empty buffer's length.
-                _ if socket.send_slice(preface).is_ok() => self.stage = Stage::Joined,
-                _ => {}
+                _ if socket.send_slice(&question.preface).is_ok() => self.stage = Stage::Joined,
+                _ => return Progress::Refused,
             },
             Stage::Joined => {}
         }
@@ -195,8 +222,8 @@ fn to_guest(
 
 /// Has the stream end with a reset once it is dropped, so that its peer does not take what it has for
 /// all there is.
-fn reset(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)) {
+pub fn reset(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::debug!("resetting a connection: {error}");
     }
 }

@@ -124,32 +124,35 @@ fn answer(guest: SocketAddrV4, from: SocketAddr, payload: &[u8]) -> Option<Vec<u
 /// find the way back.
 #[derive(Default)]
 pub struct Callers {
-    callers: HashMap<u16, Caller>,
+    callers: HashMap<u16, (Caller, Instant)>,
     next: u16,
 }
 
-struct Caller {
-    address: SocketAddr,
-    guest_port: u16,
-    used: Instant,
+/// Someone on the host who has sent to a port of the guest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Where from.
+    pub address: SocketAddr,
+    /// Where the datagram came to.
+    pub at: SocketAddr,
+    /// The guest's port.
+    pub guest_port: u16,
 }
 
 /// Ports of the gateway's from here on are callers'.
 const FIRST: u16 = 32768;
 
 impl Callers {
-    /// The gateway's port that stands for whoever sends from this address to the guest's port.
-    pub fn port_for(&mut self, address: SocketAddr, guest_port: u16) -> u16 {
-        let known = self.callers.iter_mut();
-        let mut known =
-            known.filter(|(_, it)| it.address == address && it.guest_port == guest_port);
-        if let Some((port, caller)) = known.next() {
-            caller.used = Instant::now();
+    /// The gateway's port that stands for this caller.
+    pub fn port_for(&mut self, caller: Caller) -> u16 {
+        let now = Instant::now();
+        let known = self.callers.iter_mut().find(|(_, (it, _))| *it == caller);
+        if let Some((port, (_, used))) = known {
+            *used = now;
             return *port;
         }
-        drop(known);
         if self.callers.len() >= MOST {
-            let oldest = self.callers.iter().min_by_key(|(_, caller)| caller.used);
+            let oldest = self.callers.iter().min_by_key(|(_, (_, used))| *used);
             if let Some(oldest) = oldest.map(|(port, _)| *port) {
                 self.callers.remove(&oldest);
             }
@@ -158,21 +161,16 @@ impl Callers {
             let port = FIRST + self.next % (u16::MAX - FIRST);
             self.next = self.next.wrapping_add(1);
             if !self.callers.contains_key(&port) {
-                let caller = Caller {
-                    address,
-                    guest_port,
-                    used: Instant::now(),
-                };
-                self.callers.insert(port, caller);
+                self.callers.insert(port, (caller, now));
                 return port;
             }
         }
     }
 
     /// Who is meant by a datagram from this port of the guest's to that port of the gateway's.
-    pub fn caller(&self, port: u16, guest_port: u16) -> Option<SocketAddr> {
-        let caller = self.callers.get(&port)?;
-        (caller.guest_port == guest_port).then_some(caller.address)
+    pub fn caller(&self, port: u16, guest_port: u16) -> Option<Caller> {
+        let (caller, _) = self.callers.get(&port)?;
+        (caller.guest_port == guest_port).then_some(*caller)
     }
 }
 
@@ -183,15 +181,18 @@ mod tests {
     #[test]
     fn callers_are_told_apart_and_few_enough() {
         let mut callers = Callers::default();
-        let address = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let first = callers.port_for(address(1), 53);
-        assert_eq!(callers.port_for(address(1), 53), first);
-        let other = callers.port_for(address(1), 54);
-        assert_ne!(other, first);
-        assert_eq!(callers.caller(first, 53), Some(address(1)));
+        let caller = |port: u16, guest_port: u16| Caller {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            at: SocketAddr::from((Ipv4Addr::LOCALHOST, guest_port)),
+            guest_port,
+        };
+        let first = callers.port_for(caller(1, 53));
+        assert_eq!(callers.port_for(caller(1, 53)), first);
+        assert_ne!(callers.port_for(caller(1, 54)), first);
+        assert_eq!(callers.caller(first, 53), Some(caller(1, 53)));
         assert_eq!(callers.caller(first, 54), None);
         for port in 2..2000 {
-            callers.port_for(address(port), 53);
+            callers.port_for(caller(port, 53));
         }
         assert_eq!(callers.callers.len(), MOST);
         assert_eq!(callers.caller(first, 53), None);

@@ -24,6 +24,7 @@ pub mod local;
 mod machine;
 pub mod mux;
 mod port;
+mod published;
 
 pub use command::{
     CommandControl, CommandEvent, CommandLine, CommandRequest, Copy, ExitStatus, Identity, Stdio,
@@ -34,3 +35,4 @@ pub use machine::{
     Network,
 };
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
+pub use published::{InvalidPublishedPort, PublishedPort};

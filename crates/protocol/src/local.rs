@@ -7,7 +7,7 @@
 use std::{
     fs::{File, Permissions},
     io,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::InitProgram;
+use crate::{InitProgram, PublishedPort, Transport};
 
 /// The first frame on a connection to a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ pub enum RuntimeRequest {
         /// An absolute path.
         socket: PathBuf,
     },
+    /// Answered with all [`PortStatus`]es of the machine, in one frame.
+    Ports,
+    /// From now on these ports are published, and no others. Answered as `Ports` is.
+    Publish(Vec<PublishedPort>),
     /// Join this connection to a new stream to the guest agent.
     Connect,
 }
@@ -57,6 +61,26 @@ pub struct RuntimeReport {
     pub reads_disk: bool,
     /// What runs as its init; none before the machine is up: commands are served from then on.
     pub init: Option<InitProgram>,
+}
+
+/// A port of a machine, and where on the host it is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortStatus {
+    /// Where on the host it is reached, or would be.
+    pub host: SocketAddr,
+    /// The machine's port.
+    pub port: u16,
+    /// Why it is not reached, a sentence; none if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// The name of the program in the machine that listens, if one does and its name is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// Whether it was published, and is not there for its listener's sake alone.
+    pub published: bool,
+    /// How it is spoken to.
+    pub transport: Transport,
 }
 
 /// Connects to a runtime's or the service's socket, however long its path.

@@ -199,7 +199,7 @@ async fn try_to_boot(
         parameters: Vec::new(),
     };
     let (file_share, engine_share) = share_home(launch)?;
-    let (network, card) = network(launch)?;
+    let (network, card) = network(launch, clients)?;
     let (channel, channel_of_engine) = connection().map_err(BootError::MakeChannel)?;
     let (console_of_engine, console) = pipe::pipe().map_err(BootError::MakeChannel)?;
     let console_of_engine = console_of_engine
@@ -308,7 +308,10 @@ fn share_home(launch: &Launch) -> Result<(Option<FileShare>, Option<EngineShare>
 }
 
 /// The machine's network, and its card.
-fn network(launch: &Launch) -> Result<(Option<Arc<Network>>, Option<NetworkCard>), BootError> {
+fn network(
+    launch: &Launch,
+    clients: &Clients,
+) -> Result<(Option<Arc<Network>>, Option<NetworkCard>), BootError> {
     let Some(wanted) = &launch.network else {
         return Ok((None, None));
     };
@@ -316,6 +319,7 @@ fn network(launch: &Launch) -> Result<(Option<Arc<Network>>, Option<NetworkCard>
         id: launch.id.to_string(),
         address: wanted.address,
         policy: wanted.policy,
+        published: clients.published(&wanted.published),
         segment: wanted.segment.clone(),
     };
     let started = || {

@@ -7,8 +7,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use container_network::Network;
 use container_protocol::{
-    InitProgram, frame,
+    InitProgram, PublishedPort, frame,
     local::{RuntimeReport, RuntimeRequest},
     mux::{Opener, Stream},
 };
@@ -42,6 +43,9 @@ struct State {
     report: RuntimeReport,
     opener: Option<Opener>,
     ssh_agent: Option<PathBuf>,
+    network: Option<Arc<Network>>,
+    /// What was published since the launch, in place of what that says.
+    published: Option<Vec<PublishedPort>>,
 }
 
 impl Clients {
@@ -52,6 +56,8 @@ impl Clients {
             report,
             opener: None,
             ssh_agent: None,
+            network: None,
+            published: None,
         };
         let clients = Clients {
             state: Mutex::new(state),
@@ -65,10 +71,22 @@ impl Clients {
     }
 
     /// From now on streams to the machine are opened with `opener`. It is up if it has an init.
-    pub fn machine_is_there(&self, init: Option<InitProgram>, opener: Opener) {
+    pub fn machine_is_there(
+        &self,
+        init: Option<InitProgram>,
+        opener: Opener,
+        network: Option<Arc<Network>>,
+    ) {
         let mut state = self.state();
         state.report.init = init;
         state.opener = Some(opener);
+        state.network = network;
+    }
+
+    /// What a boot is to publish, if the launch says this.
+    pub fn published(&self, launched: &[PublishedPort]) -> Vec<PublishedPort> {
+        let state = self.state();
+        state.published.as_deref().unwrap_or(launched).to_vec()
     }
 
     /// From now on it is on its way down.
@@ -81,6 +99,7 @@ impl Clients {
         let mut state = self.state();
         state.report.init = None;
         state.opener = None;
+        state.network = None;
     }
 
     /// Asks for a stop, as a client does, and does not wait for it.
@@ -141,12 +160,33 @@ impl Clients {
                 self.state().ssh_agent = Some(socket);
                 Ok(())
             }
+            RuntimeRequest::Ports => self.tell_ports(&mut stream).await,
+            RuntimeRequest::Publish(ports) => {
+                let network = {
+                    let mut state = self.state();
+                    state.published = Some(ports.clone());
+                    state.network.clone()
+                };
+                if let Some(network) = network {
+                    network.set_published(ports).await;
+                }
+                self.tell_ports(&mut stream).await
+            }
             RuntimeRequest::Connect => {
                 let opener = self.state().opener.clone();
                 let opener = opener.ok_or(io::ErrorKind::NotConnected)?;
                 join(stream, opener.open().await?).await
             }
         }
+    }
+}
+
+impl Clients {
+    async fn tell_ports(&self, stream: &mut UnixStream) -> io::Result<()> {
+        let ports = self.state().network.as_ref().map(|it| it.ports());
+        frame::write(stream, &ports.unwrap_or_default())
+            .await
+            .map_err(io::Error::other)
     }
 }
 

@@ -8,10 +8,11 @@ use std::{
 };
 
 use container_protocol::{
-    InitProgram,
+    InitProgram, PublishedPort,
     frame::{self, FrameError},
-    local::{self, RuntimeReport, RuntimeRequest},
+    local::{self, PortStatus, RuntimeReport, RuntimeRequest},
 };
+use serde::de::DeserializeOwned;
 use tokio::{
     io::AsyncReadExt,
     net::UnixStream,
@@ -171,6 +172,38 @@ impl Runtime {
     /// Where commands are run through: see [`container_protocol::local`].
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Its machine's ports, and where on the host they are reached.
+    ///
+    /// # Errors
+    /// If the runtime does not answer.
+    pub async fn ports(&self) -> Result<Vec<PortStatus>, FindError> {
+        self.ask(RuntimeRequest::Ports).await
+    }
+
+    /// Publishes these ports from now on, and no others. Returns all, as [`ports`](Self::ports) does.
+    ///
+    /// # Errors
+    /// If the runtime does not answer.
+    pub async fn publish(&self, ports: Vec<PublishedPort>) -> Result<Vec<PortStatus>, FindError> {
+        self.ask(RuntimeRequest::Publish(ports)).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, request: RuntimeRequest) -> Result<T, FindError> {
+        let answered = timeout(ANSWER, async {
+            let mut stream = local::connect(&self.socket).await?;
+            frame::write(&mut stream, &request).await?;
+            frame::read(&mut stream).await
+        });
+        let failed = |reason| FindError::Answer {
+            socket: self.socket.clone(),
+            reason,
+        };
+        match answered.await {
+            Ok(answer) => answer.map_err(|error: FrameError| failed(error.to_string())),
+            Err(_) => Err(failed(format!("no answer in {ANSWER:?}"))),
+        }
     }
 
     /// Stops the machine in order and waits until all of its processes have ended.

@@ -5,6 +5,7 @@ use std::{env, io, path::PathBuf, process::Stdio};
 use container_engine::EngineSettings;
 use container_machine::{MachineAddress, MachineId, UserSetup};
 use container_network::Policy;
+use container_protocol::PublishedPort;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -84,6 +85,8 @@ pub struct NetworkLaunch {
     pub address: MachineAddress,
     /// What the machine may reach.
     pub policy: Policy,
+    /// Ports of it at fixed places on the host.
+    pub published: Vec<PublishedPort>,
     /// The directory in which the machines of one user find each other; made with mode 0700.
     pub segment: PathBuf,
 }

@@ -166,7 +166,11 @@ async fn run_machine(launch: &Launch) -> Result<(), String> {
             }
         };
         first_boot = false;
-        clients.machine_is_there(booted.init.clone(), booted.opener.clone());
+        clients.machine_is_there(
+            booted.init.clone(),
+            booted.opener.clone(),
+            booted.network.clone(),
+        );
         tell(&LaunchEvent::Up);
         let end = serve(booted, &mut stops, &mut waiting, &clients).await;
         clients.machine_is_down();

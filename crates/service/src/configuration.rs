@@ -15,6 +15,7 @@ use container_image::{
     HostSettings, Limits, LocalStore, Reference, Registries, RegistryHost, check_authorities,
 };
 use container_machine::{BootConfiguration, DiskCapacity, HomeMount, Memory, World};
+use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
 
@@ -30,6 +31,8 @@ pub struct Configuration {
     pub image: ImageSettings,
     /// Registries.
     pub registry: RegistryConfiguration,
+    /// Machines' networks.
+    pub network: NetworkSettings,
     /// The engine.
     pub engine: EngineSettings,
     /// What this was read from; none where there is no file.
@@ -62,6 +65,26 @@ pub struct MachineDefaults {
     pub virtualization: Option<bool>,
     /// The kernel's image.
     pub kernel: Option<PathBuf>,
+}
+
+/// Section `[network]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct NetworkSettings {
+    /// Whether `host.container.internal` leads to what listens on the host's loopback.
+    pub host_loopback: bool,
+    /// Whether connections of other users to machines' ports are refused.
+    pub same_user_only: bool,
+}
+
+impl NetworkSettings {
+    /// What machines may reach, and be reached by.
+    pub fn policy(self) -> Policy {
+        Policy {
+            host_loopback: self.host_loopback,
+            same_user_only: self.same_user_only,
+        }
+    }
 }
 
 /// Section `[image]`.
@@ -246,6 +269,7 @@ impl Configuration {
             memory: machine
                 .memory
                 .unwrap_or_else(|| Memory::half_of(Host::of_this_process().memory)),
+            publish: Vec::new(),
             virtualization: machine.virtualization.unwrap_or_default(),
         }
     }
@@ -295,6 +319,7 @@ pub fn changed(boot: BootConfiguration, change: &BootChange) -> BootConfiguratio
             None => boot.kernel,
         },
         memory: change.memory.unwrap_or(boot.memory),
+        publish: change.publish.clone().unwrap_or(boot.publish),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),
     }
 }

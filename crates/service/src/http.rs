@@ -13,8 +13,8 @@ use axum::{
 };
 use container_api::{
     BootChange, Changed, CommitRequest, CreateRequest, Created, DefaultMachine, Deleted, Failure,
-    FailureKind, ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Logs, Machines, Pong, Rename,
-    Snapshot,
+    FailureKind, ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Logs, Machines, Pong, Ports,
+    Rename, Snapshot,
 };
 use container_machine::BundleError;
 use futures::StreamExt;
@@ -54,6 +54,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/machines/{id}/stop", post(stop))
         .route("/v1/machines/{id}/rename", post(rename))
         .route("/v1/machines/{id}/logs", get(logs))
+        .route("/v1/machines/{id}/ports", get(ports))
         .route("/v1/registries/login", post(log_in))
         .route("/v1/registries/logout", post(log_out))
         .route("/v1/registries/logins", post(logins))
@@ -155,6 +156,10 @@ async fn logs(State(shared): State<Shared>, Named(id): Named) -> Reply<Logs> {
         stdio: bundle.stdio_log(),
         boot: bundle.boot_log(),
     }))
+}
+
+async fn ports(State(shared): State<Shared>, Named(id): Named) -> Reply<Ports> {
+    Ok(Json(shared.service.ports(&id).await?))
 }
 
 async fn log_in(State(shared): State<Shared>, Asked(request): Asked<LogIn>) -> Reply<Login> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use container_api::{Machines, Snapshot, Status};
+use container_api::{Machines, Ports, Snapshot, Status};
 use container_machine::{Bundle, BundleError, MachineId};
 use container_runtime::Runtime;
 
@@ -47,6 +47,7 @@ impl Service {
             kernel: boot.kernel,
             memory: boot.memory,
             platform: machine.platform,
+            publish: boot.publish,
             started_date: running.map(|status| in_seconds(status.started)),
             status: match running {
                 Some(status) if status.is_up() => Status::Running,
@@ -56,6 +57,19 @@ impl Service {
             user_setup: machine.user_setup,
             virtualization: boot.virtualization,
         })
+    }
+
+    /// The ports of a machine that runs.
+    pub(crate) async fn ports(&self, id: &MachineId) -> Result<Ports, ServiceError> {
+        self.bundles.get(id)?;
+        match self.runtime(id).await? {
+            Some(runtime) => Ok(Ports {
+                ports: runtime.ports().await?,
+            }),
+            None => Err(ServiceError::Invalid(format!(
+                "the machine {id} is not running, so nothing of it is reached: `container machine start {id}` starts it"
+            ))),
+        }
     }
 
     /// The machine's runtime, if it runs.

@@ -42,6 +42,7 @@ const SETTINGS: &[&str] = &[
     "home-mount=rw",
     "home-mount=ro",
     "home-mount=none",
+    "publish=",
     "virtualization=true",
     "virtualization=false",
     "kernel=",

@@ -6,6 +6,7 @@ use clap::Args;
 use container_api::{BootChange, CallerEnvironment, CreateRequest};
 use container_client::Client;
 use container_machine::{DiskCapacity, HomeMount, Memory, home_directory};
+use container_protocol::PublishedPort;
 
 use crate::{
     failure::Failure,
@@ -61,6 +62,14 @@ pub struct Create {
     #[arg(long, value_name = "MODE")]
     home_mount: Option<HomeMount>,
 
+    /// Reach a port of the machine at a fixed place: [ADDRESS:]PORT:MACHINE_PORT[/udp].
+    ///
+    /// May be given more than once. Without ADDRESS it is 127.0.0.1; with 0.0.0.0 other computers
+    /// reach it as well. At the machine's own address (`container machine ls`) every port that
+    /// something in it listens on is reached without this.
+    #[arg(short, long, value_name = "PORTS")]
+    publish: Vec<PublishedPort>,
+
     /// Let the machine run machines of its own.
     #[arg(long)]
     virtualization: bool,
@@ -108,6 +117,7 @@ impl Create {
                 home_mount: self.home_mount,
                 kernel: self.kernel.map(std::path::absolute).transpose()?,
                 memory: self.memory,
+                publish: Some(self.publish).filter(|ports| !ports.is_empty()),
                 virtualization: self.virtualization.then_some(true),
             },
             start: !self.no_boot,

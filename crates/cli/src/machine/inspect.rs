@@ -29,6 +29,7 @@ const FIELDS: &[&str] = &[
     "platform.architecture",
     "platform.os",
     "platform.variant",
+    "publish",
     "startedDate",
     "status",
     "userSetup.gid",

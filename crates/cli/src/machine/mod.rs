@@ -7,6 +7,7 @@ mod delete;
 mod inspect;
 mod list;
 mod logs;
+mod port;
 mod rename;
 mod run;
 mod set;
@@ -45,6 +46,7 @@ pub enum Machine {
     Set(set::Set),
     SetDefault(set_default::SetDefault),
     Logs(logs::Logs),
+    Port(port::Port),
     Start(start::Start),
     Stop(stop::Stop),
     Restart(start::Restart),
@@ -68,6 +70,7 @@ impl Machine {
             Machine::Set(set) => set.carry_out(&client).await?,
             Machine::SetDefault(set_default) => set_default.carry_out(&client).await?,
             Machine::Logs(logs) => logs.carry_out(&client).await?,
+            Machine::Port(port) => port.carry_out(&client).await?,
             Machine::Start(start) => return start.carry_out(&client).await,
             Machine::Restart(restart) => return restart.carry_out(&client).await,
             Machine::Copy(copy) => return copy.carry_out(&client).await,

@@ -6,6 +6,7 @@ use clap::Args;
 use container_api::BootChange;
 use container_client::Client;
 use container_machine::MachineId;
+use container_protocol::InvalidPublishedPort;
 
 use super::one_or_default;
 use crate::{failure::Failure, output, values};
@@ -13,21 +14,23 @@ use crate::{failure::Failure, output, values};
 /// Change what a machine's next boot applies.
 ///
 /// The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk only grows), home-mount (rw, ro,
-/// none), virtualization (true, false) and kernel (a path; empty for the default one). If one of
-/// them is wrong nothing is changed.
+/// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], all of them with commas between; empty for none;
+/// at once if the machine runs), virtualization (true, false) and kernel (a path; empty for the default
+/// one). If one of them is wrong nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine set -n dev cpus=2 memory=2G
   container machine set home-mount=ro
   container machine set -n dev disk=1T
+  container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
   container machine set -n dev kernel=")]
 pub struct Set {
     /// The machine; the default one where it is left out.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// What to change: cpus, memory, disk, home-mount, virtualization, kernel.
+    /// What to change: cpus, memory, disk, home-mount, publish, virtualization, kernel.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -38,6 +41,9 @@ impl Set {
         let change = change(&self.settings)?;
         let id = one_or_default(client, self.name).await?;
         let changed = client.set(&id, &change).await?;
+        for problem in changed.problems {
+            output::note(&problem);
+        }
         if changed.running {
             output::note("The change takes effect when the machine is stopped and started again.");
         }
@@ -70,6 +76,12 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
                 change.home_mount =
                     Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
             }
+            "publish" => {
+                let words = value.split(',').filter(|word| !word.is_empty());
+                let ports: Result<Vec<_>, _> = words.map(str::parse).collect();
+                change.publish =
+                    Some(ports.map_err(|error: InvalidPublishedPort| invalid(error.to_string()))?);
+            }
             "virtualization" => {
                 let on = value
                     .parse()
@@ -80,7 +92,7 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel" => change.kernel = Some(std::path::absolute(value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "there is no setting {unknown:?}: there are cpus, memory, disk, home-mount, virtualization and kernel"
+                    "there is no setting {unknown:?}: there are cpus, memory, disk, home-mount, publish, virtualization and kernel"
                 )));
             }
         }
@@ -108,6 +120,7 @@ mod tests {
             "memory=2G",
             "disk=1T",
             "home-mount=ro",
+            "publish=8080:80,53:53/udp",
             "virtualization=true",
             "kernel=",
         ])
@@ -115,6 +128,8 @@ mod tests {
         assert_eq!(read.cpus.unwrap().get(), 3);
         assert_eq!(read.disk_capacity.unwrap().bytes(), 1 << 40);
         assert_eq!(read.kernel, Some(PathBuf::new()));
+        assert_eq!(read.publish.unwrap().len(), 2);
+        assert_eq!(of(&["publish="]).unwrap().publish, Some(Vec::new()));
     }
 
     #[test]
@@ -127,6 +142,7 @@ mod tests {
             "disk=9T",
             "disk=big",
             "home-mount=x",
+            "publish=80",
             "virtualization=yes",
             "cpu=1",
             "=",

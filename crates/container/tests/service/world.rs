@@ -148,6 +148,7 @@ impl World {
             home_mount: HomeMount::Rw,
             kernel: None,
             memory: Memory::try_from(2 << 30).unwrap(),
+            publish: Vec::new(),
             virtualization: false,
         };
         let new = bundles.begin(&configuration.id).unwrap();

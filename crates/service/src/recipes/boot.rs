@@ -4,8 +4,8 @@ use std::path::Path;
 
 use container_api::{Progress, Running};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineConfiguration, MachineId};
-use container_protocol::InitProgram;
-use container_runtime::{HomeShare, Launch, NetworkLaunch, Policy, Purpose, Runtime, launch};
+use container_protocol::{InitProgram, local::PortStatus};
+use container_runtime::{HomeShare, Launch, NetworkLaunch, Purpose, Runtime, launch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -56,6 +56,11 @@ impl Service {
         if decided.first_boot && runtime.status().init == Some(InitProgram::BuiltIn) {
             caller.tell(Progress::Note(format!("{id}: {NO_INIT_SYSTEM}")));
         }
+        if !bundle.boot_configuration()?.publish.is_empty() {
+            for problem in problems(&runtime.ports().await?) {
+                caller.tell(Progress::Note(format!("{id}: {problem}")));
+            }
+        }
         up(bundle, &runtime)
     }
 
@@ -80,6 +85,7 @@ impl Service {
         super::set::check(&boot)?;
         super::create::check_home(&boot, &machine.home)?;
         check_space(&bundle.disk())?;
+        let configuration = Configuration::read(&self.world.config)?;
         let suffix: String = Uuid::new_v4()
             .simple()
             .to_string()
@@ -102,7 +108,8 @@ impl Service {
             kernel: boot.kernel.clone(),
             network: Some(NetworkLaunch {
                 address: self.bundles.address(id)?,
-                policy: Policy::default(),
+                policy: configuration.network.policy(),
+                published: boot.publish.clone(),
                 segment: self.world.segment(),
             }),
             home: home_share(&machine, &boot),
@@ -113,9 +120,19 @@ impl Service {
             first_boot: !bundle.is_provisioned(),
             init_env: machine.init_environment,
             stop_signal: machine.stop_signal,
-            engine: Configuration::read(&self.world.config)?.engine,
+            engine: configuration.engine,
         })
     }
+}
+
+/// Of ports that were published, why they are not reached.
+pub(super) fn problems(ports: &[PortStatus]) -> Vec<String> {
+    let published = ports.iter().filter(|port| port.published);
+    let problems = published.filter_map(|port| {
+        let problem = port.problem.as_ref()?;
+        Some(format!("port {} is not published: {problem}", port.port))
+    });
+    problems.collect()
 }
 
 /// Refuses to boot on a full disk, where the engine would stand still at the guest's first write.

@@ -3,6 +3,7 @@
 use container_api::{BootChange, Changed};
 use container_machine::{BootConfiguration, Bundle, MachineId};
 
+use super::boot::problems;
 use crate::{Service, configuration::changed, error::ServiceError, host::Host};
 
 impl Service {
@@ -22,8 +23,20 @@ impl Service {
             check_kernel(&boot)?;
         }
         bundle.set_boot_configuration(&boot)?;
-        let running = self.runtime(id).await?.is_some();
-        Ok(Changed { running })
+        let runtime = self.runtime(id).await?;
+        // Ports are published at once.
+        let problems = match (&runtime, &change.publish) {
+            (Some(runtime), Some(publish)) => problems(&runtime.publish(publish.clone()).await?),
+            _ => Vec::new(),
+        };
+        let waits = BootChange {
+            publish: None,
+            ..change.clone()
+        } != BootChange::default();
+        Ok(Changed {
+            running: runtime.is_some() && waits,
+            problems,
+        })
     }
 }
 
