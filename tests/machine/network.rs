@@ -1,8 +1,25 @@
-//! The way out.
+//! The way out, and the ways in.
 
-use end_to_end::Lab;
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
 
-crate::tests![packages_can_be_listed_from_inside, proxies_are_handed_on];
+use end_to_end::{Lab, World, eventually};
+use sha2::{Digest, Sha256};
+
+crate::tests![
+    packages_can_be_listed_from_inside,
+    proxies_are_handed_on,
+    what_listens_is_reached_at_the_machines_address,
+    streams_go_both_ways_whole,
+    datagrams_go_both_ways,
+    machines_find_each_other_and_the_host,
+    ports_are_published,
+    other_users_can_be_kept_out,
+];
 
 /// Through the machine's own resolver and route, to where the host's apt finds Debian too.
 fn packages_can_be_listed_from_inside(lab: &Lab) {
@@ -21,4 +38,391 @@ fn proxies_are_handed_on(lab: &Lab) {
         .env("NO_PROXY", "here");
     let printed = String::from_utf8(run.output().unwrap().stdout).unwrap();
     assert_eq!(printed, "http://proxy.example:3128,here\n");
+}
+
+fn address(world: &World, machine: &str) -> Ipv4Addr {
+    let inspected = world.inspect(machine);
+    inspected["ipAddress"].as_str().unwrap().parse().unwrap()
+}
+
+/// Begins a command in the machine that goes on by itself.
+fn begin(world: &World, machine: &str, line: &str) {
+    world.stdout(&["run", "-d", "-n", machine, line]);
+}
+
+/// What an HTTP server answers to a request for this path; an error if there is none.
+fn get(server: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server)?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let body = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    match body {
+        Some(at) if answer.starts_with(b"HTTP/1.0 200") || answer.starts_with(b"HTTP/1.1 200") => {
+            Ok(answer.split_off(at + 4))
+        }
+        _ => Err(io::Error::other(
+            String::from_utf8_lossy(&answer).into_owned(),
+        )),
+    }
+}
+
+fn is_refused(server: SocketAddr) -> bool {
+    matches!(TcpStream::connect(server), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// The ports that `port` tells of, as `host port process note`.
+fn ports(world: &World, machine: &str) -> Vec<String> {
+    let format = "{{ host }} {{ port }} {{ process }} {{ problem }}";
+    let printed = world.stdout(&["port", machine, "--format", format]);
+    printed
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+fn what_listens_is_reached_at_the_machines_address(lab: &Lab) {
+    let world = World::of_user();
+    world.create(&lab.image("busybox:1"), "web", &[]);
+    let own = address(&world, "web");
+    assert_eq!(own.octets()[..2], [127, 18]);
+    let at = move |port: u16| SocketAddr::from((own, port));
+    assert!(is_refused(at(8080)));
+    let inside = |line: &str| world.inside("web", line);
+    inside("echo hello > /tmp/index.html");
+    // At every address, and at the machine's loopback alone.
+    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    begin(&world, "web", "exec httpd -f -p 127.0.0.1:8081 -h /tmp");
+    begin(&world, "web", "exec httpd -f -p [::1]:8082 -h /tmp");
+    for port in [8080, 8081, 8082] {
+        let message = format!("port {port} answers");
+        eventually(&message, || {
+            get(at(port), "/").is_ok_and(|it| it == b"hello\n")
+        });
+    }
+    let listed: Vec<String> = [8080, 8081, 8082]
+        .map(|port| format!("{own}:{port} {port} httpd"))
+        .into();
+    assert_eq!(ports(&world, "web"), listed);
+    // Many at once, and none is lost.
+    let getting: Vec<_> = (0..100)
+        .map(|number| thread::spawn(move || get(at(8080 + number % 2), "/").unwrap()))
+        .collect();
+    for got in getting {
+        assert_eq!(got.join().unwrap(), b"hello\n");
+    }
+    inside("kill $(pidof httpd)");
+    for port in [8080, 8081, 8082] {
+        eventually("nothing listens any more", || is_refused(at(port)));
+    }
+    assert_eq!(ports(&world, "web"), [""; 0]);
+    // The same address after a stop, and none while it is stopped.
+    world.stdout(&["stop", "web"]);
+    assert!(world.inspect("web").get("ipAddress").is_none());
+    let error = world.error(&["port", "web"]);
+    assert!(error.contains("is not running"), "{error}");
+    world.stdout(&["start", "web"]);
+    assert_eq!(address(&world, "web"), own);
+    // In the machine root may listen on ports that the host does not give to its user.
+    let first_free = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first_free.unwrap().trim() == "1024" {
+        let as_root = [
+            "run",
+            "-d",
+            "-u",
+            "root",
+            "-n",
+            "web",
+            "exec httpd -f -p 81 -h /tmp",
+        ];
+        world.stdout(&as_root);
+        eventually("port 81 is told of", || !ports(&world, "web").is_empty());
+        let listed = ports(&world, "web").concat();
+        assert!(listed.contains("ip_unprivileged_port_start"), "{listed}");
+        assert!(is_refused(at(81)));
+    }
+    // Another program has the port already.
+    let _held = TcpListener::bind(at(9000)).unwrap();
+    begin(&world, "web", "exec httpd -f -p 9000 -h /tmp");
+    eventually("the other program is told of", || {
+        ports(&world, "web").concat().contains("another program")
+    });
+    // What is killed listens no more.
+    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    eventually("it listens", || TcpStream::connect(at(8080)).is_ok());
+    for runtime in world.processes("runtime") {
+        runtime.kill();
+    }
+    eventually("it listens no more", || is_refused(at(8080)));
+}
+
+/// An address of the host that is not on its loopback.
+fn address_of_host() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: the kernel only chooses a route.
+    socket.connect("192.0.2.1:9").unwrap();
+    socket.local_addr().unwrap().ip()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn streams_go_both_ways_whole(lab: &Lab) {
+    let world = World::of_root();
+    world.create(&lab.image("busybox:1"), "dev", &[]);
+    let own = address(&world, "dev");
+    let sent = noise(48 << 20);
+
+    // From the host: the end of what is sent is heard, and the answer still comes.
+    begin(&world, "dev", "exec nc -ll -p 9000 -e sha256sum");
+    begin(&world, "dev", "exec nc -ll -p 9001 -e cat /bin/busybox");
+    let at = |port: u16| SocketAddr::from((own, port));
+    eventually("it listens", || ports(&world, "dev").len() == 2);
+    let mut stream = TcpStream::connect(at(9000)).unwrap();
+    stream.write_all(&sent).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer.split_whitespace().next(), Some(&hex(&sent)[..]));
+    let mut got = Vec::new();
+    TcpStream::connect(at(9001))
+        .unwrap()
+        .read_to_end(&mut got)
+        .unwrap();
+    let there = world.inside("dev", "sha256sum < /bin/busybox");
+    assert_eq!(there.split_whitespace().next(), Some(&hex(&got)[..]));
+
+    // From the guest, to a server on the host, and back.
+    let host = address_of_host();
+    let server = TcpListener::bind((host, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let serving = thread::spawn(move || {
+        let mut stream = server.accept().unwrap().0;
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).unwrap();
+        stream.write_all(&heard).unwrap();
+        heard
+    });
+    let line = format!(
+        "dd if=/dev/urandom of=/tmp/sent bs=1M count=24 2> /dev/null; nc {host} {port} < /tmp/sent > /tmp/got; cmp /tmp/sent /tmp/got && sha256sum < /tmp/sent"
+    );
+    let said = world.inside("dev", &line);
+    let heard = serving.join().unwrap();
+    assert_eq!(said.split_whitespace().next(), Some(&hex(&heard)[..]));
+
+    // Who never reads stops who writes, and takes no memory.
+    begin(&world, "dev", "exec nc -ll -p 9002 -e cat /dev/zero");
+    eventually("it listens", || ports(&world, "dev").len() == 3);
+    let memory = || -> u64 {
+        let runtime = &world.processes("runtime")[0];
+        let resident = runtime.status("VmRSS").unwrap();
+        resident.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let before = memory();
+    let readers: Vec<_> = (0..4)
+        .map(|_| TcpStream::connect(at(9002)).unwrap())
+        .collect();
+    thread::sleep(Duration::from_secs(3));
+    let taken = memory() - before;
+    assert!(
+        taken < 16 << 10,
+        "{taken} KiB for {} readers",
+        readers.len()
+    );
+    drop(readers);
+
+    // What is refused is refused at once, and what is the host's own stays so.
+    let local = TcpListener::bind("127.0.0.1:0").unwrap();
+    let local_port = local.local_addr().unwrap().port();
+    for closed in [
+        format!("{host} 1"),
+        format!("198.18.0.1 {local_port}"),
+        format!("host.container.internal {local_port}"),
+    ] {
+        let begin = Instant::now();
+        let outcome = world.run(&[
+            "run",
+            "-n",
+            "dev",
+            &format!("nc -w 20 {closed} < /dev/null"),
+        ]);
+        assert_eq!(outcome.code, Some(1), "{closed}: {outcome:?}");
+        assert!(begin.elapsed() < Duration::from_secs(15), "{closed}");
+    }
+    world.stdout(&["stop", "dev"]);
+    world.configure("[network]\nhost-loopback = true\n");
+    world.stdout(&["start", "dev"]);
+    let serving = thread::spawn(move || local.accept().unwrap().0.write_all(b"from the host\n"));
+    let line = format!("nc host.container.internal {local_port} < /dev/null");
+    assert_eq!(world.inside("dev", &line), "from the host\n");
+    serving.join().unwrap().unwrap();
+}
+
+fn datagrams_go_both_ways(lab: &Lab) {
+    let world = lab.root();
+    let own = address(world, "dev");
+    let server = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 7007, Proto => \"udp\"); while ($s->recv($d, 65536)) { $s->send(scalar reverse $d) }'";
+    begin(world, "dev", server);
+    eventually("it listens", || {
+        ports(world, "dev").contains(&format!("{own}:7007 7007 perl"))
+    });
+    let ask = |word: &[u8]| {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect((own, 7007)).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        client.send(word).unwrap();
+        let mut answer = vec![0; 65536];
+        let length = client.recv(&mut answer).unwrap();
+        answer.truncate(length);
+        answer
+    };
+    // Each caller gets its own answer, short or long.
+    assert_eq!(ask(b"ping"), b"gnip");
+    assert_eq!(ask(b"pong"), b"gnop");
+    let long = noise(40_000);
+    let reversed: Vec<u8> = long.iter().rev().copied().collect();
+    assert_eq!(ask(&long), reversed);
+    world.inside("dev", "pkill -f LocalPort");
+
+    let host = address_of_host();
+    let server = UdpSocket::bind((host, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        while let Ok((length, from)) = server.recv_from(&mut datagram) {
+            server.send_to(&datagram[..length], from).unwrap();
+        }
+    });
+    let client = format!(
+        "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(PeerAddr => \"{host}:{port}\", Proto => \"udp\"); $s->send(\"echo\"); alarm 20; $s->recv($d, 99); print $d'"
+    );
+    assert_eq!(world.inside("dev", &client), "echo");
+}
+
+fn machines_find_each_other_and_the_host(lab: &Lab) {
+    let world = lab.root();
+    world.create(&lab.image("busybox:1"), "peer", &[]);
+    world.inside("peer", "echo from peer > /tmp/index.html");
+    begin(world, "peer", "exec httpd -f -p 80 -h /tmp");
+    let [.., high, low] = address(world, "peer").octets();
+    for name in ["peer", "peer.machine", &format!("198.18.{high}.{low}")] {
+        let line = format!(
+            "exec 3<>/dev/tcp/{name}/80 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && tail -1 <&3"
+        );
+        assert_eq!(world.inside("dev", &line), "from peer\n", "{name}");
+    }
+    let hosts = world.inside("dev", "getent ahostsv4 host.container.internal");
+    assert!(hosts.starts_with("198.18.0.1 "), "{hosts}");
+    let own = world.inside("dev", "getent ahostsv4 dev");
+    let [.., high, low] = address(world, "dev").octets();
+    assert!(own.starts_with(&format!("198.18.{high}.{low} ")), "{own}");
+    // What there is not is told at once.
+    let outcome = world.run(&["run", "-n", "dev", "getent hosts nobody.machine"]);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    world.stdout(&["stop", "peer"]);
+    let outcome = world.run(&["run", "-n", "dev", "getent hosts peer.machine"]);
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    world.stdout(&["rm", "peer"]);
+}
+
+fn ports_are_published(lab: &Lab) {
+    let world = World::of_user();
+    // A port that was free a moment ago.
+    let free = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let (first, second) = (free(), free());
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let held_port = held.local_addr().unwrap().port();
+    let publish = format!("{}:8080", first.port());
+    let image = lab.image("busybox:1");
+    let taken = format!("{held_port}:8081");
+    let made = world.run(&[
+        "create",
+        &image,
+        "--name",
+        "web",
+        "--cpus",
+        "1",
+        "--memory",
+        "1G",
+        "--publish",
+        &publish,
+        "-p",
+        &taken,
+    ]);
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(
+        made.stderr
+            .contains("port 8081 is not published: another program"),
+        "{made:?}"
+    );
+    let inspected = world.inspect("web");
+    assert_eq!(inspected["publish"][0], format!("127.0.0.1:{publish}"));
+    world.inside("web", "echo hello > /tmp/index.html");
+    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    eventually("it is reached", || {
+        get(first, "/").is_ok_and(|it| it == b"hello\n")
+    });
+    // Another place, at once.
+    let moved = world.run(&[
+        "set",
+        "-n",
+        "web",
+        &format!("publish={}:8080", second.port()),
+    ]);
+    assert_eq!((moved.code, &moved.stderr[..]), (Some(0), ""), "{moved:?}");
+    assert_eq!(get(second, "/").unwrap(), b"hello\n");
+    assert!(is_refused(first));
+    // And after a restart.
+    world.stdout(&["restart", "web"]);
+    world.inside("web", "echo again > /tmp/index.html");
+    begin(&world, "web", "exec httpd -f -p 127.0.0.1:8080 -h /tmp");
+    eventually("it is reached", || {
+        get(second, "/").is_ok_and(|it| it == b"again\n")
+    });
+    world.stdout(&["set", "-n", "web", "publish="]);
+    assert!(is_refused(second));
+    assert!(world.inspect("web").get("publish").is_none());
+    let error = world.error(&["set", "-n", "web", "publish=80"]);
+    assert!(error.contains("MACHINE_PORT"), "{error}");
+}
+
+fn other_users_can_be_kept_out(lab: &Lab) {
+    let (world, stranger) = (World::of_user(), World::of_user());
+    world.configure("[network]\nsame-user-only = true\n");
+    world.create(&lab.image("busybox:1"), "web", &[]);
+    world.inside("web", "echo hello > /tmp/index.html");
+    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    let server = SocketAddr::from((address(&world, "web"), 8080));
+    eventually("root may", || {
+        get(server, "/").is_ok_and(|it| it == b"hello\n")
+    });
+    let get_as = |world: &World| {
+        let mut wget = world.command_of("busybox".as_ref());
+        wget.args(["wget", "-q", "-O", "-", &format!("http://{server}/")]);
+        wget.env_remove("http_proxy");
+        wget.output().unwrap()
+    };
+    assert_eq!(get_as(&world).stdout, b"hello\n");
+    let refused = get_as(&stranger);
+    assert!(
+        !refused.status.success() && refused.stdout.is_empty(),
+        "{refused:?}"
+    );
 }
