@@ -61,7 +61,7 @@ fuzz: packages ## Fuzz layers, manifests and configurations for SECONDS (60) eac
 
 .PHONY: bench
 bench: build images ## Measure, side by side, what docs/performance.md tells
-	@xtask/packages skopeo umoci
+	@xtask/packages skopeo umoci passt
 	$(CARGO) bench --package container-benches
 
 .PHONY: bench-others

@@ -1,0 +1,159 @@
+//! A bare QEMU with the same kernel and the same servers, on a network of others' making.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use tempfile::TempDir;
+use xtask::{guest::archive::Archive, target};
+
+use crate::{Ports, SERVERS, server_name};
+
+/// What serves the card.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// QEMU's own libslirp, with `hostfwd`.
+    Slirp,
+    /// passt, over a stream socket.
+    Passt,
+}
+
+/// It runs until it is dropped.
+pub struct Bare {
+    processes: Vec<Child>,
+    /// Read from no more, and open all the same.
+    _console: BufReader<ChildStdout>,
+    _directory: TempDir,
+}
+
+impl Bare {
+    /// Boots it, with the servers reached at these ports of 127.0.0.1.
+    pub fn boot(way: Way, ports: Ports) -> Bare {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let initramfs = directory.path().join("initramfs");
+        write_initramfs(&initramfs, way);
+        let mut processes = Vec::new();
+        let netdev = match way {
+            Way::Slirp => {
+                let forwards = ports
+                    .iter()
+                    .zip(SERVERS)
+                    .map(|(port, (guest, _))| format!(",hostfwd=tcp:127.0.0.1:{port}-:{guest}"));
+                format!("user,id=n{}", forwards.collect::<String>())
+            }
+            Way::Passt => {
+                let socket = directory.path().join("passt.sock");
+                let forwards: Vec<String> = ports
+                    .iter()
+                    .zip(SERVERS)
+                    .map(|(port, (guest, _))| format!("{port}:{guest}"))
+                    .collect();
+                let passt = Command::new("passt")
+                    .args([
+                        "--foreground",
+                        "--quiet",
+                        "--runas",
+                        "root",
+                        "-a",
+                        "10.0.2.15",
+                    ])
+                    .args(["-n", "24", "-g", "10.0.2.2", "--socket"])
+                    .arg(&socket)
+                    .args(["-t", &forwards.join(",")])
+                    .spawn();
+                processes.push(passt.expect("passt is installed"));
+                end_to_end::eventually("passt listens", || socket.exists());
+                format!(
+                    "stream,id=n,server=off,addr.type=unix,addr.path={}",
+                    socket.display()
+                )
+            }
+        };
+        let mut engine = Command::new("qemu-system-x86_64")
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-no-reboot",
+                "-display",
+                "none",
+            ])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "max",
+                "-machine",
+                "q35",
+            ])
+            .args([
+                "-smp", "2", "-m", "1G", "-serial", "stdio", "-netdev", &netdev,
+            ])
+            .args(["-device", "virtio-net-pci,netdev=n,romfile=", "-kernel"])
+            .arg(target().join("guest/vmlinux"))
+            .arg("-initrd")
+            .arg(&initramfs)
+            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut console = BufReader::new(engine.stdout.take().unwrap());
+        processes.push(engine);
+        let mut line = String::new();
+        while line.trim() != "up" {
+            line.clear();
+            assert_ne!(console.read_line(&mut line).unwrap(), 0, "it does not boot");
+        }
+        Bare {
+            processes,
+            _console: console,
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            // passt ends by itself when its QEMU does.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn write_initramfs(path: &std::path::Path, way: Way) {
+    let mtu = match way {
+        // What each is made for.
+        Way::Slirp => 1500,
+        Way::Passt => 65520,
+    };
+    let mut init = format!(
+        "#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\n\
+         mount -t devtmpfs none /dev\nmount -t proc none /proc\n\
+         modprobe virtio_pci\nmodprobe virtio_net\n\
+         ip link set lo up\nip link set eth0 mtu {mtu} up\nip addr add 10.0.2.15/24 dev eth0\n\
+         ip route add default via 10.0.2.2\n"
+    );
+    let mut initramfs = Archive::default();
+    for directory in ["dev", "proc", "bin"] {
+        initramfs.directory(directory);
+    }
+    initramfs.character_device("dev/console", 5, 1);
+    initramfs.file("bin/busybox", 0o755, fs::read("/bin/busybox").unwrap());
+    for (port, script) in SERVERS {
+        let name = server_name(port);
+        let script = format!("#!/bin/busybox sh\n{script}\n");
+        initramfs.file(&format!("bin/{name}"), 0o755, script.into_bytes());
+        init += &format!("nc -ll -p {port} -e /bin/{name} &\n");
+    }
+    init += "sleep 1\necho up\nwhile true; do sleep 1000; done\n";
+    initramfs.file("init", 0o755, init.into_bytes());
+    initramfs.write(path).unwrap();
+    let modules = fs::read(target().join("guest/modules.cpio")).unwrap();
+    let mut whole = fs::read(path).unwrap();
+    whole.extend(modules);
+    fs::write(path, whole).unwrap();
+}

@@ -1,0 +1,200 @@
+//! Ways into a machine, side by side: ours, QEMU's hostfwd, passt, and the agent's channel. `cargo
+//! bench` prints a table of medians; `ROUNDS` (5) says how often each is measured.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
+mod bare;
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bare::{Bare, Way};
+use container_benches::{host, rounds};
+use end_to_end::{Lab, World, eventually};
+
+/// What listens in each guest: the port, and what serves a connection there.
+pub const SERVERS: [(u16, &str); 3] = [
+    (9000, "exec cat > /dev/null"),
+    (9001, "exec cat /dev/zero"),
+    (9002, "exec cat"),
+];
+
+/// Where the servers are reached, in their order.
+pub type Ports = [u16; SERVERS.len()];
+
+/// The name of the script of the server at this port.
+pub fn server_name(port: u16) -> String {
+    format!("server-{port}")
+}
+
+/// Bytes that are sent at once.
+const BYTES: usize = 128 << 20;
+
+/// Connections one behind the other, and at once.
+const ONE_BY_ONE: usize = 1000;
+const AT_ONCE: usize = 200;
+
+fn main() {
+    let lab = Lab::default();
+    let world = World::of_root();
+    world.create(&lab.image("busybox:1"), "dev", &[]);
+    for (port, script) in SERVERS {
+        let name = server_name(port);
+        world.inside(
+            "dev",
+            &format!("echo '#!/bin/sh' > /tmp/{name}; echo '{script}' >> /tmp/{name}; chmod +x /tmp/{name}"),
+        );
+        let serve = format!("exec nc -ll -p {port} -e /tmp/{name}");
+        world.stdout(&["run", "-d", "-n", "dev", &serve]);
+    }
+    let own: Ipv4Addr = world.inspect("dev")["ipAddress"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let ours = SERVERS.map(|(port, _)| SocketAddr::from((own, port)));
+    let ports = || SERVERS.map(|_| free_port());
+    let local = |ports: Ports| ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let (of_slirp, of_passt) = (ports(), ports());
+    let _slirp = Bare::boot(Way::Slirp, of_slirp);
+    let _passt = Bare::boot(Way::Passt, of_passt);
+    let ways = [
+        ("ours", ours),
+        ("QEMU's hostfwd (libslirp)", local(of_slirp)),
+        ("passt", local(of_passt)),
+    ];
+    for (name, servers) in ways {
+        eventually(&format!("{name} serves"), || {
+            servers
+                .iter()
+                .all(|server| TcpStream::connect(server).is_ok())
+        });
+    }
+    println!("{}\n", host());
+    let mut measured = [const { Vec::new() }; 3];
+    let mut channel = Vec::new();
+    for round in 0..=rounds() {
+        for ((_, servers), measured) in ways.iter().zip(&mut measured) {
+            let one = measure(servers);
+            if round > 0 {
+                measured.push(one);
+            }
+        }
+        let one = through_channel(&world);
+        if round > 0 {
+            channel.push(one);
+        }
+    }
+    println!(
+        "| way | into the machine | out of it | connection and one byte | {ONE_BY_ONE} connections | {AT_ONCE} at once |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|");
+    for ((name, _), measured) in ways.iter().zip(measured) {
+        let of = |what: fn(&Measured) -> Duration| median(measured.iter().map(what).collect());
+        println!(
+            "| {name} | {:.0} MB/s | {:.0} MB/s | {:.1} ms | {:.1} s | {:.2} s |",
+            rate(of(|it| it.inward)),
+            rate(of(|it| it.outward)),
+            of(|it| it.one_byte).as_secs_f64() * 1000.0,
+            of(|it| it.one_by_one).as_secs_f64(),
+            of(|it| it.at_once).as_secs_f64(),
+        );
+    }
+    println!(
+        "| the agent's channel (`run 'cat > /dev/null'`) | {:.0} MB/s | | | | |",
+        rate(median(channel))
+    );
+}
+
+struct Measured {
+    inward: Duration,
+    outward: Duration,
+    one_byte: Duration,
+    one_by_one: Duration,
+    at_once: Duration,
+}
+
+fn measure(&[sink, source, echo]: &[SocketAddr; SERVERS.len()]) -> Measured {
+    let chunk = vec![7; 1 << 20];
+    let begin = Instant::now();
+    let mut stream = TcpStream::connect(sink).unwrap();
+    for _ in 0..BYTES / chunk.len() {
+        stream.write_all(&chunk).unwrap();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let inward = begin.elapsed();
+
+    let begin = Instant::now();
+    let mut stream = TcpStream::connect(source).unwrap();
+    let (mut buffer, mut left) = (chunk, BYTES);
+    while left > 0 {
+        let count = stream.read(&mut buffer).unwrap();
+        assert_ne!(count, 0);
+        left = left.saturating_sub(count);
+    }
+    drop(stream);
+    let outward = begin.elapsed();
+
+    let begin = Instant::now();
+    for _ in 0..ONE_BY_ONE {
+        one_byte(echo);
+    }
+    let one_by_one = begin.elapsed();
+
+    let begin = Instant::now();
+    let connections: Vec<_> = (0..AT_ONCE)
+        .map(|_| thread::spawn(move || one_byte(echo)))
+        .collect();
+    for connection in connections {
+        connection.join().unwrap();
+    }
+    Measured {
+        inward,
+        outward,
+        one_byte: one_by_one / u32::try_from(ONE_BY_ONE).unwrap(),
+        one_by_one,
+        at_once: begin.elapsed(),
+    }
+}
+
+/// A connection, a byte there and back, and the end of it.
+fn one_byte(server: SocketAddr) {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.write_all(b"x").unwrap();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    assert_eq!(byte, *b"x");
+}
+
+/// As much as fits into a second or two.
+fn through_channel(world: &World) -> Duration {
+    const PART: usize = 8;
+    let begin = Instant::now();
+    let mut command = world.machine(&["run", "-i", "-n", "dev", "cat > /dev/null"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&vec![7; BYTES / PART]).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    begin.elapsed() * u32::try_from(PART).unwrap()
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn median(mut timings: Vec<Duration>) -> Duration {
+    timings.sort();
+    timings[timings.len() / 2]
+}
+
+/// Megabytes a second.
+fn rate(taken: Duration) -> f64 {
+    BYTES as f64 / 1e6 / taken.as_secs_f64()
+}
