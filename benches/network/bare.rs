@@ -1,15 +1,16 @@
 //! A bare QEMU with the same kernel and the same servers, on a network of others' making.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
 use tempfile::TempDir;
 use xtask::{guest::archive::Archive, target};
 
-use crate::{Ports, SERVERS, server_name};
+use crate::{Ports, SERVERS, SERVING};
 
 /// What serves the card.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,13 +35,15 @@ impl Bare {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let initramfs = directory.path().join("initramfs");
         write_initramfs(&initramfs, way);
+        // Root's passt goes on as nobody.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let mut processes = Vec::new();
         let netdev = match way {
             Way::Slirp => {
                 let forwards = ports
                     .iter()
                     .zip(SERVERS)
-                    .map(|(port, (guest, _))| format!(",hostfwd=tcp:127.0.0.1:{port}-:{guest}"));
+                    .map(|(port, guest)| format!(",hostfwd=tcp:127.0.0.1:{port}-:{guest}"));
                 format!("user,id=n{}", forwards.collect::<String>())
             }
             Way::Passt => {
@@ -48,17 +51,10 @@ impl Bare {
                 let forwards: Vec<String> = ports
                     .iter()
                     .zip(SERVERS)
-                    .map(|(port, (guest, _))| format!("{port}:{guest}"))
+                    .map(|(port, guest)| format!("{port}:{guest}"))
                     .collect();
                 let passt = Command::new("passt")
-                    .args([
-                        "--foreground",
-                        "--quiet",
-                        "--runas",
-                        "root",
-                        "-a",
-                        "10.0.2.15",
-                    ])
+                    .args(["--foreground", "--quiet", "-a", "10.0.2.15"])
                     .args(["-n", "24", "-g", "10.0.2.2", "--socket"])
                     .arg(&socket)
                     .args(["-t", &forwards.join(",")])
@@ -138,16 +134,13 @@ fn write_initramfs(path: &std::path::Path, way: Way) {
          ip route add default via 10.0.2.2\n"
     );
     let mut initramfs = Archive::default();
-    for directory in ["dev", "proc", "bin"] {
+    for directory in ["dev", "proc", "bin", "tmp"] {
         initramfs.directory(directory);
     }
     initramfs.character_device("dev/console", 5, 1);
     initramfs.file("bin/busybox", 0o755, fs::read("/bin/busybox").unwrap());
-    for (port, script) in SERVERS {
-        let name = server_name(port);
-        let script = format!("#!/bin/busybox sh\n{script}\n");
-        initramfs.file(&format!("bin/{name}"), 0o755, script.into_bytes());
-        init += &format!("nc -ll -p {port} -e /bin/{name} &\n");
+    for line in SERVING {
+        init += &format!("({line}) &\n");
     }
     init += "sleep 1\necho up\nwhile true; do sleep 1000; done\n";
     initramfs.file("init", 0o755, init.into_bytes());

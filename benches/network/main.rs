@@ -5,7 +5,7 @@
 mod bare;
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Stdio,
     thread,
@@ -16,20 +16,19 @@ use bare::{Bare, Way};
 use container_benches::{host, rounds};
 use end_to_end::{Lab, World, eventually};
 
-/// What listens in each guest: the port, and what serves a connection there.
-pub const SERVERS: [(u16, &str); 3] = [
-    (9000, "exec cat > /dev/null"),
-    (9001, "exec cat /dev/zero"),
-    (9002, "exec cat"),
+/// The ports on which something listens in each guest: what takes all, what sends without end, and
+/// what sends a page.
+pub const SERVERS: [u16; 3] = [9000, 9001, 9002];
+
+/// What to run in a guest so that they do, line by line. The last command of each line goes on.
+pub const SERVING: [&str; 3] = [
+    "echo 'cat > /dev/null' > /tmp/take; exec nc -ll -p 9000 -e sh /tmp/take",
+    "exec nc -ll -p 9001 -e cat /dev/zero",
+    "mkdir -p /tmp/www; echo x > /tmp/www/index.html; exec httpd -f -p 9002 -h /tmp/www",
 ];
 
 /// Where the servers are reached, in their order.
 pub type Ports = [u16; SERVERS.len()];
-
-/// The name of the script of the server at this port.
-pub fn server_name(port: u16) -> String {
-    format!("server-{port}")
-}
 
 /// Bytes that are sent at once.
 const BYTES: usize = 128 << 20;
@@ -42,21 +41,15 @@ fn main() {
     let lab = Lab::default();
     let world = World::of_root();
     world.create(&lab.image("busybox:1"), "dev", &[]);
-    for (port, script) in SERVERS {
-        let name = server_name(port);
-        world.inside(
-            "dev",
-            &format!("echo '#!/bin/sh' > /tmp/{name}; echo '{script}' >> /tmp/{name}; chmod +x /tmp/{name}"),
-        );
-        let serve = format!("exec nc -ll -p {port} -e /tmp/{name}");
-        world.stdout(&["run", "-d", "-n", "dev", &serve]);
+    for line in SERVING {
+        world.stdout(&["run", "-d", "-n", "dev", line]);
     }
     let own: Ipv4Addr = world.inspect("dev")["ipAddress"]
         .as_str()
         .unwrap()
         .parse()
         .unwrap();
-    let ours = SERVERS.map(|(port, _)| SocketAddr::from((own, port)));
+    let ours = SERVERS.map(|port| SocketAddr::from((own, port)));
     let ports = || SERVERS.map(|_| free_port());
     let local = |ports: Ports| ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let (of_slirp, of_passt) = (ports(), ports());
@@ -90,16 +83,17 @@ fn main() {
         }
     }
     println!(
-        "| way | into the machine | out of it | connection and one byte | {ONE_BY_ONE} connections | {AT_ONCE} at once |"
+        "| way | into the machine | out of it | connection and a page | {ONE_BY_ONE} connections | {AT_ONCE} at once |"
     );
     println!("|---|---:|---:|---:|---:|---:|");
     for ((name, _), measured) in ways.iter().zip(measured) {
         let of = |what: fn(&Measured) -> Duration| median(measured.iter().map(what).collect());
+        let lost: usize = measured.iter().map(|it| it.lost).sum();
         println!(
-            "| {name} | {:.0} MB/s | {:.0} MB/s | {:.1} ms | {:.1} s | {:.2} s |",
+            "| {name} | {:.0} MB/s | {:.0} MB/s | {:.1} ms | {:.1} s | {:.2} s, {lost} lost |",
             rate(of(|it| it.inward)),
             rate(of(|it| it.outward)),
-            of(|it| it.one_byte).as_secs_f64() * 1000.0,
+            of(|it| it.one_page).as_secs_f64() * 1000.0,
             of(|it| it.one_by_one).as_secs_f64(),
             of(|it| it.at_once).as_secs_f64(),
         );
@@ -113,12 +107,13 @@ fn main() {
 struct Measured {
     inward: Duration,
     outward: Duration,
-    one_byte: Duration,
+    one_page: Duration,
     one_by_one: Duration,
     at_once: Duration,
+    lost: usize,
 }
 
-fn measure(&[sink, source, echo]: &[SocketAddr; SERVERS.len()]) -> Measured {
+fn measure(&[sink, source, pages]: &[SocketAddr; SERVERS.len()]) -> Measured {
     let chunk = vec![7; 1 << 20];
     let begin = Instant::now();
     let mut stream = TcpStream::connect(sink).unwrap();
@@ -134,7 +129,7 @@ fn measure(&[sink, source, echo]: &[SocketAddr; SERVERS.len()]) -> Measured {
     let (mut buffer, mut left) = (chunk, BYTES);
     while left > 0 {
         let count = stream.read(&mut buffer).unwrap();
-        assert_ne!(count, 0);
+        assert_ne!(count, 0, "{source} has ended");
         left = left.saturating_sub(count);
     }
     drop(stream);
@@ -142,33 +137,34 @@ fn measure(&[sink, source, echo]: &[SocketAddr; SERVERS.len()]) -> Measured {
 
     let begin = Instant::now();
     for _ in 0..ONE_BY_ONE {
-        one_byte(echo);
+        one_page(pages).unwrap();
     }
     let one_by_one = begin.elapsed();
 
     let begin = Instant::now();
     let connections: Vec<_> = (0..AT_ONCE)
-        .map(|_| thread::spawn(move || one_byte(echo)))
+        .map(|_| thread::spawn(move || one_page(pages)))
         .collect();
-    for connection in connections {
-        connection.join().unwrap();
-    }
+    let got = connections.into_iter().map(|it| it.join().unwrap());
+    let lost = got.filter(Result::is_err).count();
     Measured {
         inward,
         outward,
-        one_byte: one_by_one / u32::try_from(ONE_BY_ONE).unwrap(),
+        one_page: one_by_one / u32::try_from(ONE_BY_ONE).unwrap(),
         one_by_one,
         at_once: begin.elapsed(),
+        lost,
     }
 }
 
-/// A connection, a byte there and back, and the end of it.
-fn one_byte(server: SocketAddr) {
-    let mut stream = TcpStream::connect(server).unwrap();
-    stream.write_all(b"x").unwrap();
-    let mut byte = [0];
-    stream.read_exact(&mut byte).unwrap();
-    assert_eq!(byte, *b"x");
+/// A connection, a request, a page of two bytes, and the end of it.
+fn one_page(server: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    assert!(answer.ends_with("\r\nx\n"), "{answer}");
+    Ok(())
 }
 
 /// As much as fits into a second or two.

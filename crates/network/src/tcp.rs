@@ -95,6 +95,14 @@ impl Connection {
         Connection::new(Stage::Asking(question), Some(stream))
     }
 
+    /// The port of the guest's that is being asked, until it has answered.
+    pub fn asked_port(&self) -> Option<u16> {
+        match &self.stage {
+            Stage::Asking(question) => Some(question.port),
+            _ => None,
+        }
+    }
+
     /// One that the guest refuses, as it was before it was asked.
     pub fn refused(&mut self) -> Option<Accepted> {
         let (Stage::Asking(question), Some(stream)) = (&self.stage, self.stream.take()) else {
