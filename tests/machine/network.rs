@@ -67,6 +67,12 @@ fn get(server: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Whether what listens is found when it begins and ends, and not by asking again and again.
+fn finds_by_events(world: &World, machine: &str) -> bool {
+    let log = world.stdout(&["logs", "--boot", machine]);
+    !log.contains("does not tell what begins to listen")
+}
+
 fn is_refused(server: SocketAddr) -> bool {
     matches!(TcpStream::connect(server), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
@@ -88,6 +94,7 @@ fn what_listens_is_reached_at_the_machines_address(lab: &Lab) {
     assert_eq!(own.octets()[..2], [127, 18]);
     let at = move |port: u16| SocketAddr::from((own, port));
     assert!(is_refused(at(8080)));
+    assert!(finds_by_events(&world, "web"));
     let inside = |line: &str| world.inside("web", line);
     inside("echo hello > /tmp/index.html");
     // At every address, and at the machine's loopback alone.
@@ -297,6 +304,10 @@ fn datagrams_go_both_ways(lab: &Lab) {
     let reversed: Vec<u8> = long.iter().rev().copied().collect();
     assert_eq!(ask(&long), reversed);
     world.inside("dev", "pkill -f LocalPort");
+    eventually("nothing listens there any more", || {
+        !ports(world, "dev").concat().contains("perl")
+    });
+    assert!(finds_by_events(world, "dev"));
 
     let host = address_of_host();
     let server = UdpSocket::bind((host, 0)).unwrap();

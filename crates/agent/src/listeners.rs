@@ -1,8 +1,9 @@
 //! What in the machine listens on the network, told to the host whenever it changes.
 //!
 //! The kernel lists its sockets by state (sock_diag(7)), which costs a fraction of a millisecond
-//! however many connections there are: those that listen are kept apart. Which program has one is
-//! looked up when it appears, and not again.
+//! however many connections there are: those that listen are kept apart. It is asked when
+//! [`SocketEvents`] say that something may have changed, or, where the kernel has none, again and again.
+//! Which program has a socket is looked up when it appears, and not again.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,12 +26,19 @@ use netlink_packet_sock_diag::{
     inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::power;
+use crate::{power, socket_events::SocketEvents};
 
-/// How often the kernel is asked.
+/// How often the kernel is asked that does not say when something changes.
 const INTERVAL: Duration = Duration::from_millis(400);
+
+/// How often one is asked that does: an event may have been lost.
+const SLOW_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Events come a moment before what they announce, and seldom alone: so long it takes until the kernel
+/// is asked, and then once more, since an emulated processor's moment may be longer.
+const SETTLE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(400)];
 
 /// The port on which a DHCP client hears its server (RFC 2131, section 4.1): nobody else's business.
 const DHCP_CLIENT: u16 = 68;
@@ -63,6 +71,7 @@ pub async fn tell(opener: Opener) {
 
 async fn tell_changes(host: &mut Stream) -> Result<(), FrameError> {
     let mut kernel = Kernel::ask_at().map_err(FrameError::from)?;
+    let mut pace = Pace::new();
     let mut before = BTreeSet::new();
     let mut names: HashMap<u32, String> = HashMap::new();
     loop {
@@ -83,7 +92,51 @@ async fn tell_changes(host: &mut Stream) -> Result<(), FrameError> {
             frame::write(host, &listeners.collect::<Vec<_>>()).await?;
             before = now;
         }
-        sleep(INTERVAL).await;
+        pace.wait().await;
+    }
+}
+
+/// When the kernel is to be asked again.
+struct Pace {
+    events: Option<SocketEvents>,
+    /// Whether the last answer may have been too early.
+    is_settling: bool,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        let events = SocketEvents::attach();
+        if let Err(error) = &events {
+            power::say(&format!(
+                "this kernel does not tell what begins to listen ({error}): it is asked every {INTERVAL:?}"
+            ));
+        }
+        Pace {
+            events: events.ok(),
+            is_settling: false,
+        }
+    }
+
+    async fn wait(&mut self) {
+        let Some(events) = &mut self.events else {
+            return sleep(INTERVAL).await;
+        };
+        let [first, second] = SETTLE;
+        let patience = match self.is_settling {
+            true => second,
+            false => SLOW_INTERVAL,
+        };
+        match timeout(patience, events.next()).await {
+            Ok(Ok(())) => {
+                sleep(first).await;
+                self.is_settling = true;
+            }
+            Ok(Err(error)) => {
+                power::say(&format!("waiting for what begins to listen: {error}"));
+                self.events = None;
+            }
+            Err(_) => self.is_settling = false,
+        }
     }
 }
 

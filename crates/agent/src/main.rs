@@ -17,6 +17,7 @@ mod listeners;
 mod machine;
 mod power;
 mod relay;
+mod socket_events;
 mod ssh_agent;
 mod stage;
 mod watched;

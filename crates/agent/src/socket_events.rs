@@ -1,0 +1,284 @@
+//! Wakes the agent when a socket may have begun or ceased to listen.
+//!
+//! Four BPF programs of a few instructions hang at the root of all cgroups, so that every process of
+//! the machine is below them, and beside whatever its init attaches (`BPF_F_ALLOW_MULTI`). They run
+//! when a TCP socket is told to listen, when a UDP socket is bound, and when a socket is closed that is
+//! connected to nobody, and write a word into a ring buffer, which can be waited for. Connections cost
+//! a few instructions and wake nobody.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use nix::libc;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Where all cgroups are mounted for the agent.
+const ROOT_CGROUP: &str = "/sys/fs/cgroup";
+
+// linux/bpf.h
+const BPF_MAP_CREATE: u32 = 0;
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_PROG_ATTACH: u32 = 8;
+const BPF_MAP_TYPE_RINGBUF: u32 = 27;
+const BPF_PROG_TYPE_CGROUP_SOCK: u32 = 9;
+const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
+const BPF_CGROUP_SOCK_OPS: u32 = 3;
+const BPF_CGROUP_INET4_POST_BIND: u32 = 12;
+const BPF_CGROUP_INET6_POST_BIND: u32 = 13;
+const BPF_CGROUP_INET_SOCK_RELEASE: u32 = 34;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+const BPF_RB_FORCE_WAKEUP: i32 = 2;
+const BPF_FUNC_RINGBUF_OUTPUT: i32 = 130;
+const BPF_SOCK_OPS_TCP_LISTEN_CB: i32 = 11;
+
+/// `op` in `struct bpf_sock_ops`, `protocol` and `state` in `struct bpf_sock`: bytes from the start.
+const SOCK_OPS_OP: i16 = 0;
+const SOCK_PROTOCOL: i16 = 12;
+const SOCK_STATE: i16 = 72;
+
+/// States of a socket that is connected to nobody (net/tcp_states.h).
+const TCP_CLOSE: i32 = 7;
+const TCP_LISTEN: i32 = 10;
+
+/// A program: what kind it is, where it hangs, and of what word of its context which values wake.
+struct Program {
+    kind: u32,
+    attachment: u32,
+    word: i16,
+    wake: &'static [i32],
+}
+
+const PROGRAMS: [Program; 4] = [
+    Program {
+        kind: BPF_PROG_TYPE_SOCK_OPS,
+        attachment: BPF_CGROUP_SOCK_OPS,
+        word: SOCK_OPS_OP,
+        wake: &[BPF_SOCK_OPS_TCP_LISTEN_CB],
+    },
+    Program {
+        kind: BPF_PROG_TYPE_CGROUP_SOCK,
+        attachment: BPF_CGROUP_INET4_POST_BIND,
+        word: SOCK_PROTOCOL,
+        wake: &[libc::IPPROTO_UDP],
+    },
+    Program {
+        kind: BPF_PROG_TYPE_CGROUP_SOCK,
+        attachment: BPF_CGROUP_INET6_POST_BIND,
+        word: SOCK_PROTOCOL,
+        wake: &[libc::IPPROTO_UDP],
+    },
+    Program {
+        kind: BPF_PROG_TYPE_CGROUP_SOCK,
+        attachment: BPF_CGROUP_INET_SOCK_RELEASE,
+        word: SOCK_STATE,
+        wake: &[TCP_LISTEN, TCP_CLOSE],
+    },
+];
+
+/// Told when the set of listening sockets may have changed.
+pub struct SocketEvents {
+    ring: AsyncFd<OwnedFd>,
+    positions: Positions,
+}
+
+impl SocketEvents {
+    /// Attaches the programs, for as long as the machine lives.
+    ///
+    /// # Errors
+    /// If the kernel has no BPF, or lacks one of the places where the programs hang.
+    pub fn attach() -> io::Result<SocketEvents> {
+        let page = rustix::param::page_size();
+        let size = u32::try_from(page).map_err(io::Error::other)?;
+        let ring = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_RINGBUF, 0, 0, size])?;
+        let positions = Positions::map(&ring, page)?;
+        let cgroup = File::open(ROOT_CGROUP)?;
+        for program in &PROGRAMS {
+            let loaded = program.load(ring.as_raw_fd())?;
+            let attributes = [
+                cgroup.as_raw_fd().cast_unsigned(),
+                loaded.as_raw_fd().cast_unsigned(),
+                program.attachment,
+                BPF_F_ALLOW_MULTI,
+            ];
+            attach(&attributes)?;
+        }
+        // SAFETY: an owned descriptor stays the same, and open, until it is dropped.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+        Ok(SocketEvents { ring, positions })
+    }
+
+    /// Waits until something may have changed since this was last called.
+    pub async fn next(&mut self) -> io::Result<()> {
+        self.ring.readable().await?.clear_ready();
+        self.positions.take_all();
+        Ok(())
+    }
+}
+
+impl Program {
+    /// Has the kernel check and keep it. It ends when its last attachment does.
+    fn load(&self, ring: RawFd) -> io::Result<OwnedFd> {
+        let instructions = self.instructions(ring);
+        let license = c"Apache-2.0";
+        let mut attributes = [0_u32; 18];
+        attributes[0] = self.kind;
+        attributes[1] = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+        put_address(&mut attributes[2..4], instructions.as_ptr().addr());
+        put_address(&mut attributes[4..6], license.as_ptr().addr());
+        attributes[17] = self.attachment;
+        bpf(BPF_PROG_LOAD, &attributes)
+    }
+
+    /// `if word in wake { ring.output(0_u64) } return 1`
+    fn instructions(&self, ring: RawFd) -> Vec<u64> {
+        let mut code = vec![instruction(0x61, 2, 1, self.word, 0)]; // r2 = *(u32 *)(r1 + word)
+        let output = [
+            instruction(0x7a, 10, 0, -8, 0),  // *(u64 *)(r10 - 8) = 0
+            instruction(0x18, 1, 1, 0, ring), // r1 = ring,
+            0,                                // in two halves
+            instruction(0xbf, 2, 10, 0, 0),   // r2 = r10
+            instruction(0x07, 2, 0, 0, -8),   // r2 += -8
+            instruction(0xb7, 3, 0, 0, 8),    // r3 = 8
+            instruction(0xb7, 4, 0, 0, BPF_RB_FORCE_WAKEUP), // r4 = flags
+            instruction(0x85, 0, 0, 0, BPF_FUNC_RINGBUF_OUTPUT), // call
+        ];
+        for (position, value) in self.wake.iter().enumerate() {
+            let tests_left = self.wake.len() - position - 1;
+            // To the output, over the tests that are left and the jump behind them.
+            code.push(instruction(0x15, 2, 0, tests_left as i16 + 1, *value)); // if r2 == value
+        }
+        code.push(instruction(0x05, 0, 0, output.len() as i16, 0)); // goto the end
+        code.extend(output);
+        code.push(instruction(0xb7, 0, 0, 0, 1)); // r0 = 1: go on as if nothing were here
+        code.push(instruction(0x95, 0, 0, 0, 0)); // return
+        code
+    }
+}
+
+/// One `struct bpf_insn`; the guest's processors are little-endian.
+fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
+    let [low, high] = offset.to_le_bytes();
+    let [a, b, c, d] = value.to_le_bytes();
+    u64::from_le_bytes([code, from << 4 | to, low, high, a, b, c, d])
+}
+
+fn put_address(attributes: &mut [u32], address: usize) {
+    let address = address as u64;
+    attributes[0] = address as u32;
+    attributes[1] = (address >> 32) as u32;
+}
+
+/// A call of bpf(2) that makes a descriptor.
+fn bpf(command: u32, attributes: &[u32]) -> io::Result<OwnedFd> {
+    let descriptor = call(command, attributes)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn attach(attributes: &[u32]) -> io::Result<()> {
+    call(BPF_PROG_ATTACH, attributes).map(drop)
+}
+
+fn call(command: u32, attributes: &[u32]) -> io::Result<RawFd> {
+    // What the kernel aligns to 8 bytes.
+    let mut aligned = vec![0_u64; attributes.len().div_ceil(2)];
+    for (pair, word) in attributes.chunks(2).zip(&mut aligned) {
+        let high = pair.get(1).copied().unwrap_or_default();
+        *word = u64::from(high) << 32 | u64::from(pair[0]);
+    }
+    // SAFETY: the kernel reads as many bytes as it is told, all of them there, and whatever addresses
+    // are among them are those of memory that the caller holds until this returns.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            libc::c_long::from(command),
+            aligned.as_ptr(),
+            size_of_val(aligned.as_slice()),
+        )
+    };
+    match RawFd::try_from(answer) {
+        Ok(descriptor) if descriptor >= 0 => Ok(descriptor),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// How far the ring has been written and read: one page each. Nobody reads what is between.
+struct Positions {
+    read: NonNull<AtomicU64>,
+    written: NonNull<AtomicU64>,
+}
+
+// SAFETY: both point to mapped memory that stays, and are used through atomic operations only.
+unsafe impl Send for Positions {}
+
+impl Positions {
+    fn map(ring: &OwnedFd, page: usize) -> io::Result<Positions> {
+        let writable = libc::PROT_READ | libc::PROT_WRITE;
+        Ok(Positions {
+            read: map_page(ring, page, 0, writable)?,
+            written: map_page(ring, page, page, libc::PROT_READ)?,
+        })
+    }
+
+    /// Makes room for all that is to come.
+    fn take_all(&mut self) {
+        // SAFETY: each points to the eight bytes at the start of a page that is mapped for good; the
+        // kernel uses them as atomics too.
+        let (read, written) = unsafe { (self.read.as_ref(), self.written.as_ref()) };
+        read.store(written.load(Ordering::Acquire), Ordering::Release);
+    }
+}
+
+fn map_page(
+    ring: &OwnedFd,
+    page: usize,
+    offset: usize,
+    protection: i32,
+) -> io::Result<NonNull<AtomicU64>> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    let ring = ring.as_fd().as_raw_fd();
+    // SAFETY: a new mapping, at an address that the kernel chooses.
+    let mapped = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            page,
+            protection,
+            libc::MAP_SHARED,
+            ring,
+            offset,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(mapped.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_jump_leads_to_the_output_or_behind_it() {
+        for program in &PROGRAMS {
+            let code = program.instructions(3);
+            let tests = program.wake.len();
+            let offset = |at: usize| {
+                i16::from_le_bytes([code[at].to_le_bytes()[2], code[at].to_le_bytes()[3]])
+            };
+            let target = |at: usize| at + 1 + usize::try_from(offset(at)).unwrap();
+            let output = 1 + tests + 1;
+            for test in 1..=tests {
+                assert_eq!(target(test), output);
+            }
+            assert_eq!(code[output].to_le_bytes()[0], 0x7a);
+            assert_eq!(target(1 + tests), code.len() - 2);
+        }
+    }
+}
