@@ -59,7 +59,7 @@ impl Bare {
                     .arg(&socket)
                     .args(["-t", &forwards.join(",")])
                     .spawn();
-                processes.push(passt.expect("passt is installed"));
+                processes.push(passt.unwrap());
                 end_to_end::eventually("passt listens", || socket.exists());
                 format!(
                     "stream,id=n,server=off,addr.type=unix,addr.path={}",

@@ -127,13 +127,18 @@ fn measure(&[sink, source, pages]: &[SocketAddr; SERVERS.len()]) -> Measured {
     let begin = Instant::now();
     let mut stream = TcpStream::connect(source).unwrap();
     let (mut buffer, mut left) = (chunk, BYTES);
-    while left > 0 {
-        let count = stream.read(&mut buffer).unwrap();
-        assert_ne!(count, 0, "{source} has ended");
-        left = left.saturating_sub(count);
+    while left > 0 && left != usize::MAX {
+        match stream.read(&mut buffer).unwrap() {
+            // Seen with hostfwd or passt: it counts as if nothing had come.
+            0 => left = usize::MAX,
+            count => left = left.saturating_sub(count),
+        }
     }
     drop(stream);
-    let outward = begin.elapsed();
+    let outward = match left {
+        0 => begin.elapsed(),
+        _ => Duration::MAX,
+    };
 
     let begin = Instant::now();
     for _ in 0..ONE_BY_ONE {
@@ -163,8 +168,10 @@ fn one_page(server: SocketAddr) -> io::Result<()> {
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    assert!(answer.ends_with("\r\nx\n"), "{answer}");
-    Ok(())
+    match answer.ends_with("\r\nx\n") {
+        true => Ok(()),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 /// As much as fits into a second or two.

@@ -2,7 +2,7 @@
 //! is sent to sees one sender, and any who is may answer (RFC 4787, REQ-1).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
     time::{Duration, Instant},
@@ -160,8 +160,8 @@ impl Callers {
         loop {
             let port = FIRST + self.next % (u16::MAX - FIRST);
             self.next = self.next.wrapping_add(1);
-            if !self.callers.contains_key(&port) {
-                self.callers.insert(port, (caller, now));
+            if let Entry::Vacant(free) = self.callers.entry(port) {
+                free.insert((caller, now));
                 return port;
             }
         }
