@@ -55,8 +55,12 @@ async fn join(host: &mut TcpStream) -> io::Result<()> {
     // What one side has to say, the other hears at once.
     host.set_nodelay(true)?;
     target.set_nodelay(true)?;
-    copy_bidirectional(host, &mut target).await?;
-    Ok(())
+    let carried = copy_bidirectional(host, &mut target).await;
+    if carried.is_err() {
+        // What one side breaks off is no orderly end for the other.
+        let _ = set_socket_linger(&target, Some(Duration::ZERO));
+    }
+    carried.map(|_| ())
 }
 
 async fn connect(port: u16) -> io::Result<TcpStream> {

@@ -179,7 +179,7 @@ impl Inbound {
                     });
                 }
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!("accepting connections at {host}: {error}");
+                    tracing::debug!("accepting connections at {host}: {error}");
                 }
                 Poll::Pending => {}
             }

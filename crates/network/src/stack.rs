@@ -55,6 +55,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is asked until then.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How often what the stack's clock is to do is looked after while that cannot be told.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How much faster than the world's the stack's clock is. What is lost it sends again after a second of
 /// its own at the earliest (RFC 6298, 2.4); this makes it 200 ms, as Linux has it, since a guest whose
 /// server is slow to accept drops what it has no room for.
@@ -238,9 +241,14 @@ impl Stack {
         match self.interface.poll_delay(now, &self.sockets) {
             // The card's room is waited for.
             _ if self.link.is_blocked() => {}
-            Some(delay) if delay == smoltcp::time::Duration::ZERO => is_more = true,
             Some(delay) => {
-                let deadline = tokio::time::Instant::now() + Duration::from(delay) / HASTE;
+                // All that can be sent has been sent. A socket that would and may not yet, as the host has
+                // still to connect, is no reason to be busy.
+                let delay = match Duration::from(delay) / HASTE {
+                    Duration::ZERO => LOOK_AGAIN,
+                    delay => delay,
+                };
+                let deadline = tokio::time::Instant::now() + delay;
                 self.timer.as_mut().reset(deadline);
                 is_more |= self.timer.as_mut().poll(context).is_ready();
             }

@@ -17,6 +17,7 @@ use container_protocol::{
     local::{self, RuntimeReport},
     mux::Stream,
 };
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::{UnixListener, UnixStream},
     runtime,
@@ -68,6 +69,7 @@ pub fn runtime_main() -> ExitCode {
 fn run() -> Result<(), String> {
     // A session of its own: no terminal's end is the machine's.
     nix::unistd::setsid().map_err(|error| format!("leaving the caller's session: {error}"))?;
+    allow_many_connections();
     let mut words = String::new();
     io::stdin()
         .read_to_string(&mut words)
@@ -87,6 +89,15 @@ fn run() -> Result<(), String> {
     let _ = fs::remove_file(directory.join(SOCKET));
     let _ = fs::remove_file(directory.join("initramfs"));
     outcome
+}
+
+/// Allows as many open files as the host does: each of the machine's connections has one.
+fn allow_many_connections() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("raising the limit of open files: {error}");
+    }
 }
 
 /// Makes a directory that is its owner's alone.
