@@ -1,7 +1,13 @@
 //! What benchmarks share: timings taken in turn, and the table that they are told in.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use xtask::target;
 
 /// How long `work` takes.
 pub fn time(work: impl FnOnce()) -> Duration {
@@ -60,4 +66,34 @@ pub fn host() -> String {
         .find_map(|line| line.strip_prefix("model name\t: "));
     let cores = std::thread::available_parallelism().unwrap();
     format!("{cores} × {}", model.unwrap_or("unknown processor"))
+}
+
+/// QEMU with the machines' kernel, this initial RAM file system, and nothing else but a console on
+/// standard output.
+pub fn bare_engine(initramfs: &Path) -> Command {
+    let mut engine = Command::new("qemu-system-x86_64");
+    engine
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+        ])
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-machine",
+            "q35",
+        ])
+        .args(["-smp", "2", "-m", "1G", "-serial", "stdio", "-kernel"])
+        .arg(target().join("guest/vmlinux"))
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 panic=-1 quiet"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    engine
 }

@@ -4,9 +4,10 @@ use std::{
     fs::{self, Permissions},
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command},
 };
 
+use container_benches::bare_engine;
 use tempfile::TempDir;
 use xtask::{guest::archive::Archive, target};
 
@@ -67,32 +68,9 @@ impl Bare {
                 )
             }
         };
-        let mut engine = Command::new("qemu-system-x86_64")
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-no-reboot",
-                "-display",
-                "none",
-            ])
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max",
-                "-machine",
-                "q35",
-            ])
-            .args([
-                "-smp", "2", "-m", "1G", "-serial", "stdio", "-netdev", &netdev,
-            ])
-            .args(["-device", "virtio-net-pci,netdev=n,romfile=", "-kernel"])
-            .arg(target().join("guest/vmlinux"))
-            .arg("-initrd")
-            .arg(&initramfs)
-            .args(["-append", "console=ttyS0 panic=-1 quiet"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+        let mut engine = bare_engine(&initramfs)
+            .args(["-netdev", &netdev])
+            .args(["-device", "virtio-net-pci,netdev=n,romfile="])
             .spawn()
             .unwrap();
         let mut console = BufReader::new(engine.stdout.take().unwrap());

@@ -3,12 +3,12 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use container_benches::bare_engine;
 use tempfile::TempDir;
-use xtask::{guest::archive::Archive, target};
+use xtask::guest::archive::Archive;
 
 const INIT: &str = "#!/bin/busybox sh\n/bin/busybox echo up\n/bin/busybox poweroff -f\n";
 
@@ -36,32 +36,8 @@ impl Floor {
     /// How long it takes from the engine's start to init's word.
     pub fn boot(&self) -> Duration {
         let begin = Instant::now();
-        let mut engine = Command::new("qemu-system-x86_64")
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-no-reboot",
-                "-display",
-                "none",
-            ])
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "max",
-                "-machine",
-                "q35",
-            ])
-            .args(["-smp", "2", "-m", "1G", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(target().join("guest/vmlinux"))
-            .arg("-initrd")
-            .arg(self.directory.path().join("initramfs"))
-            .args(["-append", "console=ttyS0 panic=-1 quiet"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let initramfs = self.directory.path().join("initramfs");
+        let mut engine = bare_engine(&initramfs).spawn().unwrap();
         let mut console = BufReader::new(engine.stdout.take().unwrap()).lines();
         let is_up = console.any(|line| line.is_ok_and(|line| line.trim() == "up"));
         let taken = begin.elapsed();
