@@ -307,6 +307,19 @@ fn datagrams_go_both_ways(lab: &Lab) {
     eventually("nothing listens there any more", || {
         !ports(world, "dev").concat().contains("perl")
     });
+
+    // One that listens on the machine's loopback alone.
+    let local = server.replace("LocalPort =>", "LocalAddr => \"127.0.0.1\", LocalPort =>");
+    begin(world, "dev", &local);
+    eventually("it listens", || {
+        ports(world, "dev").contains(&format!("{own}:7007 7007 perl"))
+    });
+    assert_eq!(ask(b"ping"), b"gnip");
+    assert_eq!(ask(&long), reversed);
+    world.inside("dev", "pkill -f LocalPort");
+    eventually("nothing listens there any more", || {
+        !ports(world, "dev").concat().contains("perl")
+    });
     assert!(finds_by_events(world, "dev"));
 
     let host = address_of_host();

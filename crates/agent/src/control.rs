@@ -190,7 +190,8 @@ fn serve_network(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if let Some(network) = &setup.network {
         tasks.spawn(listeners::tell(opener));
-        tasks.spawn(relay::serve(network.address, network.gateway));
+        tasks.spawn(relay::serve_streams(network.address, network.gateway));
+        tasks.spawn(relay::serve_datagrams(network.address, network.gateway));
     }
     tasks
 }

@@ -140,12 +140,12 @@ impl Pace {
     }
 }
 
-/// Where in the machine somebody listens on this TCP port.
-pub fn addresses_of(port: u16) -> io::Result<Vec<SocketAddr>> {
+/// Where in the machine somebody listens on this port.
+pub fn addresses_of(transport: Transport, port: u16) -> io::Result<Vec<SocketAddr>> {
     let listening = Kernel::ask_at()?.listening()?;
     let of_port = listening
         .into_iter()
-        .filter(|socket| socket.transport == Transport::Tcp && socket.address.port() == port);
+        .filter(|socket| socket.transport == transport && socket.address.port() == port);
     Ok(of_port.map(|socket| socket.address).collect())
 }
 

@@ -130,18 +130,10 @@ impl Inbound {
     pub fn statuses(&self) -> Vec<PortStatus> {
         let statuses = self.open.iter().map(|((transport, host), entry)| {
             let guest = self.guest.get(&(*transport, entry.guest_port));
-            let is_unheard = *transport == Transport::Udp
-                && guest.is_some_and(|guest| guest.reach == Reach::Relay);
             PortStatus {
                 host: *host,
                 port: entry.guest_port,
-                problem: match &entry.opened {
-                    Err(problem) => Some(problem.clone()),
-                    Ok(_) if is_unheard => Some(
-                        "it listens on the machine's loopback alone, where datagrams are not passed on: have it listen on 0.0.0.0".to_owned(),
-                    ),
-                    Ok(_) => None,
-                },
+                problem: entry.opened.as_ref().err().cloned(),
                 process: guest.and_then(|guest| guest.process.clone()),
                 published: entry.is_published,
                 transport: *transport,

@@ -294,10 +294,15 @@ impl Stack {
                 at,
                 guest_port: port,
             });
+            let payload = &self.buffer[..length];
+            let (guest_port, payload) = match self.inbound.reach(Transport::Udp, port) {
+                Reach::Direct => (port, payload.to_vec()),
+                Reach::Relay => (RELAY_PORT, [&port.to_be_bytes(), payload].concat()),
+            };
             let datagram = Datagram {
                 source: SocketAddrV4::new(GATEWAY, gateway_port),
-                destination: SocketAddrV4::new(self.settings.address.guest(), port),
-                payload: self.buffer[..length].to_vec(),
+                destination: SocketAddrV4::new(self.settings.address.guest(), guest_port),
+                payload,
             };
             if let Some(packet) = datagram.packet() {
                 self.link.send_packet(&packet);

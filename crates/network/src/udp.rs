@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use container_protocol::RELAY_PORT;
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 
 use crate::{packet::Datagram, segment::GATEWAY};
@@ -170,7 +171,8 @@ impl Callers {
     /// Who is meant by a datagram from this port of the guest's to that port of the gateway's.
     pub fn caller(&self, port: u16, guest_port: u16) -> Option<Caller> {
         let (caller, _) = self.callers.get(&port)?;
-        (caller.guest_port == guest_port).then_some(*caller)
+        let is_meant = guest_port == caller.guest_port || guest_port == RELAY_PORT;
+        is_meant.then_some(*caller)
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Listener {
 /// The socket in the machine that leads to the host's SSH agent.
 pub const SSH_AUTH_SOCKET: &str = "/var/host-services/ssh-auth.sock";
 
-/// Where in the machine the agent passes on streams for what listens on the machine's loopback alone:
-/// a TCP port, which serves the gateway only. A stream begins with the number of the port that is
-/// meant, two bytes, the high one first.
+/// Where in the machine the agent passes on what is for those who listen on the machine's loopback alone:
+/// a port of TCP and one of UDP, which serve the gateway only. A stream, and each datagram, begins with
+/// the number of the port that is meant, two bytes, the high one first. Answers come as they are.
 pub const RELAY_PORT: u16 = 1;
