@@ -91,7 +91,7 @@ fn what_listens_is_reached_at_the_machines_address(lab: &Lab) {
     let world = World::of_user();
     world.create(&lab.image("busybox:1"), "web", &[]);
     let own = address(&world, "web");
-    assert_eq!(own.octets()[..2], [127, 18]);
+    assert_eq!(own.octets()[..2], [127, 19]);
     let at = move |port: u16| SocketAddr::from((own, port));
     assert!(is_refused(at(8080)));
     assert!(finds_by_events(&world, "web"));
@@ -255,7 +255,7 @@ fn streams_go_both_ways_whole(lab: &Lab) {
     let local_port = local.local_addr().unwrap().port();
     for closed in [
         format!("{host} 1"),
-        format!("198.18.0.1 {local_port}"),
+        format!("198.19.0.1 {local_port}"),
         format!("host.container.internal {local_port}"),
     ] {
         let begin = Instant::now();
@@ -343,17 +343,17 @@ fn machines_find_each_other_and_the_host(lab: &Lab) {
     world.inside("peer", "echo from peer > /tmp/index.html");
     begin(world, "peer", "exec httpd -f -p 80 -h /tmp");
     let [.., high, low] = address(world, "peer").octets();
-    for name in ["peer", "peer.machine", &format!("198.18.{high}.{low}")] {
+    for name in ["peer", "peer.machine", &format!("198.19.{high}.{low}")] {
         let line = format!(
             "exec 3<>/dev/tcp/{name}/80 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && tail -1 <&3"
         );
         assert_eq!(world.inside("dev", &line), "from peer\n", "{name}");
     }
     let hosts = world.inside("dev", "getent ahostsv4 host.container.internal");
-    assert!(hosts.starts_with("198.18.0.1 "), "{hosts}");
+    assert!(hosts.starts_with("198.19.0.1 "), "{hosts}");
     let own = world.inside("dev", "getent ahostsv4 dev");
     let [.., high, low] = address(world, "dev").octets();
-    assert!(own.starts_with(&format!("198.18.{high}.{low} ")), "{own}");
+    assert!(own.starts_with(&format!("198.19.{high}.{low} ")), "{own}");
     // What there is not is told at once.
     let outcome = world.run(&["run", "-n", "dev", "getent hosts nobody.machine"]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");

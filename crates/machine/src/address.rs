@@ -4,9 +4,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-/// One pair of addresses: the host reaches the machine at 127.18.x.y, and the machine itself has
-/// 198.18.x.y, out of a network that RFC 2544 sets aside for measurements, so that nothing a machine
-/// wants to reach has it.
+/// One pair of addresses: the host reaches the machine at 127.19.x.y, and the machine itself has
+/// 198.19.x.y, out of a network that RFC 2544 sets aside for measurements, so that nothing a machine
+/// wants to reach has it. (The other half of it is what proxies that make up addresses take.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Ipv4Addr", into = "Ipv4Addr")]
 pub struct MachineAddress {
@@ -16,7 +16,7 @@ pub struct MachineAddress {
 
 /// An address that no machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no machine's address: those are 127.18.1.0 to 127.18.254.255")]
+#[error("{0} is no machine's address: those are 127.19.1.0 to 127.19.254.255")]
 pub struct NotAMachineAddress(Ipv4Addr);
 
 impl MachineAddress {
@@ -34,13 +34,13 @@ impl MachineAddress {
     /// Where the host reaches the machine.
     pub fn host(self) -> Ipv4Addr {
         let [high, low] = self.last;
-        Ipv4Addr::new(127, 18, high, low)
+        Ipv4Addr::new(127, 19, high, low)
     }
 
     /// The machine's own.
     pub fn guest(self) -> Ipv4Addr {
         let [high, low] = self.last;
-        Ipv4Addr::new(198, 18, high, low)
+        Ipv4Addr::new(198, 19, high, low)
     }
 }
 
@@ -50,7 +50,7 @@ impl TryFrom<Ipv4Addr> for MachineAddress {
     /// Takes the address on the host.
     fn try_from(host: Ipv4Addr) -> Result<MachineAddress, NotAMachineAddress> {
         match host.octets() {
-            [127, 18, high @ 1..=254, low] => Ok(MachineAddress { last: [high, low] }),
+            [127, 19, high @ 1..=254, low] => Ok(MachineAddress { last: [high, low] }),
             _ => Err(NotAMachineAddress(host)),
         }
     }
@@ -69,13 +69,13 @@ mod tests {
     #[test]
     fn all_addresses_lie_in_their_range() {
         let first = MachineAddress::numbered(0);
-        assert_eq!(first.host(), Ipv4Addr::new(127, 18, 1, 0));
-        assert_eq!(first.guest(), Ipv4Addr::new(198, 18, 1, 0));
+        assert_eq!(first.host(), Ipv4Addr::new(127, 19, 1, 0));
+        assert_eq!(first.guest(), Ipv4Addr::new(198, 19, 1, 0));
         let last = MachineAddress::numbered(MachineAddress::COUNT - 1);
-        assert_eq!(last.host(), Ipv4Addr::new(127, 18, 254, 255));
+        assert_eq!(last.host(), Ipv4Addr::new(127, 19, 254, 255));
         assert_eq!(MachineAddress::numbered(MachineAddress::COUNT), first);
         assert_eq!(MachineAddress::try_from(last.host()), Ok(last));
-        for other in [[127, 0, 0, 1], [127, 18, 0, 1], [127, 18, 255, 1]] {
+        for other in [[127, 0, 0, 1], [127, 19, 0, 1], [127, 19, 255, 1]] {
             assert!(MachineAddress::try_from(Ipv4Addr::from(other)).is_err());
         }
     }

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_datagram_goes_there_and_back() {
         let datagram = Datagram {
-            source: "198.18.1.2:4000".parse().unwrap(),
+            source: "198.19.1.2:4000".parse().unwrap(),
             destination: "192.0.2.1:53".parse().unwrap(),
             payload: b"question".to_vec(),
         };
@@ -133,14 +133,14 @@ mod tests {
 
     #[test]
     fn the_gateway_answers_for_everyone_but_the_machine() {
-        let own = Ipv4Addr::new(198, 18, 1, 2);
+        let own = Ipv4Addr::new(198, 19, 1, 2);
         let mut request = [0; 28];
         request[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
-        request[8..18].copy_from_slice(&[2, 0, 198, 18, 1, 2, 198, 18, 1, 2]);
-        request[24..].copy_from_slice(&[198, 18, 0, 1]);
+        request[8..18].copy_from_slice(&[2, 0, 198, 19, 1, 2, 198, 19, 1, 2]);
+        request[24..].copy_from_slice(&[198, 19, 0, 1]);
         let answer = arp_answer(&request, [9; 6], own).unwrap();
-        assert_eq!(answer[6..18], [0, 2, 9, 9, 9, 9, 9, 9, 198, 18, 0, 1]);
-        assert_eq!(answer[18..], [2, 0, 198, 18, 1, 2, 198, 18, 1, 2]);
+        assert_eq!(answer[6..18], [0, 2, 9, 9, 9, 9, 9, 9, 198, 19, 0, 1]);
+        assert_eq!(answer[18..], [2, 0, 198, 19, 1, 2, 198, 19, 1, 2]);
         request[24..].copy_from_slice(&own.octets());
         assert_eq!(arp_answer(&request, [9; 6], own), None);
         assert_eq!(arp_answer(&request[..20], [9; 6], own), None);

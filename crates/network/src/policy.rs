@@ -49,17 +49,17 @@ mod tests {
         let to = |policy: Policy, address: &str| policy.destination(address.parse().unwrap());
         for address in [
             "127.0.0.1:22",
-            "127.18.4.4:80",
+            "127.19.4.4:80",
             "0.0.0.0:1",
-            "198.18.7.7:1",
+            "198.19.7.7:1",
             "[::1]:1",
         ] {
             assert_eq!(to(closed, address), None, "{address}");
             assert_eq!(to(open, address), None, "{address}");
         }
-        assert_eq!(to(closed, "198.18.0.1:80"), None);
+        assert_eq!(to(closed, "198.19.0.1:80"), None);
         let host = Some("127.0.0.1:80".parse().unwrap());
-        assert_eq!(to(open, "198.18.0.1:80"), host);
+        assert_eq!(to(open, "198.19.0.1:80"), host);
         let elsewhere = Some("192.0.2.7:80".parse().unwrap());
         assert_eq!(to(closed, "192.0.2.7:80"), elsewhere);
     }

@@ -12,7 +12,7 @@ use container_machine::MachineAddress;
 use tokio::net::UnixDatagram as AsyncDatagram;
 
 /// The gateway, which is also the name server and what stands for the host.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 
 /// Length of the prefix of the machines' network.
 pub const PREFIX: u8 = 16;

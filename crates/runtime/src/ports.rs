@@ -45,12 +45,12 @@ mod tests {
             address: address.parse().unwrap(),
             process: process.map(str::to_owned),
         };
-        let guest = IpAddr::from([198, 18, 1, 2]);
+        let guest = IpAddr::from([198, 19, 1, 2]);
         let listeners = vec![
             listener("127.0.0.1:80", Some("web")),
             listener("[::]:80", None),
             listener("[::1]:25", Some("mail")),
-            listener("198.18.1.2:22", Some("sshd")),
+            listener("198.19.1.2:22", Some("sshd")),
         ];
         let ports = of_guest(listeners, guest);
         let found: Vec<_> = ports

@@ -81,7 +81,7 @@ mod tests {
 
     fn ports() -> Vec<PortStatus> {
         let reached = PortStatus {
-            host: "127.18.7.142:8080".parse().unwrap(),
+            host: "127.19.7.142:8080".parse().unwrap(),
             port: 8080,
             problem: None,
             process: Some("python3".to_owned()),
@@ -97,9 +97,9 @@ mod tests {
             transport: Transport::Udp,
         };
         let held = PortStatus {
-            host: "127.18.7.142:22".parse().unwrap(),
+            host: "127.19.7.142:22".parse().unwrap(),
             port: 22,
-            problem: Some("another program on this host listens on 127.18.7.142:22".to_owned()),
+            problem: Some("another program on this host listens on 127.19.7.142:22".to_owned()),
             process: Some("sshd".to_owned()),
             ..reached.clone()
         };

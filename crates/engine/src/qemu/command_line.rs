@@ -211,7 +211,7 @@ mod tests {
             }],
             network: Some(NetworkCard {
                 connection: descriptor(),
-                address: [2, 0, 198, 18, 1, 2],
+                address: [2, 0, 198, 19, 1, 2],
                 mtu: 65520,
             }),
             channel: (descriptor(), "agent".into()),
