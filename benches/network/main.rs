@@ -165,6 +165,8 @@ fn measure(&[sink, source, pages]: &[SocketAddr; SERVERS.len()]) -> Measured {
 /// A connection, a request, a page of two bytes, and the end of it.
 fn one_page(server: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(server)?;
+    // Some connections of passt's never hear a word.
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
