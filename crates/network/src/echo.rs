@@ -2,14 +2,14 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use smoltcp::{
     phy::ChecksumCapabilities,
-    wire::{Icmpv4Packet, Icmpv4Repr, Ipv4Packet},
+    wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, Ipv4Packet},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::packet::icmp_packet;
+use crate::packet::{HOP_LIMIT, Packet, icmp_packet, icmp6_packet};
 
 /// How many may be on their way.
 const MOST: usize = 128;
@@ -34,40 +34,124 @@ pub struct Pinger {
 
 /// A question of the guest's.
 pub struct Question {
-    pub guest: Ipv4Addr,
-    pub asked: Ipv4Addr,
+    pub guest: IpAddr,
+    pub asked: IpAddr,
+    pub echo: Echo,
+}
+
+/// What an echo message carries, in IPv4 and in IPv6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
     pub ident: u16,
     pub sequence: u16,
     pub data: Vec<u8>,
 }
 
-impl Question {
-    pub fn of(packet: &Ipv4Packet<&[u8]>) -> Option<Question> {
-        let icmp = Icmpv4Packet::new_checked(packet.payload()).ok()?;
-        match Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::default()).ok()? {
-            Icmpv4Repr::EchoRequest {
-                ident,
-                seq_no,
-                data,
-            } => Some(Question {
-                guest: packet.src_addr(),
-                asked: packet.dst_addr(),
-                ident,
-                sequence: seq_no,
-                data: data.to_vec(),
-            }),
-            _ => None,
+impl Echo {
+    fn of(ident: u16, sequence: u16, data: &[u8]) -> Echo {
+        Echo {
+            ident,
+            sequence,
+            data: data.to_vec(),
         }
+    }
+}
+
+impl Question {
+    pub fn of(packet: &Packet<'_>) -> Option<Question> {
+        let checksums = ChecksumCapabilities::default();
+        let echo = match (packet.source, packet.destination) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => {
+                let message = Icmpv4Packet::new_checked(packet.payload).ok()?;
+                match Icmpv4Repr::parse(&message, &checksums).ok()? {
+                    Icmpv4Repr::EchoRequest {
+                        ident,
+                        seq_no,
+                        data,
+                    } => Echo::of(ident, seq_no, data),
+                    _ => return None,
+                }
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let message = Icmpv6Packet::new_checked(packet.payload).ok()?;
+                match Icmpv6Repr::parse(&source, &destination, &message, &checksums).ok()? {
+                    Icmpv6Repr::EchoRequest {
+                        ident,
+                        seq_no,
+                        data,
+                    } => Echo::of(ident, seq_no, data),
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        Some(Question {
+            guest: packet.source,
+            asked: packet.destination,
+            echo,
+        })
     }
 
     /// The packet that answers it.
     pub fn answer(&self) -> Option<Vec<u8>> {
-        let answer = Icmpv4Repr::EchoReply {
-            ident: self.ident,
-            seq_no: self.sequence,
-            data: &self.data,
-        };
-        icmp_packet(self.asked, self.guest, &answer)
+        let Echo {
+            ident,
+            sequence: seq_no,
+            ref data,
+        } = self.echo;
+        match (self.asked, self.guest) {
+            (IpAddr::V4(asked), IpAddr::V4(guest)) => {
+                let answer = Icmpv4Repr::EchoReply {
+                    ident,
+                    seq_no,
+                    data,
+                };
+                icmp_packet(asked, guest, &answer)
+            }
+            (IpAddr::V6(asked), IpAddr::V6(guest)) => {
+                let answer = Icmpv6Repr::EchoReply {
+                    ident,
+                    seq_no,
+                    data,
+                };
+                icmp6_packet(asked, guest, HOP_LIMIT, &answer)
+            }
+            _ => None,
+        }
+    }
+
+    /// The message that asks, as a socket of the host's takes it. In IPv6 the kernel makes the checksum.
+    fn message(&self) -> Vec<u8> {
+        let Echo {
+            ident,
+            sequence: seq_no,
+            ref data,
+        } = self.echo;
+        let checksums = ChecksumCapabilities::default();
+        match (self.guest, self.asked) {
+            (IpAddr::V6(guest), IpAddr::V6(asked)) => {
+                let request = Icmpv6Repr::EchoRequest {
+                    ident,
+                    seq_no,
+                    data,
+                };
+                let mut message = vec![0; request.buffer_len()];
+                let mut packet = Icmpv6Packet::new_unchecked(&mut message[..]);
+                request.emit(&guest, &asked, &mut packet, &checksums);
+                message
+            }
+            _ => {
+                let request = Icmpv4Repr::EchoRequest {
+                    ident,
+                    seq_no,
+                    data,
+                };
+                let mut message = vec![0; request.buffer_len()];
+                let mut packet = Icmpv4Packet::new_unchecked(&mut message[..]);
+                request.emit(&mut packet, &checksums);
+                message
+            }
+        }
     }
 }
 
@@ -104,52 +188,67 @@ impl Pinger {
 
 /// Returns when the answer has come.
 async fn ask(question: &Question) -> io::Result<()> {
+    let is_v6 = question.asked.is_ipv6();
+    let (domain, protocol) = match is_v6 {
+        true => (Domain::IPV6, Protocol::ICMPV6),
+        false => (Domain::IPV4, Protocol::ICMPV4),
+    };
     // What the host's users may do in general, or what root may.
-    let (socket, is_raw) = match Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)) {
+    let (socket, is_raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
         Ok(socket) => (socket, false),
-        Err(_) => (
-            Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?,
-            true,
-        ),
+        Err(_) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
     };
     socket.set_nonblocking(true)?;
-    socket.connect(&SocketAddrV4::new(question.asked, 0).into())?;
+    socket.connect(&SocketAddr::new(question.asked, 0).into())?;
     let socket = UdpSocket::from_std(socket.into())?;
-    let request = Icmpv4Repr::EchoRequest {
-        ident: question.ident,
-        seq_no: question.sequence,
-        data: &question.data,
-    };
-    let mut message = vec![0; request.buffer_len()];
-    let mut packet = Icmpv4Packet::new_unchecked(&mut message[..]);
-    request.emit(&mut packet, &ChecksumCapabilities::default());
-    socket.send(&message).await?;
+    socket.send(&question.message()).await?;
     let mut buffer = vec![0; 65536];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        let mut answer = &buffer[..length];
-        if is_raw {
-            let Ok(packet) = Ipv4Packet::new_checked(answer) else {
+        let mut message = &buffer[..length];
+        // In IPv4 such a socket gives the packet's header too (raw(7)).
+        if is_raw && !is_v6 {
+            let Ok(packet) = Ipv4Packet::new_checked(message) else {
                 continue;
             };
-            answer = &answer[usize::from(packet.header_len())..];
+            message = &message[usize::from(packet.header_len())..];
         }
-        let Ok(icmp) = Icmpv4Packet::new_checked(answer) else {
-            continue;
-        };
         // A socket for ICMP has an identifier of its own, and hears what is for it alone.
-        match Icmpv4Repr::parse(&icmp, &ChecksumCapabilities::default()) {
-            Ok(Icmpv4Repr::EchoReply {
-                ident,
-                seq_no,
-                data,
-            }) if seq_no == question.sequence
-                && data == question.data
-                && (!is_raw || ident == question.ident) =>
-            {
-                return Ok(());
+        if reply(message, question.guest, question.asked).is_some_and(|echo| {
+            echo.sequence == question.echo.sequence
+                && echo.data == question.echo.data
+                && (!is_raw || echo.ident == question.echo.ident)
+        }) {
+            return Ok(());
+        }
+    }
+}
+
+/// What is in a message, if it is a reply; the kernel has looked at its checksum.
+fn reply(message: &[u8], guest: IpAddr, asked: IpAddr) -> Option<Echo> {
+    let checksums = ChecksumCapabilities::ignored();
+    match (asked, guest) {
+        (IpAddr::V6(asked), IpAddr::V6(guest)) => {
+            let packet = Icmpv6Packet::new_checked(message).ok()?;
+            match Icmpv6Repr::parse(&asked, &guest, &packet, &checksums).ok()? {
+                Icmpv6Repr::EchoReply {
+                    ident,
+                    seq_no,
+                    data,
+                } => Some(Echo::of(ident, seq_no, data)),
+                _ => None,
             }
-            _ => {}
+        }
+        _ => {
+            let packet = Icmpv4Packet::new_checked(message).ok()?;
+            match Icmpv4Repr::parse(&packet, &checksums).ok()? {
+                Icmpv4Repr::EchoReply {
+                    ident,
+                    seq_no,
+                    data,
+                } => Some(Echo::of(ident, seq_no, data)),
+                _ => None,
+            }
         }
     }
 }

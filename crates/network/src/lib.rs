@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use inbound::{GuestPort, Reach};
 pub use policy::Policy;
-pub use segment::{GATEWAY, MTU, PREFIX, card};
+pub use segment::{GATEWAY, GATEWAY6, MTU, PREFIX, PREFIX6, card, v6};
 
 /// What a machine's network is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]

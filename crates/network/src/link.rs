@@ -25,6 +25,7 @@ const MOST_WAITING: usize = 512;
 /// Types of frames (IEEE 802 numbers).
 pub const IPV4: [u8; 2] = [0x08, 0x00];
 pub const ARP: [u8; 2] = [0x08, 0x06];
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// The link to the guest's card.
 #[derive(Debug)]
@@ -93,23 +94,34 @@ impl Link {
 
     /// Sends an IP packet to the guest. Beyond what may wait it is lost, as on any link.
     pub fn send_packet(&mut self, packet: &[u8]) {
-        self.send(IPV4, packet.len(), |payload| {
-            payload.copy_from_slice(packet)
+        self.send(packet.len(), |payload| payload.copy_from_slice(packet));
+    }
+
+    /// Sends an IP packet of this many bytes that is written by `fill`.
+    pub fn send<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.send_frame(length, |frame| {
+            let (kind, packet) = frame.split_at_mut(2);
+            let result = fill(packet);
+            let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
+            kind.copy_from_slice(if is_v6 { &IPV6 } else { &IPV4 });
+            result
+        })
+    }
+
+    /// Sends an answer to a question of the address resolution protocol.
+    pub fn send_arp(&mut self, answer: &[u8]) {
+        self.send_frame(answer.len(), |frame| {
+            frame[..2].copy_from_slice(&ARP);
+            frame[2..].copy_from_slice(answer);
         });
     }
 
-    /// Sends a frame of this type whose payload is written by `fill`.
-    pub fn send<R>(
-        &mut self,
-        kind: [u8; 2],
-        length: usize,
-        fill: impl FnOnce(&mut [u8]) -> R,
-    ) -> R {
+    /// Sends a frame with a payload of this many bytes; its type and payload are written by `fill`.
+    fn send_frame<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let mut frame = std::mem::take(&mut self.frame);
         frame.resize(HEADER + length, 0);
         frame[..12].copy_from_slice(&self.header);
-        frame[12..HEADER].copy_from_slice(&kind);
-        let result = fill(&mut frame[HEADER..]);
+        let result = fill(&mut frame[12..]);
         if self.waiting.is_empty() && self.card.try_send(&frame).is_ok() {
             self.frame = frame;
         } else if self.waiting.len() < MOST_WAITING {
@@ -143,7 +155,7 @@ pub struct Departing<'a>(&'a mut Link);
 
 impl TxToken for Departing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
-        self.0.send(IPV4, length, fill)
+        self.0.send(length, fill)
     }
 }
 

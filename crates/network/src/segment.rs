@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
@@ -17,6 +17,20 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 /// Length of the prefix of the machines' network.
 pub const PREFIX: u8 = 16;
 
+/// The gateway's other address.
+pub const GATEWAY6: Ipv6Addr = v6(GATEWAY);
+
+/// Length of the prefix of the machines' IPv6 network.
+pub const PREFIX6: u8 = 64;
+
+/// The IPv6 address that goes with an address of the machines' network: the same one in a network of
+/// unique local addresses (RFC 4193, whose 40 bits were drawn by lot).
+pub const fn v6(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets();
+    let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    Ipv6Addr::new(0xfd7e, 0x41c9, 0xb35a, 0, 0, 0, high, low)
+}
+
 /// Bytes of an IP packet on a machine's card. Large, since on an emulated processor packets cost more
 /// than bytes.
 pub const MTU: u16 = 65520;
@@ -27,9 +41,17 @@ pub const fn card(address: Ipv4Addr) -> [u8; 6] {
     [0x02, 0x00, a, b, c, d]
 }
 
-/// Whether this is an address of the machines' network.
-pub fn is_of_segment(address: Ipv4Addr) -> bool {
-    address.octets()[..2] == GATEWAY.octets()[..2]
+/// Whether this is an address of the machines' networks.
+pub fn is_of_segment(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[..2] == GATEWAY.octets()[..2],
+        IpAddr::V6(address) => address.octets()[..8] == GATEWAY6.octets()[..8],
+    }
+}
+
+/// Whether this is one of the gateway's addresses.
+pub fn is_gateway(address: IpAddr) -> bool {
+    address == GATEWAY || address == GATEWAY6
 }
 
 /// The machines of one user: each has a socket in one directory, and a link from its name to that.
@@ -69,7 +91,14 @@ impl Segment {
     }
 
     /// Sends a packet to the machine that has this address.
-    pub fn send(&self, from: &AsyncDatagram, to: Ipv4Addr, packet: &[u8]) -> io::Result<()> {
+    pub fn send(&self, from: &AsyncDatagram, to: IpAddr, packet: &[u8]) -> io::Result<()> {
+        let to = match to {
+            IpAddr::V4(to) => to,
+            IpAddr::V6(to) => {
+                let [.., a, b, c, d] = to.octets();
+                Ipv4Addr::new(a, b, c, d)
+            }
+        };
         match from.try_send_to(packet, self.path(&to.to_string())) {
             // It has more to do than it can: the packet is lost, as on any link.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     future::{Future, poll_fn},
     io,
-    net::{SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::net::UnixDatagram,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -17,10 +17,7 @@ use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     socket::tcp::{self as stack_tcp},
     time::Instant,
-    wire::{
-        HardwareAddress, Icmpv4DstUnreachable, Icmpv4Repr, IpCidr, IpEndpoint, IpProtocol,
-        Ipv4Packet, Ipv4Repr, TcpPacket,
-    },
+    wire::{HardwareAddress, IpCidr, IpEndpoint, IpProtocol, TcpPacket},
 };
 use tokio::{
     net::{TcpStream, UnixDatagram as AsyncDatagram},
@@ -32,10 +29,10 @@ use crate::{
     Change, Settings, caller,
     echo::{Pinger, Question},
     inbound::{Accepted, Inbound, Reach, Received},
-    link::{ARP, HEADER, IPV4, Link, Port},
+    link::{ARP, HEADER, IPV4, IPV6, Link, Port},
     names::{self, NameServer},
-    packet::{Datagram, arp_answer, icmp_packet},
-    segment::{GATEWAY, PREFIX, Segment, card, is_of_segment},
+    packet::{Datagram, Packet, arp_answer, neighbour_answer},
+    segment::{GATEWAY, GATEWAY6, PREFIX, PREFIX6, Segment, card, is_gateway, is_of_segment, v6},
     tcp::{self, Connection, Progress},
     udp::{Caller, Callers, Flows},
 };
@@ -72,7 +69,7 @@ const FIRST_PORT: u16 = 32768;
 const LAST_PORT: u16 = 60999;
 
 /// A connection's two ends: the guest's, and the one that it sees on the other side.
-type Ends = (SocketAddrV4, SocketAddrV4);
+type Ends = (SocketAddr, SocketAddr);
 
 /// Serves the card until its other end is closed, or nobody has the network any more.
 pub async fn serve(
@@ -134,6 +131,7 @@ impl Stack {
         interface.update_ip_addrs(|own| {
             // It is empty, and has room for two.
             let _ = own.push(IpCidr::new(GATEWAY.into(), PREFIX));
+            let _ = own.push(IpCidr::new(GATEWAY6.into(), PREFIX6));
         });
         // All the world's addresses are this stack's own.
         interface.set_any_ip(true);
@@ -300,8 +298,8 @@ impl Stack {
                 Reach::Relay => (RELAY_PORT, [&port.to_be_bytes(), payload].concat()),
             };
             let datagram = Datagram {
-                source: SocketAddrV4::new(GATEWAY, gateway_port),
-                destination: SocketAddrV4::new(self.settings.address.guest(), guest_port),
+                source: SocketAddr::from((GATEWAY, gateway_port)),
+                destination: SocketAddr::from((self.settings.address.guest(), guest_port)),
                 payload,
             };
             if let Some(packet) = datagram.packet() {
@@ -314,16 +312,21 @@ impl Stack {
             let Ok(length) = self.peers.try_recv(&mut self.buffer) else {
                 continue;
             };
-            let own = self.settings.address.guest();
-            if let Ok(packet) = Ipv4Packet::new_checked(&self.buffer[..length])
-                && packet.dst_addr() == own
-                && packet.src_addr() != own
-                && packet.src_addr() != GATEWAY
-                && is_of_segment(packet.src_addr())
+            if let Some(packet) = Packet::of(&self.buffer[..length])
+                && self.is_own(packet.destination)
+                && !self.is_own(packet.source)
+                && !is_gateway(packet.source)
+                && is_of_segment(packet.source)
             {
-                self.link.send_packet(&self.buffer[..length]);
+                self.link.send_packet(packet.bytes);
             }
         }
+    }
+
+    /// Whether this is one of the guest's addresses.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let own = self.settings.address.guest();
+        address == own || address == v6(own)
     }
 
     /// A frame from the guest.
@@ -331,70 +334,74 @@ impl Stack {
         let Some((header, payload)) = frame.split_at_checked(HEADER) else {
             return;
         };
-        let own = self.settings.address.guest();
         if header[12..] == ARP {
+            let own = self.settings.address.guest();
             if let Some(answer) = arp_answer(payload, card(GATEWAY), own) {
-                self.link
-                    .send(ARP, answer.len(), |bytes| bytes.copy_from_slice(&answer));
+                self.link.send_arp(&answer);
             }
             return;
         }
-        let Ok(packet) = Ipv4Packet::new_checked(payload) else {
+        let Some(packet) = Packet::of(payload) else {
             return;
         };
-        if header[12..] != IPV4 || packet.src_addr() != own {
+        if header[12..] != IPV4 && header[12..] != IPV6 {
             return;
         }
-        // A card pads what is short.
-        let payload = &payload[..usize::from(packet.total_len())];
-        let destination = packet.dst_addr();
-        if is_of_segment(destination) && destination != GATEWAY {
-            if self
-                .segment
-                .send(&self.peers, destination, payload)
-                .is_err()
-            {
+        if packet.protocol == IpProtocol::Icmpv6 {
+            let is_here =
+                |target: Ipv6Addr| is_of_segment(target.into()) && !self.is_own(target.into());
+            if let Some(answer) = neighbour_answer(&packet, card(GATEWAY), is_here) {
+                return self.link.send_packet(&answer);
+            }
+        }
+        if !self.is_own(packet.source) {
+            return;
+        }
+        let destination = packet.destination;
+        if is_of_segment(destination) && !is_gateway(destination) {
+            let sent = self.segment.send(&self.peers, destination, packet.bytes);
+            if sent.is_err() {
                 self.unreachable(&packet);
             }
             return;
         }
-        match packet.next_header() {
-            IpProtocol::Tcp => self.segment_arrived(&packet, payload),
+        match packet.protocol {
+            IpProtocol::Tcp => self.segment_arrived(&packet),
             IpProtocol::Udp => self.datagram_arrived(&packet),
-            IpProtocol::Icmp => self.ping_arrived(&packet),
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => self.ping_arrived(&packet),
             _ => {}
         }
     }
 
-    fn segment_arrived(&mut self, packet: &Ipv4Packet<&[u8]>, bytes: &[u8]) {
-        let Ok(segment) = TcpPacket::new_checked(packet.payload()) else {
+    fn segment_arrived(&mut self, packet: &Packet<'_>) {
+        let Ok(segment) = TcpPacket::new_checked(packet.payload) else {
             return;
         };
         let ends = (
-            SocketAddrV4::new(packet.src_addr(), segment.src_port()),
-            SocketAddrV4::new(packet.dst_addr(), segment.dst_port()),
+            SocketAddr::new(packet.source, segment.src_port()),
+            SocketAddr::new(packet.destination, segment.dst_port()),
         );
         let is_first = segment.syn() && !segment.ack();
         if is_first && !self.connections.contains_key(&ends) {
-            self.guest_connects(ends);
+            self.guest_connects(ends, packet);
         }
         // What has no socket is answered with a reset.
         let now = self.now();
         let mut port = Port {
             link: &mut self.link,
-            packet: Some(bytes),
+            packet: Some(packet.bytes),
         };
         self.interface
             .poll_ingress_single(now, &mut port, &mut self.sockets);
     }
 
     /// The guest wants to connect: its first segment waits in a socket until the host has connected.
-    fn guest_connects(&mut self, ends: Ends) {
+    fn guest_connects(&mut self, ends: Ends, first: &Packet<'_>) {
         let (_, wanted) = ends;
-        let is_of_names = wanted == SocketAddrV4::new(GATEWAY, names::PORT);
+        let is_of_names = wanted == SocketAddr::from((GATEWAY, names::PORT));
         let destination = match self.names.first_server() {
             Some(server) if is_of_names => Some(server),
-            _ => self.settings.policy.destination(wanted.into()),
+            _ => self.settings.policy.destination(wanted),
         };
         let Some(destination) = destination else {
             return;
@@ -405,12 +412,10 @@ impl Stack {
         }
         let mut socket = tcp::socket();
         socket.pause_synack(true);
-        if socket
-            .listen(IpEndpoint::from(SocketAddr::from(wanted)))
-            .is_ok()
-        {
+        if socket.listen(IpEndpoint::from(wanted)).is_ok() {
             let handle = self.sockets.add(socket);
-            let connection = Connection::from_guest(tcp::connect(destination));
+            let connection =
+                Connection::from_guest(tcp::connect(destination), first.bytes.to_vec());
             self.connections.insert(ends, (handle, connection));
         }
     }
@@ -457,14 +462,13 @@ impl Stack {
             Reach::Direct => (port, Vec::new()),
             Reach::Relay => (RELAY_PORT, port.to_be_bytes().to_vec()),
         };
-        let guest = SocketAddrV4::new(self.settings.address.guest(), guest_port);
+        let guest = SocketAddr::from((self.settings.address.guest(), guest_port));
         let Some(gateway) = self.free_end(guest) else {
             return;
         };
         let mut socket = tcp::socket();
         let context = self.interface.context();
-        let (to, from) = (SocketAddr::from(guest), SocketAddr::from(gateway));
-        match socket.connect(context, IpEndpoint::from(to), IpEndpoint::from(from)) {
+        match socket.connect(context, IpEndpoint::from(guest), IpEndpoint::from(gateway)) {
             Ok(()) => {
                 let handle = self.sockets.add(socket);
                 let question = tcp::Question {
@@ -501,9 +505,9 @@ impl Stack {
     }
 
     /// An address of the gateway's from which there is no connection to the guest's.
-    fn free_end(&mut self, guest: SocketAddrV4) -> Option<SocketAddrV4> {
+    fn free_end(&mut self, guest: SocketAddr) -> Option<SocketAddr> {
         for _ in FIRST_PORT..=LAST_PORT {
-            let end = SocketAddrV4::new(GATEWAY, self.next_port);
+            let end = SocketAddr::from((GATEWAY, self.next_port));
             self.next_port = match self.next_port {
                 LAST_PORT => FIRST_PORT,
                 port => port + 1,
@@ -515,12 +519,12 @@ impl Stack {
         None
     }
 
-    fn datagram_arrived(&mut self, packet: &Ipv4Packet<&[u8]>) {
+    fn datagram_arrived(&mut self, packet: &Packet<'_>) {
         let Some(datagram) = Datagram::of(packet) else {
             return;
         };
         let to = datagram.destination;
-        if *to.ip() == GATEWAY {
+        if to.ip() == GATEWAY {
             if let Some(caller) = self.callers.caller(to.port(), datagram.source.port()) {
                 let payload = &datagram.payload;
                 return self.inbound.answer(caller.at, caller.address, payload);
@@ -529,17 +533,17 @@ impl Stack {
                 return self.names.ask(datagram);
             }
         }
-        match self.settings.policy.destination(to.into()) {
+        match self.settings.policy.destination(to) {
             Some(destination) => self.flows.send(datagram, destination),
             None => self.unreachable(packet),
         }
     }
 
-    fn ping_arrived(&mut self, packet: &Ipv4Packet<&[u8]>) {
+    fn ping_arrived(&mut self, packet: &Packet<'_>) {
         let Some(question) = Question::of(packet) else {
             return;
         };
-        if question.asked == GATEWAY {
+        if is_gateway(question.asked) {
             if let Some(answer) = question.answer() {
                 self.link.send_packet(&answer);
             }
@@ -552,28 +556,17 @@ impl Stack {
         }
     }
 
-    /// Tells the guest that a packet goes nowhere (RFC 792).
-    fn unreachable(&mut self, packet: &Ipv4Packet<&[u8]>) {
-        let payload = packet.payload();
-        let message = Icmpv4Repr::DstUnreachable {
-            reason: Icmpv4DstUnreachable::HostUnreachable,
-            header: Ipv4Repr {
-                src_addr: packet.src_addr(),
-                dst_addr: packet.dst_addr(),
-                next_header: packet.next_header(),
-                payload_len: payload.len(),
-                hop_limit: packet.hop_limit(),
-            },
-            data: &payload[..payload.len().min(8)],
-        };
-        if let Some(packet) = icmp_packet(GATEWAY, packet.src_addr(), &message) {
-            self.link.send_packet(&packet);
+    /// Tells the guest that a packet goes nowhere.
+    fn unreachable(&mut self, packet: &Packet<'_>) {
+        if let Some(answer) = packet.unreachable() {
+            self.link.send_packet(&answer);
         }
     }
 
     /// Every connection's turn.
     fn carry(&mut self, context: &mut Context<'_>) {
         let mut refused = Vec::new();
+        let link = &mut self.link;
         let (sockets, over) = (&mut self.sockets, &mut self.over);
         let asked = &mut self.asked;
         asked.clear();
@@ -582,6 +575,12 @@ impl Stack {
             let progress = connection.turn(socket, context);
             if progress == Progress::Refused {
                 refused.extend(connection.refused());
+            }
+            if progress == Progress::Unreachable {
+                let first = connection.first_packet();
+                if let Some(answer) = first.and_then(|first| first.unreachable()) {
+                    link.send_packet(&answer);
+                }
             }
             if progress != Progress::Open {
                 over.push(*handle);

@@ -17,7 +17,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::inbound::Accepted;
+use crate::{inbound::Accepted, packet::Packet, udp::is_unreachable};
 
 /// Bytes that a connection holds at most in each direction, beside what the kernels do.
 const BUFFER: usize = 512 << 10;
@@ -38,7 +38,11 @@ pub struct Connection {
 
 enum Stage {
     /// The guest has connected, and waits until the host has.
-    Connecting(Connecting),
+    Connecting {
+        connecting: Connecting,
+        /// The packet that it did so with.
+        first: Vec<u8>,
+    },
     /// Someone on the host has connected, and the guest is asked.
     Asking(Question),
     /// Both have.
@@ -54,6 +58,8 @@ pub enum Progress {
     Over,
     /// The guest refuses it, and the host does not know yet.
     Refused,
+    /// The host has no way there, and the guest does not know yet.
+    Unreachable,
 }
 
 /// What the guest is asked.
@@ -86,8 +92,8 @@ pub fn connect(to: SocketAddr) -> Connecting {
 
 impl Connection {
     /// The guest wants to be connected to what is being connected to here.
-    pub fn from_guest(connecting: Connecting) -> Connection {
-        Connection::new(Stage::Connecting(connecting), None)
+    pub fn from_guest(connecting: Connecting, first: Vec<u8>) -> Connection {
+        Connection::new(Stage::Connecting { connecting, first }, None)
     }
 
     /// Someone on the host has connected, and the guest's side is being asked.
@@ -99,6 +105,14 @@ impl Connection {
     pub fn asked_port(&self) -> Option<u16> {
         match &self.stage {
             Stage::Asking(question) => Some(question.port),
+            _ => None,
+        }
+    }
+
+    /// The packet with which the guest began, as long as the host has not connected.
+    pub fn first_packet(&self) -> Option<Packet<'_>> {
+        match &self.stage {
+            Stage::Connecting { first, .. } => Packet::of(first),
             _ => None,
         }
     }
@@ -127,7 +141,7 @@ impl Connection {
     /// Carries over what can be, and notices what has ended. `context` is woken when more can.
     pub fn turn(&mut self, socket: &mut Socket<'_>, context: &mut Context<'_>) -> Progress {
         match &mut self.stage {
-            Stage::Connecting(connecting) => match connecting.as_mut().poll(context) {
+            Stage::Connecting { connecting, .. } => match connecting.as_mut().poll(context) {
                 Poll::Pending if socket.is_open() => return Progress::Open,
                 Poll::Pending => return Progress::Over,
                 Poll::Ready(Ok(stream)) => {
@@ -137,6 +151,9 @@ impl Connection {
                 }
                 Poll::Ready(Err(error)) => {
                     tracing::debug!("connecting for the guest: {error}");
+                    if is_unreachable(&error) {
+                        return Progress::Unreachable;
+                    }
                     socket.abort();
                     return Progress::Over;
                 }

@@ -4,14 +4,17 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use container_protocol::RELAY_PORT;
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 
-use crate::{packet::Datagram, segment::GATEWAY};
+use crate::{
+    packet::{Datagram, Packet},
+    segment::{GATEWAY, GATEWAY6},
+};
 
 /// Sockets at most; the one that was not used for longest goes.
 const MOST: usize = 512;
@@ -24,12 +27,12 @@ const WAITING: usize = 64;
 
 /// The guest's sockets that have one on the host.
 pub struct Flows {
-    flows: HashMap<SocketAddrV4, Flow>,
+    flows: HashMap<SocketAddr, Flow>,
     to_guest: mpsc::Sender<Vec<u8>>,
 }
 
 struct Flow {
-    outgoing: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    outgoing: mpsc::Sender<(SocketAddr, Datagram)>,
     used: Instant,
 }
 
@@ -61,26 +64,35 @@ impl Flows {
         if let Some(flow) = self.flows.get_mut(&guest) {
             flow.used = Instant::now();
             // Beyond what may wait they are lost, as on any link.
-            let _ = flow.outgoing.try_send((to, datagram.payload));
+            let _ = flow.outgoing.try_send((to, datagram));
         }
     }
 }
 
 async fn carry(
-    guest: SocketAddrV4,
-    mut outgoing: mpsc::Receiver<(SocketAddr, Vec<u8>)>,
+    guest: SocketAddr,
+    mut outgoing: mpsc::Receiver<(SocketAddr, Datagram)>,
     to_guest: mpsc::Sender<Vec<u8>>,
 ) {
     let carried = async {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        let any: IpAddr = match guest {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
         let mut buffer = vec![0; 65536];
         loop {
             let turn = async {
                 tokio::select! {
                     next = outgoing.recv() => match next {
-                        Some((to, payload)) => {
-                            if let Err(error) = socket.send_to(&payload, to).await {
+                        Some((to, datagram)) => {
+                            if let Err(error) = socket.send_to(&datagram.payload, to).await {
                                 tracing::debug!("a datagram to {to}: {error}");
+                                if is_unreachable(&error)
+                                    && let Some(packet) = unreachable(&datagram)
+                                {
+                                    let _ = to_guest.send(packet).await;
+                                }
                             }
                             true
                         }
@@ -105,16 +117,27 @@ async fn carry(
     }
 }
 
-fn answer(guest: SocketAddrV4, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
-    let IpAddr::V4(mut source) = from.ip() else {
-        return None;
-    };
-    if source.is_loopback() {
+/// Whether the host has no way to where something was to go.
+pub fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable
+    )
+}
+
+fn unreachable(datagram: &Datagram) -> Option<Vec<u8>> {
+    Packet::of(&datagram.packet()?)?.unreachable()
+}
+
+fn answer(guest: SocketAddr, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+    let source = match from.ip() {
         // What stands for it.
-        source = GATEWAY;
-    }
+        IpAddr::V4(address) if address.is_loopback() => GATEWAY.into(),
+        IpAddr::V6(address) if address.is_loopback() => GATEWAY6.into(),
+        source => source,
+    };
     let datagram = Datagram {
-        source: SocketAddrV4::new(source, from.port()),
+        source: SocketAddr::new(source, from.port()),
         destination: guest,
         payload: payload.to_vec(),
     };

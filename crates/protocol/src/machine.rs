@@ -1,6 +1,9 @@
 //! The machine itself: how the agent learns who it is, and how it is told to stop.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +101,7 @@ pub struct MachineSetup {
     pub stop_signal: Option<String>,
 }
 
-/// The IPv4 set-up of the machine's one network interface.
+/// The set-up of the machine's one network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
@@ -108,6 +111,12 @@ pub struct Network {
     pub prefix: u8,
     /// The default route.
     pub gateway: Ipv4Addr,
+    /// The machine's own address in IPv6.
+    pub address6: Ipv6Addr,
+    /// Length of the IPv6 network's prefix, 0–128.
+    pub prefix6: u8,
+    /// The default route in IPv6.
+    pub gateway6: Ipv6Addr,
     /// The name server.
     pub dns: Ipv4Addr,
 }

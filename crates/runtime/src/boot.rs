@@ -15,7 +15,7 @@ use std::{
 use container_engine::{
     End, EngineError, FileShare as EngineShare, Kernel, NetworkCard, Running, VirtualMachine,
 };
-use container_network::{GATEWAY, MTU, Network, PREFIX, Settings};
+use container_network::{GATEWAY, GATEWAY6, MTU, Network, PREFIX, PREFIX6, Settings};
 use container_protocol::{
     ControlEvent, ControlRequest, GuestHome, HomeShare as GuestShare, HostPort, InitProgram,
     Listener, MachineSetup, Network as GuestNetwork, Port,
@@ -394,6 +394,9 @@ fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
             address: network.address.guest(),
             prefix: PREFIX,
             gateway: GATEWAY,
+            address6: container_network::v6(network.address.guest()),
+            prefix6: PREFIX6,
+            gateway6: GATEWAY6,
             dns: GATEWAY,
         }),
         home_share: launch.home.as_ref().map(|home| GuestShare {

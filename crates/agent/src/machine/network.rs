@@ -1,10 +1,15 @@
 //! The machine's network interface.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use container_protocol::Network;
 use futures::TryStreamExt;
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, packet_route::link::LinkAttribute};
+use rtnetlink::{
+    Handle, LinkUnspec, RouteMessageBuilder,
+    packet_route::{address::AddressHeaderFlags, link::LinkAttribute},
+};
+
+use crate::power;
 
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +70,26 @@ async fn configure(handle: &Handle, network: Option<&Network>) -> Result<(), Net
         .add(route)
         .execute()
         .await
-        .map_err(refused("setting the default route"))
+        .map_err(refused("setting the default route"))?;
+    // A kernel without IPv6, or told to have none, is of use as well.
+    if let Err(error) = configure_v6(handle, index, network).await {
+        power::say(&format!("the machine has no IPv6: {error}"));
+    }
+    Ok(())
+}
+
+async fn configure_v6(handle: &Handle, index: u32, network: &Network) -> Result<(), NetworkError> {
+    let address = IpAddr::V6(network.address6);
+    let mut request = handle.address().add(index, address, network.prefix6);
+    // Nobody else has it, so it need not be asked for.
+    request.message_mut().header.flags = AddressHeaderFlags::Nodad;
+    let added = request.execute().await;
+    added.map_err(refused("giving the machine its IPv6 address"))?;
+    let route = RouteMessageBuilder::<Ipv6Addr>::new()
+        .gateway(network.gateway6)
+        .build();
+    let added = handle.route().add(route).execute().await;
+    added.map_err(refused("setting the default route in IPv6"))
 }
 
 async fn bring_up(handle: &Handle, index: u32) -> Result<(), NetworkError> {
