@@ -22,6 +22,7 @@ mod registry;
 #[cfg(test)]
 mod samples;
 mod size;
+mod system;
 mod table;
 mod template;
 mod usage;
@@ -102,6 +103,9 @@ Examples:
     )]
     Image(image::Image),
     Build(build::Build),
+    /// Set up and show what concerns this computer and not one machine.
+    #[command(subcommand)]
+    System(system::System),
     Completion(completion::Completion),
     #[command(hide = true)]
     ManualPages(manual::ManualPages),
@@ -137,6 +141,7 @@ fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
         Command::Image(verb) => until_done(verb.carry_out(build)),
         Command::Build(verb) => until_done(verb.carry_out(build)),
         Command::Registry(verb) => until_done(verb.carry_out(build)),
+        Command::System(verb) => until_done(verb.carry_out(build)),
         Command::Completion(completion) => completion.carry_out().map(|()| 0),
         Command::ManualPages(pages) => pages.carry_out(Cli::command()).map(|()| 0),
     }

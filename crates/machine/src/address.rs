@@ -37,6 +37,14 @@ impl MachineAddress {
         Ipv4Addr::new(127, 19, high, low)
     }
 
+    /// The one of which this is the machine's own, if it is one.
+    pub fn of_guest(guest: Ipv4Addr) -> Option<MachineAddress> {
+        match guest.octets() {
+            [198, 19, high @ 1..=254, low] => Some(MachineAddress { last: [high, low] }),
+            _ => None,
+        }
+    }
+
     /// The machine's own.
     pub fn guest(self) -> Ipv4Addr {
         let [high, low] = self.last;
@@ -75,6 +83,8 @@ mod tests {
         assert_eq!(last.host(), Ipv4Addr::new(127, 19, 254, 255));
         assert_eq!(MachineAddress::numbered(MachineAddress::COUNT), first);
         assert_eq!(MachineAddress::try_from(last.host()), Ok(last));
+        assert_eq!(MachineAddress::of_guest(last.guest()), Some(last));
+        assert_eq!(MachineAddress::of_guest(last.host()), None);
         for other in [[127, 0, 0, 1], [127, 19, 0, 1], [127, 19, 255, 1]] {
             assert!(MachineAddress::try_from(Ipv4Addr::from(other)).is_err());
         }

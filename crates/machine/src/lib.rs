@@ -23,6 +23,7 @@ mod address;
 mod bundle;
 mod configuration;
 mod disk_capacity;
+mod dns;
 mod home_mount;
 mod id;
 mod memory;
@@ -36,6 +37,7 @@ pub use configuration::{
     BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,
 };
 pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
+pub use dns::{DnsDomain, InvalidDnsDomain, NAME_SERVERS, domains_of};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use memory::{InvalidMemory, Memory};

@@ -4,11 +4,14 @@ use std::{
     env,
     fs::{self, DirBuilder},
     io,
+    net::SocketAddr,
+    os::unix::ffi::OsStrExt,
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use nix::unistd::getuid;
+use sha2::{Digest, Sha256};
 
 /// All that the program writes lies here. Setting the three XDG variables gives an independent
 /// world with a service of its own (XDG Base Directory Specification 0.8).
@@ -80,6 +83,14 @@ impl World {
     /// Where running machines find each other.
     pub fn segment(&self) -> PathBuf {
         self.runtime.join("segment")
+    }
+
+    /// Where running machines answer the host's questions for their names: at a port of this world's own.
+    pub fn name_server(&self) -> SocketAddr {
+        let digest = Sha256::digest(self.runtime.as_os_str().as_bytes());
+        let number = u16::from_be_bytes([digest[0], digest[1]]);
+        // Below the ports that the kernel gives out.
+        SocketAddr::from(([127, 19, 0, 1], 10_000 + number % 20_000))
     }
 
     /// The file with the credentials for registries that people keep with us.

@@ -11,6 +11,7 @@
 
 mod caller;
 mod echo;
+mod host_names;
 mod inbound;
 mod link;
 mod names;
@@ -23,6 +24,7 @@ mod udp;
 
 use std::{
     io,
+    net::SocketAddr,
     os::unix::net::UnixDatagram,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -50,6 +52,8 @@ pub struct Settings {
     pub published: Vec<PublishedPort>,
     /// The directory in which the machines of one user find each other; made by the caller.
     pub segment: PathBuf,
+    /// Where the host's resolver may ask for them.
+    pub name_server: SocketAddr,
 }
 
 /// What is to be listened for on the host from now on.

@@ -43,7 +43,7 @@ const MOST: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long an answer about this host is good, in seconds: it may change at any time.
-const TIME_TO_LIVE: u32 = 1;
+pub const TIME_TO_LIVE: u32 = 1;
 
 /// Answers the guest's questions.
 pub struct NameServer {
@@ -171,7 +171,8 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-fn reply(question: &Message, code: ResponseCode) -> Message {
+/// An answer without an address.
+pub fn reply(question: &Message, code: ResponseCode) -> Message {
     let mut answer = Message::error_msg(question.metadata.id, OpCode::Query, code);
     answer.metadata.recursion_desired = question.metadata.recursion_desired;
     answer.metadata.recursion_available = true;

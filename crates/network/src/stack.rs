@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     Change, Settings, caller,
     echo::{Pinger, Question},
+    host_names,
     inbound::{Accepted, Inbound, Reach, Received},
     link::{ARP, HEADER, IPV4, IPV6, Link, Port},
     names::{self, NameServer},
@@ -78,7 +79,9 @@ pub async fn serve(
     changes: mpsc::UnboundedReceiver<Change>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
 ) -> io::Result<()> {
+    let name_server = settings.name_server;
     let mut stack = Stack::new(card, settings, changes, statuses)?;
+    tokio::spawn(host_names::serve(name_server, Arc::clone(&stack.segment)));
     poll_fn(|context| stack.turn(context)).await
 }
 

@@ -321,6 +321,7 @@ fn network(
         policy: wanted.policy,
         published: clients.published(&wanted.published),
         segment: wanted.segment.clone(),
+        name_server: wanted.name_server,
     };
     let started = || {
         prepare(&wanted.segment)?;

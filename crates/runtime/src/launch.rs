@@ -1,6 +1,6 @@
 //! Starting a machine's runtime process.
 
-use std::{env, io, path::PathBuf, process::Stdio};
+use std::{env, io, net::SocketAddr, path::PathBuf, process::Stdio};
 
 use container_engine::EngineSettings;
 use container_machine::{MachineAddress, MachineId, UserSetup};
@@ -89,6 +89,8 @@ pub struct NetworkLaunch {
     pub published: Vec<PublishedPort>,
     /// The directory in which the machines of one user find each other; made with mode 0700.
     pub segment: PathBuf,
+    /// Where the host's resolver may ask for their names.
+    pub name_server: SocketAddr,
 }
 
 /// A directory that the machine shares with the host.

@@ -111,6 +111,7 @@ impl Service {
                 policy: configuration.network.policy(),
                 published: boot.publish.clone(),
                 segment: self.world.segment(),
+                name_server: self.world.name_server(),
             }),
             home: home_share(&machine, &boot),
             architecture: machine.platform.architecture,
