@@ -2,7 +2,9 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{
+        IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +21,9 @@ crate::tests![
     machines_find_each_other_and_the_host,
     ports_are_published,
     other_users_can_be_kept_out,
+    servers_of_debian_are_reached,
+    the_host_is_reached_over_ipv6,
+    the_host_knows_machines_by_name,
 ];
 
 /// Through the machine's own resolver and route, to where the host's apt finds Debian too.
@@ -449,4 +454,171 @@ fn other_users_can_be_kept_out(lab: &Lab) {
         !refused.status.success() && refused.stdout.is_empty(),
         "{refused:?}"
     );
+}
+
+/// With the programs that people use.
+fn servers_of_debian_are_reached(lab: &Lab) {
+    let world = lab.user();
+    let own = address(world, "dev").to_string();
+    world.inside(
+        "dev",
+        "sudo -E apt-get update -q > /dev/null && sudo -E DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends nginx-light iperf3 python3 > /dev/null",
+    );
+    let on_host = |program: &str, arguments: &[&str]| {
+        let mut command = world.command_of(program.as_ref());
+        for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
+            command.env_remove(proxy).env_remove(proxy.to_uppercase());
+        }
+        command.args(arguments).output().unwrap()
+    };
+    let page = |port: u16| {
+        let url = format!("http://{own}:{port}/");
+        on_host("curl", &["--silent", "--fail", &url]).stdout
+    };
+    // nginx has begun when it was installed; where port 80 is root's on the host, it is told so.
+    if std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .is_ok_and(|first| first.trim().parse().is_ok_and(|first: u16| first > 80))
+    {
+        eventually("nginx is told of", || {
+            ports(world, "dev")
+                .concat()
+                .contains("ip_unprivileged_port_start")
+        });
+        world.inside("dev", "sudo sed -i 's/listen \\(\\[::\\]:\\)\\?80 /listen \\18080 /' /etc/nginx/sites-available/default && sudo systemctl restart nginx");
+    }
+    eventually("nginx answers", || {
+        String::from_utf8_lossy(&page(8080)).contains("Welcome to nginx")
+    });
+    world.inside(
+        "dev",
+        "mkdir -p /tmp/served && echo served > /tmp/served/index.html",
+    );
+    begin(
+        world,
+        "dev",
+        "exec python3 -m http.server --directory /tmp/served --bind 127.0.0.1 8000",
+    );
+    eventually("python answers", || page(8000) == b"served\n");
+    world.inside("dev", "pkill -f http.server");
+    eventually("python answers no more", || page(8000).is_empty());
+
+    begin(world, "dev", "exec iperf3 --server --port 5201");
+    eventually("iperf3 listens", || {
+        ports(world, "dev").concat().contains("iperf3")
+    });
+    for direction in [&[][..], &["--reverse"]] {
+        let mut arguments = vec!["--client", &own, "--time", "1", "--json"];
+        arguments.extend(direction);
+        let measured = on_host("iperf3", &arguments);
+        let report: serde_json::Value = serde_json::from_slice(&measured.stdout).unwrap();
+        let received = &report["end"]["sum_received"]["bytes"];
+        assert!(received.as_u64().unwrap() > 1 << 20, "{report}");
+    }
+    world.inside("dev", "pkill iperf3");
+
+    // The guest's sshd, with a key of the user's in the home that both share.
+    let keys = world.home().join(".ssh");
+    let key = keys.join("id_test").display().to_string();
+    world.inside("dev", "mkdir -p -m 700 ~/.ssh");
+    let made = on_host("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key]);
+    assert!(made.status.success(), "{made:?}");
+    world.inside("dev", "cp ~/.ssh/id_test.pub ~/.ssh/authorized_keys");
+    begin(
+        world,
+        "dev",
+        "sudo mkdir -p /run/sshd; exec sudo /usr/sbin/sshd -D -p 2222",
+    );
+    eventually("sshd listens", || {
+        ports(world, "dev").concat().contains(":2222 2222 sshd")
+    });
+    let options = [
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-i",
+        &key,
+        "-p",
+        "2222",
+    ];
+    let said = on_host("ssh", &[&options[..], &[&own, "hostname; exit 7"]].concat());
+    assert_eq!(said.status.code(), Some(7), "{said:?}");
+    assert_eq!(said.stdout, b"dev\n", "{said:?}");
+    world.inside("dev", "sudo pkill -f '[s]shd -D -p 2222'; rm -r ~/.ssh");
+}
+
+/// An address of the host's that others have a way to, if it has one.
+fn ipv6_address_of_host() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("[::]:0").ok()?;
+    // Nothing is sent: the kernel only chooses a route.
+    socket.connect("[2001:db8::1]:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+fn the_host_is_reached_over_ipv6(lab: &Lab) {
+    let world = lab.root();
+    let inside = |line: &str| world.run(&["run", "-n", "dev", line]);
+    let Some(host) = ipv6_address_of_host() else {
+        // A host without IPv6: the machine is told at once.
+        let line = "exec 3<>/dev/tcp/2001:db8::1/80";
+        assert!(inside(line).stderr.contains("unreachable"));
+        return;
+    };
+    let server = TcpListener::bind((host, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let serving = thread::spawn(move || {
+        let mut stream = server.accept().unwrap().0;
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        heard
+    });
+    world.inside("dev", &format!("echo hello > /dev/tcp/{host}/{port}"));
+    assert_eq!(serving.join().unwrap(), "hello\n");
+    // Refused where nobody listens, as for everybody.
+    let refused = inside(&format!("exec 3<>/dev/tcp/{host}/{port}"));
+    assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
+    let server = UdpSocket::bind((host, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    let serving = thread::spawn(move || {
+        let mut datagram = [0; 100];
+        let (length, from) = server.recv_from(&mut datagram).unwrap();
+        datagram[..length].reverse();
+        server.send_to(&datagram[..length], from).unwrap();
+    });
+    let line = format!("exec 3<>/dev/udp/{host}/{port}; printf abc >&3; timeout 20 head -c 3 <&3");
+    assert_eq!(world.inside("dev", &line), "cba");
+    serving.join().unwrap();
+    // The host's own loopback is not to be had in another notation.
+    let local = TcpListener::bind("[::]:0").unwrap();
+    let port = local.local_addr().unwrap().port();
+    let line = format!("exec 3<>/dev/tcp/fd7e:41c9:b35a::c613:1/{port}");
+    assert_ne!(inside(&line).code, Some(0));
+}
+
+fn the_host_knows_machines_by_name(lab: &Lab) {
+    let world = lab.root();
+    let dns = |arguments: &[&str]| {
+        let arguments = [&["system", "dns"], arguments].concat();
+        world.container(&arguments).output().unwrap()
+    };
+    let own = address(world, "dev").to_string();
+    let before = std::fs::read_to_string("/etc/hosts").unwrap();
+    let shown = dns(&["create", "e2e", "--with", "hosts", "--dry-run"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains(&format!("{own} dev.e2e")), "{shown}");
+    assert_eq!(std::fs::read_to_string("/etc/hosts").unwrap(), before);
+    let made = dns(&["create", "e2e", "--with", "hosts"]);
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(dns(&["ls"]).stdout, b"e2e\n");
+    let named = ("dev.e2e", 0).to_socket_addrs().unwrap().next().unwrap();
+    assert_eq!(named.ip().to_string(), own);
+    let undone = dns(&["rm", "e2e"]);
+    assert!(undone.status.success(), "{undone:?}");
+    assert_eq!(std::fs::read_to_string("/etc/hosts").unwrap(), before);
+    let again = dns(&["rm", "e2e"]);
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    let wrong = dns(&["create", "No Domain"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }

@@ -104,7 +104,13 @@ Examples:
     Image(image::Image),
     Build(build::Build),
     /// Set up and show what concerns this computer and not one machine.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_long_help = "\
+Examples:
+  container system dns create
+  container system COMMAND --help"
+    )]
     System(system::System),
     Completion(completion::Completion),
     #[command(hide = true)]

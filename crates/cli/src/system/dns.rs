@@ -61,6 +61,10 @@ pub struct Create {
 
 /// Undo what `create` has done for a domain.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container system dns delete machine
+  container system dns rm machine --dry-run")]
 pub struct Delete {
     /// The domain.
     domain: DnsDomain,
@@ -71,6 +75,9 @@ pub struct Delete {
 
 /// List the domains below which machines are known.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  container system dns ls")]
 pub struct List {}
 
 #[derive(Debug, Args)]
