@@ -2,12 +2,10 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
-
-use xtask::target;
 
 /// How long `work` takes.
 pub fn time(work: impl FnOnce()) -> Duration {
@@ -68,6 +66,12 @@ pub fn host() -> String {
     format!("{cores} × {}", model.unwrap_or("unknown processor"))
 }
 
+/// The kernel that machines boot which were told of no other.
+pub fn kernel() -> PathBuf {
+    let kernels = xtask::guest::kernels().unwrap();
+    kernels.into_iter().next().unwrap()
+}
+
 /// QEMU with the machines' kernel, this initial RAM file system, and nothing else but a console on
 /// standard output.
 pub fn bare_engine(initramfs: &Path) -> Command {
@@ -89,7 +93,7 @@ pub fn bare_engine(initramfs: &Path) -> Command {
             "q35",
         ])
         .args(["-smp", "2", "-m", "1G", "-serial", "stdio", "-kernel"])
-        .arg(target().join("guest/vmlinux"))
+        .arg(kernel().join("vmlinux"))
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", "console=ttyS0 panic=-1 quiet"])

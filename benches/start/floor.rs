@@ -7,8 +7,8 @@ use std::{
 };
 
 use container_benches::bare_engine;
+use container_kernel::Archive;
 use tempfile::TempDir;
-use xtask::guest::archive::Archive;
 
 const INIT: &str = "#!/bin/busybox sh\n/bin/busybox echo up\n/bin/busybox poweroff -f\n";
 

@@ -29,6 +29,15 @@ pub fn install(prefix: &Path) -> Result<()> {
     for file in guest::files()? {
         copy(&file, &files, 0o644)?;
     }
+    for kernel in guest::kernels()? {
+        let into = files
+            .join("kernels")
+            .join(kernel.file_name().unwrap_or_default());
+        make_directory(&into)?;
+        for file in fs::read_dir(&kernel)? {
+            copy(&file?.path(), &into, 0o644)?;
+        }
+    }
     document(&programs.join("container"), prefix)
 }
 

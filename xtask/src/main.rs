@@ -8,6 +8,7 @@ const USAGE: &str = "\
 Usage: cargo xtask STEP
 
   guest            fetch the kernel, build the agent, put both under target/guest
+  kernel           build the kernel that is made for machines
   install PREFIX   copy the built program and the guest's files below PREFIX
   images [NAME …]  build the test images and put them into the test registry's storage
   registry PORT    serve the test images on 127.0.0.1:PORT until interrupted
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
         ["guest"] => guest::build(),
+        ["kernel"] => guest::own_kernel::build(),
         ["install", prefix] => installation::install(prefix.as_ref()),
         ["images", ref names @ ..] => images::build(names),
         ["registry", port] => registry::serve(port),

@@ -38,7 +38,9 @@ impl Channel {
         }
         Err(io::Error::new(
             io::ErrorKind::NotFound,
-            format!("there is no virtio-serial port named {PORT_NAME}"),
+            format!(
+                "there is no virtio-serial port named {PORT_NAME}: has the kernel CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE?"
+            ),
         ))
     }
 }

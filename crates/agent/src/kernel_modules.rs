@@ -49,10 +49,24 @@ pub fn load_all() -> Result<(), ModuleError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(ModuleError::Read { path: list, source }),
     };
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     for module in load_order(&text) {
-        load(&directory.join(module))?;
+        if is_for(&processor, module) {
+            load(&directory.join(module))?;
+        }
     }
     Ok(())
+}
+
+/// Whether a module is of use to this processor: KVM's complain where it does not virtualize.
+fn is_for(cpuinfo: &str, module: &str) -> bool {
+    let has = |flag: &str| cpuinfo.split_whitespace().any(|word| word == flag);
+    match module.rsplit('/').next().unwrap_or(module) {
+        "kvm.ko" => has("svm") || has("vmx"),
+        "kvm-amd.ko" => has("svm"),
+        "kvm-intel.ko" => has("vmx"),
+        _ => true,
+    }
 }
 
 /// The modules of a `modules.dep`, each behind those that it needs.
@@ -104,7 +118,21 @@ fn load(path: &Path) -> Result<(), ModuleError> {
 
 #[cfg(test)]
 mod tests {
-    use super::load_order;
+    use super::{is_for, load_order};
+
+    #[test]
+    fn virtualization_is_for_processors_that_virtualize() {
+        let amd = "flags\t: fpu svm sse2\n";
+        for (cpuinfo, module, is) in [
+            (amd, "kernel/arch/x86/kvm/kvm.ko", true),
+            (amd, "kernel/arch/x86/kvm/kvm-amd.ko", true),
+            (amd, "kernel/arch/x86/kvm/kvm-intel.ko", false),
+            ("flags\t: fpu\n", "kernel/arch/x86/kvm/kvm.ko", false),
+            ("flags\t: fpu\n", "kernel/fs/fuse/fuse.ko", true),
+        ] {
+            assert_eq!(is_for(cpuinfo, module), is, "{module}");
+        }
+    }
 
     #[test]
     fn a_module_comes_after_all_that_it_needs() {

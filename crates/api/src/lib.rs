@@ -27,6 +27,7 @@
 //! | `POST /v1/images/prune` | [`PruneRequest`] | a stream that ends with [`Freed`] |
 //! | `POST /v1/images/load` | a tar stream | a stream that ends with [`Loaded`] |
 //! | `POST /v1/images/save` | [`SaveRequest`] | a tar stream; see [`FAILURE_TRAILER`] |
+//! | `GET /v1/system` | | [`SystemInfo`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
 //! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
 //!
@@ -40,6 +41,7 @@ mod image;
 mod machine;
 mod registry;
 mod stream;
+mod system;
 
 pub use commit::{CommitRequest, Committed};
 pub use environment::CallerEnvironment;
@@ -54,6 +56,10 @@ pub use machine::{
 };
 pub use registry::{ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Password};
 pub use stream::{Layers, Progress, Step, StreamEvent};
+pub use system::{
+    Ability, AcceleratorInfo, Directories, EngineInfo, HostInfo, KernelInfo, NotUsed,
+    RecommendedKernel, SystemInfo,
+};
 
 use std::path::PathBuf;
 

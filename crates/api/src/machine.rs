@@ -7,7 +7,8 @@ use std::{
 };
 
 use container_machine::{
-    DiskCapacity, HomeMount, ImageDescription, MachineId, Memory, Platform, UserSetup,
+    DiskCapacity, HomeMount, ImageDescription, KernelParameters, MachineId, Memory, Platform,
+    UserSetup,
 };
 use container_protocol::{PublishedPort, local::PortStatus};
 use jiff::Timestamp;
@@ -53,6 +54,8 @@ pub struct BootChange {
     pub home_mount: Option<HomeMount>,
     /// The kernel's image, an absolute path; an empty one goes back to the default.
     pub kernel: Option<PathBuf>,
+    /// Parameters for the kernel; empty ones for none.
+    pub kernel_args: Option<KernelParameters>,
     /// Memory.
     pub memory: Option<Memory>,
     /// Ports at fixed places on the host, all of them.
@@ -183,6 +186,9 @@ pub struct Snapshot {
     /// The kernel's image, where it is not the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
+    /// Parameters for the kernel.
+    #[serde(default, skip_serializing_if = "KernelParameters::is_empty")]
+    pub kernel_args: KernelParameters,
     /// Memory in bytes at the next boot.
     pub memory: Memory,
     /// The image's platform.

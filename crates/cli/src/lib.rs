@@ -108,6 +108,8 @@ Examples:
         subcommand,
         after_long_help = "\
 Examples:
+  container system info
+  container system kernel ls
   container system dns create
   container system COMMAND --help"
     )]

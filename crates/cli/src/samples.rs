@@ -6,7 +6,8 @@ use container_api::{
     ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Snapshot, Status,
 };
 use container_machine::{
-    Descriptor, DiskCapacity, HomeMount, ImageDescription, Memory, Platform, UserSetup,
+    Descriptor, DiskCapacity, HomeMount, ImageDescription, KernelParameters, Memory, Platform,
+    UserSetup,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -26,6 +27,7 @@ pub fn machines() -> Vec<Snapshot> {
         init: Some("/usr/lib/systemd/systemd".to_owned()),
         ip_address: Some([192, 168, 64, 2].into()),
         kernel: Some("/boot/vmlinuz".into()),
+        kernel_args: "quiet".parse().unwrap(),
         memory: Memory::try_from(12052 << 20).unwrap(),
         platform: Platform {
             architecture: "arm64".to_owned(),
@@ -52,6 +54,7 @@ pub fn machines() -> Vec<Snapshot> {
         init: None,
         ip_address: None,
         kernel: None,
+        kernel_args: KernelParameters::default(),
         memory: Memory::try_from(1 << 30).unwrap(),
         platform: Platform {
             architecture: "amd64".to_owned(),

@@ -2,7 +2,7 @@
 
 use container_api::{
     BootChange, Changed, CommitRequest, Committed, CreateRequest, Created, DefaultMachine, Deleted,
-    Logs, Machines, Ports, Progress, Rename, Running, Snapshot,
+    Logs, Machines, Ports, Progress, Rename, Running, Snapshot, SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -10,6 +10,11 @@ use hyper::Method;
 use crate::{Client, ClientError};
 
 impl Client {
+    /// What machines run on here, and why not on something else.
+    pub async fn system(&self) -> Result<SystemInfo, ClientError> {
+        self.ask(Method::GET, "/v1/system", &()).await
+    }
+
     /// All machines.
     pub async fn machines(&self) -> Result<Machines, ClientError> {
         self.ask(Method::GET, "/v1/machines", &()).await

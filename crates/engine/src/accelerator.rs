@@ -56,6 +56,9 @@ pub enum AcceleratorError {
     /// There is none of that name.
     #[error("{ACCELERATOR_VARIABLE} names an accelerator {0:?}: it may be kvm, hvf or tcg")]
     Unknown(String),
+    /// Guests cannot have guests of their own here.
+    #[error("machines cannot run inside machines here: {0}")]
+    NoNesting(String),
     /// This host does not have it.
     #[error(
         "the accelerator {asked} was asked for, but {reason}: leave the choice to the program, or ask for tcg"
@@ -75,6 +78,8 @@ pub struct Host {
     pub cpuinfo: String,
     /// Where KVM's device is.
     pub kvm: PathBuf,
+    /// Where its modules say whether guests may have guests of their own.
+    pub modules: PathBuf,
     /// Whether this is macOS.
     pub is_macos: bool,
 }
@@ -85,6 +90,7 @@ impl Host {
         Host {
             cpuinfo: fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
             kvm: PathBuf::from("/dev/kvm"),
+            modules: PathBuf::from("/sys/module"),
             is_macos: cfg!(target_os = "macos"),
         }
     }
@@ -105,21 +111,48 @@ impl Host {
             .map(|error| format!("{} cannot be used: {error}", self.kvm.display()))
     }
 
+    /// Why an accelerator cannot be used; none if it can.
+    pub fn obstacle(&self, accelerator: Accelerator) -> Option<String> {
+        match accelerator {
+            Accelerator::Kvm => self.kvm_obstacle(),
+            Accelerator::Hvf => (!self.is_macos).then(|| "this is not macOS".to_owned()),
+            Accelerator::Tcg => None,
+        }
+    }
+
+    /// Why guests cannot have guests of their own; none if they can.
+    pub fn nesting_obstacle(&self, accelerator: Accelerator) -> Option<String> {
+        match accelerator {
+            // An emulated processor has what it is given.
+            Accelerator::Tcg => None,
+            Accelerator::Hvf => {
+                Some("macOS' hypervisor gives guests no virtualization of their own".to_owned())
+            }
+            Accelerator::Kvm => {
+                let settings = ["kvm_intel", "kvm_amd"];
+                let settings = settings.map(|it| self.modules.join(it).join("parameters/nested"));
+                let said = settings.iter().find_map(|it| fs::read_to_string(it).ok());
+                // Linux, Documentation/virt/kvm/x86/running-nested-guests.rst.
+                match said.as_deref().map(str::trim) {
+                    Some("1" | "Y") => None,
+                    _ => Some("this host's KVM does not let guests have guests (options kvm_intel nested=1, or kvm_amd, in /etc/modprobe.d)".to_owned()),
+                }
+            }
+        }
+    }
+
     /// The accelerator to use: the one that was asked for, if it can work, else the best.
     pub fn choose(&self, asked: Option<Accelerator>) -> Result<Accelerator, AcceleratorError> {
-        let unusable = |asked, reason: &str| {
-            let reason = reason.to_owned();
-            Err(AcceleratorError::Unusable { asked, reason })
-        };
-        match (asked, self.kvm_obstacle()) {
-            (Some(Accelerator::Kvm), Some(obstacle)) => unusable(Accelerator::Kvm, &obstacle),
-            (Some(Accelerator::Hvf), _) if !self.is_macos => {
-                unusable(Accelerator::Hvf, "this is not macOS")
+        let best = [Accelerator::Hvf, Accelerator::Kvm, Accelerator::Tcg];
+        match asked {
+            Some(asked) => match self.obstacle(asked) {
+                Some(reason) => Err(AcceleratorError::Unusable { asked, reason }),
+                None => Ok(asked),
+            },
+            None => {
+                let mut usable = best.into_iter().filter(|it| self.obstacle(*it).is_none());
+                Ok(usable.next().unwrap_or(Accelerator::Tcg))
             }
-            (Some(asked), _) => Ok(asked),
-            (None, _) if self.is_macos => Ok(Accelerator::Hvf),
-            (None, None) => Ok(Accelerator::Kvm),
-            (None, Some(_)) => Ok(Accelerator::Tcg),
         }
     }
 }
@@ -142,6 +175,14 @@ pub fn choose(settings: &EngineSettings) -> Result<Accelerator, AcceleratorError
     Host::this().choose(asked)
 }
 
+/// Refuses machines inside machines where they cannot be.
+pub fn check_virtualization(settings: &EngineSettings) -> Result<(), AcceleratorError> {
+    match Host::this().nesting_obstacle(choose(settings)?) {
+        Some(obstacle) => Err(AcceleratorError::NoNesting(obstacle)),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +191,7 @@ mod tests {
         Host {
             cpuinfo: cpuinfo.to_owned(),
             kvm: kvm.to_owned(),
+            modules: PathBuf::from("/nonexistent"),
             is_macos: false,
         }
     }
@@ -172,6 +214,26 @@ mod tests {
             backed.choose(Some(Accelerator::Tcg)).unwrap(),
             Accelerator::Tcg
         );
+    }
+
+    #[test]
+    fn guests_have_guests_where_the_host_lets_them() {
+        let modules = tempfile::tempdir().unwrap();
+        let mut host = host("flags\t\t: svm\n", Path::new("/nonexistent/kvm"));
+        assert!(host.nesting_obstacle(Accelerator::Kvm).is_some());
+        host.modules = modules.path().to_owned();
+        let parameters = modules.path().join("kvm_amd/parameters");
+        fs::create_dir_all(&parameters).unwrap();
+        for (said, may) in [("1\n", true), ("Y\n", true), ("0\n", false), ("N\n", false)] {
+            fs::write(parameters.join("nested"), said).unwrap();
+            assert_eq!(
+                host.nesting_obstacle(Accelerator::Kvm).is_none(),
+                may,
+                "{said}"
+            );
+        }
+        assert!(host.nesting_obstacle(Accelerator::Tcg).is_none());
+        assert!(host.nesting_obstacle(Accelerator::Hvf).is_some());
     }
 
     #[test]

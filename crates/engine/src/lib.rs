@@ -13,7 +13,7 @@ use std::{io, path::Path, path::PathBuf};
 
 use futures::future::BoxFuture;
 
-pub use accelerator::{Accelerator, AcceleratorError};
+pub use accelerator::{Accelerator, AcceleratorError, Host, check_virtualization, choose};
 pub use settings::EngineSettings;
 pub use virtual_machine::{FileShare, Kernel, NetworkCard, VirtualMachine};
 
@@ -21,6 +21,9 @@ pub use virtual_machine::{FileShare, Kernel, NetworkCard, VirtualMachine};
 pub trait Engine {
     /// Looks whether the engine is on this host, before anything is done that needs it.
     fn check(&self) -> Result<(), EngineError>;
+
+    /// What the engine is on this host.
+    fn about(&self) -> Result<AboutEngine, EngineError>;
 
     /// Starts the machine. Call it on the process's main thread: the machine's life is bound to
     /// the thread that starts it, so that none outlives its runtime.
@@ -43,6 +46,15 @@ pub trait Engine {
     /// The image that this disk lies on, whatever became of it; none if the disk is whole by
     /// itself.
     fn base_of(&self, disk: &Path) -> Result<Option<PathBuf>, EngineError>;
+}
+
+/// An engine that is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AboutEngine {
+    /// Its program.
+    pub program: PathBuf,
+    /// What it says of itself.
+    pub version: String,
 }
 
 /// A virtual machine that runs. Dropping it ends the machine at once.

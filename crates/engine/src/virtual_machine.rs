@@ -38,8 +38,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The initial RAM file system.
     pub initramfs: PathBuf,
-    /// Parameters on top of the engine's own.
-    pub parameters: Vec<String>,
+    /// Parameters behind the engine's own, with spaces between.
+    pub parameters: String,
 }
 
 /// A directory served to the guest over virtio-fs.

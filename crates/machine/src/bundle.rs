@@ -462,6 +462,7 @@ mod tests {
             disk_capacity: DiskCapacity::default(),
             home_mount: HomeMount::Rw,
             kernel: None,
+            kernel_args: crate::KernelParameters::default(),
             memory: Memory::half_of(0),
             publish: vec!["8080:80".parse().unwrap()],
             virtualization: false,

@@ -81,6 +81,9 @@ pub struct BootConfiguration {
     /// The kernel's image; none for the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
+    /// Parameters for the kernel, behind the engine's own.
+    #[serde(default, skip_serializing_if = "crate::KernelParameters::is_empty")]
+    pub kernel_args: crate::KernelParameters,
     /// Memory in bytes.
     pub memory: Memory,
     /// Ports of the machine at fixed places on the host.

@@ -75,6 +75,11 @@ impl World {
         self.data.join("images")
     }
 
+    /// The kernels that were added to those of the program.
+    pub fn kernels(&self) -> PathBuf {
+        self.data.join("kernels")
+    }
+
     /// The socket of this world's service.
     pub fn service_socket(&self) -> PathBuf {
         self.runtime.join("service.sock")

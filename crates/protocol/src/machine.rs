@@ -95,6 +95,8 @@ pub struct MachineSetup {
     pub setup_script: Option<Vec<u8>>,
     /// Whether the user is still to be set up.
     pub first_boot: bool,
+    /// Whether it runs virtual machines of its own.
+    pub virtualization: bool,
     /// The image's environment for init, `NAME=value`.
     pub init_environment: Vec<String>,
     /// The image's stop signal (a name like `SIGTERM`, or a number), if it names one.

@@ -15,6 +15,7 @@ use std::{
 use container_engine::{
     End, EngineError, FileShare as EngineShare, Kernel, NetworkCard, Running, VirtualMachine,
 };
+use container_kernel::{Needs, PrepareError};
 use container_network::{GATEWAY, GATEWAY6, MTU, Network, PREFIX, PREFIX6, Settings};
 use container_protocol::{
     ControlEvent, ControlRequest, GuestHome, HomeShare as GuestShare, HostPort, InitProgram,
@@ -32,7 +33,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
     clients::Clients,
-    console::{last_lines, last_words, silence},
+    console::{hint, last_lines, last_words, silence},
     file_share::{FileShare, TAG},
     guest_files::{GuestFiles, GuestFilesError},
     launch::{Launch, Purpose},
@@ -63,6 +64,9 @@ pub enum BootError {
     /// What boots is missing.
     #[error(transparent)]
     GuestFiles(#[from] GuestFilesError),
+    /// The kernel cannot be used.
+    #[error(transparent)]
+    Kernel(#[from] PrepareError),
     /// What boots could not be put together.
     #[error("writing the machine's initial RAM file system: {0}")]
     Initramfs(#[source] io::Error),
@@ -95,7 +99,7 @@ pub enum BootError {
     #[error("making the channel to the guest: {0}")]
     MakeChannel(#[source] io::Error),
     /// The machine ended while it booted.
-    #[error("the machine ended while it booted{}; the last lines of its kernel's console:\n{console}", said(.end))]
+    #[error("the machine ended while it booted{}; the last lines of its kernel's console:\n{console}{}", said(.end), hint(.console))]
     Ended {
         /// How.
         end: End,
@@ -110,7 +114,7 @@ pub enum BootError {
     Refused(String),
     /// It stands still: neither kernel nor agent says anything.
     #[error(
-        "the machine stood still while it booted; the last lines of its kernel's console:\n{console}"
+        "the machine stood still while it booted; the last lines of its kernel's console:\n{console}{}", hint(.console)
     )]
     StandsStill {
         /// The end of the boot log.
@@ -188,15 +192,21 @@ async fn try_to_boot(
     clients: &Arc<Clients>,
     stop: &Notify,
 ) -> Result<Booted, BootError> {
-    let files = GuestFiles::find(launch.kernel.as_deref(), &launch.architecture)?;
+    let files = GuestFiles::find(&launch.architecture)?;
+    let needs = Needs {
+        home: launch.home.is_some(),
+        virtualization: launch.virtualization,
+    };
+    let (image, modules) =
+        container_kernel::prepare(&launch.kernel, needs, &launch.runtime_directory)?;
     let initramfs = launch.runtime_directory.join("initramfs");
     files
-        .write_initramfs(&initramfs)
+        .write_initramfs(modules.as_deref(), &initramfs)
         .map_err(BootError::Initramfs)?;
     let kernel = Kernel {
-        image: files.kernel,
+        image,
         initramfs,
-        parameters: Vec::new(),
+        parameters: launch.kernel_args.as_str().to_owned(),
     };
     let (file_share, engine_share) = share_home(launch)?;
     let (network, card) = network(launch, clients)?;
@@ -413,6 +423,7 @@ fn setup(launch: &Launch, first_boot: bool) -> Result<MachineSetup, BootError> {
         shell: launch.shell.clone(),
         setup_script,
         first_boot,
+        virtualization: launch.virtualization,
         init_environment: launch.init_env.clone(),
         stop_signal: launch.stop_signal.clone(),
     })

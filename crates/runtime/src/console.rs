@@ -55,9 +55,31 @@ pub fn last_lines(log: &Path) -> String {
     lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
+/// What a kernel lacks that ends so, as far as that can be told from its console.
+pub fn hint(console: &str) -> &'static str {
+    let told = |words: &str| console.contains(words);
+    if console.is_empty() {
+        "\nNothing was printed: the kernel may lack CONFIG_SERIAL_8250_CONSOLE, or be for another kind of machine."
+    } else if told("Unable to mount root fs") {
+        "\nThe kernel took no initial RAM file system: it lacks CONFIG_BLK_DEV_INITRD."
+    } else if told("No working init found") || told("Failed to execute /init") {
+        "\nThe kernel could not run the agent: it lacks CONFIG_64BIT or CONFIG_BINFMT_ELF."
+    } else {
+        ""
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::tells_of_a_stall;
+    use super::{hint, tells_of_a_stall};
+
+    #[test]
+    fn what_a_kernel_lacks_is_told_from_its_last_words() {
+        let words = "[    1.9] Kernel panic - not syncing: VFS: Unable to mount root fs on \"\"";
+        assert!(hint(words).contains("CONFIG_BLK_DEV_INITRD"));
+        assert!(hint("").contains("CONFIG_SERIAL_8250_CONSOLE"));
+        assert_eq!(hint("[    1.9] reboot: Power down"), "");
+    }
 
     #[test]
     fn a_kernel_that_stands_still_says_so() {

@@ -7,15 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What boots: a kernel, and the archives its initial RAM file system is made of.
+/// The archive that holds the agent.
+const AGENT: &str = "initramfs.cpio";
+
+/// What a kernel boots with: the archives that its initial RAM file system is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFiles {
-    /// The kernel's image.
-    pub kernel: PathBuf,
     /// The archive that holds the agent.
     pub agent: PathBuf,
-    /// The archive that holds the kernel's modules, where it needs any.
-    pub modules: Option<PathBuf>,
     /// The archive that holds what runs programs of the machine's architecture, where that is not
     /// the host's.
     pub interpreter: Option<PathBuf>,
@@ -35,14 +34,6 @@ pub enum GuestFilesError {
         /// Where it was looked for.
         places: Vec<PathBuf>,
     },
-    /// A kernel that was named cannot be used.
-    #[error("the kernel {path} cannot be used: {reason}")]
-    Kernel {
-        /// The kernel.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
     /// Nothing here runs programs of that architecture.
     #[error(
         "programs for {architecture} cannot be run here: this computer runs {}",
@@ -61,51 +52,31 @@ pub enum GuestFilesError {
 
 impl GuestFiles {
     /// Finds the files of this installation: `../lib/container` beside an installed program,
-    /// `../guest` beside one that was built in a checkout. `kernel` takes the default one's
-    /// place. The machine's programs are of this `architecture`, in OCI's words.
-    pub fn find(kernel: Option<&Path>, architecture: &str) -> Result<GuestFiles, GuestFilesError> {
-        Self::find_in(&places()?, kernel, architecture)
+    /// `../guest` beside one that was built in a checkout. The machine's programs are of this
+    /// `architecture`, in OCI's words.
+    pub fn find(architecture: &str) -> Result<GuestFiles, GuestFilesError> {
+        Self::find_in(&places()?, architecture)
     }
 
-    fn find_in(
-        places: &[PathBuf],
-        kernel: Option<&Path>,
-        architecture: &str,
-    ) -> Result<GuestFiles, GuestFilesError> {
+    fn find_in(places: &[PathBuf], architecture: &str) -> Result<GuestFiles, GuestFilesError> {
         let interpreter = interpreter(places, architecture)?;
-        let find = |name: &'static str| {
-            let files = places.iter().map(|place| place.join(name));
-            files
-                .into_iter()
-                .find(|file| file.is_file())
-                .ok_or_else(|| GuestFilesError::Missing {
-                    file: name,
-                    places: places.to_vec(),
-                })
-        };
-        let agent = find("initramfs.cpio")?;
-        match kernel {
-            Some(kernel) => Ok(GuestFiles {
-                kernel: check_kernel(kernel).map(|()| kernel.to_owned())?,
-                agent,
-                modules: None,
-                interpreter,
-            }),
-            None => Ok(GuestFiles {
-                kernel: find("vmlinux")?,
-                agent,
-                modules: find("modules.cpio").ok(),
-                interpreter,
+        let mut agents = places.iter().map(|place| place.join(AGENT));
+        match agents.find(|file| file.is_file()) {
+            Some(agent) => Ok(GuestFiles { agent, interpreter }),
+            None => Err(GuestFilesError::Missing {
+                file: AGENT,
+                places: places.to_vec(),
             }),
         }
     }
 
-    /// Writes the initial RAM file system: the archives one behind the other, as the kernel
-    /// takes them (Documentation/driver-api/early-userspace/buffer-format.rst).
-    pub fn write_initramfs(&self, to: &Path) -> io::Result<()> {
+    /// Writes the initial RAM file system, with the archive of the kernel's `modules` where it needs any:
+    /// the archives one behind the other, as the kernel takes them
+    /// (Documentation/driver-api/early-userspace/buffer-format.rst).
+    pub fn write_initramfs(&self, modules: Option<&Path>, to: &Path) -> io::Result<()> {
         let mut initramfs = File::create(to)?;
-        let more = self.modules.iter().chain(&self.interpreter);
-        for archive in std::iter::once(&self.agent).chain(more) {
+        let more = modules.into_iter().chain(self.interpreter.as_deref());
+        for archive in std::iter::once(self.agent.as_path()).chain(more) {
             io::copy(&mut File::open(archive)?, &mut initramfs)?;
         }
         Ok(())
@@ -170,27 +141,6 @@ fn runnable(places: &[PathBuf]) -> Vec<String> {
     runnable
 }
 
-/// Refuses a kernel that is not an absolute path to a readable, non-empty regular file.
-pub fn check_kernel(path: &Path) -> Result<(), GuestFilesError> {
-    let unusable = |reason: String| GuestFilesError::Kernel {
-        path: path.to_owned(),
-        reason,
-    };
-    if !path.is_absolute() {
-        return Err(unusable("the path is not absolute".into()));
-    }
-    let about = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
-    if !about.is_file() {
-        return Err(unusable("it is not a regular file".into()));
-    }
-    if about.len() == 0 {
-        return Err(unusable("it is empty".into()));
-    }
-    File::open(path)
-        .map(drop)
-        .map_err(|error| unusable(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,15 +151,15 @@ mod tests {
     fn programs_of_another_architecture_need_an_interpreter() {
         let directory = tempfile::tempdir().unwrap();
         let places = [directory.path().to_owned()];
-        for file in ["initramfs.cpio", "vmlinux", "interpreter-m68k.cpio"] {
+        for file in ["initramfs.cpio", "interpreter-m68k.cpio"] {
             fs::write(directory.path().join(file), file).unwrap();
         }
-        let files = GuestFiles::find_in(&places, None, "m68k").unwrap();
+        let files = GuestFiles::find_in(&places, "m68k").unwrap();
         let initramfs = directory.path().join("initramfs");
-        files.write_initramfs(&initramfs).unwrap();
+        files.write_initramfs(None, &initramfs).unwrap();
         let written = fs::read_to_string(initramfs).unwrap();
         assert_eq!(written, "initramfs.cpiointerpreter-m68k.cpio");
-        let error = GuestFiles::find_in(&places, None, "mips")
+        let error = GuestFiles::find_in(&places, "mips")
             .unwrap_err()
             .to_string();
         assert!(
@@ -223,38 +173,18 @@ mod tests {
     fn the_first_place_that_has_a_file_is_used_and_a_missing_one_is_named() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let places = [first.path().to_owned(), second.path().to_owned()];
-        fs::write(second.path().join("initramfs.cpio"), "agent").unwrap();
-        let error = GuestFiles::find_in(&places, None, NATIVE)
-            .unwrap_err()
-            .to_string();
+        let error = GuestFiles::find_in(&places, NATIVE).unwrap_err();
+        let error = error.to_string();
         assert!(
-            error.contains("vmlinux") && error.contains("make build"),
+            error.contains("initramfs.cpio") && error.contains("make build"),
             "{error}"
         );
-        fs::write(second.path().join("vmlinux"), "kernel").unwrap();
-        let files = GuestFiles::find_in(&places, None, NATIVE).unwrap();
-        assert_eq!(files.modules, None);
-        fs::write(first.path().join("modules.cpio"), "modules").unwrap();
-        let files = GuestFiles::find_in(&places, None, NATIVE).unwrap();
+        fs::write(second.path().join("initramfs.cpio"), "agent").unwrap();
+        let files = GuestFiles::find_in(&places, NATIVE).unwrap();
+        let modules = first.path().join("modules.cpio");
+        fs::write(&modules, "modules").unwrap();
         let initramfs = first.path().join("initramfs");
-        files.write_initramfs(&initramfs).unwrap();
+        files.write_initramfs(Some(&modules), &initramfs).unwrap();
         assert_eq!(fs::read(initramfs).unwrap(), b"agentmodules");
-    }
-
-    #[test]
-    fn a_named_kernel_must_be_a_file_with_something_in_it() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("initramfs.cpio"), "agent").unwrap();
-        let places = [directory.path().to_owned()];
-        let reason = |kernel: &Path| {
-            GuestFiles::find_in(&places, Some(kernel), NATIVE)
-                .unwrap_err()
-                .to_string()
-        };
-        assert!(reason(directory.path()).contains("not a regular file"));
-        assert!(reason(&directory.path().join("none")).contains("No such file"));
-        let empty = directory.path().join("empty");
-        fs::write(&empty, "").unwrap();
-        assert!(reason(&empty).contains("empty"));
     }
 }

@@ -3,7 +3,7 @@
 use std::{env, io, net::SocketAddr, path::PathBuf, process::Stdio};
 
 use container_engine::EngineSettings;
-use container_machine::{MachineAddress, MachineId, UserSetup};
+use container_machine::{KernelParameters, MachineAddress, MachineId, UserSetup};
 use container_network::Policy;
 use container_protocol::PublishedPort;
 use serde::{Deserialize, Serialize};
@@ -54,8 +54,10 @@ pub struct Launch {
     pub memory: u64,
     /// Whether the guest may run virtual machines.
     pub virtualization: bool,
-    /// The kernel; the installation's own where none is named.
-    pub kernel: Option<PathBuf>,
+    /// The kernel's image.
+    pub kernel: PathBuf,
+    /// Parameters for it behind the engine's own.
+    pub kernel_args: KernelParameters,
     /// The architecture of its programs, in OCI's words.
     pub architecture: String,
     /// The machine's network; none where nothing of the machine's own runs.

@@ -31,7 +31,7 @@ mod process;
 pub use changes::{Changes, ChangesError, Stopper};
 pub use container_network::Policy;
 pub use file_share::file_share_main;
-pub use guest_files::{GuestFiles, GuestFilesError, check_architecture, check_kernel};
+pub use guest_files::{GuestFiles, GuestFilesError, check_architecture};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, launch};
 pub use process::runtime_main;

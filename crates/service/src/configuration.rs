@@ -9,12 +9,14 @@ use std::{
     str::FromStr,
 };
 
-use container_api::BootChange;
+use container_api::{BootChange, RecommendedKernel};
 use container_engine::EngineSettings;
 use container_image::{
     HostSettings, Limits, LocalStore, Reference, Registries, RegistryHost, check_authorities,
 };
-use container_machine::{BootConfiguration, DiskCapacity, HomeMount, Memory, World};
+use container_machine::{
+    BootConfiguration, DiskCapacity, HomeMount, KernelParameters, Memory, World,
+};
 use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 use toml::de::DeTable;
@@ -35,6 +37,8 @@ pub struct Configuration {
     pub network: NetworkSettings,
     /// The engine.
     pub engine: EngineSettings,
+    /// The kernel that `container system kernel set --recommended` fetches.
+    pub kernel: Option<RecommendedKernel>,
     /// What this was read from; none where there is no file.
     #[serde(skip)]
     file: Option<ConfigurationFile>,
@@ -222,7 +226,7 @@ impl Configuration {
             _ => {}
         }
         if let Some(kernel) = &self.machine.kernel {
-            container_runtime::check_kernel(kernel)
+            container_kernel::check_file(kernel)
                 .map_err(|error| file.unusable(&["machine", "kernel"], error))?;
         }
         let domain = &self.registry.domain;
@@ -266,6 +270,7 @@ impl Configuration {
             disk_capacity: machine.disk_size.unwrap_or_default(),
             home_mount: machine.home_mount.unwrap_or_default(),
             kernel: machine.kernel.clone(),
+            kernel_args: KernelParameters::default(),
             memory: machine
                 .memory
                 .unwrap_or_else(|| Memory::half_of(Host::of_this_process().memory)),
@@ -318,6 +323,7 @@ pub fn changed(boot: BootConfiguration, change: &BootChange) -> BootConfiguratio
             Some(path) => Some(path.clone()),
             None => boot.kernel,
         },
+        kernel_args: change.kernel_args.clone().unwrap_or(boot.kernel_args),
         memory: change.memory.unwrap_or(boot.memory),
         publish: change.publish.clone().unwrap_or(boot.publish),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),

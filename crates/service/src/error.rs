@@ -149,7 +149,16 @@ pub enum ServiceError {
         /// What went wrong.
         source: Box<ImageError>,
     },
-    /// The kernel.
+    /// A kernel cannot be used.
+    #[error(transparent)]
+    Prepare(#[from] container_kernel::PrepareError),
+    /// The kernels that there are.
+    #[error(transparent)]
+    Kernels(#[from] container_kernel::KernelsError),
+    /// The accelerator.
+    #[error(transparent)]
+    Accelerator(#[from] container_engine::AcceleratorError),
+    /// What a guest boots with.
     #[error(transparent)]
     Kernel(#[from] GuestFilesError),
     /// The host's limits.

@@ -14,7 +14,7 @@ use axum::{
 use container_api::{
     BootChange, Changed, CommitRequest, CreateRequest, Created, DefaultMachine, Deleted, Failure,
     FailureKind, ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Logs, Machines, Pong, Ports,
-    Rename, Snapshot,
+    Rename, Snapshot, SystemInfo,
 };
 use container_machine::BundleError;
 use futures::StreamExt;
@@ -58,6 +58,7 @@ pub fn router(shared: Shared) -> Router {
         .route("/v1/registries/login", post(log_in))
         .route("/v1/registries/logout", post(log_out))
         .route("/v1/registries/logins", post(logins))
+        .route("/v1/system", get(system))
         .route("/v1/default", get(default_machine).put(set_default))
         .merge(crate::images::routes())
         .fallback(unknown)
@@ -112,6 +113,10 @@ async fn ping(State(shared): State<Shared>) -> Json<Pong> {
 async fn retire(State(shared): State<Shared>) -> Json<()> {
     shared.retire.notify_one();
     Json(())
+}
+
+async fn system(State(shared): State<Shared>) -> Reply<SystemInfo> {
+    Ok(Json(shared.service.system()?))
 }
 
 async fn list(State(shared): State<Shared>) -> Reply<Machines> {

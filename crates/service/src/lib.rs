@@ -16,6 +16,7 @@ mod recipes;
 mod registries;
 mod request;
 mod snapshot;
+mod system;
 
 use container_image::ImageStore;
 use container_machine::{Bundles, World};

@@ -45,6 +45,7 @@ impl Service {
             init: running.and_then(|status| status.init.as_ref().map(ToString::to_string)),
             ip_address: running.and_then(|status| status.ip_address),
             kernel: boot.kernel,
+            kernel_args: boot.kernel_args,
             memory: boot.memory,
             platform: machine.platform,
             publish: boot.publish,

@@ -4,7 +4,8 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::archive::Archive;
+use container_kernel::Archive;
+
 use crate::{checkout, command, say};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -29,5 +30,5 @@ pub fn build(archive: &Path) -> Result<()> {
     contents.directory("dev");
     contents.character_device("dev/console", 5, 1);
     contents.file("init", 0o755, agent);
-    contents.write(archive)
+    Ok(contents.write(archive)?)
 }

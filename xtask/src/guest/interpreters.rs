@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use container_kernel::Archive;
 
-use super::{archive::Archive, package};
+use super::package;
 use crate::{command, recipe::Recipe, say};
 
 /// Has them, statically linked from version 10 on, which Debian 12 has in its backports.
@@ -136,7 +137,7 @@ fn pack(unpacked: &Path, name: &str, archive: &Path) -> Result<()> {
     let line = registration(&line, &format!("/{program}"))?;
     contents.file(&program, 0o755, emulator);
     contents.file(&format!("{program}.conf"), 0o644, line.into_bytes());
-    contents.write(archive)
+    Ok(contents.write(archive)?)
 }
 
 /// Debian's line with the interpreter at another place, and with the flags that a machine needs:

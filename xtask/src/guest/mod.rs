@@ -2,14 +2,15 @@
 //! and what runs programs of other architectures.
 
 mod agent;
-pub mod archive;
 pub mod interpreters;
-mod kernel;
-mod modules;
-mod package;
-mod vmlinux;
+pub mod kernel;
+pub mod own_kernel;
+pub mod package;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -22,10 +23,32 @@ pub fn build() -> Result<()> {
     interpreters::fetch(&directory)
 }
 
-/// The files that an installation needs.
+/// Prepares a kernel as this directory, in the place of the one that is there.
+fn replace_kernel(directory: &Path, image: &Path, source: &str) -> Result<()> {
+    let kernels = directory
+        .parent()
+        .context("a kernel is kept among others")?;
+    fs::create_dir_all(kernels)?;
+    let new = tempfile::tempdir_in(kernels)?;
+    container_kernel::install(image, source.to_owned(), new.path())?;
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    Ok(fs::rename(new.keep(), directory)?)
+}
+
+/// The kernels that there are, each a directory.
+pub fn kernels() -> Result<Vec<PathBuf>> {
+    let directory = crate::target().join("guest/kernels");
+    let directories = ["container", "debian"].map(|name| directory.join(name));
+    Ok(directories.into_iter().filter(|it| it.is_dir()).collect())
+}
+
+/// The archives that an installation needs.
 pub fn files() -> Result<Vec<PathBuf>> {
     let directory = crate::target().join("guest");
-    let mut files = vec![directory.join("vmlinux")];
+    let mut files = Vec::new();
     let entries = fs::read_dir(&directory);
     let entries = entries.with_context(|| format!("reading {}", directory.display()))?;
     for entry in entries {

@@ -6,9 +6,25 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::command;
+
+/// `package=version`, as apt would fetch it.
+pub fn candidate(package: &str) -> Result<String> {
+    let about = command::output(
+        Command::new("apt-cache")
+            .args(["show", "--no-all-versions"])
+            .arg(package),
+    )?;
+    let version = about
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: "));
+    match version {
+        Some(version) => Ok(format!("{package}={version}")),
+        None => bail!("apt does not say which version of {package} there is: run `apt-get update`"),
+    }
+}
 
 /// Fetches the package that these arguments of `apt-get download` name, and unpacks it in
 /// `scratch`. Returns where.

@@ -8,6 +8,7 @@ mod network;
 mod passwd;
 mod root;
 mod user;
+mod virtualization;
 
 use std::{io, path::Path};
 
@@ -36,6 +37,9 @@ pub enum SetUpError {
     /// Host name, hosts or resolver files could not be written.
     #[error("writing the machine's name into its disk: {0}")]
     Names(#[source] io::Error),
+    /// Virtual machines cannot run in it.
+    #[error("{0}")]
+    Virtualization(#[from] virtualization::VirtualizationError),
     /// The user could not be set up.
     #[error(transparent)]
     User(#[from] user::UserError),
@@ -55,6 +59,9 @@ pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_pseudo(&root)?;
     if let Some(share) = &setup.home_share {
         mounts::mount_home(&root, share)?;
+    }
+    if setup.virtualization {
+        virtualization::open(&root)?;
     }
     network::set_up(setup.network.as_ref()).await?;
     names::write(&root, setup).map_err(SetUpError::Names)?;

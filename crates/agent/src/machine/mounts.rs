@@ -53,7 +53,7 @@ pub fn early() -> io::Result<()> {
         match mount(Some(kind), on, Some(kind), MsFlags::empty(), None::<&str>) {
             // The kernel may have mounted /dev by itself.
             Ok(()) | Err(nix::Error::EBUSY) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(explained(kind, error)),
         }
     }
     fs::create_dir_all(MACHINE)?;
@@ -85,8 +85,31 @@ fn mount_disk_as(flags: MsFlags) -> Result<(), MountError> {
         }
         thread::sleep(Duration::from_millis(10));
     }
+    if !Path::new(DISK).exists() {
+        let reason = "there is none: has the kernel CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_BLK?";
+        return Err(MountError::Disk(io::Error::other(reason)));
+    }
     mount(Some(DISK), MACHINE, Some("ext4"), flags, Some("discard"))
-        .map_err(|error| MountError::Disk(error.into()))
+        .map_err(|error| MountError::Disk(explained("ext4", error)))
+}
+
+/// Why a file system could not be mounted: the option that the kernel lacks, if that is why.
+fn explained(kind: &str, error: nix::Error) -> io::Error {
+    let option = match kind {
+        "cgroup2" => "CONFIG_CGROUPS",
+        "devpts" => "CONFIG_UNIX98_PTYS",
+        "devtmpfs" => "CONFIG_DEVTMPFS",
+        "ext4" => "CONFIG_EXT4_FS",
+        "proc" => "CONFIG_PROC_FS",
+        "sysfs" => "CONFIG_SYSFS",
+        "tmpfs" => "CONFIG_TMPFS",
+        "virtiofs" => "CONFIG_VIRTIO_FS, or no CONFIG_FUSE_FS",
+        _ => return error.into(),
+    };
+    match error {
+        nix::Error::ENODEV => io::Error::other(format!("the kernel has no {option}")),
+        error => error.into(),
+    }
 }
 
 /// Mounts `/dev`, `/sys`, `/run` and what is below them in the machine.
@@ -111,13 +134,8 @@ pub fn mount_pseudo(root: &GuestRoot) -> Result<(), MountError> {
             let Some(kind) = kind else { return Ok(()) };
             let directory = root.directory(on)?;
             let target = descriptor_path(directory.as_fd());
-            Ok(mount(
-                Some(kind),
-                &target,
-                Some(kind),
-                flags,
-                Some(options),
-            )?)
+            mount(Some(kind), &target, Some(kind), flags, Some(options))
+                .map_err(|error| explained(kind, error))
         });
         mounted.map_err(|source| MountError::Pseudo {
             on: on.to_owned(),

@@ -26,7 +26,9 @@ pub enum NetworkError {
         source: rtnetlink::Error,
     },
     /// There is no interface.
-    #[error("the machine has no network interface")]
+    #[error(
+        "the machine has no network interface: has the kernel CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_NET?"
+    )]
     NoInterface,
 }
 

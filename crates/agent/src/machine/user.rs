@@ -356,6 +356,7 @@ mod tests {
             },
             shell: None,
             setup_script: None,
+            virtualization: false,
             first_boot: true,
             init_environment: vec![],
             stop_signal: None,

@@ -116,6 +116,7 @@ impl Create {
                 disk_capacity: self.disk_size,
                 home_mount: self.home_mount,
                 kernel: self.kernel.map(std::path::absolute).transpose()?,
+                kernel_args: None,
                 memory: self.memory,
                 publish: Some(self.publish).filter(|ports| !ports.is_empty()),
                 virtualization: self.virtualization.then_some(true),

@@ -25,6 +25,7 @@ const FIELDS: &[&str] = &[
     "init",
     "ipAddress",
     "kernel",
+    "kernelArgs",
     "memory",
     "platform.architecture",
     "platform.os",

@@ -15,8 +15,9 @@ use crate::{failure::Failure, output, values};
 ///
 /// The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk only grows), home-mount (rw, ro,
 /// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], all of them with commas between; empty for none;
-/// at once if the machine runs), virtualization (true, false) and kernel (a path; empty for the default
-/// one). If one of them is wrong nothing is changed.
+/// at once if the machine runs), virtualization (true, false), kernel (a path; empty for the default one)
+/// and kernel-args (parameters for the kernel with spaces between; empty for none). If one of them is
+/// wrong nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -24,13 +25,13 @@ Examples:
   container machine set home-mount=ro
   container machine set -n dev disk=1T
   container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
-  container machine set -n dev kernel=")]
+  container machine set -n dev kernel= kernel-args='quiet init_on_alloc=1'")]
 pub struct Set {
     /// The machine; the default one where it is left out.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// What to change: cpus, memory, disk, home-mount, publish, virtualization, kernel.
+    /// What to change: cpus, memory, disk, home-mount, publish, virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -90,9 +91,10 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
             }
             "kernel" if value.is_empty() => change.kernel = Some(PathBuf::new()),
             "kernel" => change.kernel = Some(std::path::absolute(value)?),
+            "kernel-args" => change.kernel_args = Some(value.parse()?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "there is no setting {unknown:?}: there are cpus, memory, disk, home-mount, publish, virtualization and kernel"
+                    "there is no setting {unknown:?}: there are cpus, memory, disk, home-mount, publish, virtualization, kernel and kernel-args"
                 )));
             }
         }

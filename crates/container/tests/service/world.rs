@@ -143,6 +143,7 @@ impl World {
             },
         };
         let boot = BootConfiguration {
+            kernel_args: Default::default(),
             cpus: NonZeroU32::new(2).unwrap(),
             disk_capacity: DiskCapacity::default(),
             home_mount: HomeMount::Rw,

@@ -15,7 +15,9 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{process::Child, time::timeout};
 
-use crate::{End, Engine, EngineError, EngineSettings, Running, VirtualMachine, accelerator};
+use crate::{
+    AboutEngine, End, Engine, EngineError, EngineSettings, Running, VirtualMachine, accelerator,
+};
 use child::Inherited;
 use command_line::CommandLine;
 use control::Control;
@@ -104,6 +106,21 @@ impl Engine for Qemu {
     fn check(&self) -> Result<(), EngineError> {
         self.program()?;
         find(IMAGE_TOOL).map(drop)
+    }
+
+    fn about(&self) -> Result<AboutEngine, EngineError> {
+        self.check()?;
+        let program = self.program()?;
+        let asked = Command::new(&program).arg("--version").output();
+        let said = asked.map_err(|source| EngineError::Start {
+            program: program.display().to_string(),
+            source,
+        })?;
+        let said = String::from_utf8_lossy(&said.stdout);
+        Ok(AboutEngine {
+            version: said.lines().next().unwrap_or_default().to_owned(),
+            program,
+        })
     }
 
     fn start(

@@ -82,7 +82,7 @@ impl Service {
 
     pub(super) fn decide(&self, id: &MachineId, bundle: &Bundle) -> Result<Launch, ServiceError> {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
-        super::set::check(&boot)?;
+        self.check(&boot)?;
         super::create::check_home(&boot, &machine.home)?;
         check_space(&bundle.disk())?;
         let configuration = Configuration::read(&self.world.config)?;
@@ -105,7 +105,8 @@ impl Service {
             cpus: boot.cpus.get(),
             memory: boot.memory.bytes(),
             virtualization: boot.virtualization,
-            kernel: boot.kernel.clone(),
+            kernel: self.kernel(&boot)?,
+            kernel_args: boot.kernel_args.clone(),
             network: Some(NetworkLaunch {
                 address: self.bundles.address(id)?,
                 policy: configuration.network.policy(),

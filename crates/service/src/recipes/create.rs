@@ -157,7 +157,7 @@ impl Service {
             None => MachineId::from_image(reference.repository(), reference.tag())?,
         };
         let boot = changed(configuration.boot_defaults(), &request.boot);
-        super::set::check(&boot)?;
+        self.check(&boot)?;
         container_engine::engine(&configuration.engine).check()?;
         let home: PathBuf = request.home.components().collect();
         check_home(&boot, &home)?;

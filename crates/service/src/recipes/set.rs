@@ -1,10 +1,19 @@
 //! `set`: what the next boot applies.
 
+use std::path::PathBuf;
+
 use container_api::{BootChange, Changed};
-use container_machine::{BootConfiguration, Bundle, MachineId};
+use container_kernel::{Kernels, Needs};
+use container_machine::{BootConfiguration, Bundle, HomeMount, MachineId};
+use container_runtime::GuestFilesError;
 
 use super::boot::problems;
-use crate::{Service, configuration::changed, error::ServiceError, host::Host};
+use crate::{
+    Service,
+    configuration::{Configuration, changed},
+    error::ServiceError,
+    host::Host,
+};
 
 impl Service {
     /// Changes the machine's boot configuration, if all of the change can be applied.
@@ -19,8 +28,8 @@ impl Service {
         Host::of_this_process().check(&boot)?;
         check_capacity(change, &bundle)?;
         // One that has gone since must not keep anything else from being changed.
-        if change.kernel.is_some() {
-            check_kernel(&boot)?;
+        if change.kernel.is_some() || change.virtualization == Some(true) {
+            self.check_kernel(&boot)?;
         }
         bundle.set_boot_configuration(&boot)?;
         let runtime = self.runtime(id).await?;
@@ -51,16 +60,33 @@ fn check_capacity(change: &BootChange, bundle: &Bundle) -> Result<(), ServiceErr
     }
 }
 
-/// Refuses what could not boot: more than the host has, or a kernel that is no readable, non-empty
-/// regular file.
-pub(super) fn check(boot: &BootConfiguration) -> Result<(), ServiceError> {
-    Host::of_this_process().check(boot)?;
-    check_kernel(boot)
-}
+impl Service {
+    /// Refuses what could not boot: more than the host has, or a kernel that machines cannot use.
+    pub(super) fn check(&self, boot: &BootConfiguration) -> Result<(), ServiceError> {
+        Host::of_this_process().check(boot)?;
+        self.check_kernel(boot)
+    }
 
-fn check_kernel(boot: &BootConfiguration) -> Result<(), ServiceError> {
-    match &boot.kernel {
-        Some(kernel) => Ok(container_runtime::check_kernel(kernel)?),
-        None => Ok(()),
+    /// Refuses a kernel that machines cannot use, and machines inside where they cannot be.
+    fn check_kernel(&self, boot: &BootConfiguration) -> Result<(), ServiceError> {
+        if boot.virtualization {
+            let engine = Configuration::read(&self.world.config)?.engine;
+            container_engine::check_virtualization(&engine)?;
+        }
+        let needs = Needs {
+            home: boot.home_mount != HomeMount::None,
+            virtualization: boot.virtualization,
+        };
+        Ok(container_kernel::check(&self.kernel(boot)?, needs)?)
+    }
+
+    /// The image of the kernel that is to boot.
+    pub(super) fn kernel(&self, boot: &BootConfiguration) -> Result<PathBuf, ServiceError> {
+        if let Some(kernel) = &boot.kernel {
+            return Ok(kernel.clone());
+        }
+        let kernels =
+            Kernels::of_program(self.world.kernels()).map_err(GuestFilesError::Program)?;
+        Ok(kernels.default_kernel()?.image)
     }
 }

@@ -2,13 +2,8 @@
 //! (Documentation/driver-api/early-userspace/buffer-format.rst). The same contents give the same
 //! bytes.
 
-use std::{
-    fs,
-    io::{Cursor, Write},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, io::Write, path::Path};
 
-use anyhow::{Context, Result};
 use cpio::{
     NewcBuilder,
     newc::{ModeFileType, trailer},
@@ -16,6 +11,7 @@ use cpio::{
 
 /// What goes into an archive, in order: a directory before what is in it.
 #[derive(Default)]
+#[expect(missing_debug_implementations, reason = "the entries have none")]
 pub struct Archive {
     entries: Vec<(NewcBuilder, Vec<u8>)>,
 }
@@ -50,10 +46,13 @@ impl Archive {
     }
 
     /// Writes it, in one step.
-    pub fn write(self, to: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// If something in it is too large for the format, or the file cannot be written.
+    pub fn write(self, to: &Path) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (entry, contents) in self.entries {
-            let size = u32::try_from(contents.len()).context("a file is too large for cpio")?;
+            let size = u32::try_from(contents.len()).map_err(io::Error::other)?;
             let mut writer = entry.write(&mut bytes, size);
             writer.write_all(&contents)?;
             writer.finish()?;
@@ -61,8 +60,8 @@ impl Archive {
         let mut bytes = trailer(bytes)?;
         // Another archive may follow.
         bytes.resize(bytes.len().next_multiple_of(512), 0);
-        let temporary = PathBuf::from(format!("{}.new", to.display()));
-        std::io::copy(&mut Cursor::new(bytes), &mut fs::File::create(&temporary)?)?;
-        fs::rename(&temporary, to).with_context(|| format!("writing {}", to.display()))
+        let temporary = to.with_extension("new");
+        fs::write(&temporary, bytes)?;
+        fs::rename(&temporary, to)
     }
 }

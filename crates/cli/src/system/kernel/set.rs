@@ -1,0 +1,311 @@
+//! `container system kernel set`
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::{Component, Path, PathBuf},
+};
+
+use clap::{ArgGroup, Args};
+use container_api::RecommendedKernel;
+use container_client::Client;
+use container_kernel::{KernelName, Kernels, decompress};
+
+use super::download::{Digest, Fetched, fetch};
+use crate::{
+    failure::Failure,
+    output,
+    progress::{ProgressMode, shown},
+};
+
+/// Larger kernels are refused.
+const LARGEST: u64 = 512 << 20;
+
+/// Links in an archive that are followed one behind the other.
+const MOST_LINKS: usize = 8;
+
+/// Choose the kernel that machines boot; or add one, and choose that.
+///
+/// A kernel is an ELF file (vmlinux) or a bzImage (vmlinuz), or lies in a tar archive, plain or compressed
+/// with gzip, xz or zstd. What comes from another computer needs its digest. A kernel with modules finds
+/// them in lib/modules around it or on this computer.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("what").required(true).multiple(true)
+        .args(["chosen", "binary", "tar", "recommended"]),
+    after_long_help = "\
+Examples:
+  container system kernel set debian
+  container system kernel set --binary /boot/vmlinuz-6.1.0-40-amd64
+  container system kernel set --binary https://example.com/vmlinux \\
+    --digest sha256:5e1d0c…
+  container system kernel set --tar kata.tar.xz --binary opt/kata/vmlinux
+  container system kernel set --recommended"
+)]
+pub struct Set {
+    /// The name of one that is there.
+    #[arg(value_name = "NAME", conflicts_with_all = ["binary", "tar", "recommended"])]
+    chosen: Option<KernelName>,
+
+    /// A kernel's file or address; with --tar its path in the archive.
+    #[arg(long, value_name = "PATH|URL")]
+    binary: Option<String>,
+
+    /// An archive with the kernel: a file, or an address.
+    #[arg(long, value_name = "PATH|URL", requires = "binary")]
+    tar: Option<String>,
+
+    /// What is fetched has this digest: `sha256:` and 64 hexadecimal digits.
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<Digest>,
+
+    /// The kernel that section [kernel] of config.toml names.
+    #[arg(long, conflicts_with_all = ["binary", "tar", "digest"])]
+    recommended: bool,
+
+    /// What it is to be called; its file's name where this is left out.
+    #[arg(long, conflicts_with = "chosen")]
+    name: Option<KernelName>,
+
+    /// How to show progress.
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
+    progress: ProgressMode,
+}
+
+/// Where a kernel comes from.
+struct Source {
+    /// The file or address.
+    place: String,
+    /// Its path in the archive, if the place is one.
+    member: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl Set {
+    pub async fn carry_out(self, kernels: &Kernels, build: &str) -> Result<(), Failure> {
+        let kernel = match &self.chosen {
+            Some(chosen) => kernels.set_default(chosen)?,
+            None => {
+                let source = self.source(build).await?;
+                let name = match &self.name {
+                    Some(name) => name.clone(),
+                    None => source.name()?,
+                };
+                // Before anything is fetched for nothing.
+                if kernels.get(&name).is_ok() {
+                    return Err(container_kernel::KernelsError::Exists(name).into());
+                }
+                let fetched = self.fetched(&source).await?;
+                let scratch = tempfile::tempdir()?;
+                let image = match &source.member {
+                    Some(member) => {
+                        let image = scratch.path().join("kernel");
+                        extract(fetched.path(), member, &image)?;
+                        image
+                    }
+                    None => fetched.path().to_owned(),
+                };
+                kernels.add(&name, &image, source.told())?;
+                kernels.set_default(&name)?
+            }
+        };
+        output::line(kernel.name)
+    }
+
+    async fn source(&self, build: &str) -> Result<Source, Failure> {
+        if self.recommended {
+            let system = Client::connect(build).await?.system().await?;
+            let Some(RecommendedKernel {
+                binary,
+                digest,
+                url,
+            }) = system.kernel.recommended
+            else {
+                let path = system.directories.config.join("config.toml");
+                return Err(Failure::new(format!(
+                    "{} recommends no kernel: its section [kernel] may have url, digest and binary (the kernel's path, where the address is an archive's)",
+                    path.display()
+                )));
+            };
+            return Ok(Source {
+                place: url,
+                member: binary,
+                digest: Some(digest.parse().map_err(Failure::new)?),
+            });
+        }
+        let binary = self.binary.clone().unwrap_or_default();
+        Ok(match &self.tar {
+            Some(tar) => Source {
+                place: tar.clone(),
+                member: Some(binary),
+                digest: self.digest.clone(),
+            },
+            None => Source {
+                place: binary,
+                member: None,
+                digest: self.digest.clone(),
+            },
+        })
+    }
+
+    async fn fetched(&self, source: &Source) -> Result<Fetched, Failure> {
+        if !source.is_remote() {
+            let path = std::path::absolute(&source.place)?;
+            return Fetched::local(path, source.digest.as_ref());
+        }
+        let Some(digest) = &source.digest else {
+            return Err(Failure::new(format!(
+                "what comes from {} needs --digest sha256:…, so that nobody can put another kernel in its place",
+                source.place
+            )));
+        };
+        shown(self.progress, "nothing was changed", async |progress| {
+            fetch(&source.place, digest, progress).await
+        })
+        .await
+    }
+}
+
+impl Source {
+    fn is_remote(&self) -> bool {
+        self.place.starts_with("https://") || self.place.starts_with("http://")
+    }
+
+    fn name(&self) -> Result<KernelName, Failure> {
+        let path = self.member.as_ref().unwrap_or(&self.place);
+        let last = path.rsplit('/').next().unwrap_or(path);
+        let name = last.parse::<KernelName>();
+        name.map_err(|error| Failure::new(format!("{error}; --name gives it another")))
+    }
+
+    fn told(&self) -> String {
+        match &self.member {
+            Some(member) => format!("{member} in {}", self.place),
+            None => self.place.clone(),
+        }
+    }
+}
+
+/// Takes one file out of an archive.
+fn extract(archive: &Path, member: &str, to: &Path) -> Result<(), Failure> {
+    let mut wanted = plain(Path::new(member));
+    for _ in 0..MOST_LINKS {
+        match find(archive, &wanted, to) {
+            Ok(Found::File) => return Ok(()),
+            Ok(Found::Link(target)) => wanted = target,
+            Ok(Found::Nothing(near)) => {
+                let near: String = near
+                    .iter()
+                    .map(|it| format!("\n  {}", it.display()))
+                    .collect();
+                return Err(Failure::new(format!(
+                    "the archive {} holds no file {}{}",
+                    archive.display(),
+                    wanted.display(),
+                    match near.is_empty() {
+                        true => String::new(),
+                        false => format!("; what looks like a kernel in it:{near}"),
+                    }
+                )));
+            }
+            Err(error) => {
+                return Err(Failure::new(format!(
+                    "reading the archive {}: {error}",
+                    archive.display()
+                )));
+            }
+        }
+    }
+    Err(Failure::new(format!(
+        "{member} leads from link to link in the archive"
+    )))
+}
+
+enum Found {
+    File,
+    Link(PathBuf),
+    /// Not there; what is there with a kernel's name.
+    Nothing(Vec<PathBuf>),
+}
+
+fn find(archive: &Path, wanted: &Path, to: &Path) -> io::Result<Found> {
+    let stream = decompress(BufReader::new(File::open(archive)?))?;
+    let mut near = Vec::new();
+    for entry in tar::Archive::new(stream).entries()? {
+        let mut entry = entry?;
+        let path = plain(&entry.path()?);
+        if path != wanted {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("vmlinu") || name.starts_with("bzImage") {
+                near.push(path);
+            }
+            continue;
+        }
+        if let Some(target) = entry.link_name()? {
+            let is_symbolic = entry.header().entry_type().is_symlink();
+            let base = wanted
+                .parent()
+                .filter(|_| is_symbolic && target.is_relative());
+            return Ok(Found::Link(plain(
+                &base.unwrap_or(Path::new("")).join(target),
+            )));
+        }
+        io::copy(&mut entry.by_ref().take(LARGEST), &mut File::create(to)?)?;
+        return Ok(Found::File);
+    }
+    Ok(Found::Nothing(near))
+}
+
+/// A path without its `.` and `..`, and without a root.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => {
+                plain.pop();
+            }
+            _ => {}
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_taken_out_of_an_archive_through_its_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, "./opt/vmlinux.link", "../opt/vmlinux-6")
+            .unwrap();
+        tar.append_link(&mut header, "./opt/loop", "loop").unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(6);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, "./opt/vmlinux-6", &b"kernel"[..])
+            .unwrap();
+        let bytes = tar.into_inner().unwrap();
+        let zstd = zstd::encode_all(&bytes[..], 1).unwrap();
+        for (name, bytes) in [("a.tar", bytes), ("a.tar.zst", zstd)] {
+            let archive = directory.path().join(name);
+            fs::write(&archive, bytes).unwrap();
+            let to = directory.path().join("kernel");
+            for member in ["opt/vmlinux-6", "/opt/vmlinux.link"] {
+                extract(&archive, member, &to).unwrap();
+                assert_eq!(fs::read(&to).unwrap(), b"kernel");
+            }
+            let refused =
+                |member: &str| format!("{:?}", extract(&archive, member, &to).unwrap_err());
+            assert!(refused("opt/none").contains("opt/vmlinux-6"));
+            assert!(refused("opt/loop").contains("link to link"));
+        }
+    }
+}
