@@ -16,6 +16,10 @@ build: packages ## Build the program and the guest's files
 	$(CARGO) build --release --locked
 	$(CARGO) xtask guest
 
+.PHONY: kernel
+kernel: packages ## Build the kernel that is made for machines (15 minutes on 2 cores, once)
+	$(CARGO) xtask kernel
+
 .PHONY: run
 run: build ## Make the machine `dev` from a Debian image and look inside
 	$(CARGO) xtask images debian-systemd
@@ -35,7 +39,7 @@ check: packages ## Formatting, lints and documentation
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 .PHONY: test
-test: check build images ## Everything: formatting, clippy, unit and end-to-end tests
+test: check build kernel images ## Everything: formatting, clippy, unit and end-to-end tests
 	$(CARGO) test --workspace --locked
 
 .PHONY: many-files

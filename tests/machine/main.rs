@@ -12,6 +12,7 @@ mod first_use;
 mod foreign;
 mod images;
 mod inits;
+mod kernels;
 mod local_stores;
 mod logs;
 mod many_files;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         at_home::TESTS,
         many_files::TESTS,
         network::TESTS,
+        kernels::TESTS,
         output::TESTS,
         refusals::TESTS,
         registries::TESTS,

@@ -12,7 +12,7 @@ use crate::{archive::Archive, compression::decompress};
 
 /// What a machine's devices, its disk and its shared home are driven by, programs of other architectures
 /// are run by, what listens on its network is found by, and virtual machines in it are run by.
-const WANTED: [&str; 16] = [
+const WANTED: [&str; 17] = [
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
@@ -21,6 +21,8 @@ const WANTED: [&str; 16] = [
     "virtio_balloon",
     "virtiofs",
     "ext4",
+    // What ext4 asks the kernel's cryptography for by name.
+    "crc32c_generic",
     "unix",
     "af_packet",
     "autofs4",

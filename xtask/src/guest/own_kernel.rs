@@ -20,6 +20,10 @@ const REPRODUCIBLE: [(&str, &str); 4] = [
     ("KBUILD_BUILD_VERSION", "1"),
 ];
 
+/// Of pahole's options only what the type information needs: with several threads, which the kernel's build
+/// asks for, its order is another one each time.
+const TYPES: &str = "PAHOLE_FLAGS=--btf_gen_floats";
+
 /// Builds it, unless this very kernel is there.
 pub fn build() -> Result<()> {
     let directory = crate::target().join("guest");
@@ -106,7 +110,7 @@ fn make(source: &Path) -> Command {
     make.arg("--quiet")
         .arg("--directory")
         .arg(source)
-        .arg("ARCH=x86_64");
+        .args(["ARCH=x86_64", TYPES]);
     // What calls this may be a make, with options of its own.
     make.env_remove("MAKEFLAGS")
         .env_remove("MFLAGS")

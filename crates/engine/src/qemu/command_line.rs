@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::child::Inherited;
-use crate::{Accelerator, FileShare, Kernel, NetworkCard, VirtualMachine};
+use crate::{Accelerator, FileShare, NetworkCard, VirtualMachine};
 
 /// The kernel's parameters whatever the machine. Nothing of one machine's own is here: the agent
 /// is told who it is over the channel, so one booted kernel can become any machine.
@@ -57,7 +57,7 @@ impl CommandLine {
         );
         line.processor(&machine, accelerator);
         line.memory(machine.memory);
-        line.kernel(&machine.kernel, accelerator);
+        line.kernel(&machine, accelerator);
         line.add(
             "-chardev",
             format!("socket,id=control,fd={}", inherited.add(control)),
@@ -131,13 +131,21 @@ impl CommandLine {
         self.add("-bios", "qboot.rom");
     }
 
-    fn kernel(&mut self, kernel: &Kernel, accelerator: Accelerator) {
+    fn kernel(&mut self, machine: &VirtualMachine, accelerator: Accelerator) {
+        let kernel = &machine.kernel;
         self.add("-kernel", kernel.image.display().to_string());
         self.add("-initrd", kernel.initramfs.display().to_string());
         let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED);
         let ours = PARAMETERS.into_iter().chain(emulated);
-        let parameters: Vec<&str> = ours.chain([kernel.parameters.as_str()]).collect();
-        self.add("-append", parameters.join(" ").trim_end());
+        // KVM for processors that are not the machine's is not begun: built in, it would only complain.
+        let ours = ours.chain([match (machine.virtualization, accelerator) {
+            (false, _) => "initcall_blacklist=svm_init,vmx_init",
+            (true, Accelerator::Tcg) => "initcall_blacklist=vmx_init",
+            (true, _) => "",
+        }]);
+        let parameters = ours.chain([kernel.parameters.as_str()]);
+        let parameters: Vec<&str> = parameters.filter(|it| !it.is_empty()).collect();
+        self.add("-append", parameters.join(" "));
     }
 
     /// The guest's discards and runs of zeroes become holes in the host's file. Writes reach the
@@ -196,6 +204,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Kernel;
 
     fn line(virtualization: bool) -> Vec<String> {
         let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());

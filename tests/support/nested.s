@@ -1,0 +1,28 @@
+# A kernel that prints a line on the first serial port, and ends the virtual machine that it runs in; or that
+# stands still, where STILL is set. Entered as Xen's "x86/HVM direct boot ABI" says.
+	.section .note.Xen, "a", @note
+	.long 4, 4, 18
+	.asciz "Xen"
+	.long _start
+	.text
+	.code32
+	.globl _start
+_start:
+	.ifndef STILL
+	mov $message, %esi
+	mov $0x3f8, %dx
+1:	lodsb
+	test %al, %al
+	jz 2f
+	out %al, %dx
+	jmp 1b
+	# QEMU's isa-debug-exit.
+2:	mov $0xf4, %dx
+	xor %eax, %eax
+	out %al, %dx
+	.endif
+3:	hlt
+	jmp 3b
+message:
+	.asciz "hello from inside\n"
+	.asciz "Linux version 1.0-tiny (nobody)"
