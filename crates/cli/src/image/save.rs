@@ -61,8 +61,10 @@ pub struct Save {
 enum Look {
     /// An OCI image layout.
     #[default]
+    #[value(alias = "oci-archive")]
     Oci,
     /// As `docker save` writes it.
+    #[value(alias = "docker-archive")]
     Docker,
 }
 
