@@ -203,6 +203,7 @@ async fn try_to_boot(
     files
         .write_initramfs(modules.as_deref(), &initramfs)
         .map_err(BootError::Initramfs)?;
+    let unpacked = Some(image.clone()).filter(|it| *it != launch.kernel);
     let kernel = Kernel {
         image,
         initramfs,
@@ -285,6 +286,12 @@ async fn try_to_boot(
             });
         }
     };
+    // The engine has read it, and where it lies it would take memory.
+    if let Some(unpacked) = unpacked
+        && let Err(error) = fs::remove_file(&unpacked)
+    {
+        tracing::warn!("removing {}: {error}", unpacked.display());
+    }
     Ok(Booted {
         engine,
         file_share,

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `runtime.sock` | where clients reach the runtime ([`container_protocol::local`]) |
 //! | `initramfs` | what the kernel boots with |
+//! | `vmlinux`, `modules.cpio` | what was made of the kernel, where it was not made ready before; the former until the machine is up |
 //!
 //! A machine is running exactly when its runtime holds the lock in the machine's bundle, and whoever
 //! wants something of it asks at the socket. No other word on disk says so, so no crash can leave a
