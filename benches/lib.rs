@@ -66,15 +66,14 @@ pub fn host() -> String {
     format!("{cores} × {}", model.unwrap_or("unknown processor"))
 }
 
-/// The kernel that machines boot which were told of no other.
-pub fn kernel() -> PathBuf {
+/// The kernel for machines (`make kernel` builds it) and Debian's, each a directory.
+pub fn kernels() -> [PathBuf; 2] {
     let kernels = xtask::guest::kernels().unwrap();
-    kernels.into_iter().next().unwrap()
+    kernels.try_into().unwrap()
 }
 
-/// QEMU with the machines' kernel, this initial RAM file system, and nothing else but a console on
-/// standard output.
-pub fn bare_engine(initramfs: &Path) -> Command {
+/// QEMU with this kernel, this initial RAM file system, and nothing else but a console on standard output.
+pub fn bare_engine(kernel: &Path, initramfs: &Path) -> Command {
     let mut engine = Command::new("qemu-system-x86_64");
     engine
         .args([
@@ -93,7 +92,7 @@ pub fn bare_engine(initramfs: &Path) -> Command {
             "q35",
         ])
         .args(["-smp", "2", "-m", "1G", "-serial", "stdio", "-kernel"])
-        .arg(kernel().join("vmlinux"))
+        .arg(kernel.join("vmlinux"))
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", "console=ttyS0 panic=-1 quiet"])

@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStdout, Command},
 };
 
-use container_benches::{bare_engine, kernel};
+use container_benches::{bare_engine, kernels};
 use container_kernel::Archive;
 use tempfile::TempDir;
 
@@ -68,7 +68,8 @@ impl Bare {
                 )
             }
         };
-        let mut engine = bare_engine(&initramfs)
+        let [own_kernel, _] = kernels();
+        let mut engine = bare_engine(&own_kernel, &initramfs)
             .args(["-netdev", &netdev])
             .args(["-device", "virtio-net-pci,netdev=n,romfile="])
             .spawn()
@@ -107,7 +108,6 @@ fn write_initramfs(path: &std::path::Path, way: Way) {
     let mut init = format!(
         "#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\n\
          mount -t devtmpfs none /dev\nmount -t proc none /proc\n\
-         modprobe virtio_pci\nmodprobe virtio_net\n\
          ip link set lo up\nip link set eth0 mtu {mtu} up\nip addr add 10.0.2.15/24 dev eth0\n\
          ip route add default via 10.0.2.2\n"
     );
@@ -123,10 +123,4 @@ fn write_initramfs(path: &std::path::Path, way: Way) {
     init += "sleep 1\necho up\nwhile true; do sleep 1000; done\n";
     initramfs.file("init", 0o755, init.into_bytes());
     initramfs.write(path).unwrap();
-    // A kernel with all built in has none.
-    if let Ok(modules) = fs::read(kernel().join("modules.cpio")) {
-        let mut whole = fs::read(path).unwrap();
-        whole.extend(modules);
-        fs::write(path, whole).unwrap();
-    }
 }

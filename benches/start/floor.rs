@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -34,10 +35,10 @@ impl Floor {
     }
 
     /// How long it takes from the engine's start to init's word.
-    pub fn boot(&self) -> Duration {
+    pub fn boot(&self, kernel: &Path) -> Duration {
         let begin = Instant::now();
         let initramfs = self.directory.path().join("initramfs");
-        let mut engine = bare_engine(&initramfs).spawn().unwrap();
+        let mut engine = bare_engine(kernel, &initramfs).spawn().unwrap();
         let mut console = BufReader::new(engine.stdout.take().unwrap()).lines();
         let is_up = console.any(|line| line.is_ok_and(|line| line.trim() == "up"));
         let taken = begin.elapsed();

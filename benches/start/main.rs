@@ -4,7 +4,7 @@
 
 mod floor;
 
-use container_benches::{Row, host, rounds, run, time};
+use container_benches::{Row, host, kernels, rounds, run, time};
 use end_to_end::Lab;
 use floor::Floor;
 
@@ -14,10 +14,14 @@ fn main() {
     let lab = Lab::default();
     let world = lab.root();
     let floor = Floor::new();
+    let [own_kernel, debian_kernel] = kernels();
     let debian = lab.image("debian-systemd:12");
     world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
     world.create(&debian, "cold", &["--no-boot"]);
-    for machine in ["tiny", "cold"] {
+    let other = debian_kernel.join("vmlinux");
+    let other = ["--no-boot", "--kernel", other.to_str().unwrap()];
+    world.create(&debian, "other", &other);
+    for machine in ["tiny", "cold", "other"] {
         world.inside(machine, "true");
     }
     let cold = |machine: &'static str| {
@@ -29,7 +33,11 @@ fn main() {
     let mut rows = [
         Row {
             name: "bare QEMU, same kernel, busybox init",
-            take: Box::new(|| floor.boot()),
+            take: Box::new(|| floor.boot(&own_kernel)),
+        },
+        Row {
+            name: "bare QEMU, Debian's cloud kernel, busybox init",
+            take: Box::new(|| floor.boot(&debian_kernel)),
         },
         Row {
             name: "`run true`, stopped machine, busybox image",
@@ -38,6 +46,10 @@ fn main() {
         Row {
             name: "`run true`, stopped machine, Debian with systemd",
             take: Box::new(cold("cold")),
+        },
+        Row {
+            name: "the same, Debian's cloud kernel",
+            take: Box::new(cold("other")),
         },
         Row {
             name: "`run true`, running machine",

@@ -369,6 +369,10 @@ fn kernels_are_told_more(lab: &Lab) {
     world.stdout(&["stop", "one"]);
     assert_eq!(set("").code, Some(0));
     assert!(world.inspect("one").get("kernelArgs").is_none());
+    let options = ["--no-boot", "--kernel-args", "quiet nosmt"];
+    world.create(&lab.image("busybox:1"), "told", &options);
+    assert_eq!(world.inspect("told")["kernelArgs"], "quiet nosmt");
+    world.stdout(&["rm", "told"]);
 }
 
 fn what_runs_here_is_told(lab: &Lab) {

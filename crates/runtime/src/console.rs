@@ -61,7 +61,7 @@ pub fn hint(console: &str) -> &'static str {
     if console.is_empty() {
         "\nNothing was printed: the kernel may lack CONFIG_SERIAL_8250_CONSOLE, or be for another kind of machine."
     } else if told("Unable to mount root fs") {
-        "\nThe kernel took no initial RAM file system: it lacks CONFIG_BLK_DEV_INITRD."
+        "\nThe kernel took no initial RAM file system: it lacks CONFIG_BLK_DEV_INITRD, or kernel-args keep it from that."
     } else if told("No working init found") || told("Failed to execute /init") {
         "\nThe kernel could not run the agent: it lacks CONFIG_64BIT or CONFIG_BINFMT_ELF."
     } else {

@@ -31,11 +31,16 @@ fn replace_kernel(directory: &Path, image: &Path, source: &str) -> Result<()> {
     fs::create_dir_all(kernels)?;
     let new = tempfile::tempdir_in(kernels)?;
     container_kernel::install(image, source.to_owned(), new.path())?;
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    remove(directory)?;
     Ok(fs::rename(new.keep(), directory)?)
+}
+
+/// Removes a directory, if it is there.
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The kernels that there are, each a directory.

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 
-use super::{package, replace_kernel};
+use super::{package, remove, replace_kernel};
 use crate::{checkout, command, recipe::Recipe, say};
 
 /// Debian's source of the kernel, with Debian's patches.
@@ -20,6 +20,9 @@ const REPRODUCIBLE: [(&str, &str); 4] = [
     ("KBUILD_BUILD_VERSION", "1"),
 ];
 
+/// Where the debugging information says that the source lies, of which build IDs are made.
+const PLACE: &str = "/usr/src/linux";
+
 /// Of pahole's options only what the type information needs: with several threads, which the kernel's build
 /// asks for, its order is another one each time.
 const TYPES: &str = "PAHOLE_FLAGS=--btf_gen_floats";
@@ -28,6 +31,8 @@ const TYPES: &str = "PAHOLE_FLAGS=--btf_gen_floats";
 pub fn build() -> Result<()> {
     let directory = crate::target().join("guest");
     fs::create_dir_all(&directory)?;
+    // The compiler sees no `..`.
+    let directory = directory.canonicalize()?;
     let package = package::candidate(SOURCE)?;
     let fragment = fs::read_to_string(checkout().join("guest/kernel.config"))?;
     let compiler = command::output(Command::new("gcc").arg("--version"))?;
@@ -42,18 +47,21 @@ pub fn build() -> Result<()> {
         say(&format!(
             "Building the kernel from {package}: some ten minutes on two processors"
         ));
-        let scratch = tempfile::tempdir_in(&directory)?;
-        let unpacked = package::fetch(&[&package], scratch.path())?;
+        // Two gigabytes, so a build that was interrupted leaves no more than one such directory.
+        let scratch = directory.join("kernel-build");
+        remove(&scratch)?;
+        fs::create_dir(&scratch)?;
+        let unpacked = package::fetch(&[&package], &scratch)?;
         let archive = unpacked.join(format!("usr/src/{SOURCE}.tar.xz"));
         command::run(
             Command::new("tar")
                 .arg("--extract")
                 .arg("--directory")
-                .arg(scratch.path())
+                .arg(&scratch)
                 .arg("--file")
                 .arg(&archive),
         )?;
-        let source = scratch.path().join(SOURCE);
+        let source = scratch.join(SOURCE);
         configure(&source, &fragment)?;
         let processors = std::thread::available_parallelism()?.get();
         command::run(
@@ -64,7 +72,8 @@ pub fn build() -> Result<()> {
         let built = source.join("vmlinux");
         // Its symbols are for debuggers; the kernel has its own table of them.
         command::run(Command::new("strip").arg("--strip-all").arg(&built))?;
-        replace_kernel(&directory.join("kernels/container"), &built, &package)
+        replace_kernel(&directory.join("kernels/container"), &built, &package)?;
+        remove(&scratch)
     })
 }
 
@@ -111,6 +120,10 @@ fn make(source: &Path) -> Command {
         .arg("--directory")
         .arg(source)
         .args(["ARCH=x86_64", TYPES]);
+    for flags in ["KCFLAGS", "KAFLAGS"] {
+        let source = source.display();
+        make.arg(format!("{flags}=-fdebug-prefix-map={source}={PLACE}"));
+    }
     // What calls this may be a make, with options of its own.
     make.env_remove("MAKEFLAGS")
         .env_remove("MFLAGS")

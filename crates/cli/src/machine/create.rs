@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 use clap::Args;
 use container_api::{BootChange, CallerEnvironment, CreateRequest};
 use container_client::Client;
-use container_machine::{DiskCapacity, HomeMount, Memory, home_directory};
+use container_machine::{DiskCapacity, HomeMount, KernelParameters, Memory, home_directory};
 use container_protocol::PublishedPort;
 
 use crate::{
@@ -78,6 +78,10 @@ pub struct Create {
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
 
+    /// Parameters for the kernel, with spaces between; they come after ours.
+    #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
+    kernel_args: Option<KernelParameters>,
+
     #[command(flatten)]
     platform: PlatformOptions,
 
@@ -116,7 +120,7 @@ impl Create {
                 disk_capacity: self.disk_size,
                 home_mount: self.home_mount,
                 kernel: self.kernel.map(std::path::absolute).transpose()?,
-                kernel_args: None,
+                kernel_args: self.kernel_args,
                 memory: self.memory,
                 publish: Some(self.publish).filter(|ports| !ports.is_empty()),
                 virtualization: self.virtualization.then_some(true),

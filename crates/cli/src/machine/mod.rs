@@ -54,7 +54,7 @@ pub enum Machine {
     Copy(copy::Copy),
     Commit(commit::Commit),
     Rename(rename::Rename),
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm", alias = "remove")]
     Delete(delete::Delete),
 }
 

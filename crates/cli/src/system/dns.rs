@@ -30,7 +30,7 @@ Examples:
   container system dns rm machine")]
 pub enum Dns {
     Create(Create),
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm", alias = "remove")]
     Delete(Delete),
     #[command(visible_alias = "ls")]
     List(List),

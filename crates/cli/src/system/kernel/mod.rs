@@ -27,7 +27,7 @@ pub enum Kernel {
     #[command(visible_alias = "ls")]
     List(list::List),
     Set(set::Set),
-    #[command(visible_alias = "rm")]
+    #[command(visible_alias = "rm", alias = "delete")]
     Remove(remove::Remove),
 }
 
