@@ -428,6 +428,15 @@ fn ports_are_published(lab: &Lab) {
     world.stdout(&["set", "-n", "web", "publish="]);
     assert!(is_refused(second));
     assert!(world.inspect("web").get("publish").is_none());
+    // Two at once; whether somebody holds the second is another matter.
+    let port = second.port();
+    let range = format!("publish={port}-{}:8080-8081", port + 1);
+    world.stdout(&["set", "-n", "web", &range]);
+    assert_eq!(get(second, "/").unwrap(), b"again\n");
+    assert_eq!(
+        world.inspect("web")["publish"][1],
+        format!("127.0.0.1:{}:8081", port + 1)
+    );
     let error = world.error(&["set", "-n", "web", "publish=80"]);
     assert!(error.contains("MACHINE_PORT"), "{error}");
 }

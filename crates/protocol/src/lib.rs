@@ -35,4 +35,4 @@ pub use machine::{
     Network,
 };
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
-pub use published::{InvalidPublishedPort, PublishedPort};
+pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     str::FromStr,
 };
 
@@ -27,7 +28,7 @@ pub struct PublishedPort {
 /// What is no published port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{word:?} is no port to publish: {reason}; write [ADDRESS:]PORT:MACHINE_PORT[/tcp|/udp], 8080:80 or 0.0.0.0:53:53/udp or [::1]:8080:80"
+    "{word:?} is no port to publish: {reason}; write [ADDRESS:]PORT:MACHINE_PORT[/tcp|/udp], 8080:80 or 8000-8009:8000-8009 or 0.0.0.0:53:53/udp or [::1]:8080:80"
 )]
 pub struct InvalidPublishedPort {
     word: String,
@@ -38,30 +39,57 @@ impl FromStr for PublishedPort {
     type Err = InvalidPublishedPort;
 
     fn from_str(word: &str) -> Result<PublishedPort, InvalidPublishedPort> {
-        parse(word).map_err(|reason| InvalidPublishedPort {
+        let invalid = |reason| InvalidPublishedPort {
             word: word.to_owned(),
             reason,
-        })
+        };
+        match parse(word).map_err(invalid)?[..] {
+            [port] => Ok(port),
+            _ => Err(invalid("it is a range of ports, and not one")),
+        }
     }
 }
 
-fn parse(word: &str) -> Result<PublishedPort, &'static str> {
+/// Ports next to each other, written as one port is with ranges in place of its ports: `8000-8009:8000-8009`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPorts(pub Vec<PublishedPort>);
+
+impl FromStr for PublishedPorts {
+    type Err = InvalidPublishedPort;
+
+    fn from_str(word: &str) -> Result<PublishedPorts, InvalidPublishedPort> {
+        let ports = parse(word).map_err(|reason| InvalidPublishedPort {
+            word: word.to_owned(),
+            reason,
+        })?;
+        Ok(PublishedPorts(ports))
+    }
+}
+
+/// At least one.
+fn parse(word: &str) -> Result<Vec<PublishedPort>, &'static str> {
     let (places, transport) = match word.rsplit_once('/') {
         None => (word, Transport::Tcp),
         Some((places, "tcp")) => (places, Transport::Tcp),
         Some((places, "udp")) => (places, Transport::Udp),
         Some(_) => return Err("it is spoken to by tcp or udp"),
     };
-    let (host, guest_port) = places.rsplit_once(':').ok_or("it needs two ports")?;
-    let (address, host_port) = match host.rsplit_once(':') {
+    let (host, guest_ports) = places.rsplit_once(':').ok_or("it needs two ports")?;
+    let (address, host_ports) = match host.rsplit_once(':') {
         None => (IpAddr::V4(Ipv4Addr::LOCALHOST), host),
-        Some((address, port)) => (parse_address(address)?, port),
+        Some((address, ports)) => (parse_address(address)?, ports),
     };
-    Ok(PublishedPort {
+    let (host_ports, guest_ports) = (parse_ports(host_ports)?, parse_ports(guest_ports)?);
+    if host_ports.len() != guest_ports.len() {
+        return Err("its two ranges are not of the same length");
+    }
+    let pairs = host_ports.zip(guest_ports);
+    let ports = pairs.map(|(host_port, guest_port)| PublishedPort {
         transport,
-        host: SocketAddr::new(address, parse_port(host_port)?),
-        guest_port: parse_port(guest_port)?,
-    })
+        host: SocketAddr::new(address, host_port),
+        guest_port,
+    });
+    Ok(ports.collect())
 }
 
 fn parse_address(word: &str) -> Result<IpAddr, &'static str> {
@@ -73,6 +101,16 @@ fn parse_address(word: &str) -> Result<IpAddr, &'static str> {
         None => word.parse().map(IpAddr::V4),
     };
     address.map_err(|_| "its address is none of IPv4, nor one of IPv6 in brackets")
+}
+
+/// A port, or the first and the last of a range.
+fn parse_ports(word: &str) -> Result<RangeInclusive<u16>, &'static str> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    let range = parse_port(first)?..=parse_port(last)?;
+    match range.is_empty() {
+        true => Err("its range ends before it begins"),
+        false => Ok(range),
+    }
 }
 
 fn parse_port(word: &str) -> Result<u16, &'static str> {
@@ -118,6 +156,26 @@ mod tests {
         assert_eq!(written("8080:80/tcp"), "127.0.0.1:8080:80");
         assert_eq!(written("0.0.0.0:53:5353/udp"), "0.0.0.0:53:5353/udp");
         assert_eq!(written("[::1]:8080:80"), "[::1]:8080:80");
+    }
+
+    #[test]
+    fn ports_next_to_each_other_are_as_if_each_were_written() {
+        let PublishedPorts(range) = "0.0.0.0:8000-8002:80-82/udp".parse().unwrap();
+        let each = ["8000:80", "8001:81", "8002:82"];
+        let each = each.map(|ports| format!("0.0.0.0:{ports}/udp").parse().unwrap());
+        assert_eq!(range, each);
+        let PublishedPorts(one) = "8080:80".parse().unwrap();
+        assert_eq!(one, ["8080:80".parse().unwrap()]);
+        for wrong in [
+            "80-82:80-81",
+            "80-82:80",
+            "82-80:82-80",
+            "80-:80-",
+            "1-2-3:1-2-3",
+        ] {
+            assert!(wrong.parse::<PublishedPorts>().is_err(), "{wrong}");
+        }
+        assert!("80-81:80-81".parse::<PublishedPort>().is_err());
     }
 
     #[test]

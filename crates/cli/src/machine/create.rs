@@ -6,7 +6,7 @@ use clap::Args;
 use container_api::{BootChange, CallerEnvironment, CreateRequest};
 use container_client::Client;
 use container_machine::{DiskCapacity, HomeMount, KernelParameters, Memory, home_directory};
-use container_protocol::PublishedPort;
+use container_protocol::PublishedPorts;
 
 use crate::{
     failure::Failure,
@@ -64,11 +64,11 @@ pub struct Create {
 
     /// Reach a port of the machine at a fixed place: [ADDRESS:]PORT:MACHINE_PORT[/udp].
     ///
-    /// May be given more than once. Without ADDRESS it is 127.0.0.1; with 0.0.0.0 other computers
-    /// reach it as well. At the machine's own address (`container machine ls`) every port that
+    /// May be given more than once, and with ranges: 8000-8009:8000-8009. Without ADDRESS it is
+    /// 127.0.0.1; with 0.0.0.0 other computers reach it as well. At the machine's own address (`container machine ls`) every port that
     /// something in it listens on is reached without this.
     #[arg(short, long, value_name = "PORTS")]
-    publish: Vec<PublishedPort>,
+    publish: Vec<PublishedPorts>,
 
     /// Let the machine run machines of its own.
     #[arg(long)]
@@ -122,7 +122,8 @@ impl Create {
                 kernel: self.kernel.map(std::path::absolute).transpose()?,
                 kernel_args: self.kernel_args,
                 memory: self.memory,
-                publish: Some(self.publish).filter(|ports| !ports.is_empty()),
+                publish: (!self.publish.is_empty())
+                    .then(|| self.publish.into_iter().flat_map(|it| it.0).collect()),
                 virtualization: self.virtualization.then_some(true),
             },
             start: !self.no_boot,

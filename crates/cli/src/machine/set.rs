@@ -6,7 +6,7 @@ use clap::Args;
 use container_api::BootChange;
 use container_client::Client;
 use container_machine::MachineId;
-use container_protocol::InvalidPublishedPort;
+use container_protocol::PublishedPorts;
 
 use super::one_or_default;
 use crate::{failure::Failure, output, values};
@@ -14,10 +14,10 @@ use crate::{failure::Failure, output, values};
 /// Change what a machine's next boot applies.
 ///
 /// The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk only grows), home-mount (rw, ro,
-/// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], all of them with commas between; empty for none;
-/// at once if the machine runs), virtualization (true, false), kernel (a path; empty for the default one)
-/// and kernel-args (parameters for the kernel with spaces between; empty for none). If one of them is
-/// wrong nothing is changed.
+/// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges, all of them with commas between;
+/// empty for none; at once if the machine runs), virtualization (true, false), kernel (a path; empty for
+/// the default one) and kernel-args (parameters for the kernel with spaces between; empty for none). If
+/// one of them is wrong nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -79,9 +79,9 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
             }
             "publish" => {
                 let words = value.split(',').filter(|word| !word.is_empty());
-                let ports: Result<Vec<_>, _> = words.map(str::parse).collect();
-                change.publish =
-                    Some(ports.map_err(|error: InvalidPublishedPort| invalid(error.to_string()))?);
+                let ports: Result<Vec<PublishedPorts>, _> = words.map(str::parse).collect();
+                let ports = ports.map_err(|error| invalid(error.to_string()))?;
+                change.publish = Some(ports.into_iter().flat_map(|it| it.0).collect());
             }
             "virtualization" => {
                 let on = value
