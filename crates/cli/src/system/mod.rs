@@ -23,7 +23,7 @@ impl System {
     pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
         match self {
             System::Info(info) => info.carry_out(build).await?,
-            System::Kernel(kernel) => kernel.carry_out(build).await?,
+            System::Kernel(kernel) => return kernel.carry_out(build).await,
             System::Dns(dns) => dns.carry_out(build).await?,
         }
         Ok(0)

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// How long a server may be silent.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A SHA-256 digest, in OCI's notation.
+/// A SHA-256 digest, in OCI's notation or as `sha256sum` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Digest(String);
 
@@ -25,7 +25,7 @@ impl FromStr for Digest {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Digest, String> {
-        let hex = word.strip_prefix("sha256:").unwrap_or_default();
+        let hex = word.strip_prefix("sha256:").unwrap_or(word);
         match hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             true => Ok(Digest(hex.to_ascii_lowercase())),
             false => Err(format!(
@@ -112,7 +112,7 @@ pub async fn fetch(
         .map_err(|error| failed(&innermost(&error)))?;
     let mut answer = answer
         .error_for_status()
-        .map_err(|error| failed(&innermost(&error)))?;
+        .map_err(|error| failed(&error.without_url()))?;
     let total = answer.content_length();
     let mut file = NamedTempFile::new()?;
     let (mut hash, mut done) = (Sha256::new(), 0);
@@ -136,4 +136,19 @@ pub async fn fetch(
     }
     digest.check(url, hash)?;
     Ok(Fetched::Temporary(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Digest;
+
+    #[test]
+    fn a_digest_is_as_sha256sum_prints_it_too() {
+        let hex = "0123456789abcdef".repeat(4);
+        let digest: Digest = format!("sha256:{hex}").parse().unwrap();
+        assert_eq!(hex.parse(), Ok(digest));
+        for wrong in ["", "sha256:", &hex[1..], &format!("sha512:{hex}")] {
+            assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
+        }
+    }
 }

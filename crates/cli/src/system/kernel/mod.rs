@@ -32,12 +32,14 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    pub async fn carry_out(self, build: &str) -> Result<(), Failure> {
+    /// Returns the exit code.
+    pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
         match self {
-            Kernel::List(list) => list.carry_out(&kernels()?),
-            Kernel::Set(set) => set.carry_out(&kernels()?, build).await,
-            Kernel::Remove(remove) => remove.carry_out(&kernels()?),
+            Kernel::List(list) => list.carry_out(&kernels()?)?,
+            Kernel::Set(set) => set.carry_out(&kernels()?, build).await?,
+            Kernel::Remove(remove) => return remove.carry_out(&kernels()?).await,
         }
+        Ok(0)
     }
 }
 

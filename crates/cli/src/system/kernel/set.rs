@@ -1,6 +1,7 @@
 //! `container system kernel set`
 
 use std::{
+    fmt,
     fs::File,
     io::{self, BufReader, Read},
     path::{Component, Path, PathBuf},
@@ -72,10 +73,43 @@ pub struct Set {
     progress: ProgressMode,
 }
 
+/// Where a kernel, or an archive with one, lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// An absolute path.
+    File(PathBuf),
+    /// Of http or https.
+    Address(String),
+}
+
+impl Place {
+    fn of(word: &str) -> Result<Place, Failure> {
+        let Some((scheme, _)) = word.split_once("://") else {
+            return Ok(Place::File(std::path::absolute(word)?));
+        };
+        let path = || reqwest::Url::parse(word).ok()?.to_file_path().ok();
+        match (scheme, path()) {
+            ("http" | "https", _) => Ok(Place::Address(word.to_owned())),
+            ("file", Some(path)) => Ok(Place::File(path)),
+            _ => Err(Failure::new(format!(
+                "{word} cannot be read: give the path of a file, or an address of https, http or file"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(path) => path.display().fmt(formatter),
+            Place::Address(url) => formatter.write_str(url),
+        }
+    }
+}
+
 /// Where a kernel comes from.
 struct Source {
-    /// The file or address.
-    place: String,
+    place: Place,
     /// Its path in the archive, if the place is one.
     member: Option<String>,
     digest: Option<Digest>,
@@ -128,52 +162,44 @@ impl Set {
                 )));
             };
             return Ok(Source {
-                place: url,
+                place: Place::of(&url)?,
                 member: binary,
                 digest: Some(digest.parse().map_err(Failure::new)?),
             });
         }
         let binary = self.binary.clone().unwrap_or_default();
-        Ok(match &self.tar {
-            Some(tar) => Source {
-                place: tar.clone(),
-                member: Some(binary),
-                digest: self.digest.clone(),
-            },
-            None => Source {
-                place: binary,
-                member: None,
-                digest: self.digest.clone(),
-            },
+        let (place, member) = match &self.tar {
+            Some(tar) => (tar, Some(binary)),
+            None => (&binary, None),
+        };
+        Ok(Source {
+            place: Place::of(place)?,
+            member,
+            digest: self.digest.clone(),
         })
     }
 
     async fn fetched(&self, source: &Source) -> Result<Fetched, Failure> {
-        if !source.is_remote() {
-            let path = std::path::absolute(&source.place)?;
-            return Fetched::local(path, source.digest.as_ref());
-        }
+        let url = match &source.place {
+            Place::File(path) => return Fetched::local(path.clone(), source.digest.as_ref()),
+            Place::Address(url) => url,
+        };
         let Some(digest) = &source.digest else {
             return Err(Failure::new(format!(
-                "what comes from {} needs --digest sha256:…, so that nobody can put another kernel in its place",
-                source.place
+                "what comes from {url} needs --digest sha256:…, so that nobody can put another kernel in its place"
             )));
         };
         shown(self.progress, "nothing was changed", async |progress| {
-            fetch(&source.place, digest, progress).await
+            fetch(url, digest, progress).await
         })
         .await
     }
 }
 
 impl Source {
-    fn is_remote(&self) -> bool {
-        self.place.starts_with("https://") || self.place.starts_with("http://")
-    }
-
     fn name(&self) -> Result<KernelName, Failure> {
-        let path = self.member.as_ref().unwrap_or(&self.place);
-        let last = path.rsplit('/').next().unwrap_or(path);
+        let path = self.member.clone().unwrap_or(self.place.to_string());
+        let last = path.rsplit('/').next().unwrap_or(&path);
         let name = last.parse::<KernelName>();
         name.map_err(|error| Failure::new(format!("{error}; --name gives it another")))
     }
@@ -181,7 +207,7 @@ impl Source {
     fn told(&self) -> String {
         match &self.member {
             Some(member) => format!("{member} in {}", self.place),
-            None => self.place.clone(),
+            None => self.place.to_string(),
         }
     }
 }
@@ -276,6 +302,17 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_place_is_a_file_or_an_address() {
+        let place = |word: &str| Place::of(word).ok();
+        assert_eq!(place("file:///k%20a"), Some(Place::File("/k a".into())));
+        assert_eq!(place("/k"), Some(Place::File("/k".into())));
+        let url = "https://example.com/k";
+        assert_eq!(place(url), Some(Place::Address(url.to_owned())));
+        assert_eq!(place("ftp://example.com/k"), None);
+        assert!(matches!(place("k"), Some(Place::File(path)) if path.is_absolute()));
+    }
 
     #[test]
     fn a_kernel_is_taken_out_of_an_archive_through_its_links() {
