@@ -1,5 +1,10 @@
 //! The end of a machine, in order and otherwise, and what survives it.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
 use end_to_end::{Lab, World, eventually};
 
 crate::tests![
@@ -10,6 +15,7 @@ crate::tests![
     a_killed_service_is_succeeded_and_machines_go_on,
     a_killed_file_share_stops_its_machine,
     a_boot_that_stands_still_is_begun_again,
+    a_machine_that_stands_still_is_told_of,
     a_removed_machine_leaves_nothing,
     a_runtime_that_is_told_to_end_stops_its_machine_in_order,
     a_machine_is_found_again_when_its_session_is_gone,
@@ -113,11 +119,28 @@ fn a_boot_that_stands_still_is_begun_again(lab: &Lab) {
     let world = World::of_user();
     world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
     let mut run = world.machine(&["run", "-n", "tiny", "echo up"]);
-    let run = run.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let run = run.stdout(Stdio::piped()).spawn().unwrap();
     eventually("the kernel speaks", || {
         std::fs::metadata(world.bundle("tiny", "boot.log")).is_ok_and(|log| log.len() > 0)
     });
     world.engines()[0].stop();
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "up\n");
+}
+
+fn a_machine_that_stands_still_is_told_of(lab: &Lab) {
+    let world = tiny(lab);
+    let engine = &world.engines()[0];
+    engine.stop();
+    let mut run = world.machine(&["run", "-n", "tiny", "echo up"]);
+    let run = run.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut run = run.spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(run.stderr.take().unwrap())
+        .read_line(&mut told)
+        .unwrap();
+    assert!(told.contains("machine restart tiny"), "{told}");
+    engine.go_on();
     let output = run.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "up\n");
 }

@@ -45,6 +45,11 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
+    /// Ends its standing still.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid).unwrap(), signal).unwrap();
     }

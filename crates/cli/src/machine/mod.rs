@@ -18,6 +18,8 @@ mod stop;
 use std::{
     io::{self, IsTerminal},
     path::{Path, PathBuf},
+    pin::pin,
+    time::Duration,
 };
 
 use clap::Subcommand;
@@ -28,10 +30,12 @@ use container_client::{
 };
 use container_machine::MachineId;
 use container_protocol::CommandRequest;
+use tokio::time::sleep;
 
 use crate::{
     failure::Failure,
     interrupt::unless_interrupted,
+    output,
     progress::{self, ProgressMode},
 };
 
@@ -109,6 +113,25 @@ async fn boot(client: &Client, id: &MachineId) -> Result<Running, Failure> {
     progress::shown(mode, &given_up, async |show| client.boot(id, show).await).await
 }
 
+/// How long a machine may take to begin a command before that is worth a word: longer than the
+/// guest agent waits for init's bus.
+const SILENCE: Duration = Duration::from_secs(35);
+
+/// Waits for a machine to begin a command, and says so where that takes long.
+async fn begun<T>(id: &MachineId, begin: impl Future<Output = T>) -> io::Result<T> {
+    let mut begin = pin!(unless_interrupted(begin));
+    tokio::select! {
+        begun = &mut begin => return begun,
+        () = sleep(SILENCE) => {}
+    }
+    output::note(&format!(
+        "{id} has not answered for {} s; still waiting. Is the host's disk full, or the host very \
+         busy? `container machine restart {id}` starts the machine anew.",
+        SILENCE.as_secs()
+    ));
+    begin.await
+}
+
 /// Starts a command in a machine that was up a moment ago, with the caller's SSH agent. If the
 /// machine is going down, it is booted again.
 async fn start(
@@ -124,13 +147,13 @@ async fn start(
         }
         exec::start(socket, request).await
     };
-    match unless_interrupted(begin(&running.socket)).await? {
+    match begun(id, begin(&running.socket)).await? {
         Err(error)
             if error.is_of_machine_that_ended()
                 && unless_interrupted(exec::is_down(&running.socket)).await? =>
         {
             *running = boot(client, id).await?;
-            Ok(unless_interrupted(begin(&running.socket)).await??)
+            Ok(begun(id, begin(&running.socket)).await??)
         }
         begun => Ok(begun?),
     }
