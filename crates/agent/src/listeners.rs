@@ -8,7 +8,8 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -23,10 +24,10 @@ use netlink_packet_core::{
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
-    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{power, socket_events::SocketEvents};
 
@@ -36,9 +37,12 @@ const INTERVAL: Duration = Duration::from_millis(400);
 /// How often one is asked that does: an event may have been lost.
 const SLOW_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Events come a moment before what they announce, and seldom alone: so long it takes until the kernel
-/// is asked, and then once more, since an emulated processor's moment may be longer.
-const SETTLE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(400)];
+/// What begins to listen does so before its event, and what ends after it: the kernel is asked at once, and
+/// again when so much time has passed without another event.
+const SETTLE: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(400)];
+
+/// How much time is between two questions at least, as events seldom come alone.
+const LEAST: Duration = Duration::from_millis(10);
 
 /// The port on which a DHCP client hears its server (RFC 2131, section 4.1): nobody else's business.
 const DHCP_CLIENT: u16 = 68;
@@ -71,11 +75,18 @@ pub async fn tell(opener: Opener) {
 
 async fn tell_changes(host: &mut Stream) -> Result<(), FrameError> {
     let mut kernel = Kernel::ask_at().map_err(FrameError::from)?;
+    let ephemeral = ephemeral_ports();
     let mut pace = Pace::new();
     let mut before = BTreeSet::new();
     let mut names: HashMap<u32, String> = HashMap::new();
     loop {
-        let now = kernel.listening().map_err(FrameError::from)?;
+        let mut now = kernel.listening().map_err(FrameError::from)?;
+        // A port that the kernel chose is one that its program asks from.
+        now.retain(|socket| {
+            socket.transport == Transport::Tcp
+                || !ephemeral.contains(&socket.address.port())
+                || pace.was_asked_for(socket.address.port())
+        });
         if now != before {
             let is_new = |socket: &Listening| !names.contains_key(&socket.inode);
             if now.iter().any(is_new) {
@@ -99,8 +110,9 @@ async fn tell_changes(host: &mut Stream) -> Result<(), FrameError> {
 /// When the kernel is to be asked again.
 struct Pace {
     events: Option<SocketEvents>,
-    /// Whether the last answer may have been too early.
-    is_settling: bool,
+    asked: Instant,
+    /// How often it was asked since the last event.
+    settled: usize,
 }
 
 impl Pace {
@@ -113,7 +125,8 @@ impl Pace {
         }
         Pace {
             events: events.ok(),
-            is_settling: false,
+            asked: Instant::now(),
+            settled: 0,
         }
     }
 
@@ -121,22 +134,25 @@ impl Pace {
         let Some(events) = &mut self.events else {
             return sleep(INTERVAL).await;
         };
-        let [first, second] = SETTLE;
-        let patience = match self.is_settling {
-            true => second,
-            false => SLOW_INTERVAL,
-        };
-        match timeout(patience, events.next()).await {
+        let patience = SETTLE.get(self.settled).unwrap_or(&SLOW_INTERVAL);
+        match timeout(*patience, events.next()).await {
             Ok(Ok(())) => {
-                sleep(first).await;
-                self.is_settling = true;
+                sleep_until(self.asked + LEAST).await;
+                self.settled = 0;
             }
             Ok(Err(error)) => {
                 power::say(&format!("waiting for what begins to listen: {error}"));
                 self.events = None;
             }
-            Err(_) => self.is_settling = false,
+            Err(_) => self.settled = SETTLE.len().min(self.settled + 1),
         }
+        self.asked = Instant::now();
+    }
+
+    /// Whether a program is known to have asked for this UDP port.
+    fn was_asked_for(&self, port: u16) -> bool {
+        let events = self.events.as_ref();
+        events.is_some_and(|events| events.was_asked_for(port))
     }
 }
 
@@ -153,8 +169,6 @@ pub fn addresses_of(transport: Transport, port: u16) -> io::Result<Vec<SocketAdd
 struct Kernel {
     socket: Socket,
     buffer: Vec<u8>,
-    /// Ports that the kernel chooses itself, for sockets that do not care.
-    ephemeral: std::ops::RangeInclusive<u16>,
 }
 
 impl Kernel {
@@ -165,7 +179,6 @@ impl Kernel {
         Ok(Kernel {
             socket,
             buffer: vec![0; ANSWERS],
-            ephemeral: ephemeral_ports(),
         })
     }
 
@@ -194,10 +207,7 @@ impl Kernel {
                     datagrams.push((address, inode));
                 },
             )?;
-            // A port that the kernel chose is one that its program asks from.
-            datagrams.retain(|(address, _)| {
-                address.port() != DHCP_CLIENT && !self.ephemeral.contains(&address.port())
-            });
+            datagrams.retain(|(address, _)| address.port() != DHCP_CLIENT);
             found.extend(datagrams.into_iter().map(|(address, inode)| Listening {
                 transport: Transport::Udp,
                 address,
@@ -247,8 +257,14 @@ impl Kernel {
                         let id = &socket.header.socket_id;
                         let is_bound = id.source_port != 0 && id.destination_port == 0;
                         if is_bound {
-                            let address = (plain(id.source_address), id.source_port).into();
-                            found(address, socket.header.inode);
+                            let address = match plain(id.source_address) {
+                                // The host's stack speaks IPv4 with the machine.
+                                address if address.is_unspecified() && is_for_v6_alone(&socket) => {
+                                    Ipv6Addr::LOCALHOST.into()
+                                }
+                                address => address,
+                            };
+                            found((address, id.source_port).into(), socket.header.inode);
                         }
                     }
                     NetlinkPayload::Done(_) => return Ok(()),
@@ -265,7 +281,13 @@ fn plain(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
+/// Whether IPv4 does not reach it (ipv6(7), `IPV6_V6ONLY`).
+fn is_for_v6_alone(socket: &InetResponse) -> bool {
+    socket.nlas.contains(&Nla::SkV6Only(true))
+}
+
+/// Ports that the kernel chooses itself, for sockets that do not care (ip(7)).
+fn ephemeral_ports() -> RangeInclusive<u16> {
     let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let setting = setting.unwrap_or_default();
     let mut numbers = setting.split_whitespace().map(str::parse);

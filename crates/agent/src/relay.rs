@@ -30,6 +30,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const ANSWERS: Duration = Duration::from_secs(120);
 const MOST_SENDERS: usize = 256;
 
+/// Datagrams of one sender that may wait: more than are taken before who passes them on has its turn.
+const WAITING: usize = 256;
+
 /// Serves the gateway's streams, and nobody else's, until this is dropped.
 pub async fn serve_streams(own: Ipv4Addr, gateway: Ipv4Addr) {
     let listener = match TcpListener::bind((own, RELAY_PORT)).await {
@@ -95,7 +98,7 @@ pub async fn serve_datagrams(own: Ipv4Addr, gateway: Ipv4Addr) {
                 continue;
             }
             let sender = senders.entry(from).or_insert_with(|| {
-                let (sender, waiting) = mpsc::channel(16);
+                let (sender, waiting) = mpsc::channel(WAITING);
                 let port = u16::from_be_bytes(*port);
                 tokio::spawn(pass_on(waiting, port, Arc::clone(&relay), from));
                 sender

@@ -1,10 +1,10 @@
 //! Wakes the agent when a socket may have begun or ceased to listen.
 //!
-//! Four BPF programs of a few instructions hang at the root of all cgroups, so that every process of
-//! the machine is below them, and beside whatever its init attaches (`BPF_F_ALLOW_MULTI`). They run
+//! BPF programs of a few instructions hang at the root of all cgroups, so that every process of
+//! the machine is below them, and beside whatever its init attaches (`BPF_F_ALLOW_MULTI`). Four run
 //! when a TCP socket is told to listen, when a UDP socket is bound, and when a socket is closed that is
 //! connected to nobody, and write a word into a ring buffer, which can be waited for. Connections cost
-//! a few instructions and wake nobody.
+//! a few instructions and wake nobody. Two more keep which UDP ports were asked for by number.
 #![allow(unsafe_code)]
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
 };
 
 use nix::libc;
@@ -25,10 +25,15 @@ const ROOT_CGROUP: &str = "/sys/fs/cgroup";
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_ATTACH: u32 = 8;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_CGROUP_SOCK: u32 = 9;
 const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
+const BPF_CGROUP_INET4_BIND: u32 = 8;
+const BPF_CGROUP_INET6_BIND: u32 = 9;
 const BPF_CGROUP_INET4_POST_BIND: u32 = 12;
 const BPF_CGROUP_INET6_POST_BIND: u32 = 13;
 const BPF_CGROUP_INET_SOCK_RELEASE: u32 = 34;
@@ -37,43 +42,49 @@ const BPF_RB_FORCE_WAKEUP: i32 = 2;
 const BPF_FUNC_RINGBUF_OUTPUT: i32 = 130;
 const BPF_SOCK_OPS_TCP_LISTEN_CB: i32 = 11;
 
-/// `op` in `struct bpf_sock_ops`, `protocol` and `state` in `struct bpf_sock`: bytes from the start.
+/// `op` in `struct bpf_sock_ops`, `protocol` and `state` in `struct bpf_sock`, `user_port` and `protocol`
+/// in `struct bpf_sock_addr`: bytes from the start.
 const SOCK_OPS_OP: i16 = 0;
 const SOCK_PROTOCOL: i16 = 12;
 const SOCK_STATE: i16 = 72;
+const SOCK_ADDR_PORT: i16 = 24;
+const SOCK_ADDR_PROTOCOL: i16 = 36;
+
+/// A byte for each port.
+const PORTS: u32 = 1 << 16;
 
 /// States of a socket that is connected to nobody (net/tcp_states.h).
 const TCP_CLOSE: i32 = 7;
 const TCP_LISTEN: i32 = 10;
 
-/// A program: what kind it is, where it hangs, and of what word of its context which values wake.
-struct Program {
+/// A program that wakes: what kind it is, where it hangs, and of what word of its context which values do.
+struct Waker {
     kind: u32,
     attachment: u32,
     word: i16,
     wake: &'static [i32],
 }
 
-const PROGRAMS: [Program; 4] = [
-    Program {
+const WAKERS: [Waker; 4] = [
+    Waker {
         kind: BPF_PROG_TYPE_SOCK_OPS,
         attachment: BPF_CGROUP_SOCK_OPS,
         word: SOCK_OPS_OP,
         wake: &[BPF_SOCK_OPS_TCP_LISTEN_CB],
     },
-    Program {
+    Waker {
         kind: BPF_PROG_TYPE_CGROUP_SOCK,
         attachment: BPF_CGROUP_INET4_POST_BIND,
         word: SOCK_PROTOCOL,
         wake: &[libc::IPPROTO_UDP],
     },
-    Program {
+    Waker {
         kind: BPF_PROG_TYPE_CGROUP_SOCK,
         attachment: BPF_CGROUP_INET6_POST_BIND,
         word: SOCK_PROTOCOL,
         wake: &[libc::IPPROTO_UDP],
     },
-    Program {
+    Waker {
         kind: BPF_PROG_TYPE_CGROUP_SOCK,
         attachment: BPF_CGROUP_INET_SOCK_RELEASE,
         word: SOCK_STATE,
@@ -85,7 +96,11 @@ const PROGRAMS: [Program; 4] = [
 pub struct SocketEvents {
     ring: AsyncFd<OwnedFd>,
     positions: Positions,
+    asked_for: NonNull<AtomicU8>,
 }
+
+// SAFETY: what it points to is mapped for good, and used through atomic operations only.
+unsafe impl Send for SocketEvents {}
 
 impl SocketEvents {
     /// Attaches the programs, for as long as the machine lives.
@@ -97,20 +112,32 @@ impl SocketEvents {
         let size = u32::try_from(page).map_err(io::Error::other)?;
         let ring = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_RINGBUF, 0, 0, size])?;
         let positions = Positions::map(&ring, page)?;
+        let array = [BPF_MAP_TYPE_ARRAY, 4, PORTS, 1, BPF_F_MMAPABLE];
+        let ports = bpf(BPF_MAP_CREATE, &array)?;
+        let asked_for = map(&ports, PORTS as usize, 0, libc::PROT_READ)?;
         let cgroup = File::open(ROOT_CGROUP)?;
-        for program in &PROGRAMS {
-            let loaded = program.load(ring.as_raw_fd())?;
-            let attributes = [
-                cgroup.as_raw_fd().cast_unsigned(),
-                loaded.as_raw_fd().cast_unsigned(),
-                program.attachment,
-                BPF_F_ALLOW_MULTI,
-            ];
-            attach(&attributes)?;
+        for waker in &WAKERS {
+            let code = waker.instructions(ring.as_raw_fd());
+            attach(&cgroup, waker.kind, waker.attachment, &code)?;
+        }
+        let code = keep_asked_for(ports.as_raw_fd());
+        for attachment in [BPF_CGROUP_INET4_BIND, BPF_CGROUP_INET6_BIND] {
+            attach(&cgroup, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, attachment, &code)?;
         }
         // SAFETY: an owned descriptor stays the same, and open, until it is dropped.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
-        Ok(SocketEvents { ring, positions })
+        Ok(SocketEvents {
+            ring,
+            positions,
+            asked_for,
+        })
+    }
+
+    /// Whether a program has ever asked for this UDP port by its number, and not for just any.
+    pub fn was_asked_for(&self, port: u16) -> bool {
+        // SAFETY: one of the mapped bytes, of which there is one for each port.
+        let byte = unsafe { self.asked_for.add(port.into()).as_ref() };
+        byte.load(Ordering::Relaxed) != 0
     }
 
     /// Waits until something may have changed since this was last called.
@@ -121,20 +148,7 @@ impl SocketEvents {
     }
 }
 
-impl Program {
-    /// Has the kernel check and keep it. It ends when its last attachment does.
-    fn load(&self, ring: RawFd) -> io::Result<OwnedFd> {
-        let instructions = self.instructions(ring);
-        let license = c"Apache-2.0";
-        let mut attributes = [0_u32; 18];
-        attributes[0] = self.kind;
-        attributes[1] = u32::try_from(instructions.len()).map_err(io::Error::other)?;
-        put_address(&mut attributes[2..4], instructions.as_ptr().addr());
-        put_address(&mut attributes[4..6], license.as_ptr().addr());
-        attributes[17] = self.attachment;
-        bpf(BPF_PROG_LOAD, &attributes)
-    }
-
+impl Waker {
     /// `if word in wake { ring.output(0_u64) } return 1`
     fn instructions(&self, ring: RawFd) -> Vec<u64> {
         let mut code = vec![instruction(0x61, 2, 1, self.word, 0)]; // r2 = *(u32 *)(r1 + word)
@@ -161,6 +175,24 @@ impl Program {
     }
 }
 
+/// `if protocol == UDP && port != 0 { ports[port] = 1 } return 1`
+fn keep_asked_for(ports: RawFd) -> [u64; 12] {
+    [
+        instruction(0x61, 2, 1, SOCK_ADDR_PROTOCOL, 0), // r2 = *(u32 *)(r1 + protocol)
+        instruction(0x55, 2, 0, 8, libc::IPPROTO_UDP),  // if r2 != UDP goto the end
+        instruction(0x61, 2, 1, SOCK_ADDR_PORT, 0),     // r2 = *(u32 *)(r1 + port)
+        instruction(0xdc, 2, 0, 0, 16),                 // r2 = be16 r2
+        instruction(0x57, 2, 0, 0, 0xffff),             // r2 &= 0xffff
+        instruction(0x15, 2, 0, 4, 0),                  // if r2 == 0 goto the end
+        instruction(0x18, 1, 2, 0, ports),              // r1 = the value of ports,
+        0,                                              // in two halves
+        instruction(0x0f, 1, 2, 0, 0),                  // r1 += r2
+        instruction(0x72, 1, 0, 0, 1),                  // *(u8 *)r1 = 1
+        instruction(0xb7, 0, 0, 0, 1),                  // r0 = 1: go on as if nothing were here
+        instruction(0x95, 0, 0, 0, 0),                  // return
+    ]
+}
+
 /// One `struct bpf_insn`; the guest's processors are little-endian.
 fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> u64 {
     let [low, high] = offset.to_le_bytes();
@@ -181,8 +213,23 @@ fn bpf(command: u32, attributes: &[u32]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-fn attach(attributes: &[u32]) -> io::Result<()> {
-    call(BPF_PROG_ATTACH, attributes).map(drop)
+/// Has the kernel check a program and run it. It ends when the machine does.
+fn attach(cgroup: &File, kind: u32, attachment: u32, instructions: &[u64]) -> io::Result<()> {
+    let license = c"Apache-2.0";
+    let mut attributes = [0_u32; 18];
+    attributes[0] = kind;
+    attributes[1] = u32::try_from(instructions.len()).map_err(io::Error::other)?;
+    put_address(&mut attributes[2..4], instructions.as_ptr().addr());
+    put_address(&mut attributes[4..6], license.as_ptr().addr());
+    attributes[17] = attachment;
+    let program = bpf(BPF_PROG_LOAD, &attributes)?;
+    let attributes = [
+        cgroup.as_raw_fd().cast_unsigned(),
+        program.as_raw_fd().cast_unsigned(),
+        attachment,
+        BPF_F_ALLOW_MULTI,
+    ];
+    call(BPF_PROG_ATTACH, &attributes).map(drop)
 }
 
 fn call(command: u32, attributes: &[u32]) -> io::Result<RawFd> {
@@ -221,8 +268,8 @@ impl Positions {
     fn map(ring: &OwnedFd, page: usize) -> io::Result<Positions> {
         let writable = libc::PROT_READ | libc::PROT_WRITE;
         Ok(Positions {
-            read: map_page(ring, page, 0, writable)?,
-            written: map_page(ring, page, page, libc::PROT_READ)?,
+            read: map(ring, page, 0, writable)?,
+            written: map(ring, page, page, libc::PROT_READ)?,
         })
     }
 
@@ -235,22 +282,18 @@ impl Positions {
     }
 }
 
-fn map_page(
-    ring: &OwnedFd,
-    page: usize,
-    offset: usize,
-    protection: i32,
-) -> io::Result<NonNull<AtomicU64>> {
+/// Maps bytes of a BPF map for good.
+fn map<T>(map: &OwnedFd, length: usize, offset: usize, protection: i32) -> io::Result<NonNull<T>> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    let ring = ring.as_fd().as_raw_fd();
+    let map = map.as_fd().as_raw_fd();
     // SAFETY: a new mapping, at an address that the kernel chooses.
     let mapped = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            page,
+            length,
             protection,
             libc::MAP_SHARED,
-            ring,
+            map,
             offset,
         )
     };
@@ -266,9 +309,9 @@ mod tests {
 
     #[test]
     fn every_jump_leads_to_the_output_or_behind_it() {
-        for program in &PROGRAMS {
-            let code = program.instructions(3);
-            let tests = program.wake.len();
+        for waker in &WAKERS {
+            let code = waker.instructions(3);
+            let tests = waker.wake.len();
             let offset = |at: usize| {
                 i16::from_le_bytes([code[at].to_le_bytes()[2], code[at].to_le_bytes()[3]])
             };

@@ -98,7 +98,7 @@ impl Inbound {
 
     /// Listens for what is wanted and nothing else. What is there already stays as it is; what could
     /// not be had is tried again.
-    fn listen(&mut self) {
+    pub fn listen(&mut self) {
         let mut before = std::mem::take(&mut self.open);
         let published = self.published.iter();
         let published = published.map(|port| (port.transport, port.host, port.guest_port, true));
@@ -124,6 +124,11 @@ impl Inbound {
             };
             self.open.insert(key, entry);
         }
+    }
+
+    /// Whether some of what is wanted is not listened for.
+    pub fn is_lacking(&self) -> bool {
+        self.open.values().any(|entry| entry.opened.is_err())
     }
 
     /// How all of them stand.

@@ -3,28 +3,31 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use container_protocol::Transport;
 use hickory_proto::{
     op::{Message, MessageType, OpCode, ResponseCode},
     rr::{
-        RData, Record, RecordType,
-        rdata::{A, AAAA},
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, PTR},
     },
 };
 use tokio::{
-    net::UdpSocket,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
 
 use crate::{
     packet::Datagram,
-    segment::{GATEWAY, Segment},
+    segment::{GATEWAY, Segment, is_gateway, is_of_segment},
+    tcp::Connecting,
 };
 
 /// The port of name servers (RFC 1035, section 4.2).
@@ -32,6 +35,8 @@ pub const PORT: u16 = 53;
 
 /// What the host is called in a machine.
 const HOST: &str = "host.container.internal";
+
+const LOCALHOST: &str = "localhost";
 
 /// The domain of machines.
 const DOMAIN: &str = ".machine";
@@ -41,6 +46,9 @@ const MOST: usize = 256;
 
 /// How long one server is waited for; a resolver in the guest asks again after 5 s.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the next question over a stream is waited for.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How long an answer about this host is good, in seconds: it may change at any time.
 pub const TIME_TO_LIVE: u32 = 1;
@@ -79,7 +87,7 @@ impl NameServer {
         };
         let (names, to_guest) = (Arc::clone(&self.names), self.to_guest.clone());
         tokio::spawn(async move {
-            let payload = names.answer(&question.payload).await;
+            let payload = names.answer(&question.payload, Transport::Udp).await;
             drop(free);
             let answer = payload.map(|payload| Datagram {
                 source: question.destination,
@@ -92,15 +100,45 @@ impl NameServer {
         });
     }
 
-    /// The host's name server of choice, for questions over streams.
-    pub fn first_server(&self) -> Option<SocketAddr> {
-        self.names.servers().into_iter().next()
+    /// A stream to ask over.
+    pub fn connect(&self) -> Connecting {
+        let names = Arc::clone(&self.names);
+        Box::pin(async move {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            let (asking, accepted) = tokio::try_join!(
+                TcpStream::connect(listener.local_addr()?),
+                listener.accept()
+            )?;
+            let (answering, from) = accepted;
+            if from != asking.local_addr()? {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            tokio::spawn(async move {
+                if let Err(error) = names.answer_all(answering).await {
+                    tracing::debug!("questions over a stream: {error}");
+                }
+            });
+            Ok(asking)
+        })
     }
 }
 
 impl Names {
+    /// Answers what is asked over a stream, where a length comes before each message (RFC 1035, section
+    /// 4.2.2), until there are no more questions for a while.
+    async fn answer_all(&self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        loop {
+            let question = timeout(IDLE, read_message(&mut stream)).await??;
+            let Some(answer) = self.answer(&question, Transport::Tcp).await else {
+                return Ok(());
+            };
+            write_message(&mut stream, &answer).await?;
+        }
+    }
+
     /// What a message is answered with; nothing where it is no question.
-    async fn answer(&self, message: &[u8]) -> Option<Vec<u8>> {
+    async fn answer(&self, message: &[u8], over: Transport) -> Option<Vec<u8>> {
         let question = Message::from_vec(message).ok()?;
         if question.metadata.message_type != MessageType::Query {
             return None;
@@ -109,7 +147,13 @@ impl Names {
             return answer.to_vec().ok();
         }
         for server in self.servers() {
-            match timeout(PATIENCE, forward(message, server)).await {
+            let forwarded = async {
+                match over {
+                    Transport::Tcp => forward_over_stream(message, server).await,
+                    Transport::Udp => forward(message, server).await,
+                }
+            };
+            match timeout(PATIENCE, forwarded).await {
                 Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(error)) => tracing::debug!("the name server {server}: {error}"),
                 Err(_) => tracing::debug!("the name server {server} does not answer"),
@@ -126,9 +170,20 @@ impl Names {
         };
         let name = query.name().to_string().to_ascii_lowercase();
         let name = name.trim_end_matches('.');
-        let addresses = self.addresses(name)?;
         let mut answer = reply(question, ResponseCode::NoError);
         answer.metadata.authoritative = true;
+        if let Some(address) = reversed(name).filter(|it| is_of_segment((*it).into())) {
+            match self.name_of(address) {
+                Some(name) if matches!(query.query_type(), RecordType::PTR | RecordType::ANY) => {
+                    let data = RData::PTR(PTR(Name::from_ascii(name).ok()?));
+                    answer.add_answer(Record::from_rdata(query.name().clone(), TIME_TO_LIVE, data));
+                }
+                Some(_) => {}
+                None => answer.metadata.response_code = ResponseCode::NXDomain,
+            }
+            return Some(answer);
+        }
+        let addresses = self.addresses(name)?;
         for address in addresses {
             let data = match (address, query.query_type()) {
                 (IpAddr::V4(address), RecordType::A | RecordType::ANY) => RData::A(A(address)),
@@ -145,11 +200,28 @@ impl Names {
         Some(answer)
     }
 
+    /// The name of whoever has this address of the machines' network.
+    fn name_of(&self, address: Ipv4Addr) -> Option<String> {
+        if is_gateway(address.into()) {
+            return Some(format!("{HOST}."));
+        }
+        let machine = self.segment.name(address)?;
+        Some(format!("{machine}{DOMAIN}."))
+    }
+
     /// What this host says of a name; none if it has nothing to say, nothing in it if there is no such
     /// machine.
     fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         if name == HOST {
             return Some(vec![GATEWAY.into()]);
+        }
+        // Whoever asks means itself (RFC 6761, section 6.3).
+        if name == LOCALHOST
+            || name
+                .strip_suffix(LOCALHOST)
+                .is_some_and(|it| it.ends_with('.'))
+        {
+            return Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         let machine = name.strip_suffix(DOMAIN);
         if let Some(address) = self.segment.machine(machine.unwrap_or(name)) {
@@ -183,7 +255,7 @@ pub fn reply(question: &Message, code: ResponseCode) -> Message {
 async fn forward(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
@@ -197,6 +269,32 @@ async fn forward(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
             return Ok(buffer);
         }
     }
+}
+
+async fn forward_over_stream(question: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    write_message(&mut stream, question).await?;
+    read_message(&mut stream).await
+}
+
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    stream
+        .write_all(&[&length.to_be_bytes()[..], message].concat())
+        .await
+}
+
+/// The address that a name asks the name of (RFC 1035, section 3.5).
+fn reversed(name: &str) -> Option<Ipv4Addr> {
+    let mut octets: Vec<&str> = name.strip_suffix(".in-addr.arpa")?.split('.').collect();
+    octets.reverse();
+    octets.join(".").parse().ok()
 }
 
 /// The addresses that a `hosts` file (hosts(5)) gives a name. Those on the host's loopback mean
@@ -232,6 +330,15 @@ fn servers(configuration: &str) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_found_in_names_that_ask_for_names() {
+        let address = Ipv4Addr::new(198, 19, 2, 1);
+        assert_eq!(reversed("1.2.19.198.in-addr.arpa"), Some(address));
+        for other in ["2.19.198.in-addr.arpa", "1.2.19.198", "x.in-addr.arpa", ""] {
+            assert_eq!(reversed(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn files_of_the_host_are_read_as_resolvers_read_them() {

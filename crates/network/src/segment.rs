@@ -115,6 +115,17 @@ impl Segment {
         let target = fs::read_link(self.path(id)).ok()?;
         target.to_str()?.parse().ok()
     }
+
+    /// The name of the running machine that has this address.
+    pub fn name(&self, address: Ipv4Addr) -> Option<String> {
+        let address = address.to_string();
+        let entries = fs::read_dir(self.path("")).ok()?;
+        entries.flatten().find_map(|entry| {
+            let target = fs::read_link(entry.path()).ok()?;
+            let is_it = target.to_str() == Some(&address);
+            entry.file_name().into_string().ok().filter(|_| is_it)
+        })
+    }
 }
 
 impl Drop for Segment {

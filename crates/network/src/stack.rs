@@ -53,6 +53,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is asked until then.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How often what another program listens on is tried again: it may have ended.
+const LISTEN_AGAIN: Duration = Duration::from_secs(2);
+
 /// How often what the stack's clock is to do is looked after while that cannot be told.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -109,6 +112,8 @@ struct Stack {
     refused: mpsc::UnboundedReceiver<Accepted>,
     again: mpsc::UnboundedSender<Accepted>,
     timer: Pin<Box<Sleep>>,
+    /// When what could not be listened for is tried again.
+    again_at: Pin<Box<Sleep>>,
     begin: std::time::Instant,
     /// Sockets that are over, as soon as they have said so.
     over: Vec<SocketHandle>,
@@ -165,6 +170,7 @@ impl Stack {
             refused,
             again,
             timer: Box::pin(sleep(Duration::ZERO)),
+            again_at: Box::pin(sleep(LISTEN_AGAIN)),
             begin: std::time::Instant::now(),
             over: Vec::new(),
             frame: vec![0; HEADER + 65536],
@@ -195,6 +201,12 @@ impl Stack {
                 }
             }
             self.tell_statuses();
+        }
+        while self.inbound.is_lacking() && self.again_at.as_mut().poll(context).is_ready() {
+            self.inbound.listen();
+            self.tell_statuses();
+            let deadline = tokio::time::Instant::now() + LISTEN_AGAIN;
+            self.again_at.as_mut().reset(deadline);
         }
         if let Err(error) = self.link.poll_send(context) {
             return Poll::Ready(ended(error));
@@ -401,13 +413,11 @@ impl Stack {
     /// The guest wants to connect: its first segment waits in a socket until the host has connected.
     fn guest_connects(&mut self, ends: Ends, first: &Packet<'_>) {
         let (_, wanted) = ends;
-        let is_of_names = wanted == SocketAddr::from((GATEWAY, names::PORT));
-        let destination = match self.names.first_server() {
-            Some(server) if is_of_names => Some(server),
-            _ => self.settings.policy.destination(wanted),
-        };
-        let Some(destination) = destination else {
-            return;
+        let is_of_names = is_gateway(wanted.ip()) && wanted.port() == names::PORT;
+        let connecting = match self.settings.policy.destination(wanted) {
+            _ if is_of_names => self.names.connect(),
+            Some(destination) => tcp::connect(destination),
+            None => return,
         };
         if self.connections.len() >= MOST_CONNECTIONS {
             tracing::warn!("the machine has {MOST_CONNECTIONS} connections, and gets no more");
@@ -417,8 +427,7 @@ impl Stack {
         socket.pause_synack(true);
         if socket.listen(IpEndpoint::from(wanted)).is_ok() {
             let handle = self.sockets.add(socket);
-            let connection =
-                Connection::from_guest(tcp::connect(destination), first.bytes.to_vec());
+            let connection = Connection::from_guest(connecting, first.bytes.to_vec());
             self.connections.insert(ends, (handle, connection));
         }
     }
@@ -527,14 +536,14 @@ impl Stack {
             return;
         };
         let to = datagram.destination;
-        if to.ip() == GATEWAY {
-            if let Some(caller) = self.callers.caller(to.port(), datagram.source.port()) {
-                let payload = &datagram.payload;
-                return self.inbound.answer(caller.at, caller.address, payload);
-            }
-            if to.port() == names::PORT {
-                return self.names.ask(datagram);
-            }
+        if to.ip() == GATEWAY
+            && let Some(caller) = self.callers.caller(to.port(), datagram.source.port())
+        {
+            let payload = &datagram.payload;
+            return self.inbound.answer(caller.at, caller.address, payload);
+        }
+        if is_gateway(to.ip()) && to.port() == names::PORT {
+            return self.names.ask(datagram);
         }
         match self.settings.policy.destination(to) {
             Some(destination) => self.flows.send(datagram, destination),
