@@ -81,8 +81,12 @@ fn unpack_archive(
 }
 
 /// Writes a file beside its place and moves it there, so that one that is there already is replaced
-/// by the whole of it or stays.
+/// by the whole of it or stays. What is no file, a device or a pipe, is written into.
 fn write_file<R: Read>(entry: &mut Entry<'_, R>, target: &Path) -> io::Result<()> {
+    if fs::metadata(target).is_ok_and(|about| !about.is_file()) {
+        let mut target = fs::File::options().write(true).open(target)?;
+        return io::copy(entry, &mut target).map(drop);
+    }
     let directory = target
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());

@@ -194,3 +194,19 @@ fn what_is_no_tar_stream_is_refused() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn what_is_no_file_is_written_into() {
+    let place = tempfile::tempdir().unwrap();
+    let (from, pipe) = (place.path().join("from"), place.path().join("pipe"));
+    fs::write(&from, "through the pipe").unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read_to_string(pipe).unwrap()
+    });
+    copy(&from, &pipe, false).unwrap();
+    assert_eq!(reader.join().unwrap(), "through the pipe");
+    assert!(!fs::metadata(&pipe).unwrap().is_file());
+}

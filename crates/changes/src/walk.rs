@@ -176,6 +176,15 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
             let file_type = now.as_ref().map_or(FileType::Unknown, |now| now.file_type);
             let treatment = treatment(&path, file_type);
             let now = now.filter(|_| treatment != Treatment::LeftOut);
+            let is_mark = name.starts_with(WHITEOUT);
+            if is_mark && now.is_some() {
+                let path = shown(&path);
+                let note = format!(
+                    "{path} is left out: in a layer a name that begins with .wh. removes something"
+                );
+                self.to.note(&note).map_err(ChangesError::Write)?;
+            }
+            let now = now.filter(|_| !is_mark);
             let is_directory = now
                 .as_ref()
                 .is_some_and(|now| now.file_type == FileType::Directory);
@@ -183,7 +192,7 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
                 below.push(Below::Gone);
             }
             match (before, now) {
-                (_, None) if treatment == Treatment::LeftOut => {}
+                (_, None) if treatment == Treatment::LeftOut || is_mark => {}
                 (_, None) => self.white_out(&path)?,
                 (before, Some(about)) if is_directory => below.push(Below::There {
                     is_changed: !before.is_some_and(|before| about.is(&before)),
@@ -212,13 +221,6 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
         about: &About,
         is_emptied: bool,
     ) -> Result<(), ChangesError> {
-        if name.starts_with(WHITEOUT) {
-            let path = shown(path);
-            let note = format!(
-                "{path} is left out: in a layer a name that begins with .wh. removes something"
-            );
-            return self.to.note(&note).map_err(ChangesError::Write);
-        }
         if let Some(first) = self.links.get(&about.inode).cloned() {
             return self.tell(path, about, Kind::HardLink(&first), &[]);
         }
@@ -505,14 +507,36 @@ fn open(
     path: &[u8],
     flags: OFlags,
 ) -> rustix::io::Result<std::os::fd::OwnedFd> {
-    let path = if path.is_empty() { b"." } else { path };
-    rustix::fs::openat2(
-        root,
-        path,
-        flags | OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )
+    let open = |from: BorrowedFd<'_>, path: &[u8]| {
+        rustix::fs::openat2(
+            from,
+            if path.is_empty() { b"." } else { path },
+            flags | OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    };
+    // What is longer than the kernel takes at once is gone in steps.
+    let (step, mut rest) = split(path);
+    let mut reached = open(root, step)?;
+    while let Some(path) = rest {
+        let (step, further) = split(path);
+        reached = open(reached.as_fd(), step)?;
+        rest = further;
+    }
+    Ok(reached)
+}
+
+/// The beginning of a path, as much of it as the kernel takes at once (`PATH_MAX`), and the rest.
+fn split(path: &[u8]) -> (&[u8], Option<&[u8]>) {
+    const MOST: usize = 4095;
+    if path.len() <= MOST {
+        return (path, None);
+    }
+    // Names have 255 bytes at most.
+    let slash = path[..=MOST].iter().rposition(|byte| *byte == b'/');
+    let (step, rest) = path.split_at(slash.unwrap_or(MOST));
+    (step, Some(rest.get(1..).unwrap_or_default()))
 }
 
 /// None if it has gone, or has become something else, since its name was read.

@@ -6,15 +6,18 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::Read,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileExt, MetadataExt, symlink},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileExt, MetadataExt, symlink},
+        },
     },
     path::{Path, PathBuf},
 };
 
 use container_changes::{Archive, Entry, Time, pack, write_listing};
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, lsetxattr, mknodat};
 
 /// A directory, and the listing of what it had.
 struct Machine {
@@ -346,8 +349,10 @@ fn what_is_the_machines_own_stays_with_it() {
 fn a_name_that_would_remove_something_is_told() {
     let machine = Machine::made(|_| ());
     write(&machine.path(".wh.file"), "");
+    write(&machine.path(".wh.tree/file"), "");
     let (_, notes) = machine.archive();
     assert!(notes[0].contains("/.wh.file is left out"), "{notes:?}");
+    assert!(notes[1].contains("/.wh.tree is left out"), "{notes:?}");
     assert_eq!(machine.changes(), ["./"]);
 }
 
@@ -368,6 +373,24 @@ fn a_listing_that_breaks_off_is_a_failure_at_both_ends() {
         let error = read.unwrap_err().to_string();
         assert!(error.contains("image has"), "{error}");
     }
+}
+
+#[test]
+fn a_path_may_be_longer_than_the_kernel_takes_at_once() {
+    let machine = Machine::made(|_| ());
+    let (name, depth) = ("d".repeat(200), 50);
+    let mut directory = OwnedFd::from(File::open(machine.root.path()).unwrap());
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&directory, &name, Mode::RWXU).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        directory = rustix::fs::openat(&directory, &name, flags, Mode::empty()).unwrap();
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY;
+    rustix::fs::openat(&directory, "file", flags, Mode::RUSR).unwrap();
+    let changes = machine.changes();
+    assert_eq!(changes.len(), depth + 2);
+    let longest = changes.iter().map(String::len).max();
+    assert_eq!(longest, Some(depth * (name.len() + 1) + "file".len()));
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Received {
 /// All listeners on the host.
 pub struct Inbound {
     address: Ipv4Addr,
+    /// How many there may be.
+    most: usize,
     guest: BTreeMap<(Transport, u16), GuestPort>,
     published: Vec<PublishedPort>,
     open: HashMap<(Transport, SocketAddr), Entry>,
@@ -71,10 +73,11 @@ enum Opened {
 }
 
 impl Inbound {
-    /// What the guest listens on is reached at this address.
-    pub fn at(address: Ipv4Addr) -> Inbound {
+    /// What the guest listens on is reached at this address, by this many listeners at most.
+    pub fn at(address: Ipv4Addr, most: usize) -> Inbound {
         Inbound {
             address,
+            most,
             guest: BTreeMap::new(),
             published: Vec::new(),
             open: HashMap::new(),
@@ -115,6 +118,9 @@ impl Inbound {
             }
             let opened = match before.remove(&key).map(|entry| entry.opened) {
                 Some(Ok(opened)) => Ok(opened),
+                _ if self.open.len() >= self.most => Err(
+                    "the machine's ports are too many for the files that may be open".to_owned(),
+                ),
                 _ => open(transport, host).map_err(|error| explained(host, &error)),
             };
             let entry = Entry {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use container_protocol::{RELAY_PORT, Transport, local::PortStatus};
+use rustix::process::{Resource, getrlimit};
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
     socket::tcp::{self as stack_tcp},
@@ -44,8 +45,12 @@ const BURST: usize = 64;
 /// Packets for the guest that wait at most.
 const WAITING: usize = 256;
 
-/// Connections at most; beyond that none are taken.
+/// Connections at most, where the process may have as many files open; beyond that none are taken.
 const MOST_CONNECTIONS: usize = 4096;
+
+/// The part of a process's files that connections, and that listeners may take, so that neither is in the
+/// way of anything else.
+const PART: usize = 3;
 
 /// How long a guest may refuse connections to a port that it was known to listen on.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -94,6 +99,7 @@ struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
     connections: HashMap<Ends, (SocketHandle, Connection)>,
+    most_connections: usize,
     next_port: u16,
     inbound: Inbound,
     callers: Callers,
@@ -147,13 +153,16 @@ impl Stack {
         let (again, refused) = mpsc::unbounded_channel();
         let (segment, peers) = Segment::join(&settings.segment, &settings.id, address)?;
         let segment = Arc::new(segment);
-        let mut inbound = Inbound::at(address.host());
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let mut inbound = Inbound::at(address.host(), files / PART);
         inbound.set_published(settings.published.clone());
         let stack = Stack {
             link,
             interface,
             sockets: SocketSet::new(Vec::new()),
             connections: HashMap::new(),
+            most_connections: MOST_CONNECTIONS.min(files / PART),
             next_port: FIRST_PORT,
             inbound,
             callers: Callers::default(),
@@ -228,7 +237,7 @@ impl Stack {
         while let Poll::Ready(Some(refused)) = self.refused.poll_recv(context) {
             self.wait_for_guest(refused);
         }
-        while self.connections.len() + self.waiting_count() < MOST_CONNECTIONS
+        while self.connections.len() + self.waiting_count() < self.most_connections
             && let Poll::Ready(accepted) = self.inbound.poll_accept(context)
         {
             if self.may_connect(&accepted.stream) {
@@ -419,8 +428,9 @@ impl Stack {
             Some(destination) => tcp::connect(destination),
             None => return,
         };
-        if self.connections.len() >= MOST_CONNECTIONS {
-            tracing::warn!("the machine has {MOST_CONNECTIONS} connections, and gets no more");
+        if self.connections.len() >= self.most_connections {
+            let most = self.most_connections;
+            tracing::warn!("the machine has {most} connections, and gets no more");
             return;
         }
         let mut socket = tcp::socket();

@@ -160,6 +160,9 @@ pub async fn launch(launch: &Launch, progress: impl Fn(String)) -> Result<Runtim
     let log = std::fs::File::create(launch.runtime_log()).map_err(LaunchError::Start)?;
     let mut child = Command::new(program)
         .arg(RUNTIME_ROLE)
+        // Buffers of connections that are over go back to the system, and new ones take what is used of
+        // them. Without it malloc keeps them once it has seen one end (mallopt(3), M_MMAP_THRESHOLD).
+        .env("MALLOC_MMAP_THRESHOLD_", "131072")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)

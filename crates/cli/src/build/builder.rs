@@ -92,11 +92,16 @@ impl Builder {
     fn command(self, build: &Build) -> Command {
         let mut command = Command::new(self.name());
         match self {
-            Builder::Buildah => command.args(["build", "--layers"]),
+            Builder::Buildah => command.args(["build", "--layers", "--force-rm"]),
             Builder::Podman => command.arg("build"),
             Builder::Docker => command.args(["buildx", "build"]),
         };
-        command.args(arguments(build)).stdin(Stdio::null());
+        let is_read = build.file.as_deref() == Some(Path::new("-"));
+        command.args(arguments(build)).stdin(if is_read {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        });
         // Without a container runtime a root directory is enough.
         if self == Builder::Buildah
             && env::var_os("BUILDAH_ISOLATION").is_none()

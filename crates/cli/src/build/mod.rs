@@ -16,7 +16,8 @@ use builder::Builder;
 ///
 /// The builder that is installed does it: buildah, podman, or docker with buildx. The image is then
 /// taken into the images of `container image ls`, and its digest is printed. What the builder tells
-/// goes to standard error.
+/// goes to standard error. The images that a build begins with are fetched by the builder, with its own
+/// logins and settings.
 ///
 /// A machine needs an init system at /sbin/init, or gets a built-in one.
 #[derive(Debug, Args)]
@@ -34,7 +35,8 @@ pub struct Build {
     #[arg(short, long = "tag", value_name = "NAME")]
     tags: Vec<String>,
 
-    /// How to build it; Dockerfile or Containerfile in the context where it is left out.
+    /// How to build it; Dockerfile or Containerfile in the context where it is left out, standard input
+    /// where it is -.
     #[arg(short, long, value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
 

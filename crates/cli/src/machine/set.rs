@@ -11,7 +11,7 @@ use container_protocol::PublishedPorts;
 use super::one_or_default;
 use crate::{failure::Failure, output, values};
 
-/// Change what a machine's next boot applies.
+/// Change a machine: published ports at once, all else from its next boot on.
 ///
 /// The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk only grows), home-mount (rw, ro,
 /// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges, all of them with commas between;

@@ -280,6 +280,9 @@ fn with_block(hosts: &str, (begin, end): &(String, String), lines: &str) -> Stri
     if !lines.is_empty() {
         kept.push_str(&format!("{begin}\n{lines}{end}\n"));
     }
+    if !hosts.is_empty() && !hosts.ends_with('\n') {
+        kept.pop();
+    }
     kept
 }
 
@@ -417,5 +420,8 @@ mod tests {
         assert!(again.contains("dev.b") && again.contains("new.a") && !again.contains("dev.a"));
         let none = with_block(&with_block(&again, &marks("a"), ""), &marks("b"), "");
         assert_eq!(none, hosts);
+        let unended = "127.0.0.1 localhost";
+        let with = with_block(unended, &marks("a"), "127.19.1.1 dev.a\n");
+        assert_eq!(with_block(&with, &marks("a"), ""), unended);
     }
 }

@@ -69,7 +69,14 @@ async fn fetch_on(
     blob: &mut Writing,
     meter: &Meter<'_>,
 ) -> Result<(), FetchError> {
-    let mut response = registry.blob(&descriptor.digest, blob.received).await?;
+    let response = registry.blob(&descriptor.digest, blob.received).await;
+    let mut response = response.map_err(|error| match error {
+        FetchError::NotFound { registry, .. } => FetchError::Incomplete {
+            registry,
+            digest: descriptor.digest,
+        },
+        error => error,
+    })?;
     // A registry that cannot resume sends all again.
     let mut repeated = match start(&response) {
         Some(start) if start <= blob.received => blob.received - start,

@@ -42,6 +42,16 @@ pub enum FetchError {
         /// Why.
         reason: String,
     },
+    /// The registry does not have a part of it.
+    #[error(
+        "{registry} has the image but not its part {digest}: whoever keeps it there has to push it again"
+    )]
+    Incomplete {
+        /// The registry.
+        registry: String,
+        /// The part.
+        digest: Digest,
+    },
     /// The registry does not have it.
     #[error("there is no image {image} at {registry}: check its name and its tag")]
     NotFound {

@@ -42,9 +42,11 @@ fn change<R: Read>(
     member: &Member,
     archive: &mut tar::Archive<R>,
 ) -> Result<(), UnpackError> {
-    let name = member.path.rsplit(|byte| *byte == b'/').next();
+    // A name is a mark whatever it is the name of, as other programs have it.
+    let path = member.path.strip_suffix(b"/").unwrap_or(&member.path);
+    let name = path.rsplit(|byte| *byte == b'/').next();
     let name = name.unwrap_or_default();
-    let directory = &member.path[..member.path.len() - name.len()];
+    let directory = &path[..path.len() - name.len()];
     if name == OPAQUE {
         disk.make_opaque(directory)?;
     } else if name.starts_with(AUFS) {

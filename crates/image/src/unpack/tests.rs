@@ -256,7 +256,7 @@ async fn upper_layers_change_lower_ones() {
     let upper = Archive::new()
         .file("a/.wh.removed", "")
         .file("a/replaced", "new")
-        .file(".wh.tree", "")
+        .directory(".wh.tree/")
         // The opaque mark counts for lower layers only, wherever in its own it stands.
         .file("opaque/new", "new")
         .file("opaque/.wh..wh..opq", "")

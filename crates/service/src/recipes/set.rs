@@ -1,10 +1,11 @@
 //! `set`: what the next boot applies.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use container_api::{BootChange, Changed};
 use container_kernel::{Kernels, Needs};
 use container_machine::{BootConfiguration, Bundle, HomeMount, MachineId};
+use container_protocol::PublishedPort;
 use container_runtime::GuestFilesError;
 
 use super::boot::problems;
@@ -14,6 +15,9 @@ use crate::{
     error::ServiceError,
     host::Host,
 };
+
+/// Each is an open file of the runtime's.
+const MOST_PUBLISHED: usize = 1024;
 
 impl Service {
     /// Changes the machine's boot configuration, if all of the change can be applied.
@@ -26,6 +30,7 @@ impl Service {
         let bundle = self.bundles.get(id)?;
         let boot = changed(bundle.boot_configuration()?, change);
         Host::of_this_process().check(&boot)?;
+        check_published(&boot.publish)?;
         check_capacity(change, &bundle)?;
         // One that has gone since must not keep anything else from being changed.
         if change.kernel.is_some() || change.virtualization == Some(true) {
@@ -49,6 +54,27 @@ impl Service {
     }
 }
 
+/// Refuses two ports at one place, and more than a machine may have.
+fn check_published(ports: &[PublishedPort]) -> Result<(), ServiceError> {
+    if ports.len() > MOST_PUBLISHED {
+        return Err(ServiceError::Invalid(format!(
+            "{} published ports are too many: a machine has {MOST_PUBLISHED} at most; at the machine's own address all of its ports are reached without",
+            ports.len()
+        )));
+    }
+    let mut taken = HashSet::new();
+    let twice = ports
+        .iter()
+        .find(|it| !taken.insert((it.transport, it.host)));
+    match twice {
+        Some(port) => Err(ServiceError::Invalid(format!(
+            "two ports of the machine are published at {}: give each a place of its own",
+            port.host
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a disk smaller than it is.
 fn check_capacity(change: &BootChange, bundle: &Bundle) -> Result<(), ServiceError> {
     let Some(asked) = change.disk_capacity else {
@@ -64,6 +90,7 @@ impl Service {
     /// Refuses what could not boot: more than the host has, or a kernel that machines cannot use.
     pub(super) fn check(&self, boot: &BootConfiguration) -> Result<(), ServiceError> {
         Host::of_this_process().check(boot)?;
+        check_published(&boot.publish)?;
         self.check_kernel(boot)
     }
 
