@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -290,6 +291,26 @@ fn kernels_come_from_other_computers(_: &Lab) {
     .concat());
     assert!(broken.error().contains("k.tar.gz"), "{broken:?}");
     assert!(!kernels(&world).contains("vmlinux"));
+    // Nor of one that is given up.
+    let scratch = world.path("home/scratch");
+    fs::create_dir(&scratch).unwrap();
+    let stalls = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stalled = format!("http://{}/vmlinux", stalls.local_addr().unwrap());
+    let mut giving_up = world.container(&["system", "kernel", "set", "--binary", &stalled]);
+    giving_up
+        .args(["--digest", &digest("k.tar.gz")])
+        .env("TMPDIR", &scratch);
+    let mut giving_up = giving_up.spawn().unwrap();
+    let (mut caller, _) = stalls.accept().unwrap();
+    caller
+        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        .unwrap();
+    let left = || fs::read_dir(&scratch).unwrap().count();
+    eventually("it is being fetched", || left() == 1);
+    let client = rustix::process::Pid::from_child(&giving_up);
+    rustix::process::kill_process(client, rustix::process::Signal::INT).unwrap();
+    assert_eq!(giving_up.wait().unwrap().code(), Some(130));
+    assert_eq!(left(), 0);
     let fetched = set(&[
         &["--tar", &url("k.tar.gz"), "--digest", &digest("k.tar.gz")],
         &member[..],
@@ -431,4 +452,12 @@ fn programs_for_containers_run_on_our_kernel(lab: &Lab) {
     assert!(inside(line).trim().parse::<u32>().unwrap() > 0);
     let line = "ip link add wg0 type wireguard && wg genkey > /tmp/key && wg set wg0 private-key /tmp/key listen-port 51820 && ip addr add 10.7.0.1/24 dev wg0 && ip link set wg0 up && wg show wg0 listen-port";
     assert_eq!(inside(line), "51820\n");
+    // A file system in a file, and none but the devices that it needs.
+    inside(
+        "truncate -s 8M /disk && mkfs.ext4 -q /disk && mount -o loop /disk /mnt && touch /mnt/file && umount /mnt",
+    );
+    let cards = inside("unshare --net ls /sys/class/net; ip -o link show type dummy");
+    assert_eq!(cards.split_whitespace().collect::<Vec<_>>(), ["lo"]);
+    // What containers of ordinary users need.
+    inside("useradd -m someone && su someone -c 'exec 3<>/dev/fuse 4<>/dev/net/tun'");
 }

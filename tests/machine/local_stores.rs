@@ -164,6 +164,27 @@ fn what_a_builder_builds_is_an_image_here(lab: &Lab) {
         ["running\n", "degraded\n"].contains(&state.stdout.as_str()),
         "{state:?}"
     );
+    // From standard input; and a build that fails leaves nothing behind.
+    let recipe = world.path("recipe");
+    let build = |steps: &str| {
+        fs::write(
+            &recipe,
+            format!("FROM {}\n{steps}\n", lab.image("busybox:1")),
+        )
+        .unwrap();
+        let mut build = world.container(&["build", "-f", "-", "-t", "local/read"]);
+        build.arg(&context).stdin(fs::File::open(&recipe).unwrap());
+        Outcome::from(storage.with(&mut build).output().unwrap())
+    };
+    let read = build("LABEL from=input");
+    assert!(read.stdout.starts_with("sha256:"), "{read:?}");
+    let failed = build("RUN exit 7");
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    let mut left = Command::new("buildah");
+    assert_eq!(
+        succeeds(storage.with(left.args(["containers", "--quiet"]))),
+        ""
+    );
 }
 
 fn without_a_builder_nothing_is_built(_: &Lab) {

@@ -154,10 +154,14 @@ fn what_listens_is_reached_at_the_machines_address(lab: &Lab) {
         assert!(is_refused(at(81)));
     }
     // Another program has the port already.
-    let _held = TcpListener::bind(at(9000)).unwrap();
+    let held = TcpListener::bind(at(9000)).unwrap();
     begin(&world, "web", "exec httpd -f -p 9000 -h /tmp");
     eventually("the other program is told of", || {
         ports(&world, "web").concat().contains("another program")
+    });
+    drop(held);
+    eventually("the machine has it when it is free", || {
+        get(at(9000), "/").is_ok_and(|it| it == b"hello\n")
     });
     // What is killed listens no more.
     begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
@@ -290,9 +294,9 @@ fn datagrams_go_both_ways(lab: &Lab) {
     eventually("it listens", || {
         ports(world, "dev").contains(&format!("{own}:7007 7007 perl"))
     });
-    let ask = |word: &[u8]| {
+    let ask_at = |port: u16, word: &[u8]| {
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.connect((own, 7007)).unwrap();
+        client.connect((own, port)).unwrap();
         client
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
@@ -302,6 +306,7 @@ fn datagrams_go_both_ways(lab: &Lab) {
         answer.truncate(length);
         answer
     };
+    let ask = |word: &[u8]| ask_at(7007, word);
     // Each caller gets its own answer, short or long.
     assert_eq!(ask(b"ping"), b"gnip");
     assert_eq!(ask(b"pong"), b"gnop");
@@ -327,6 +332,21 @@ fn datagrams_go_both_ways(lab: &Lab) {
     });
     assert!(finds_by_events(world, "dev"));
 
+    // A port among those that the kernel chooses, that its program has asked for; and IPv6 alone.
+    let asked_for = server.replace("7007", "45007");
+    let for_v6 = server.replace("INET", "IP").replace(
+        "LocalPort => 7007",
+        "LocalHost => \"::\", V6Only => 1, LocalPort => 7008",
+    );
+    for (port, server) in [(45007, asked_for), (7008, for_v6)] {
+        begin(world, "dev", &server);
+        eventually("it listens", || {
+            ports(world, "dev").contains(&format!("{own}:{port} {port} perl"))
+        });
+        assert_eq!(ask_at(port, b"ping"), b"gnip");
+    }
+    world.inside("dev", "pkill -f LocalPort");
+
     let host = address_of_host();
     let server = UdpSocket::bind((host, 0)).unwrap();
     let port = server.local_addr().unwrap().port();
@@ -347,7 +367,8 @@ fn machines_find_each_other_and_the_host(lab: &Lab) {
     world.create(&lab.image("busybox:1"), "peer", &[]);
     world.inside("peer", "echo from peer > /tmp/index.html");
     begin(world, "peer", "exec httpd -f -p 80 -h /tmp");
-    let [.., high, low] = address(world, "peer").octets();
+    let peer = address(world, "peer").octets();
+    let [.., high, low] = peer;
     for name in ["peer", "peer.machine", &format!("198.19.{high}.{low}")] {
         let line = format!(
             "exec 3<>/dev/tcp/{name}/80 && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && tail -1 <&3"
@@ -359,6 +380,22 @@ fn machines_find_each_other_and_the_host(lab: &Lab) {
     let own = world.inside("dev", "getent ahostsv4 dev");
     let [.., high, low] = address(world, "dev").octets();
     assert!(own.starts_with(&format!("198.19.{high}.{low} ")), "{own}");
+    // Over a stream, and over IPv6, and the other way round.
+    for server in ["198.19.0.1", "fd7e:41c9:b35a::c613:1"] {
+        let line = format!(
+            "exec 3<>/dev/tcp/{server}/53; printf '\\0\\35\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3dev\\7machine\\0\\0\\1\\0\\1' >&3; head -c 47 <&3 | tail -c 4 | od -An -tu1"
+        );
+        let said = world.inside("dev", &line);
+        let octets: Vec<&str> = said.split_whitespace().collect();
+        assert_eq!(octets, ["198", "19", &high.to_string(), &low.to_string()]);
+    }
+    let named = world.inside("dev", &format!("getent hosts 198.19.{high}.{low}"));
+    assert!(named.contains("dev"), "{named}");
+    let named = world.inside(
+        "dev",
+        &format!("getent hosts 198.19.{}.{}", peer[2], peer[3]),
+    );
+    assert!(named.contains("peer.machine"), "{named}");
     // What there is not is told at once.
     let outcome = world.run(&["run", "-n", "dev", "getent hosts nobody.machine"]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
@@ -437,6 +474,10 @@ fn ports_are_published(lab: &Lab) {
         world.inspect("web")["publish"][1],
         format!("127.0.0.1:{}:8081", port + 1)
     );
+    let error = world.error(&["set", "-n", "web", "publish=8080:80,8080:81"]);
+    assert!(error.contains("127.0.0.1:8080"), "{error}");
+    let error = world.error(&["set", "-n", "web", "publish=1-65535:1-65535"]);
+    assert!(error.contains("at most"), "{error}");
     let error = world.error(&["set", "-n", "web", "publish=80"]);
     assert!(error.contains("MACHINE_PORT"), "{error}");
 }

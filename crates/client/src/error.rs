@@ -51,7 +51,7 @@ pub enum ClientError {
 impl From<hyper::Error> for ClientError {
     fn from(error: hyper::Error) -> Self {
         ClientError::Connection(format!(
-            "the connection was lost ({error}); `container machine ls` shows what came of it"
+            "the connection was lost ({error}); `container machine ls` and `container image ls` show what came of it"
         ))
     }
 }

@@ -134,7 +134,7 @@ async fn last_line<T: DeserializeOwned>(
             }
         }
     }
-    let message = "it ended while it worked on this; `container machine ls` shows what came of it";
+    let message = "it ended while it worked on this; `container machine ls` and `container image ls` show what came of it";
     Err(ClientError::Connection(message.to_owned()))
 }
 

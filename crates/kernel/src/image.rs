@@ -85,6 +85,9 @@ impl Image {
         if header[4..6] != [2, 1] || header[18..20] != [62, 0] {
             return Err("it is for another processor: machines here need x86-64".to_owned());
         }
+        if !is_whole(&elf) {
+            return Err("it is cut off".to_owned());
+        }
         let release = release(&elf).ok_or(
             "it has no Linux version in it, so it is no kernel, or its debugging symbols only",
         )?;
@@ -199,24 +202,51 @@ fn release(elf: &[u8]) -> Option<String> {
     })
 }
 
-/// Looks through the notes of the program headers (elf(5), "Program header", "Notes").
-fn has_pvh(elf: &[u8]) -> Option<bool> {
+/// What a program header (elf(5)) says: its kind, and where in the file its bytes are.
+struct Segment {
+    kind: usize,
+    begin: usize,
+    length: usize,
+}
+
+/// All program headers, as far as they are there.
+fn segments(elf: &[u8]) -> impl Iterator<Item = Option<Segment>> {
     let half = |at: usize| Some(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?));
     let long = |at: usize| {
         let bytes = elf.get(at..at.checked_add(8)?)?.try_into().ok()?;
         usize::try_from(u64::from_le_bytes(bytes)).ok()
     };
-    let (headers, size, count) = (long(32)?, usize::from(half(54)?), usize::from(half(56)?));
-    for number in 0..count {
-        let header = headers.checked_add(number * size)?;
-        // PT_NOTE
-        if word(elf, header)? != 4 {
+    let (size, count) = (half(54).unwrap_or(0), half(56).unwrap_or(0));
+    (0..usize::from(count)).map(move |number| {
+        let header = long(32)?.checked_add(number * usize::from(size))?;
+        Some(Segment {
+            kind: word(elf, header)?,
+            begin: long(header.checked_add(8)?)?,
+            length: long(header.checked_add(32)?)?,
+        })
+    })
+}
+
+/// Whether all is there that the program headers speak of.
+fn is_whole(elf: &[u8]) -> bool {
+    segments(elf).all(|segment| {
+        let end = segment.and_then(|it| it.begin.checked_add(it.length));
+        end.is_some_and(|end| end <= elf.len())
+    })
+}
+
+/// Looks through the notes of the program headers (elf(5), "Notes").
+fn has_pvh(elf: &[u8]) -> Option<bool> {
+    const PT_NOTE: usize = 4;
+    for segment in segments(elf) {
+        let Segment {
+            kind,
+            begin,
+            length,
+        } = segment?;
+        if kind != PT_NOTE {
             continue;
         }
-        let (begin, length) = (
-            long(header.checked_add(8)?)?,
-            long(header.checked_add(32)?)?,
-        );
         let mut notes = elf.get(begin..begin.checked_add(length)?)?;
         while let (Some(name), Some(description), Some(kind)) =
             (word(notes, 0), word(notes, 4), word(notes, 8))
@@ -290,6 +320,9 @@ pub mod tests {
         for wrong in [&b""[..], &[0; 0x1000], b"\x7fELF", &other, &cut_off] {
             assert!(Image::of(wrong.to_vec()).is_err());
         }
+        let mut short = elf(None, true);
+        short.truncate(130);
+        assert_eq!(Image::of(short).unwrap_err(), "it is cut off");
         assert!(Image::of(b"\x7fELF\x02\x01".repeat(40)).is_err());
     }
 

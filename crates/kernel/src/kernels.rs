@@ -65,7 +65,7 @@ pub enum KernelsError {
     NotFound(KernelName),
     /// There is one of this name already.
     #[error(
-        "there is a kernel {0} already: give another --name, or remove it with `container system kernel rm {0}`"
+        "there is a kernel {0} already: `container system kernel set {0}` chooses it; for another one give another --name, or remove this one with `container system kernel rm {0}`"
     )]
     Exists(KernelName),
     /// It came with the program.

@@ -200,10 +200,15 @@ fn looked_at(path: &Path, needs: Needs) -> Result<Checked, PrepareError> {
                 .to_owned(),
         ));
     }
-    let modules = module_directory(path, image.release());
-    let configuration = image
-        .configuration()
-        .or_else(|| beside(path, image.release()));
+    // What lies around the image lies around what a link to it leads to.
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let release = image.release();
+    let around = |path: &Path| module_directory(path, release);
+    let modules = around(&real).or_else(|| around(path));
+    let configuration = image.configuration();
+    let configuration = configuration
+        .or_else(|| beside(&real, release))
+        .or_else(|| beside(path, release));
     if let Some(configuration) = &configuration {
         let missing = configuration.missing(needs, modules.is_some());
         if !missing.is_empty() {

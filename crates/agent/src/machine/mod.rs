@@ -1,5 +1,6 @@
 //! Becoming the machine: all that stands between a booted kernel and a running init.
 
+mod devices;
 mod files;
 mod growth;
 pub mod mounts;
@@ -37,6 +38,9 @@ pub enum SetUpError {
     /// Host name, hosts or resolver files could not be written.
     #[error("writing the machine's name into its disk: {0}")]
     Names(#[source] io::Error),
+    /// Devices could not be given to the machine's users.
+    #[error("opening devices to the machine's users: {0}")]
+    Devices(#[source] io::Error),
     /// Virtual machines cannot run in it.
     #[error("{0}")]
     Virtualization(#[from] virtualization::VirtualizationError),
@@ -60,6 +64,7 @@ pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     if let Some(share) = &setup.home_share {
         mounts::mount_home(&root, share)?;
     }
+    devices::open(&root).map_err(SetUpError::Devices)?;
     if setup.virtualization {
         virtualization::open(&root)?;
     }

@@ -1,10 +1,8 @@
 //! Virtual machines in the machine.
 
-use std::{io, os::fd::AsFd};
+use std::io;
 
-use rustix::fs::{AtFlags, Mode, chmodat};
-
-use super::root::GuestRoot;
+use super::{devices, root::GuestRoot};
 
 /// What udev gives the device to a group for, which the machine's user need not be in (udev(7)).
 const RULE: &str = "KERNEL==\"kvm\", MODE=\"0666\"\n";
@@ -28,13 +26,7 @@ pub fn open(root: &GuestRoot) -> Result<(), VirtualizationError> {
         return Err(VirtualizationError::NoKvm);
     }
     let opened = || {
-        let devices = root.directory("/dev")?;
-        chmodat(
-            devices.as_fd(),
-            "kvm",
-            Mode::from_raw_mode(0o666),
-            AtFlags::empty(),
-        )?;
+        devices::open_one(root, "/dev", "kvm")?;
         root.make_directory("/run/udev/rules.d")?;
         root.write("/run/udev/rules.d/99-container-kvm.rules", RULE, 0o644)
     };

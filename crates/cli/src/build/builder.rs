@@ -3,11 +3,12 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
 };
 
 use clap::ValueEnum;
+use container_machine::World;
 use tokio::{
     io::AsyncReadExt,
     process::{Child, ChildStderr, Command},
@@ -90,6 +91,10 @@ impl Builder {
 
     /// The command line without the context.
     fn command(self, build: &Build) -> Command {
+        let logins = match self {
+            Builder::Buildah | Builder::Podman if !has_logins() => our_logins(),
+            _ => None,
+        };
         let mut command = Command::new(self.name());
         match self {
             Builder::Buildah => command.args(["build", "--layers", "--force-rm"]),
@@ -109,6 +114,7 @@ impl Builder {
         {
             command.env("BUILDAH_ISOLATION", "chroot");
         }
+        command.envs(logins.map(|file| (AUTH_FILE, file)));
         command
     }
 
@@ -169,6 +175,30 @@ fn arguments(build: &Build) -> Vec<OsString> {
         arguments.push("--no-cache".into());
     }
     arguments
+}
+
+/// What tells buildah and podman of another file with logins (containers-auth.json(5)).
+const AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
+
+/// Whether buildah and podman find logins of their own or of docker's; they read one file only that they are
+/// told of (containers-auth.json(5)).
+fn has_logins() -> bool {
+    let below = |variable: &str, path: &str| Some(Path::new(&env::var_os(variable)?).join(path));
+    let files = [
+        below("XDG_RUNTIME_DIR", "containers/auth.json"),
+        below("XDG_CONFIG_HOME", "containers/auth.json"),
+        below("HOME", ".config/containers/auth.json"),
+        below("DOCKER_CONFIG", "config.json"),
+        below("HOME", ".docker/config.json"),
+        below("HOME", ".dockercfg"),
+    ];
+    env::var_os(AUTH_FILE).is_some() || files.into_iter().flatten().any(|file| file.exists())
+}
+
+/// The file that `container registry login` keeps, if it is there.
+fn our_logins() -> Option<PathBuf> {
+    let world = World::of_environment().ok()?;
+    Some(world.config.join("auth.json")).filter(|file| file.exists())
 }
 
 /// Whether a program of that name can be run.

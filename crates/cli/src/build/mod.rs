@@ -17,7 +17,7 @@ use builder::Builder;
 /// The builder that is installed does it: buildah, podman, or docker with buildx. The image is then
 /// taken into the images of `container image ls`, and its digest is printed. What the builder tells
 /// goes to standard error. The images that a build begins with are fetched by the builder, with its own
-/// logins and settings.
+/// settings and logins; where buildah and podman have no logins, those of `container registry login` count.
 ///
 /// A machine needs an init system at /sbin/init, or gets a built-in one.
 #[derive(Debug, Args)]

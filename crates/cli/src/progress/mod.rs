@@ -69,7 +69,7 @@ pub async fn shown<T, E: Into<Failure>>(
     let mut interrupts = Interrupts::listen()?;
     let display = RefCell::new(ProgressDisplay::new(mode));
     let mut show = |progress| display.borrow_mut().show(&progress);
-    let mut outcome = std::pin::pin!(request(&mut show));
+    let mut outcome = Box::pin(request(&mut show));
     let code = loop {
         tokio::select! {
             outcome = &mut outcome => {
@@ -82,6 +82,8 @@ pub async fn shown<T, E: Into<Failure>>(
             () = tokio::time::sleep(LOOK_AGAIN) => display.borrow_mut().look(),
         }
     };
+    // What it has begun goes with it.
+    drop(outcome);
     let mut display = display.borrow_mut();
     display.clear();
     if display.step.is_some() {

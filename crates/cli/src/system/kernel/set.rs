@@ -257,8 +257,15 @@ enum Found {
 fn find(archive: &Path, wanted: &Path, to: &Path) -> io::Result<Found> {
     let stream = decompress(BufReader::new(File::open(archive)?))?;
     let mut near = Vec::new();
+    let mut is_archive = false;
     for entry in tar::Archive::new(stream).entries()? {
-        let mut entry = entry?;
+        let mut entry = entry.map_err(|error| match is_archive {
+            true => error,
+            false => {
+                io::Error::other("it is no tar archive, plain or packed with gzip, xz or zstd")
+            }
+        })?;
+        is_archive = true;
         let path = plain(&entry.path()?);
         if path != wanted {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -344,5 +351,12 @@ mod tests {
             assert!(refused("opt/none").contains("opt/vmlinux-6"));
             assert!(refused("opt/loop").contains("link to link"));
         }
+        let other = directory.path().join("a.tar.bz2");
+        fs::write(&other, [b"BZh91AY&SY".as_slice(), &[0x9c; 1024]].concat()).unwrap();
+        let error = extract(&other, "opt/none", &directory.path().join("kernel")).unwrap_err();
+        assert!(
+            format!("{error:?}").contains("gzip, xz or zstd"),
+            "{error:?}"
+        );
     }
 }
