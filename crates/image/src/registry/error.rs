@@ -44,7 +44,7 @@ pub enum FetchError {
     },
     /// The registry does not have a part of it.
     #[error(
-        "{registry} has the image but not its part {digest}: whoever keeps it there has to push it again"
+        "{registry} does not have its part {digest}: whoever keeps it there has to push it again"
     )]
     Incomplete {
         /// The registry.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{MachineSettings, artifact::Artifact, artifact::is_named, malformed, shell};
+use super::{MachineSettings, artifact::Artifact, artifact::is_named, shell};
 use crate::{
     Descriptor, Digest, ImageStore, Listener, Progress, Reference, Step,
     registry::{FetchError, Referrer, Registry},
@@ -177,14 +177,7 @@ impl ImageStore {
         artifact: &Artifact,
     ) -> Result<MachineSettings, FetchError> {
         let part = async |part: &Descriptor, what, limit| {
-            let fetched = self.fetch_small(registry, part, what, limit).await;
-            fetched.map_err(|error| match error {
-                FetchError::NotFound { .. } => malformed(format!(
-                    "the registry does not have their part {}",
-                    part.digest
-                )),
-                other => other,
-            })
+            self.fetch_small(registry, part, what, limit).await
         };
         let mut settings = MachineSettings::default();
         if let Some(config) = &artifact.config {
