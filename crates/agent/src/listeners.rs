@@ -41,6 +41,10 @@ const SLOW_INTERVAL: Duration = Duration::from_secs(30);
 /// again when so much time has passed without another event.
 const SETTLE: [Duration; 2] = [Duration::from_millis(40), Duration::from_millis(400)];
 
+/// How long what has ceased to listen is still told of: a server that starts anew listens again by then, and
+/// nobody on the host is to be refused meanwhile.
+const LINGER: Duration = Duration::from_millis(30);
+
 /// How much time is between two questions at least, as events seldom come alone.
 const LEAST: Duration = Duration::from_millis(10);
 
@@ -78,6 +82,7 @@ async fn tell_changes(host: &mut Stream) -> Result<(), FrameError> {
     let ephemeral = ephemeral_ports();
     let mut pace = Pace::new();
     let mut before = BTreeSet::new();
+    let mut ended: HashMap<Listening, Instant> = HashMap::new();
     let mut names: HashMap<u32, String> = HashMap::new();
     loop {
         let mut now = kernel.listening().map_err(FrameError::from)?;
@@ -87,6 +92,16 @@ async fn tell_changes(host: &mut Stream) -> Result<(), FrameError> {
                 || !ephemeral.contains(&socket.address.port())
                 || pace.was_asked_for(socket.address.port())
         });
+        ended.retain(|socket, _| !now.contains(socket));
+        let gone: Vec<Listening> = before.difference(&now).copied().collect();
+        for socket in gone {
+            let since = *ended.entry(socket).or_insert_with(Instant::now);
+            if since.elapsed() < LINGER {
+                now.insert(socket);
+            } else {
+                ended.remove(&socket);
+            }
+        }
         if now != before {
             let is_new = |socket: &Listening| !names.contains_key(&socket.inode);
             if now.iter().any(is_new) {
