@@ -36,8 +36,6 @@ pub const PORT: u16 = 53;
 /// What the host is called in a machine.
 const HOST: &str = "host.container.internal";
 
-const LOCALHOST: &str = "localhost";
-
 /// The domain of machines.
 const DOMAIN: &str = ".machine";
 
@@ -216,11 +214,7 @@ impl Names {
             return Some(vec![GATEWAY.into()]);
         }
         // Whoever asks means itself (RFC 6761, section 6.3).
-        if name == LOCALHOST
-            || name
-                .strip_suffix(LOCALHOST)
-                .is_some_and(|it| it.ends_with('.'))
-        {
+        if name == "localhost" || name.ends_with(".localhost") {
             return Some(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
         let machine = name.strip_suffix(DOMAIN);

@@ -119,7 +119,7 @@ struct Stack {
     again: mpsc::UnboundedSender<Accepted>,
     timer: Pin<Box<Sleep>>,
     /// When what could not be listened for is tried again.
-    again_at: Pin<Box<Sleep>>,
+    again_at: Option<Pin<Box<Sleep>>>,
     begin: std::time::Instant,
     /// Sockets that are over, as soon as they have said so.
     over: Vec<SocketHandle>,
@@ -157,7 +157,7 @@ impl Stack {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         let mut inbound = Inbound::at(address.host(), files / PART);
         inbound.set_published(settings.published.clone());
-        let stack = Stack {
+        let mut stack = Stack {
             link,
             interface,
             sockets: SocketSet::new(Vec::new()),
@@ -179,7 +179,7 @@ impl Stack {
             refused,
             again,
             timer: Box::pin(sleep(Duration::ZERO)),
-            again_at: Box::pin(sleep(LISTEN_AGAIN)),
+            again_at: None,
             begin: std::time::Instant::now(),
             over: Vec::new(),
             frame: vec![0; HEADER + 65536],
@@ -211,11 +211,11 @@ impl Stack {
             }
             self.tell_statuses();
         }
-        while self.inbound.is_lacking() && self.again_at.as_mut().poll(context).is_ready() {
+        while let Some(again_at) = &mut self.again_at
+            && again_at.as_mut().poll(context).is_ready()
+        {
             self.inbound.listen();
             self.tell_statuses();
-            let deadline = tokio::time::Instant::now() + LISTEN_AGAIN;
-            self.again_at.as_mut().reset(deadline);
         }
         if let Err(error) = self.link.poll_send(context) {
             return Poll::Ready(ended(error));
@@ -282,7 +282,10 @@ impl Stack {
         Poll::Pending
     }
 
-    fn tell_statuses(&self) {
+    /// Tells how the listeners stand, after they have changed.
+    fn tell_statuses(&mut self) {
+        let is_lacking = self.inbound.is_lacking();
+        self.again_at = is_lacking.then(|| Box::pin(sleep(LISTEN_AGAIN)));
         let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
         *statuses = self.inbound.statuses();
     }
