@@ -213,21 +213,20 @@ impl Kernel {
                     });
                 },
             )?;
-            let mut datagrams = Vec::new();
             self.ask(
                 family,
                 IPPROTO_UDP,
                 StateFlags::CLOSE,
                 &mut |address, inode| {
-                    datagrams.push((address, inode));
+                    if address.port() != DHCP_CLIENT {
+                        found.insert(Listening {
+                            transport: Transport::Udp,
+                            address,
+                            inode,
+                        });
+                    }
                 },
             )?;
-            datagrams.retain(|(address, _)| address.port() != DHCP_CLIENT);
-            found.extend(datagrams.into_iter().map(|(address, inode)| Listening {
-                transport: Transport::Udp,
-                address,
-                inode,
-            }));
         }
         found.retain(|socket| socket.address.port() != container_protocol::RELAY_PORT);
         Ok(found)

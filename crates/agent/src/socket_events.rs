@@ -96,11 +96,8 @@ const WAKERS: [Waker; 4] = [
 pub struct SocketEvents {
     ring: AsyncFd<OwnedFd>,
     positions: Positions,
-    asked_for: NonNull<AtomicU8>,
+    asked_for: Mapped<AtomicU8>,
 }
-
-// SAFETY: what it points to is mapped for good, and used through atomic operations only.
-unsafe impl Send for SocketEvents {}
 
 impl SocketEvents {
     /// Attaches the programs, for as long as the machine lives.
@@ -136,7 +133,7 @@ impl SocketEvents {
     /// Whether a program has ever asked for this UDP port by its number, and not for just any.
     pub fn was_asked_for(&self, port: u16) -> bool {
         // SAFETY: one of the mapped bytes, of which there is one for each port.
-        let byte = unsafe { self.asked_for.add(port.into()).as_ref() };
+        let byte = unsafe { self.asked_for.0.add(port.into()).as_ref() };
         byte.load(Ordering::Relaxed) != 0
     }
 
@@ -257,12 +254,15 @@ fn call(command: u32, attributes: &[u32]) -> io::Result<RawFd> {
 
 /// How far the ring has been written and read: one page each. Nobody reads what is between.
 struct Positions {
-    read: NonNull<AtomicU64>,
-    written: NonNull<AtomicU64>,
+    read: Mapped<AtomicU64>,
+    written: Mapped<AtomicU64>,
 }
 
-// SAFETY: both point to mapped memory that stays, and are used through atomic operations only.
-unsafe impl Send for Positions {}
+/// Bytes that are mapped for good.
+struct Mapped<T>(NonNull<T>);
+
+// SAFETY: the memory stays, and is as fit to be used from several threads as what is in it.
+unsafe impl<T: Sync> Send for Mapped<T> {}
 
 impl Positions {
     fn map(ring: &OwnedFd, page: usize) -> io::Result<Positions> {
@@ -277,13 +277,13 @@ impl Positions {
     fn take_all(&mut self) {
         // SAFETY: each points to the eight bytes at the start of a page that is mapped for good; the
         // kernel uses them as atomics too.
-        let (read, written) = unsafe { (self.read.as_ref(), self.written.as_ref()) };
+        let (read, written) = unsafe { (self.read.0.as_ref(), self.written.0.as_ref()) };
         read.store(written.load(Ordering::Acquire), Ordering::Release);
     }
 }
 
 /// Maps bytes of a BPF map for good.
-fn map<T>(map: &OwnedFd, length: usize, offset: usize, protection: i32) -> io::Result<NonNull<T>> {
+fn map<T>(map: &OwnedFd, length: usize, offset: usize, protection: i32) -> io::Result<Mapped<T>> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
     let map = map.as_fd().as_raw_fd();
     // SAFETY: a new mapping, at an address that the kernel chooses.
@@ -300,7 +300,10 @@ fn map<T>(map: &OwnedFd, length: usize, offset: usize, protection: i32) -> io::R
     if mapped == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    NonNull::new(mapped.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    let mapped = NonNull::new(mapped.cast());
+    mapped
+        .map(Mapped)
+        .ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
 #[cfg(test)]
