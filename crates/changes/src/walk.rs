@@ -175,7 +175,6 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
             let was_directory = before.as_ref().is_some_and(|before| before.is_directory);
             let file_type = now.as_ref().map_or(FileType::Unknown, |now| now.file_type);
             let treatment = treatment(&path, file_type);
-            let now = now.filter(|_| treatment != Treatment::LeftOut);
             let is_mark = name.starts_with(WHITEOUT);
             if is_mark && now.is_some() {
                 let path = shown(&path);
@@ -184,7 +183,8 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
                 );
                 self.to.note(&note).map_err(ChangesError::Write)?;
             }
-            let now = now.filter(|_| !is_mark);
+            let is_left_out = is_mark || treatment == Treatment::LeftOut;
+            let now = now.filter(|_| !is_left_out);
             let is_directory = now
                 .as_ref()
                 .is_some_and(|now| now.file_type == FileType::Directory);
@@ -192,7 +192,7 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
                 below.push(Below::Gone);
             }
             match (before, now) {
-                (_, None) if treatment == Treatment::LeftOut || is_mark => {}
+                (_, None) if is_left_out => {}
                 (_, None) => self.white_out(&path)?,
                 (before, Some(about)) if is_directory => below.push(Below::There {
                     is_changed: !before.is_some_and(|before| about.is(&before)),

@@ -176,15 +176,20 @@ impl ImageStore {
         registry: &Registry,
         artifact: &Artifact,
     ) -> Result<MachineSettings, FetchError> {
-        let part = async |part: &Descriptor, what, limit| {
-            self.fetch_small(registry, part, what, limit).await
-        };
         let mut settings = MachineSettings::default();
         if let Some(config) = &artifact.config {
-            settings.shell = shell(&part(config, "machine settings", LARGEST_CONFIG).await?)?;
+            let what = "machine settings";
+            let config = self
+                .fetch_small(registry, config, what, LARGEST_CONFIG)
+                .await?;
+            settings.shell = shell(&config)?;
         }
         if let Some(script) = &artifact.script {
-            settings.setup_script = Some(part(script, "set-up script", LARGEST_SCRIPT).await?);
+            let what = "set-up script";
+            let script = self
+                .fetch_small(registry, script, what, LARGEST_SCRIPT)
+                .await?;
+            settings.setup_script = Some(script);
         }
         Ok(settings)
     }

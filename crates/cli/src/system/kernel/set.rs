@@ -257,15 +257,11 @@ enum Found {
 fn find(archive: &Path, wanted: &Path, to: &Path) -> io::Result<Found> {
     let stream = decompress(BufReader::new(File::open(archive)?))?;
     let mut near = Vec::new();
-    let mut is_archive = false;
-    for entry in tar::Archive::new(stream).entries()? {
-        let mut entry = entry.map_err(|error| match is_archive {
-            true => error,
-            false => {
-                io::Error::other("it is no tar archive, plain or packed with gzip, xz or zstd")
-            }
+    for (number, entry) in tar::Archive::new(stream).entries()?.enumerate() {
+        let mut entry = entry.map_err(|error| match number {
+            0 => io::Error::other("it is no tar archive, plain or packed with gzip, xz or zstd"),
+            _ => error,
         })?;
-        is_archive = true;
         let path = plain(&entry.path()?);
         if path != wanted {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
