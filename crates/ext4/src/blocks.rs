@@ -6,7 +6,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::{
     Error,
-    extents::{Extents, Run},
+    extents::{Extents, Run, Span},
     geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry},
 };
 
@@ -19,8 +19,8 @@ pub struct Blocks {
     file: File,
     geometry: Geometry,
     next: u64,
-    /// What was given back, by group.
-    freed: BTreeMap<u32, Vec<Run>>,
+    /// What was given back, by group: a set bit is such a block.
+    freed: BTreeMap<u32, Bitmap>,
     gathered: Vec<u8>,
     gathered_at: u64,
 }
@@ -63,16 +63,26 @@ impl Blocks {
     }
 
     /// Takes as many blocks as these bytes need and writes them.
-    pub fn store(&mut self, bytes: &[u8]) -> Result<Extents, Error> {
-        let mut extents = Extents::default();
+    pub fn store(&mut self, bytes: &[u8], extents: &mut Extents) -> Result<Span, Error> {
+        let mut stored = extents.begin();
         for (logical, part) in (0..).zip(bytes.chunks(BLOCK)) {
-            let run = self.allocate(1)?;
             let mut block = [0; BLOCK];
             block[..part.len()].copy_from_slice(part);
-            self.write(run.start, &block)?;
-            extents.push(logical, run);
+            let start = self.append(&block)?;
+            extents.push(&mut stored, logical, Run { start, count: 1 })?;
         }
-        Ok(extents)
+        Ok(stored)
+    }
+
+    /// Reads blocks that were written.
+    pub fn read(&mut self, run: Run) -> Result<Vec<u8>, Error> {
+        self.flush()?;
+        let mut bytes = vec![0; run.count as usize * BLOCK];
+        let read = self
+            .file
+            .read_exact_at(&mut bytes, run.start * BLOCK as u64);
+        read.map_err(Error::Io)?;
+        Ok(bytes)
     }
 
     /// Writes whole blocks from block `at` on.
@@ -119,7 +129,9 @@ impl Blocks {
             Err(error) => return Err(Error::Io(error.into())),
         }
         let group = (run.start / u64::from(BLOCKS_PER_GROUP)) as u32;
-        self.freed.entry(group).or_default().push(run);
+        let freed = self.freed.entry(group).or_insert_with(Bitmap::new);
+        let within = (run.start - self.geometry.start(group)) as u32;
+        freed.set(within, run.count);
         Ok(())
     }
 
@@ -132,9 +144,11 @@ impl Blocks {
             .saturating_sub(start)
             .min(u64::from(BLOCKS_PER_GROUP)) as u32;
         let mut bitmap = Bitmap::new();
-        bitmap.set(0, overhead.max(used), true);
-        for run in self.freed.get(&group).into_iter().flatten() {
-            bitmap.set((run.start - start) as u32, run.count, false);
+        bitmap.set(0, overhead.max(used));
+        if let Some(freed) = self.freed.get(&group) {
+            for (byte, freed) in bitmap.bytes.iter_mut().zip(freed.bytes()) {
+                *byte &= !freed;
+            }
         }
         bitmap
     }
@@ -164,15 +178,9 @@ impl Bitmap {
         }
     }
 
-    fn set(&mut self, from: u32, count: u32, value: bool) {
+    fn set(&mut self, from: u32, count: u32) {
         for bit in from..from + count {
-            let mask = 1 << (bit % 8);
-            let byte = &mut self.bytes[(bit / 8) as usize];
-            if value {
-                *byte |= mask;
-            } else {
-                *byte &= !mask;
-            }
+            self.bytes[(bit / 8) as usize] |= 1 << (bit % 8);
         }
     }
 

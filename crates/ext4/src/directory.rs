@@ -5,9 +5,10 @@ use crate::{
     Error,
     blocks::Blocks,
     bytes::{crc, put_u16, put_u32},
-    extents::{Extents, Run},
+    extents::{Extents, Span},
     geometry::BLOCK,
-    hash::name_hash,
+    inode::FileType,
+    tree::{self, EntryId, Named, NodeId, Tree},
 };
 
 /// Bytes of a block that entries may take: a false entry with the checksum is at its end.
@@ -23,24 +24,32 @@ const NODE_FIRST: usize = 8;
 const INDEX_ENTRY: usize = 8;
 /// Half MD4; the superblock says that its characters are unsigned.
 pub const HASH_VERSION: u8 = 1;
-const KIND_DIRECTORY: u8 = 2;
+
+/// Entries of a large directory that are put in order at once.
+const AT_ONCE: u64 = 1 << 20;
 
 /// One entry.
-#[derive(Debug)]
-pub struct Entry<'a> {
-    /// Its name.
-    pub name: &'a [u8],
-    /// Its inode.
-    pub inode: u32,
-    /// What it is, as directories say it.
-    pub kind: u8,
+struct Entry<'a> {
+    name: &'a [u8],
+    inode: u32,
+    kind: u8,
+}
+
+impl Entry<'_> {
+    fn size(&self) -> usize {
+        size_of_entry(self.name.len())
+    }
+}
+
+fn size_of_entry(name: usize) -> usize {
+    8 + name.next_multiple_of(4)
 }
 
 /// A directory that has been written.
 #[derive(Debug)]
 pub struct Written {
     /// Where its blocks are.
-    pub extents: Extents,
+    pub stored: Span,
     /// How many.
     pub blocks: u32,
     /// Whether it has an index.
@@ -49,70 +58,154 @@ pub struct Written {
 
 /// What the directory's blocks depend on.
 #[derive(Debug, Clone, Copy)]
-pub struct Identity<'a> {
+pub struct Identity {
+    /// Its node.
+    pub id: NodeId,
     /// Its own inode.
     pub inode: u32,
     /// The inode of the directory it is in.
     pub parent: u32,
     /// Its inode's checksum seed.
     pub seed: u32,
-    /// The file system's hash seed.
-    pub hash_seed: &'a [u32; 4],
 }
 
-/// Writes a directory with these entries; none if there are too many.
+impl Identity {
+    fn dots(&self) -> [Entry<'static>; 2] {
+        [(&b"."[..], self.inode), (b"..", self.parent)].map(|(name, inode)| Entry {
+            name,
+            inode,
+            kind: FileType::DIRECTORY.kind,
+        })
+    }
+}
+
+/// Writes a directory with its entries in the tree; none if there are too many.
 pub fn write(
     blocks: &mut Blocks,
-    identity: Identity<'_>,
-    entries: &[Entry<'_>],
+    extents: &mut Extents,
+    tree: &mut Tree,
+    identity: Identity,
 ) -> Result<Option<Written>, Error> {
-    let dots = [(&b"."[..], identity.inode), (b"..", identity.parent)];
-    let dots = dots.map(|(name, inode)| Entry {
-        name,
-        inode,
-        kind: KIND_DIRECTORY,
-    });
-    let size: usize = dots.iter().chain(entries).map(size_of_entry).sum();
-    let contents = if size <= ROOM {
-        vec![leaf(dots.iter().chain(entries), identity.seed)]
-    } else {
-        match indexed(identity, entries) {
-            Some(contents) => contents,
-            None => return Ok(None),
-        }
-    };
-    let mut extents = Extents::default();
-    for (logical, block) in contents.iter().enumerate() {
-        let start = blocks.append(block)?;
-        extents.push(logical as u32, Run { start, count: 1 });
+    let mut size: usize = identity.dots().iter().map(Entry::size).sum();
+    let mut found = Vec::new();
+    let mut entries = tree.entries_of(identity.id)?;
+    while size <= ROOM
+        && let Some(named) = tree.next(&mut entries)?
+    {
+        size += size_of_entry(named.entry.name.length());
+        found.push(named);
     }
-    Ok(Some(Written {
+    let output = Output {
+        stored: extents.begin(),
+        count: 0,
+        blocks,
         extents,
-        blocks: contents.len() as u32,
-        is_indexed: size > ROOM,
-    }))
-}
-
-fn size_of_entry(entry: &Entry<'_>) -> usize {
-    8 + entry.name.len().next_multiple_of(4)
-}
-
-/// A block of entries; the last one takes what is left.
-fn leaf<'a>(entries: impl Iterator<Item = &'a Entry<'a>>, seed: u32) -> Vec<u8> {
-    let mut block = vec![0; BLOCK];
-    let (mut at, mut last) = (0, 0);
-    for entry in entries {
-        put_entry(&mut block, at, entry, size_of_entry(entry));
-        last = at;
-        at += size_of_entry(entry);
+    };
+    if size > ROOM {
+        return indexed(output, tree, identity);
     }
-    put_u16(&mut block, last + 4, (ROOM - last) as u16);
-    // The false entry: no inode, a kind that does not exist.
-    put_u16(&mut block, ROOM + 4, TAIL as u16);
-    block[ROOM + 7] = 0xde;
-    let checksum = crc(seed, &block[..ROOM]);
-    put_u32(&mut block, ROOM + 8, checksum);
-    block
+    let mut leaf = Leaf::new();
+    for dot in identity.dots() {
+        leaf.add(&dot);
+    }
+    for named in found.iter().rev() {
+        leaf.add_named(tree, &named.entry, named.node)?;
+    }
+    output.whole(&leaf.end(identity.seed)).map(Some)
+}
+
+/// Where a directory's blocks go.
+struct Output<'a> {
+    blocks: &'a mut Blocks,
+    extents: &'a mut Extents,
+    stored: Span,
+    count: u32,
+}
+
+impl Output<'_> {
+    /// Writes the next block; returns its place in the directory.
+    fn append(&mut self, block: &[u8]) -> Result<u32, Error> {
+        let (place, start) = self.take()?;
+        self.blocks.write(start, block)?;
+        Ok(place)
+    }
+
+    /// Takes the next block, which is yet to be written; returns its place in the directory and
+    /// on the disk.
+    fn take(&mut self) -> Result<(u32, u64), Error> {
+        let place = self.count;
+        let run = self.blocks.allocate(1)?;
+        self.extents.push(&mut self.stored, place, run)?;
+        self.count += 1;
+        Ok((place, run.start))
+    }
+
+    /// A directory of this block alone.
+    fn whole(mut self, block: &[u8]) -> Result<Written, Error> {
+        self.append(block)?;
+        Ok(self.written(false))
+    }
+
+    fn written(self, is_indexed: bool) -> Written {
+        Written {
+            stored: self.stored,
+            blocks: self.count,
+            is_indexed,
+        }
+    }
+}
+
+/// A block of entries.
+struct Leaf {
+    block: Vec<u8>,
+    last: usize,
+    end: usize,
+}
+
+impl Leaf {
+    fn new() -> Leaf {
+        Leaf {
+            block: vec![0; BLOCK],
+            last: 0,
+            end: 0,
+        }
+    }
+
+    fn has_room(&self, entry: &tree::Entry) -> bool {
+        self.end + size_of_entry(entry.name.length()) <= ROOM
+    }
+
+    fn add(&mut self, entry: &Entry<'_>) {
+        put_entry(&mut self.block, self.end, entry, entry.size());
+        self.last = self.end;
+        self.end += entry.size();
+    }
+
+    fn add_named(
+        &mut self,
+        tree: &mut Tree,
+        entry: &tree::Entry,
+        node: NodeId,
+    ) -> Result<(), Error> {
+        let node = tree.node(node)?;
+        self.add(&Entry {
+            name: &tree.bytes(entry.name)?,
+            inode: node.inode,
+            kind: FileType::of(&node.kind).kind,
+        });
+        Ok(())
+    }
+
+    /// The block. The last entry takes what is left.
+    fn end(mut self, seed: u32) -> Vec<u8> {
+        put_u16(&mut self.block, self.last + 4, (ROOM - self.last) as u16);
+        // The false entry: no inode, a kind that does not exist.
+        put_u16(&mut self.block, ROOM + 4, TAIL as u16);
+        self.block[ROOM + 7] = 0xde;
+        let checksum = crc(seed, &self.block[..ROOM]);
+        put_u32(&mut self.block, ROOM + 8, checksum);
+        self.block
+    }
 }
 
 fn put_entry(block: &mut [u8], at: usize, entry: &Entry<'_>, length: usize) {
@@ -130,41 +223,41 @@ struct IndexEntry {
     block: u32,
 }
 
-/// The root of the index, the leaves, and, where the root has no room for all of them, nodes
-/// between; none if these are too many as well.
-fn indexed(identity: Identity<'_>, entries: &[Entry<'_>]) -> Option<Vec<Vec<u8>>> {
-    let mut hashed: Vec<_> = entries
-        .iter()
-        .map(|entry| (name_hash(entry.name, identity.hash_seed), entry))
-        .collect();
-    hashed.sort_by(|(hash, entry), (other_hash, other)| {
-        (hash, entry.name).cmp(&(other_hash, other.name))
-    });
-
-    // The root is written last and comes first.
-    let mut contents = vec![Vec::new()];
+/// Writes the root of the index, the leaves, and, where the root has no room for all of them,
+/// nodes between; none if these are too many as well.
+fn indexed(
+    mut output: Output<'_>,
+    tree: &mut Tree,
+    identity: Identity,
+) -> Result<Option<Written>, Error> {
+    // It comes first and is written last.
+    let (_, root_at) = output.take()?;
     let mut index = Vec::new();
-    let mut rest = &hashed[..];
+    // A leaf, and from which hash on it has the names.
+    let mut leaf: Option<(u32, Leaf)> = None;
     let mut previous = None;
-    while let Some((first, _)) = rest.first() {
-        let mut room = ROOM;
-        let fits = |(_, entry): &&(_, &Entry<'_>)| {
-            let size = size_of_entry(entry);
-            let has_room = size <= room;
-            room = room.saturating_sub(size);
-            has_room
-        };
-        let count = rest.iter().take_while(fits).count();
-        let (now, later) = rest.split_at(count);
-        // The lowest bit says that names of this hash are in the block before, too.
-        let continues = u32::from(previous == Some(first.major));
-        index.push(IndexEntry {
-            hash: first.major | continues,
-            block: contents.len() as u32,
-        });
-        previous = now.last().map(|(hash, _)| hash.major);
-        contents.push(leaf(now.iter().map(|(_, entry)| *entry), identity.seed));
-        rest = later;
+    let parts = parts(tree, identity.id)?;
+    for part in 0..parts {
+        for (hash, id) in in_order(tree, identity.id, part, parts)? {
+            let entry = tree.entry(id)?;
+            let Some(node) = entry.node else { continue };
+            if let Some((hash, full)) = leaf.take_if(|(_, leaf)| !leaf.has_room(&entry)) {
+                let block = output.append(&full.end(identity.seed))?;
+                index.push(IndexEntry { hash, block });
+            }
+            if index.len() == IN_ROOT * IN_NODE {
+                return Ok(None);
+            }
+            // The lowest bit says that names of this hash are in the block before, too.
+            let continues = u32::from(previous == Some(hash));
+            let (_, leaf) = leaf.get_or_insert_with(|| (hash | continues, Leaf::new()));
+            leaf.add_named(tree, &entry, node)?;
+            previous = Some(hash);
+        }
+    }
+    if let Some((hash, last)) = leaf {
+        let block = output.append(&last.end(identity.seed))?;
+        index.push(IndexEntry { hash, block });
     }
     let has_nodes = index.len() > IN_ROOT;
     if has_nodes {
@@ -172,28 +265,49 @@ fn indexed(identity: Identity<'_>, entries: &[Entry<'_>]) -> Option<Vec<Vec<u8>>
         for entries in index.chunks(IN_NODE) {
             above.push(IndexEntry {
                 hash: entries[0].hash,
-                block: contents.len() as u32,
+                block: output.append(&node(identity.seed, entries))?,
             });
-            contents.push(node(identity.seed, entries));
         }
         index = above;
     }
-    if index.len() > IN_ROOT {
-        return None;
-    }
-    contents[0] = root(identity, &index, u8::from(has_nodes));
-    Some(contents)
+    let root = root(identity, &index, u8::from(has_nodes));
+    output.blocks.write(root_at, &root)?;
+    Ok(Some(output.written(true)))
 }
 
-fn root(identity: Identity<'_>, index: &[IndexEntry], levels: u8) -> Vec<u8> {
+/// In how many parts a directory's entries are put in order.
+fn parts(tree: &mut Tree, directory: NodeId) -> Result<u64, Error> {
+    let mut count = 0u64;
+    let mut entries = tree.entries_of(directory)?;
+    while tree.next(&mut entries)?.is_some() {
+        count += 1;
+    }
+    Ok(count.div_ceil(AT_ONCE))
+}
+
+/// The entries of one of so many parts, in the order of their names' hashes, and these.
+fn in_order(
+    tree: &mut Tree,
+    directory: NodeId,
+    part: u64,
+    parts: u64,
+) -> Result<Vec<(u32, EntryId)>, Error> {
+    let mut found = Vec::new();
+    let mut entries = tree.entries_of(directory)?;
+    while let Some(Named { id, entry, .. }) = tree.next(&mut entries)? {
+        if (u64::from(entry.hash) * parts) >> 32 == part {
+            found.push((entry.hash, id));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn root(identity: Identity, index: &[IndexEntry], levels: u8) -> Vec<u8> {
     let mut block = vec![0; BLOCK];
-    let dot = |name, inode| Entry {
-        name,
-        inode,
-        kind: KIND_DIRECTORY,
-    };
-    put_entry(&mut block, 0, &dot(b".", identity.inode), 12);
-    put_entry(&mut block, 12, &dot(b"..", identity.parent), BLOCK - 12);
+    let [dot, dots] = identity.dots();
+    put_entry(&mut block, 0, &dot, 12);
+    put_entry(&mut block, 12, &dots, BLOCK - 12);
     block[28] = HASH_VERSION;
     block[29] = 8;
     block[30] = levels;

@@ -83,12 +83,9 @@ pub enum Error {
         /// The directory.
         path: String,
     },
-    /// What has to be remembered of the entries until the end takes too much memory.
-    #[error("{path}: the names and attributes up to it take more than 2 GiB of memory")]
-    Memory {
-        /// The entry that was one too many.
-        path: String,
-    },
+    /// There is more to be kept of the entries until the end than is allowed for.
+    #[error("there are too many files, or too much is to be kept of them: more than 8 GiB")]
+    TooManyEntries,
     /// A file that is larger than a file can be.
     #[error("{path}: a file can have 16 TiB at most")]
     TooLarge {

@@ -1,10 +1,13 @@
 //! Where a file's blocks lie (Documentation/filesystems/ext4/ifork.rst, "Extent Tree").
 
+use std::path::PathBuf;
+
 use crate::{
     Error,
     blocks::Blocks,
-    bytes::{crc, high, low, low_half, put_u16, put_u32},
+    bytes::{crc, get_u32, high, low, low_half, put_u16, put_u32},
     geometry::BLOCK,
+    pages::{Record, Table},
 };
 
 const MAGIC: u16 = 0xf30a;
@@ -15,6 +18,8 @@ const IN_INODE: usize = 4;
 const IN_BLOCK: usize = (BLOCK - ENTRY - 4) / ENTRY;
 /// Blocks of one extent.
 const LONGEST: u32 = 32768;
+/// Pages of extents in memory: 2 MiB.
+const IN_MEMORY: usize = 512;
 
 /// Blocks that lie one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,127 +32,209 @@ pub struct Run {
 
 /// Blocks of a file that lie one behind the other, in the file and on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
+struct Extent {
     /// The first one's place in the file.
-    pub logical: u32,
+    logical: u32,
     /// How many.
-    pub count: u32,
+    count: u32,
     /// The first.
-    pub start: u64,
+    start: u64,
 }
 
-/// All blocks of a file, in order. What is between them is holes. Most files have one extent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Extents {
-    /// One.
-    One(Extent),
-    /// None, or several.
-    Many(Vec<Extent>),
-}
+impl Record for Extent {
+    const SIZE: usize = 16;
 
-impl Default for Extents {
-    fn default() -> Extents {
-        Extents::Many(Vec::new())
+    fn write(&self, bytes: &mut [u8]) {
+        put_u32(bytes, 0, self.logical);
+        put_u32(bytes, 4, self.count);
+        put_u32(bytes, 8, low(self.start));
+        put_u32(bytes, 12, high(self.start));
+    }
+
+    fn read(bytes: &[u8]) -> Extent {
+        Extent {
+            logical: get_u32(bytes, 0),
+            count: get_u32(bytes, 4),
+            start: u64::from(get_u32(bytes, 8)) | (u64::from(get_u32(bytes, 12)) << 32),
+        }
     }
 }
 
-impl Extents {
-    /// Adds a run that lies behind all others in the file.
-    pub fn push(&mut self, logical: u32, Run { start, count }: Run) {
-        if let Some(last) = self.last_mut()
-            && last.logical + last.count == logical
-            && last.start + u64::from(last.count) == start
-            && last.count + count <= LONGEST
-        {
-            last.count += count;
-            return;
+/// All blocks of a file, in order, among [`Extents`]. What is between them is holes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    first: u32,
+    count: u32,
+}
+
+impl Record for Span {
+    const SIZE: usize = 8;
+
+    fn write(&self, bytes: &mut [u8]) {
+        put_u32(bytes, 0, self.first);
+        put_u32(bytes, 4, self.count);
+    }
+
+    fn read(bytes: &[u8]) -> Span {
+        Span {
+            first: get_u32(bytes, 0),
+            count: get_u32(bytes, 4),
         }
-        let extent = Extent {
+    }
+}
+
+/// What leads to a file's blocks.
+#[derive(Debug)]
+pub struct Map {
+    /// The 60 bytes for the inode.
+    pub root: [u8; 60],
+    /// How many blocks there are, those of the map itself included.
+    pub blocks: u64,
+}
+
+/// The blocks of all files, one file's behind the other's.
+#[derive(Debug)]
+pub struct Extents(Table<Extent>);
+
+impl Extents {
+    /// None yet; what has no room in memory will be in this directory.
+    pub fn new(directory: PathBuf) -> Extents {
+        Extents(Table::new(directory, IN_MEMORY))
+    }
+
+    /// A file with no blocks yet. Only the last one begun can be given any.
+    pub fn begin(&self) -> Span {
+        Span {
+            first: self.0.length(),
+            count: 0,
+        }
+    }
+
+    /// Adds a run that lies behind all others in the file.
+    pub fn push(
+        &mut self,
+        file: &mut Span,
+        logical: u32,
+        Run { start, count }: Run,
+    ) -> Result<(), Error> {
+        if file.count > 0 {
+            let number = file.first + file.count - 1;
+            let mut last = self.0.get(number)?;
+            if last.logical + last.count == logical
+                && last.start + u64::from(last.count) == start
+                && last.count + count <= LONGEST
+            {
+                last.count += count;
+                return self.0.set(number, &last);
+            }
+        }
+        self.0.push(&Extent {
             logical,
             count,
             start,
-        };
-        match self {
-            Extents::Many(extents) if extents.is_empty() => *self = Extents::One(extent),
-            Extents::Many(extents) => extents.push(extent),
-            Extents::One(first) => *self = Extents::Many(vec![*first, extent]),
-        }
+        })?;
+        file.count += 1;
+        Ok(())
     }
 
-    fn as_slice(&self) -> &[Extent] {
-        match self {
-            Extents::One(extent) => std::slice::from_ref(extent),
-            Extents::Many(extents) => extents,
+    /// Gives the blocks of a file back.
+    pub fn free(&mut self, file: Span, blocks: &mut Blocks) -> Result<(), Error> {
+        for run in self.runs(file) {
+            blocks.free(run?)?;
         }
-    }
-
-    fn last_mut(&mut self) -> Option<&mut Extent> {
-        match self {
-            Extents::One(extent) => Some(extent),
-            Extents::Many(extents) => extents.last_mut(),
+        if file.first + file.count == self.0.length() {
+            self.0.truncate(file.first);
         }
+        Ok(())
     }
 
     /// The blocks.
-    pub fn runs(&self) -> impl Iterator<Item = Run> {
-        let extents = self.as_slice().iter();
-        extents.map(|&Extent { start, count, .. }| Run { start, count })
+    pub fn runs(&mut self, file: Span) -> impl Iterator<Item = Result<Run, Error>> {
+        let extents = self.all(file);
+        extents.map(|extent| extent.map(|Extent { start, count, .. }| Run { start, count }))
     }
 
-    /// How many blocks.
-    pub fn count(&self) -> u64 {
-        self.runs().map(|run| u64::from(run.count)).sum()
+    fn all(&mut self, file: Span) -> impl Iterator<Item = Result<Extent, Error>> {
+        (file.first..file.first + file.count).map(|number| self.0.get(number))
     }
 
-    /// Bytes that are kept outside the value itself.
-    pub fn memory(&self) -> u64 {
-        match self {
-            Extents::One(_) => 0,
-            Extents::Many(extents) => (extents.len() * size_of::<Extent>()) as u64,
-        }
-    }
-
-    /// The 60 bytes for the inode, and how many blocks the tree itself took. `seed` is the
-    /// inode's checksum seed.
-    pub fn write(&self, blocks: &mut Blocks, seed: u32) -> Result<([u8; 60], u64), Error> {
-        let extents = self.as_slice().iter();
-        let mut entries: Vec<[u8; ENTRY]> = extents.clone().map(leaf_entry).collect();
-        let mut firsts: Vec<u32> = extents.map(|extent| extent.logical).collect();
-        let (mut depth, mut taken) = (0, 0);
-        while entries.len() > IN_INODE {
-            let mut above = Vec::new();
-            let mut firsts_above = Vec::new();
-            for (node, firsts) in entries.chunks(IN_BLOCK).zip(firsts.chunks(IN_BLOCK)) {
-                let mut block = vec![0; BLOCK];
-                write_node(&mut block, node, IN_BLOCK, depth);
-                let tail = ENTRY + IN_BLOCK * ENTRY;
-                let checksum = crc(seed, &block[..tail]);
-                put_u32(&mut block, tail, checksum);
-                let place = blocks.append(&block)?;
-                taken += 1;
-                above.push(index_entry(firsts[0], place));
-                firsts_above.push(firsts[0]);
+    /// Writes what leads to the blocks. `seed` is the inode's checksum seed.
+    pub fn map(&mut self, file: Span, blocks: &mut Blocks, seed: u32) -> Result<Map, Error> {
+        let (mut counted, mut depth) = (0, 0);
+        let mut leaves = self.all(file).map(|extent| {
+            extent.map(|extent| {
+                counted += u64::from(extent.count);
+                Node {
+                    logical: extent.logical,
+                    entry: leaf_entry(extent),
+                }
+            })
+        });
+        let mut above: Vec<Node>;
+        if file.count as usize <= IN_INODE {
+            above = leaves.collect::<Result<_, _>>()?;
+        } else {
+            above = Vec::new();
+            loop {
+                let leaf: Vec<Node> = leaves.by_ref().take(IN_BLOCK).collect::<Result<_, _>>()?;
+                if leaf.is_empty() {
+                    break;
+                }
+                above.push(write_block(&leaf, depth, blocks, seed)?);
             }
-            (entries, firsts) = (above, firsts_above);
+            drop(leaves);
+            counted += above.len() as u64;
+            depth += 1;
+        }
+        while above.len() > IN_INODE {
+            let nodes = above.chunks(IN_BLOCK);
+            above = nodes
+                .map(|node| write_block(node, depth, blocks, seed))
+                .collect::<Result<_, _>>()?;
+            counted += above.len() as u64;
             depth += 1;
         }
         let mut root = [0; 60];
-        write_node(&mut root, &entries, IN_INODE, depth);
-        Ok((root, taken))
+        write_node(&mut root, &above, IN_INODE, depth);
+        Ok(Map {
+            root,
+            blocks: counted,
+        })
     }
 }
 
-fn write_node(node: &mut [u8], entries: &[[u8; ENTRY]], most: usize, depth: u16) {
+/// An entry of a node in the tree, and the place in the file from which on it leads.
+struct Node {
+    logical: u32,
+    entry: [u8; ENTRY],
+}
+
+/// Writes a node of the tree; returns the entry for the one above it.
+fn write_block(entries: &[Node], depth: u16, blocks: &mut Blocks, seed: u32) -> Result<Node, Error> {
+    let mut block = vec![0; BLOCK];
+    write_node(&mut block, entries, IN_BLOCK, depth);
+    let tail = ENTRY + IN_BLOCK * ENTRY;
+    let checksum = crc(seed, &block[..tail]);
+    put_u32(&mut block, tail, checksum);
+    let place = blocks.append(&block)?;
+    let logical = entries[0].logical;
+    Ok(Node {
+        logical,
+        entry: index_entry(logical, place),
+    })
+}
+
+fn write_node(node: &mut [u8], entries: &[Node], most: usize, depth: u16) {
     put_u16(node, 0, MAGIC);
     put_u16(node, 2, entries.len() as u16);
     put_u16(node, 4, most as u16);
     put_u16(node, 6, depth);
-    for (place, entry) in node[ENTRY..].chunks_exact_mut(ENTRY).zip(entries) {
+    for (place, Node { entry, .. }) in node[ENTRY..].chunks_exact_mut(ENTRY).zip(entries) {
         place.copy_from_slice(entry);
     }
 }
 
-fn leaf_entry(extent: &Extent) -> [u8; ENTRY] {
+fn leaf_entry(extent: Extent) -> [u8; ENTRY] {
     let mut entry = [0; ENTRY];
     put_u32(&mut entry, 0, extent.logical);
     put_u16(&mut entry, 4, extent.count as u16);
@@ -170,37 +257,16 @@ mod tests {
 
     #[test]
     fn runs_that_touch_become_one_extent() {
-        let mut extents = Extents::default();
-        extents.push(
-            0,
-            Run {
-                start: 100,
-                count: 2,
-            },
-        );
-        extents.push(
-            2,
-            Run {
-                start: 102,
-                count: 3,
-            },
-        );
-        extents.push(
-            9,
-            Run {
-                start: 105,
-                count: 1,
-            },
-        );
-        assert_eq!(extents.as_slice().len(), 2);
-        assert_eq!(extents.count(), 6);
-        extents.push(
-            10,
-            Run {
-                start: 106,
-                count: LONGEST,
-            },
-        );
-        assert_eq!(extents.as_slice().len(), 3);
+        let directory = tempfile::tempdir().unwrap();
+        let mut extents = Extents::new(directory.path().to_owned());
+        let mut file = extents.begin();
+        let runs = [(0, 100, 2), (2, 102, 3), (9, 105, 1), (10, 106, LONGEST)];
+        for (logical, start, count) in runs {
+            let run = Run { start, count };
+            extents.push(&mut file, logical, run).unwrap();
+        }
+        let found: Vec<_> = extents.runs(file).map(Result::unwrap).collect();
+        let run = |start, count| Run { start, count };
+        assert_eq!(found, [run(100, 5), run(105, 1), run(106, LONGEST)]);
     }
 }

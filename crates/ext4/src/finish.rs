@@ -7,17 +7,19 @@ use crate::{
     Error,
     blocks::Blocks,
     bytes::{crc, high, high_half, low, low_half, put_u16, put_u32},
-    directory::{self, Entry, Identity},
+    directory::{self, Identity},
     error::shown,
-    extents::Extents,
+    extents::{Extents, Map, Span},
     geometry::{BLOCK, DESCRIPTOR, Geometry, INODES_PER_GROUP},
-    inode::{self, Contents, FileType, HOLDS_XATTR, IS_INDEXED, USES_EXTENTS},
+    inode::{self, Contents, FileType, HOLDS_XATTR, IS_INDEXED, InodeTime, USES_EXTENTS},
     inode_table::InodeTables,
-    journal, resize,
+    journal,
+    pages::Kept,
+    resize,
     superblock::{self, FIRST_INODE, JOURNAL_INODE, RESIZE_INODE, Superblock},
-    tree::{Attributes, Kind, Node, NodeId, ROOT, Tree},
+    tree::{Kind, NodeId, ROOT, Shared, Tree, empty_directory},
     values::Values,
-    xattr::{Placed, Xattrs},
+    xattr::Placed,
 };
 
 const ROOT_INODE: u32 = 2;
@@ -32,173 +34,212 @@ const BLOCKS_UNUSED: u16 = 2;
 /// A group whose inode table holds zeroes where it holds no inode: a new file does.
 const TABLE_ZEROED: u16 = 4;
 
+/// What has been taken: all that a file system is made of.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its blocks.
+    pub blocks: Blocks,
+    /// Where those of each file are.
+    pub extents: Extents,
+    /// Its names.
+    pub tree: Tree,
+    /// Values of extended attributes.
+    pub values: Values,
+    /// Its size.
+    pub geometry: Geometry,
+    /// Its id.
+    pub uuid: Uuid,
+    /// The journal's blocks.
+    pub journal: Span,
+    /// The blocks' numbers of a grown file system's descriptors lead from here.
+    pub resize_block: Option<u64>,
+}
+
 /// Writes everything and makes it last.
-pub fn finish(
-    mut blocks: Blocks,
-    mut tree: Tree,
-    geometry: Geometry,
-    uuid: Uuid,
-    journal: &Extents,
-    resize_block: Option<u64>,
-) -> Result<(), Error> {
-    if tree.child(ROOT, LOST_AND_FOUND).is_none() {
-        let kind = crate::tree::directory(ROOT);
-        tree.insert(
-            ROOT,
-            LOST_AND_FOUND.into(),
-            Attributes::of_mode(0o700),
-            kind,
-        );
-    }
-    let numbers = Numbers::new(&tree, geometry)?;
-    let seed = superblock::checksum_seed(uuid);
-    let journal_contents = write_journal(&mut blocks, journal, uuid, seed)?;
+pub fn finish(mut taken: Taken) -> Result<(), Error> {
+    let numbers = Numbers::give(&mut taken)?;
+    let Taken {
+        blocks,
+        extents,
+        tree,
+        values,
+        geometry,
+        uuid,
+        journal,
+        resize_block,
+    } = taken;
     let mut builder = Builder {
         tables: InodeTables::new(geometry),
-        values: Values::after(numbers.last()),
-        blocks: &mut blocks,
-        tree: &tree,
-        numbers: &numbers,
-        seed,
-        hash_seed: superblock::hash_seed(uuid),
+        blocks,
+        extents,
+        tree,
+        values,
+        seed: superblock::checksum_seed(uuid),
     };
-    let mut inodes = numbers.inodes();
-    builder.root(&mut inodes)?;
+    builder.node(ROOT)?;
     if let Some(block) = resize_block {
-        let contents = resize::write(builder.blocks, geometry, block)?;
+        let contents = resize::write(&mut builder.blocks, geometry, block)?;
         builder.reserved_inode(RESIZE_INODE, &contents)?;
     }
-    builder.reserved_inode(JOURNAL_INODE, &journal_contents)?;
-    for (number, id) in inodes {
-        builder.node(number, id)?;
+    let journal = builder.journal(journal, uuid)?;
+    builder.reserved_inode(JOURNAL_INODE, &journal)?;
+    if let Some(id) = numbers.lost_and_found {
+        builder.node(id)?;
     }
-    let last_inode = builder.values(geometry)?;
-    let has_xattr_inodes = last_inode > numbers.last();
-    let groups = Groups::write(&mut blocks, &tree, &numbers, last_inode, geometry, seed)?;
+    for id in ROOT + 1..builder.tree.bound() {
+        if Some(id) != numbers.lost_and_found {
+            builder.node(id)?;
+        }
+    }
+    builder.values()?;
+    builder.tables.flush(&builder.blocks)?;
+    let Builder {
+        mut blocks, seed, ..
+    } = builder;
+    let groups = Groups::write(&mut blocks, &numbers, geometry, seed)?;
     let superblock = Superblock {
         geometry,
         uuid,
         free_blocks: groups.free_blocks,
-        free_inodes: geometry.inodes() - last_inode,
-        has_xattr_inodes,
-        journal: (&journal_contents.map, journal_contents.size),
+        free_inodes: geometry.inodes() - numbers.last,
+        has_xattr_inodes: numbers.has_values,
+        journal: (&journal.map, journal.size),
     };
     write_superblocks(&mut blocks, &superblock, &groups.descriptors, geometry)?;
     blocks.finish()
 }
 
-/// Which node has which inode: lost+found the first that is free, the others as the tree is
-/// walked.
+/// The inodes' numbers: lost+found has the first that is free, then the nodes have theirs in
+/// their order, then values of extended attributes.
 struct Numbers {
-    order: Vec<NodeId>,
-    of_node: Vec<u32>,
+    last: u32,
+    lost_and_found: Option<NodeId>,
+    has_values: bool,
+    /// How many directories each group has.
+    directories: Vec<u32>,
 }
 
 impl Numbers {
-    fn new(tree: &Tree, geometry: Geometry) -> Result<Numbers, Error> {
-        let mut numbers = Numbers {
-            order: Vec::new(),
-            of_node: vec![0; tree.bound()],
-        };
-        numbers.of_node[ROOT as usize] = ROOT_INODE;
-        if let Some(lost_and_found) = tree.child(ROOT, LOST_AND_FOUND) {
-            numbers.add(lost_and_found);
+    /// Gives each node and each value its number.
+    fn give(taken: &mut Taken) -> Result<Numbers, Error> {
+        let tree = &mut taken.tree;
+        if tree.child(ROOT, LOST_AND_FOUND)?.is_none() {
+            let attributes = tree.attributes(InodeTime::EPOCH, &Shared::of_mode(0o700))?;
+            tree.insert(ROOT, LOST_AND_FOUND, attributes, empty_directory(ROOT))?;
         }
-        let mut directories = vec![ROOT];
-        while let Some(directory) = directories.pop() {
-            let entries = tree.children(directory).into_iter().flatten();
-            for child in entries.map(|(_, child)| child.node) {
-                numbers.add(child);
-                if tree.children(child).is_some() {
-                    directories.push(child);
-                }
+        let mut numbers = Numbers {
+            last: FIRST_INODE - 1,
+            lost_and_found: tree.child(ROOT, LOST_AND_FOUND)?,
+            has_values: false,
+            directories: vec![0; taken.geometry.groups() as usize],
+        };
+        numbers.node(taken, ROOT, ROOT_INODE)?;
+        for id in numbers.lost_and_found.into_iter().chain(ROOT + 1..taken.tree.bound()) {
+            let node = taken.tree.node(id)?;
+            if node.inode == 0 && !matches!(node.kind, Kind::Removed) {
+                let next = numbers.next(taken.geometry)?;
+                numbers.node(taken, id, next)?;
             }
         }
-        if u64::from(FIRST_INODE) + numbers.order.len() as u64 > u64::from(geometry.inodes()) {
-            return Err(Error::NoInodes);
-        }
+        numbers.values(taken)?;
         Ok(numbers)
     }
 
-    fn add(&mut self, id: NodeId) {
-        let number = &mut self.of_node[id as usize];
-        if *number == 0 {
-            *number = FIRST_INODE + self.order.len() as u32;
-            self.order.push(id);
+    fn next(&mut self, geometry: Geometry) -> Result<u32, Error> {
+        if self.last == geometry.inodes() {
+            return Err(Error::NoInodes);
         }
+        self.last += 1;
+        Ok(self.last)
     }
 
-    fn of(&self, id: NodeId) -> u32 {
-        self.of_node.get(id as usize).copied().unwrap_or_default()
+    fn node(&mut self, taken: &mut Taken, id: NodeId, inode: u32) -> Result<(), Error> {
+        let Taken { tree, values, .. } = taken;
+        tree.give_inode(id, inode)?;
+        let node = tree.node(id)?;
+        if let Kind::Directory { .. } = node.kind {
+            self.directories[((inode - 1) / INODES_PER_GROUP) as usize] += 1;
+        }
+        if values.all.length() > 0 {
+            for id in tree.shared(node.attributes)?.xattrs.apart() {
+                let mut value = values.all.get(id)?;
+                value.references += 1;
+                values.all.set(id, &value)?;
+            }
+        }
+        Ok(())
     }
 
-    fn last(&self) -> u32 {
-        FIRST_INODE + self.order.len() as u32 - 1
-    }
-
-    /// Root and all others, in the order of their numbers.
-    fn inodes(&self) -> impl Iterator<Item = (u32, NodeId)> {
-        let others = (FIRST_INODE..).zip(self.order.iter().copied());
-        std::iter::once((ROOT_INODE, ROOT)).chain(others)
+    /// Numbers the values that some node has; what the others took is free.
+    fn values(&mut self, taken: &mut Taken) -> Result<(), Error> {
+        for id in 0..taken.values.all.length() {
+            let mut value = taken.values.all.get(id)?;
+            if value.references == 0 {
+                taken.extents.free(value.stored, &mut taken.blocks)?;
+                continue;
+            }
+            self.has_values = true;
+            value.inode = self.next(taken.geometry)?;
+            taken.values.all.set(id, &value)?;
+        }
+        Ok(())
     }
 }
 
-fn write_journal(
-    blocks: &mut Blocks,
-    extents: &Extents,
-    uuid: Uuid,
-    seed: u32,
-) -> Result<Contents, Error> {
-    let count = extents.count();
-    if let Some(first) = extents.runs().next() {
-        blocks.write(first.start, &journal::superblock(count as u32, uuid))?;
-    }
-    let (map, taken) = extents.write(blocks, inode::seed_of(JOURNAL_INODE, seed))?;
-    Ok(Contents {
-        size: count * BLOCK as u64,
-        blocks: count + taken,
-        map,
-        flags: USES_EXTENTS,
-        ..Contents::empty(FileType::FILE)
-    })
-}
-
-struct Builder<'a> {
-    blocks: &'a mut Blocks,
+struct Builder {
+    blocks: Blocks,
+    extents: Extents,
     tables: InodeTables,
-    values: Values<'a>,
-    tree: &'a Tree,
-    numbers: &'a Numbers,
+    tree: Tree,
+    values: Values,
     seed: u32,
-    hash_seed: [u32; 4],
 }
 
-impl<'a> Builder<'a> {
-    /// The first of these, which has a number below all that are reserved.
-    fn root(&mut self, inodes: &mut impl Iterator<Item = (u32, NodeId)>) -> Result<(), Error> {
-        inodes
-            .next()
-            .map_or(Ok(()), |(number, id)| self.node(number, id))
+impl Builder {
+    fn journal(&mut self, journal: Span, uuid: Uuid) -> Result<Contents, Error> {
+        let mut count = 0;
+        let mut first = None;
+        for run in self.extents.runs(journal) {
+            let run = run?;
+            count += run.count;
+            first.get_or_insert(run.start);
+        }
+        if let Some(first) = first {
+            self.blocks.write(first, &journal::superblock(count, uuid))?;
+        }
+        let seed = inode::seed_of(JOURNAL_INODE, self.seed);
+        let size = u64::from(count) * BLOCK as u64;
+        self.mapped(FileType::FILE, size, journal, seed)
     }
 
     /// Writes a node's own blocks and its inode.
-    fn node(&mut self, number: u32, id: NodeId) -> Result<(), Error> {
-        let Some(node) = self.tree.node(id) else {
-            return Ok(());
-        };
-        let seed = inode::seed_of(number, self.seed);
-        let mut contents = match &node.kind {
-            Kind::Directory { parent, .. } => self.directory(number, id, *parent, seed)?,
-            Kind::File { size, extents } => self.mapped(FileType::FILE, *size, extents, seed)?,
+    fn node(&mut self, id: NodeId) -> Result<(), Error> {
+        let node = self.tree.node(id)?;
+        let seed = inode::seed_of(node.inode, self.seed);
+        let mut links = node.links;
+        let mut contents = match node.kind {
+            Kind::Removed => return Ok(()),
+            Kind::Directory {
+                parent,
+                directories,
+                ..
+            } => {
+                links = directory_links(directories);
+                self.directory(id, node.inode, parent, seed)?
+            }
+            Kind::File { size, stored } => self.mapped(FileType::FILE, size, stored, seed)?,
             Kind::Symlink(target) => self.symlink(target, seed)?,
             Kind::Special(special) => Contents {
-                map: inode::device_map(*special),
-                ..Contents::empty(FileType::of_special(*special))
+                map: inode::device_map(special),
+                ..Contents::empty(FileType::of(&node.kind))
             },
         };
-        let xattrs = node.attributes.shared.xattrs.as_ref();
-        let mut placed = xattrs.map(Xattrs::placed).unwrap_or_default();
-        contents.blocks += placed.put_apart(|value| self.values.number(value, self.seed));
+        let shared = self.tree.shared(node.attributes)?;
+        let placed = shared.xattrs.placed(|id| {
+            let value = self.values.all.get(id)?;
+            Ok::<_, Error>((value.inode, value.hash))
+        })?;
+        contents.blocks += placed.blocks_apart;
         if placed.needs_block() {
             let run = self.blocks.allocate(1)?;
             self.blocks
@@ -206,52 +247,49 @@ impl<'a> Builder<'a> {
             contents.xattr_block = run.start;
             contents.blocks += 1;
         }
-        let links = links(self.tree, node);
-        let inode = inode::encode(&contents, &node.attributes, links, &placed, seed);
-        self.tables.put(self.blocks, number, &inode)
+        let mtime = node.attributes.mtime;
+        let inode = inode::encode(&contents, mtime, &shared, links, &placed, seed);
+        self.tables.put(&self.blocks, node.inode, &inode)
     }
 
     /// Writes one of the inodes that no directory names.
     fn reserved_inode(&mut self, number: u32, contents: &Contents) -> Result<(), Error> {
         let seed = inode::seed_of(number, self.seed);
-        let attributes = Attributes::of_mode(0o600);
-        let inode = inode::encode(contents, &attributes, 1, &Placed::default(), seed);
-        self.tables.put(self.blocks, number, &inode)
+        let shared = Shared::of_mode(0o600);
+        let none = Placed::default();
+        let inode = inode::encode(contents, InodeTime::EPOCH, &shared, 1, &none, seed);
+        self.tables.put(&self.blocks, number, &inode)
     }
 
-    /// Writes the values that have inodes of their own, and what is left of the tables; returns
-    /// the last inode.
-    fn values(mut self, geometry: Geometry) -> Result<u32, Error> {
-        let values = std::mem::replace(&mut self.values, Values::after(0));
-        if u64::from(values.first) + values.all.len() as u64 > u64::from(geometry.inodes()) + 1 {
-            return Err(Error::NoInodes);
-        }
-        let last = values.first + values.all.len() as u32 - 1;
-        for (number, (value, shared)) in (values.first..).zip(values.all) {
-            let extents = self.blocks.store(value)?;
-            let seed = inode::seed_of(number, self.seed);
-            let size = value.len() as u64;
-            let mut contents = self.mapped(FileType::FILE, size, &extents, seed)?;
+    /// Writes the inodes of values.
+    fn values(&mut self) -> Result<(), Error> {
+        for id in 0..self.values.all.length() {
+            let value = self.values.all.get(id)?;
+            if value.references == 0 {
+                continue;
+            }
+            let seed = inode::seed_of(value.inode, self.seed);
+            let size = u64::from(value.size);
+            let mut contents = self.mapped(FileType::FILE, size, value.stored, seed)?;
             contents.flags |= HOLDS_XATTR;
-            contents.shared_value = Some(shared);
-            self.reserved_inode(number, &contents)?;
+            contents.shared_value = Some(value);
+            self.reserved_inode(value.inode, &contents)?;
         }
-        self.tables.flush(self.blocks)?;
-        Ok(last)
+        Ok(())
     }
 
     fn mapped(
         &mut self,
         file_type: FileType,
         size: u64,
-        extents: &Extents,
+        stored: Span,
         seed: u32,
     ) -> Result<Contents, Error> {
-        let (map, taken) = extents.write(self.blocks, seed)?;
+        let Map { root, blocks } = self.extents.map(stored, &mut self.blocks, seed)?;
         Ok(Contents {
             size,
-            blocks: extents.count() + taken,
-            map,
+            blocks,
+            map: root,
             flags: USES_EXTENTS,
             ..Contents::empty(file_type)
         })
@@ -259,35 +297,25 @@ impl<'a> Builder<'a> {
 
     fn directory(
         &mut self,
-        number: u32,
         id: NodeId,
+        inode: u32,
         parent: NodeId,
         seed: u32,
     ) -> Result<Contents, Error> {
-        let children = self.tree.children(id).into_iter().flatten();
-        let entries: Vec<Entry<'_>> = children
-            .map(|(name, child)| Entry {
-                name,
-                inode: self.numbers.of(child.node),
-                kind: self
-                    .tree
-                    .node(child.node)
-                    .map_or(FileType::FILE, file_type)
-                    .kind,
-            })
-            .collect();
         let identity = Identity {
-            inode: number,
-            parent: self.numbers.of(parent),
+            id,
+            inode,
+            parent: self.tree.node(parent)?.inode,
             seed,
-            hash_seed: &self.hash_seed,
         };
-        let written = directory::write(self.blocks, identity, &entries)?;
-        let written = written.ok_or_else(|| Error::DirectoryTooLarge {
-            path: shown(&self.tree.path(id)),
-        })?;
+        let (blocks, extents) = (&mut self.blocks, &mut self.extents);
+        let Some(written) = directory::write(blocks, extents, &mut self.tree, identity)? else {
+            return Err(Error::DirectoryTooLarge {
+                path: shown(&self.tree.path(id)?),
+            });
+        };
         let size = u64::from(written.blocks) * BLOCK as u64;
-        let mut contents = self.mapped(FileType::DIRECTORY, size, &written.extents, seed)?;
+        let mut contents = self.mapped(FileType::DIRECTORY, size, written.stored, seed)?;
         if written.is_indexed {
             contents.flags |= IS_INDEXED;
         }
@@ -295,36 +323,22 @@ impl<'a> Builder<'a> {
     }
 
     /// A target of up to 59 bytes is in the inode, a longer one in a block.
-    fn symlink(&mut self, target: &[u8], seed: u32) -> Result<Contents, Error> {
+    fn symlink(&mut self, target: Kept, seed: u32) -> Result<Contents, Error> {
+        let target = self.tree.bytes(target)?;
         if target.len() < 60 {
             let mut contents = Contents::empty(FileType::SYMLINK);
             contents.size = target.len() as u64;
-            contents.map[..target.len()].copy_from_slice(target);
+            contents.map[..target.len()].copy_from_slice(&target);
             return Ok(contents);
         }
-        let extents = self.blocks.store(target)?;
-        self.mapped(FileType::SYMLINK, target.len() as u64, &extents, seed)
-    }
-}
-
-fn file_type(node: &Node) -> FileType {
-    match &node.kind {
-        Kind::Directory { .. } => FileType::DIRECTORY,
-        Kind::File { .. } => FileType::FILE,
-        Kind::Symlink(_) => FileType::SYMLINK,
-        Kind::Special(special) => FileType::of_special(*special),
+        let stored = self.blocks.store(&target, &mut self.extents)?;
+        self.mapped(FileType::SYMLINK, target.len() as u64, stored, seed)
     }
 }
 
 /// A directory is named by its entry, by itself, and by each directory in it.
-fn links(tree: &Tree, node: &Node) -> u16 {
-    let Kind::Directory { children, .. } = &node.kind else {
-        return node.links as u16;
-    };
-    let directories = children
-        .values()
-        .filter(|child| tree.children(child.node).is_some());
-    match 2 + directories.count() as u32 {
+fn directory_links(directories: u32) -> u16 {
+    match 2 + directories {
         links if links > MOST_LINKS => 1,
         links => links as u16,
     }
@@ -339,25 +353,17 @@ struct Groups {
 impl Groups {
     fn write(
         blocks: &mut Blocks,
-        tree: &Tree,
         numbers: &Numbers,
-        last_inode: u32,
         geometry: Geometry,
         seed: u32,
     ) -> Result<Groups, Error> {
-        let mut directories = vec![0u32; geometry.groups() as usize];
-        for (number, id) in numbers.inodes() {
-            if tree.children(id).is_some() {
-                directories[((number - 1) / INODES_PER_GROUP) as usize] += 1;
-            }
-        }
         let mut groups = Groups {
             descriptors: vec![0; geometry.descriptor_blocks() as usize * BLOCK],
             free_blocks: 0,
         };
         for group in 0..geometry.groups() {
             let before = u64::from(group) * u64::from(INODES_PER_GROUP);
-            let used = u64::from(last_inode)
+            let used = u64::from(numbers.last)
                 .saturating_sub(before)
                 .min(u64::from(INODES_PER_GROUP)) as u32;
             let at = group as usize * DESCRIPTOR;
@@ -366,7 +372,7 @@ impl Groups {
                 geometry,
                 group,
                 used,
-                directories[group as usize],
+                numbers.directories[group as usize],
                 seed,
             )?;
             groups.descriptors[at..at + DESCRIPTOR].copy_from_slice(&descriptor.bytes);

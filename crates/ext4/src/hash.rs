@@ -2,20 +2,12 @@
 //! (Documentation/filesystems/ext4/directory.rst, "Hash Tree Directories"; the computation is
 //! that of `fs/ext4/hash.c`).
 
-/// The order of a name in its directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NameHash {
-    /// What the index holds; its lowest bit is always clear.
-    pub major: u32,
-    /// Orders names of one major hash.
-    pub minor: u32,
-}
-
 /// The seed where the file system's own is zero.
 const DEFAULT_SEED: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
-/// Hashes a name with the file system's seed.
-pub fn name_hash(name: &[u8], seed: &[u32; 4]) -> NameHash {
+/// Hashes a name with the file system's seed: the major hash, which is what the index holds. Its
+/// lowest bit is always clear.
+pub fn name_hash(name: &[u8], seed: &[u32; 4]) -> u32 {
     let mut state = if *seed == [0; 4] { DEFAULT_SEED } else { *seed };
     let mut rest = name;
     loop {
@@ -26,13 +18,9 @@ pub fn name_hash(name: &[u8], seed: &[u32; 4]) -> NameHash {
         rest = &rest[32..];
     }
     let end_of_directory = 0x7fff_ffff << 1;
-    let major = match state[1] & !1 {
+    match state[1] & !1 {
         major if major == end_of_directory => (0x7fff_ffff - 1) << 1,
         major => major,
-    };
-    NameHash {
-        major,
-        minor: state[2],
     }
 }
 

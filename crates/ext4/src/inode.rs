@@ -2,9 +2,11 @@
 
 use crate::{
     Special, Timestamp,
-    bytes::{crc, high, high_half, low, low_half, put_u16, put_u32},
+    bytes::{crc, get_u32, high, high_half, low, low_half, put_u16, put_u32},
     geometry::{BLOCK, INODE},
-    tree::Attributes,
+    pages::Record,
+    tree::{Kind, Shared},
+    values::SharedValue,
     xattr::Placed,
 };
 
@@ -44,15 +46,18 @@ impl FileType {
         kind: 7,
     };
 
-    /// A device, pipe or socket.
-    pub fn of_special(special: Special) -> FileType {
-        let (mode, kind) = match special {
-            Special::CharDevice { .. } => (0o020_000, 3),
-            Special::BlockDevice { .. } => (0o060_000, 4),
-            Special::Fifo => (0o010_000, 5),
-            Special::Socket => (0o140_000, 6),
-        };
-        FileType { mode, kind }
+    /// The type of a node that is there.
+    pub fn of(kind: &Kind) -> FileType {
+        let special = |mode, kind| FileType { mode, kind };
+        match kind {
+            Kind::Directory { .. } => FileType::DIRECTORY,
+            Kind::File { .. } | Kind::Removed => FileType::FILE,
+            Kind::Symlink(_) => FileType::SYMLINK,
+            Kind::Special(Special::CharDevice { .. }) => special(0o020_000, 3),
+            Kind::Special(Special::BlockDevice { .. }) => special(0o060_000, 4),
+            Kind::Special(Special::Fifo) => special(0o010_000, 5),
+            Kind::Special(Special::Socket) => special(0o140_000, 6),
+        }
     }
 }
 
@@ -73,15 +78,6 @@ pub struct Contents {
     pub xattr_block: u64,
     /// What is known of the value, if this is one of an extended attribute.
     pub shared_value: Option<SharedValue>,
-}
-
-/// A value of an extended attribute in an inode of its own.
-#[derive(Debug, Clone, Copy)]
-pub struct SharedValue {
-    /// Over the value's bytes.
-    pub hash: u32,
-    /// How many attributes have it.
-    pub references: u32,
 }
 
 impl Contents {
@@ -107,13 +103,13 @@ pub fn seed_of(inode: u32, seed: u32) -> u32 {
 /// The inode's bytes. `seed` is [`seed_of`] it; `links` is how many names it has.
 pub fn encode(
     contents: &Contents,
-    attributes: &Attributes,
+    mtime: InodeTime,
+    shared: &Shared,
     links: u16,
     placed: &Placed<'_>,
     seed: u32,
 ) -> [u8; INODE] {
     let mut inode = [0; INODE];
-    let Attributes { mtime, shared } = attributes;
     put_u16(
         &mut inode,
         0x00,
@@ -139,7 +135,10 @@ pub fn encode(
         put_u32(&mut inode, at, mtime.seconds);
         put_u32(&mut inode, at_beyond, mtime.beyond);
     }
-    if let Some(SharedValue { hash, references }) = contents.shared_value {
+    if let Some(SharedValue {
+        hash, references, ..
+    }) = contents.shared_value
+    {
         // Where others have a time of access and the low half of a version.
         put_u32(&mut inode, 0x08, hash);
         put_u32(&mut inode, 0x24, references);
@@ -159,6 +158,30 @@ pub struct InodeTime {
     seconds: u32,
     /// The nanoseconds, then the seconds' upper 2 bits.
     beyond: u32,
+}
+
+impl InodeTime {
+    /// The first moment of 1970.
+    pub const EPOCH: InodeTime = InodeTime {
+        seconds: 0,
+        beyond: 0,
+    };
+}
+
+impl Record for InodeTime {
+    const SIZE: usize = 8;
+
+    fn write(&self, bytes: &mut [u8]) {
+        put_u32(bytes, 0, self.seconds);
+        put_u32(bytes, 4, self.beyond);
+    }
+
+    fn read(bytes: &[u8]) -> InodeTime {
+        InodeTime {
+            seconds: get_u32(bytes, 0),
+            beyond: get_u32(bytes, 4),
+        }
+    }
 }
 
 impl From<Timestamp> for InodeTime {

@@ -1,8 +1,9 @@
 //! An ext4 file system written as a stream.
 //!
 //! A [`Writer`] takes entries one after the other, in any order, as the layers of an image bring
-//! them: file contents go to their final blocks at once, names and attributes stay in memory,
-//! and [`Writer::finish`] writes the rest. Nothing is mounted and nobody needs to be root. The
+//! them: file contents go to their final blocks at once, names and attributes are kept, and
+//! [`Writer::finish`] writes the rest. It takes 50 MiB of memory at most: what is kept beyond that
+//! is in a file without a name. Nothing is mounted and nobody needs to be root. The
 //! image is a sparse file: blocks that hold nothing take nothing.
 //!
 //! The result has a journal, extents, hashed directories and metadata checksums; `e2fsck -fn`
@@ -36,6 +37,7 @@ mod inode;
 mod inode_table;
 mod journal;
 mod metadata;
+mod pages;
 mod reader;
 mod resize;
 mod superblock;

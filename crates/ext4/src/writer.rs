@@ -12,10 +12,12 @@ use crate::{
     Contents, Error, Metadata, Special,
     blocks::Blocks,
     error::shown,
-    extents::{Extents, Run},
-    finish,
+    extents::{Extents, Span},
+    finish::{self, Taken},
     geometry::{BLOCK, Geometry},
-    tree::{Attributes, Kind, NodeId, Place, Tree, directory},
+    superblock,
+    tree::{Attributes, Freed, Kind, NodeId, Place, Shared, Tree, empty_directory},
+    values::Values,
     xattr::Xattrs,
 };
 
@@ -57,23 +59,21 @@ impl Default for Options {
 /// directories on the way are made, 0755 and root's. An entry replaces what is there under its
 /// name; only a directory over a directory keeps what is in it. An entry that fails changes
 /// nothing.
-#[derive(Debug)]
 pub struct Writer {
-    blocks: Blocks,
-    tree: Tree,
-    geometry: Geometry,
-    uuid: Uuid,
-    journal: Extents,
-    /// The blocks' numbers of a grown file system's descriptors lead from here.
-    resize_block: Option<u64>,
+    taken: Taken,
     /// What is read of files goes through here.
     chunk: Vec<u8>,
 }
 
 impl Writer {
-    /// Begins a file system in a new file, or in an existing one's place.
+    /// Begins a file system in a new file, or in an existing one's place. What has to be kept
+    /// until the end and has no room in memory will be in a file without a name beside it.
     pub fn create(file: &Path, options: &Options) -> Result<Writer, Error> {
         let geometry = Geometry::of(options.size)?;
+        let directory = match file.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => directory,
+            _ => Path::new("."),
+        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -82,47 +82,51 @@ impl Writer {
             .open(file)
             .map_err(Error::Io)?;
         let mut blocks = Blocks::new(file, geometry)?;
-        let mut journal = Extents::default();
+        let mut extents = Extents::new(directory.to_owned());
+        let mut journal = extents.begin();
         let mut logical = 0;
         while logical < options.journal_blocks {
             let run = blocks.allocate(options.journal_blocks - logical)?;
-            journal.push(logical, run);
+            extents.push(&mut journal, logical, run)?;
             logical += run.count;
         }
         let resize_block = match geometry.reserved_descriptor_blocks() {
             0 => None,
             _ => Some(blocks.allocate(1)?.start),
         };
+        let seed = superblock::checksum_seed(options.uuid);
         Ok(Writer {
-            blocks,
-            tree: Tree::new(),
-            geometry,
-            uuid: options.uuid,
-            journal,
-            resize_block,
+            taken: Taken {
+                blocks,
+                extents,
+                tree: Tree::new(directory, superblock::hash_seed(options.uuid))?,
+                values: Values::new(directory.to_owned(), seed),
+                geometry,
+                uuid: options.uuid,
+                journal,
+                resize_block,
+            },
             chunk: vec![0; CHUNK],
         })
     }
 
     /// Whatever comes now belongs to a layer over all that came before.
     pub fn begin_layer(&mut self) {
-        self.tree.begin_layer();
+        self.taken.tree.begin_layer();
     }
 
     /// Adds a directory, or gives one that is there these attributes.
     pub fn directory(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), Error> {
-        let attributes = self.tree.attributes(metadata, path)?;
-        let (parent, name) = self.tree.make_parent(path)?;
+        let attributes = self.attributes(metadata, path)?;
+        let tree = &mut self.taken.tree;
+        let (parent, name) = tree.make_parent(path)?;
         let existing = match &name {
-            Some(name) => self.tree.child(parent, name),
+            Some(name) => tree.child(parent, name)?,
             None => Some(parent),
         };
-        match existing.filter(|id| self.tree.children(*id).is_some()) {
-            Some(id) => {
-                self.tree.touch(&(parent, name), id, attributes);
-                Ok(())
-            }
-            None => self.put((parent, name), attributes, directory(parent), path),
+        match existing {
+            Some(id) if is_directory(tree, id)? => tree.touch(&(parent, name), id, attributes),
+            _ => self.put((parent, name), attributes, empty_directory(parent), path),
         }
     }
 
@@ -143,17 +147,17 @@ impl Writer {
         metadata: &Metadata,
         contents: &mut dyn Contents,
     ) -> Result<(), Error> {
-        let attributes = self.tree.attributes(metadata, path)?;
-        let place = self.tree.make_parent(path)?;
-        let place = self.reserve(place, 0, path)?;
-        let mut extents = Extents::default();
+        let attributes = self.attributes(metadata, path)?;
+        let place = self.taken.tree.make_parent(path)?;
+        ensure_has_name(&place, path)?;
+        let mut stored = self.taken.extents.begin();
         let mut chunk = std::mem::take(&mut self.chunk);
-        let stored = self.store(contents, &mut chunk, &mut extents, path);
+        let size = self.store(contents, &mut chunk, &mut stored, path);
         self.chunk = chunk;
-        match stored {
-            Ok(size) => self.put_reserved(place, attributes, Kind::File { size, extents }),
+        match size {
+            Ok(size) => self.put(place, attributes, Kind::File { size, stored }, path),
             Err(error) => {
-                self.free([extents])?;
+                self.taken.extents.free(stored, &mut self.taken.blocks)?;
                 Err(error)
             }
         }
@@ -169,17 +173,19 @@ impl Writer {
         if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
             return Err(Error::Target { path: shown(path) });
         }
-        let attributes = self.tree.attributes(metadata, path)?;
+        let shared = self.shared(metadata, path)?;
         // e2fsck takes a short target for numbers of blocks if the inode counts those of a value.
-        let xattrs = attributes.shared.xattrs.as_ref();
-        if xattrs.is_some_and(Xattrs::needs_inode) {
+        if shared.xattrs.apart().next().is_some() {
             return Err(Error::Xattrs {
                 path: shown(path),
                 reason: "a symbolic link's have to fit into its inode and a block",
             });
         }
-        let place = self.tree.make_parent(path)?;
-        self.put(place, attributes, Kind::Symlink(target.into()), path)
+        let tree = &mut self.taken.tree;
+        let attributes = tree.attributes(metadata.mtime.into(), &shared)?;
+        let place = tree.make_parent(path)?;
+        let target = tree.keep_target(target)?;
+        self.put(place, attributes, target, path)
     }
 
     /// Adds a device, pipe or socket.
@@ -195,8 +201,8 @@ impl Writer {
         {
             return Err(Error::Device { path: shown(path) });
         }
-        let attributes = self.tree.attributes(metadata, path)?;
-        let place = self.tree.make_parent(path)?;
+        let attributes = self.attributes(metadata, path)?;
+        let place = self.taken.tree.make_parent(path)?;
         self.put(place, attributes, Kind::Special(special), path)
     }
 
@@ -206,57 +212,71 @@ impl Writer {
             path: shown(path),
             target: shown(target),
         };
-        let found = match self.tree.parent(target)? {
-            Some((parent, Some(name))) => self.tree.child(parent, &name),
+        let tree = &mut self.taken.tree;
+        let found = match tree.parent(target)? {
+            Some((parent, Some(name))) => tree.child(parent, &name)?,
             _ => None,
         };
-        let id = found
-            .filter(|id| self.tree.children(*id).is_none())
-            .ok_or_else(no_file)?;
-        let (parent, name) = self.tree.make_parent(path)?;
+        let id = found.ok_or_else(no_file)?;
+        if is_directory(tree, id)? {
+            return Err(no_file());
+        }
+        let (parent, name) = tree.make_parent(path)?;
         let name = name.ok_or_else(no_file)?;
-        if self.tree.child(parent, &name) == Some(id) {
+        if tree.child(parent, &name)? == Some(id) {
             return Ok(());
         }
-        self.tree.ensure_may_be_linked(id, path)?;
-        self.tree.reserve(&name, 0, path)?;
-        let freed = self.tree.remove(parent, &name);
-        self.free(freed)?;
-        self.tree.link(parent, name, id);
-        Ok(())
+        tree.ensure_may_be_linked(id, path)?;
+        self.remove(|tree, freed| tree.remove(parent, &name, freed))?;
+        self.taken.tree.link(parent, &name, id)
     }
 
     /// Removes what lower layers brought under this name. Whatever this layer itself brought
     /// stays. Nothing there is no failure.
     pub fn white_out(&mut self, path: &[u8]) -> Result<(), Error> {
-        let freed = match self.tree.parent(path)? {
-            Some((parent, Some(name))) => self.tree.white_out(parent, &name),
-            Some((root, None)) => self.tree.make_opaque(root),
-            None => Vec::new(),
-        };
-        self.free(freed)
+        match self.taken.tree.parent(path)? {
+            Some((parent, Some(name))) => {
+                self.remove(|tree, freed| tree.white_out(parent, &name, freed))
+            }
+            Some((root, None)) => self.remove(|tree, freed| tree.make_opaque(root, freed)),
+            None => Ok(()),
+        }
     }
 
     /// Removes all that lower layers brought into this directory.
     pub fn make_opaque(&mut self, path: &[u8]) -> Result<(), Error> {
         // With a name behind it the directory is on the way, so a link to it is followed.
-        let freed = match self.tree.parent(&[path, b"/x"].concat())? {
-            Some((directory, _)) => self.tree.make_opaque(directory),
-            None => Vec::new(),
-        };
-        self.free(freed)
+        match self.taken.tree.parent(&[path, b"/x"].concat())? {
+            Some((directory, _)) => self.remove(|tree, freed| tree.make_opaque(directory, freed)),
+            None => Ok(()),
+        }
     }
 
     /// Writes all that is not written yet, and makes it last.
     pub fn finish(self) -> Result<(), Error> {
-        finish::finish(
-            self.blocks,
-            self.tree,
-            self.geometry,
-            self.uuid,
-            &self.journal,
-            self.resize_block,
-        )
+        finish::finish(self.taken)
+    }
+
+    fn shared(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Shared, Error> {
+        let Taken {
+            blocks,
+            extents,
+            values,
+            ..
+        } = &mut self.taken;
+        Ok(Shared {
+            mode: metadata.mode,
+            uid: metadata.uid,
+            gid: metadata.gid,
+            xattrs: Xattrs::of(&metadata.xattrs, path, |value| {
+                values.keep(value, blocks, extents)
+            })?,
+        })
+    }
+
+    fn attributes(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Attributes, Error> {
+        let shared = self.shared(metadata, path)?;
+        self.taken.tree.attributes(metadata.mtime.into(), &shared)
     }
 
     /// Puts a node under its name, in the place of whatever is there.
@@ -267,41 +287,25 @@ impl Writer {
         kind: Kind,
         path: &[u8],
     ) -> Result<(), Error> {
-        let place = self.reserve(place, kind.memory(), path)?;
-        self.put_reserved(place, attributes, kind)
+        let name = ensure_has_name(&place, path)?;
+        let (parent, _) = place;
+        self.remove(|tree, freed| tree.remove(parent, name, freed))?;
+        self.taken.tree.insert(parent, name, attributes, kind)?;
+        Ok(())
     }
 
-    fn reserve(
+    /// Lets something be removed from the tree, and frees the blocks of files that are gone.
+    fn remove(
         &mut self,
-        (parent, name): Place,
-        beside: u64,
-        path: &[u8],
-    ) -> Result<(NodeId, Box<[u8]>), Error> {
-        // The root itself can be nothing but a directory.
-        let name = name.ok_or_else(|| Error::Name { path: shown(path) })?;
-        self.tree.reserve(&name, beside, path)?;
-        Ok((parent, name))
-    }
-
-    fn put_reserved(
-        &mut self,
-        (parent, name): (NodeId, Box<[u8]>),
-        attributes: Attributes,
-        kind: Kind,
+        from: impl FnOnce(&mut Tree, Freed<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let freed = self.tree.remove(parent, &name);
-        self.free(freed)?;
-        self.tree.insert(parent, name, attributes, kind);
-        Ok(())
-    }
-
-    fn free(&mut self, files: impl IntoIterator<Item = Extents>) -> Result<(), Error> {
-        for extents in files {
-            for run in extents.runs() {
-                self.blocks.free(run)?;
-            }
-        }
-        Ok(())
+        let Taken {
+            blocks,
+            extents,
+            tree,
+            ..
+        } = &mut self.taken;
+        from(tree, &mut |file| extents.free(file, blocks))
     }
 
     /// Stores contents to their end; returns how many bytes there were.
@@ -309,7 +313,7 @@ impl Writer {
         &mut self,
         contents: &mut dyn Contents,
         chunk: &mut [u8],
-        extents: &mut Extents,
+        stored: &mut Span,
         path: &[u8],
     ) -> Result<u64, Error> {
         let (mut size, mut logical) = (0u64, 0u32);
@@ -325,9 +329,7 @@ impl Writer {
             let blocks = count.div_ceil(BLOCK);
             chunk[count..blocks * BLOCK].fill(0);
             let end = blocks_up_to(u64::from(logical) + blocks as u64, path)?;
-            let known = extents.memory();
-            self.store_chunk(&chunk[..blocks * BLOCK], logical, extents)?;
-            self.tree.take_memory(extents.memory() - known, path)?;
+            self.store_chunk(&chunk[..blocks * BLOCK], logical, stored)?;
             logical = end;
             if count < CHUNK {
                 return Ok(size);
@@ -340,29 +342,42 @@ impl Writer {
         &mut self,
         chunk: &[u8],
         logical: u32,
-        extents: &mut Extents,
+        stored: &mut Span,
     ) -> Result<(), Error> {
+        let Taken {
+            blocks, extents, ..
+        } = &mut self.taken;
         let is_hole = |block: usize| chunk[block * BLOCK..(block + 1) * BLOCK] == HOLE;
-        let blocks = chunk.len() / BLOCK;
+        let count = chunk.len() / BLOCK;
         let mut block = 0;
-        while block < blocks {
+        while block < count {
             if is_hole(block) {
                 block += 1;
                 continue;
             }
-            let end = (block..blocks)
+            let end = (block..count)
                 .find(|block| is_hole(*block))
-                .unwrap_or(blocks);
+                .unwrap_or(count);
             while block < end {
-                let Run { start, count } = self.blocks.allocate((end - block) as u32)?;
-                extents.push(logical + block as u32, Run { start, count });
-                let bytes = &chunk[block * BLOCK..(block + count as usize) * BLOCK];
-                self.blocks.write(start, bytes)?;
-                block += count as usize;
+                let run = blocks.allocate((end - block) as u32)?;
+                extents.push(stored, logical + block as u32, run)?;
+                let bytes = &chunk[block * BLOCK..(block + run.count as usize) * BLOCK];
+                blocks.write(run.start, bytes)?;
+                block += run.count as usize;
             }
         }
         Ok(())
     }
+}
+
+fn is_directory(tree: &mut Tree, id: NodeId) -> Result<bool, Error> {
+    Ok(matches!(tree.node(id)?.kind, Kind::Directory { .. }))
+}
+
+/// The name of a place that is not the root itself, which can be nothing but a directory.
+fn ensure_has_name<'a>((_, name): &'a Place, path: &[u8]) -> Result<&'a [u8], Error> {
+    name.as_deref()
+        .ok_or_else(|| Error::Name { path: shown(path) })
 }
 
 /// A place in a file in blocks.

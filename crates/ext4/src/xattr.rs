@@ -4,9 +4,10 @@
 
 use crate::{
     Error,
-    bytes::{crc, put_u16, put_u32},
+    bytes::{crc, get_u16, get_u32, put_u16, put_u32},
     error::shown,
     geometry::BLOCK,
+    values::ValueId,
 };
 
 const MAGIC: u32 = 0xea02_0000;
@@ -19,25 +20,36 @@ const LONGEST_VALUE: usize = 65536;
 /// Bytes behind an inode's fields, for attributes.
 pub const IN_INODE: usize = crate::geometry::INODE - 160;
 
-/// One attribute as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// One attribute.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Attribute {
     index: u8,
-    name_length: usize,
+    name_length: u8,
     name: Box<[u8]>,
-    value: Box<[u8]>,
+    value: Value,
 }
 
-/// The attributes of an entry: at least one, in the order of a block, and known to have a place.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct Xattrs(Box<[Attribute]>);
+/// An attribute's value.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Value {
+    /// Beside the name.
+    Here(Box<[u8]>),
+    /// In an inode of its own: which one, and how many bytes.
+    Apart(ValueId, u32),
+}
+
+/// The attributes of an entry in the order of a block, and known to have a place.
+#[derive(Debug, Default)]
+pub struct Xattrs(Vec<Attribute>);
 
 impl Xattrs {
-    /// The attributes of the entry at `path`; fails if they cannot be kept.
-    pub fn of(xattrs: &[(Vec<u8>, Vec<u8>)], path: &[u8]) -> Result<Option<Xattrs>, Error> {
-        if xattrs.is_empty() {
-            return Ok(None);
-        }
+    /// The attributes of the entry at `path`; fails if they cannot be kept. `put_apart` gets the
+    /// values that need inodes of their own: the longest, and only as many as must.
+    pub fn of(
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        path: &[u8],
+        mut put_apart: impl FnMut(&[u8]) -> Result<ValueId, Error>,
+    ) -> Result<Xattrs, Error> {
         let refuse = |reason| Error::Xattrs {
             path: shown(path),
             reason,
@@ -45,7 +57,7 @@ impl Xattrs {
         let attributes = xattrs
             .iter()
             .map(|(name, value)| Attribute::of(name, value));
-        let mut attributes: Box<[Attribute]> =
+        let mut attributes: Vec<Attribute> =
             attributes.collect::<Result<_, _>>().map_err(refuse)?;
         // The order in a block is by index, length, name; in an inode it is free.
         attributes.sort();
@@ -54,72 +66,124 @@ impl Xattrs {
         if attributes.windows(2).any(is_same) {
             return Err(refuse("one is there twice"));
         }
-        let xattrs = Xattrs(attributes);
-        match xattrs.place() {
-            Some(_) => Ok(Some(xattrs)),
-            None => Err(refuse(
-                "their names take more than an inode and a block can hold",
-            )),
-        }
-    }
-
-    /// Whether a value has to go into an inode of its own.
-    pub fn needs_inode(&self) -> bool {
-        self.place_with(&[]).is_none()
-    }
-
-    /// Bytes that they take in memory.
-    pub fn memory(&self) -> u64 {
-        let sizes = self.0.iter();
-        let sizes = sizes.map(|one| size_of::<Attribute>() + one.name.len() + one.value.len());
-        sizes.sum::<usize>() as u64
-    }
-
-    /// Divides them. The longest values go elsewhere, and only as many as must.
-    fn place(&self) -> Option<Placed<'_>> {
-        let names = self.0.iter().map(|one| padded(ENTRY + one.name.len()));
+        let names = attributes.iter().map(|one| padded(ENTRY + one.name.len()));
+        let no_room = "their names take more than an inode and a block can hold";
         if names.sum::<usize>() > IN_INODE + BLOCK {
-            return None;
+            return Err(refuse(no_room));
         }
-        let mut by_length: Vec<usize> = (0..self.0.len()).collect();
-        by_length.sort_by_key(|number| std::cmp::Reverse(self.0[*number].value.len()));
-        (0..=by_length.len()).find_map(|apart| self.place_with(&by_length[..apart]))
+        let mut by_length: Vec<usize> = (0..attributes.len()).collect();
+        by_length.sort_by_key(|number| std::cmp::Reverse(attributes[*number].value.length()));
+        let mut sizes: Vec<usize> = attributes.iter().map(Attribute::size).collect();
+        let mut by_length = by_length.into_iter();
+        while divide(&sizes).is_none() {
+            let longest = by_length.next().ok_or_else(|| refuse(no_room))?;
+            let attribute = &mut attributes[longest];
+            if let Value::Here(bytes) = &attribute.value
+                && !bytes.is_empty()
+            {
+                attribute.value = Value::Apart(put_apart(bytes)?, bytes.len() as u32);
+            }
+            sizes[longest] = attribute.size();
+        }
+        Ok(Xattrs(attributes))
     }
 
-    /// Divides them, the values of those with these numbers apart; none if they do not fit.
-    fn place_with(&self, apart: &[usize]) -> Option<Placed<'_>> {
-        let mut placed = Placed::default();
-        let mut left_in_inode = IN_INODE - 4 - 4;
-        let mut left_in_block = BLOCK - BLOCK_HEADER - 4;
-        for (number, attribute) in self.0.iter().enumerate() {
-            let is_apart = apart.contains(&number) && !attribute.value.is_empty();
-            let entry = PlacedEntry {
-                attribute,
-                value: if is_apart {
-                    Value::Apart { inode: 0, hash: 0 }
-                } else {
-                    Value::Here
-                },
-            };
-            let size = entry.size();
-            if size <= left_in_inode {
-                left_in_inode -= size;
-                placed.in_inode.push(entry);
-            } else if size <= left_in_block {
-                left_in_block -= size;
-                placed.in_block.push(entry);
-            } else {
-                return None;
+    /// The values that have inodes of their own.
+    pub fn apart(&self) -> impl Iterator<Item = ValueId> {
+        self.0.iter().filter_map(|attribute| match attribute.value {
+            Value::Here(_) => None,
+            Value::Apart(id, _) => Some(id),
+        })
+    }
+
+    /// Adds them to bytes from which [`read`](Self::read) makes them again.
+    pub fn write(&self, bytes: &mut Vec<u8>) {
+        for attribute in &self.0 {
+            bytes.extend_from_slice(&[attribute.index, attribute.name_length]);
+            bytes.extend_from_slice(&attribute.name);
+            match &attribute.value {
+                Value::Here(value) => {
+                    bytes.push(0);
+                    bytes.extend_from_slice(&(value.len() as u16).to_le_bytes());
+                    bytes.extend_from_slice(value);
+                }
+                Value::Apart(id, length) => {
+                    bytes.push(1);
+                    bytes.extend_from_slice(&id.to_le_bytes());
+                    bytes.extend_from_slice(&length.to_le_bytes());
+                }
             }
         }
-        Some(placed)
     }
 
-    /// Divides them between inode, block and inodes of their own.
-    pub fn placed(&self) -> Placed<'_> {
-        // It was found when the attributes were taken.
-        self.place().unwrap_or_default()
+    /// Reads all of what was written.
+    pub fn read(mut bytes: &[u8]) -> Xattrs {
+        let mut attributes = Vec::new();
+        while let [index, name_length, rest @ ..] = bytes {
+            let (name, rest) = rest.split_at(usize::from(*name_length));
+            let (is_apart, rest) = (rest[0] == 1, &rest[1..]);
+            let value = if is_apart {
+                bytes = &rest[8..];
+                Value::Apart(get_u32(rest, 0), get_u32(rest, 4))
+            } else {
+                let (value, after) = rest[2..].split_at(usize::from(get_u16(rest, 0)));
+                bytes = after;
+                Value::Here(value.into())
+            };
+            attributes.push(Attribute {
+                index: *index,
+                name_length: *name_length,
+                name: name.into(),
+                value,
+            });
+        }
+        Xattrs(attributes)
     }
+
+    /// Divides them between inode and block. `place` tells the inode and the hash of a value that
+    /// is apart.
+    pub fn placed<E>(
+        &self,
+        mut place: impl FnMut(ValueId) -> Result<(u32, u32), E>,
+    ) -> Result<Placed<'_>, E> {
+        let sizes: Vec<usize> = self.0.iter().map(Attribute::size).collect();
+        // It was seen when the attributes were taken that there is room.
+        let are_in_inode = divide(&sizes).unwrap_or_default();
+        let mut placed = Placed::default();
+        for (attribute, is_in_inode) in self.0.iter().zip(are_in_inode) {
+            let apart = match attribute.value {
+                Value::Here(_) => None,
+                Value::Apart(id, length) => {
+                    placed.blocks_apart += u64::from(length).div_ceil(BLOCK as u64);
+                    Some(place(id)?)
+                }
+            };
+            let entry = PlacedEntry { attribute, apart };
+            if is_in_inode {
+                placed.in_inode.push(entry);
+            } else {
+                placed.in_block.push(entry);
+            }
+        }
+        Ok(placed)
+    }
+}
+
+/// Whether each of attributes with these sizes is in the inode, or else in the block; none if
+/// there is not room for all of them.
+fn divide(sizes: &[usize]) -> Option<Vec<bool>> {
+    let mut left_in_inode = IN_INODE - 4 - 4;
+    let mut left_in_block = BLOCK - BLOCK_HEADER - 4;
+    let mut is_in_inode = |size: &usize| {
+        if *size <= left_in_inode {
+            left_in_inode -= size;
+            Some(true)
+        } else {
+            left_in_block = left_in_block.checked_sub(*size)?;
+            Some(false)
+        }
+    };
+    sizes.iter().map(&mut is_in_inode).collect()
 }
 
 /// An entry's attributes, divided.
@@ -127,38 +191,18 @@ impl Xattrs {
 pub struct Placed<'a> {
     in_inode: Vec<PlacedEntry<'a>>,
     in_block: Vec<PlacedEntry<'a>>,
+    /// How many blocks the inodes of values have, which count as the entry's own.
+    pub blocks_apart: u64,
 }
 
 #[derive(Debug)]
 struct PlacedEntry<'a> {
     attribute: &'a Attribute,
-    value: Value,
+    /// The inode and the hash of a value that is apart.
+    apart: Option<(u32, u32)>,
 }
 
-/// Where a value is.
-#[derive(Debug, Clone, Copy)]
-enum Value {
-    /// Beside its name.
-    Here,
-    /// In an inode of its own, which has this hash.
-    Apart { inode: u32, hash: u32 },
-}
-
-impl<'a> Placed<'a> {
-    /// Asks for the inode of each value that is to have one, and for its hash; returns how many
-    /// blocks these inodes have, which count as the entry's own.
-    pub fn put_apart(&mut self, mut inode_of: impl FnMut(&'a [u8]) -> (u32, u32)) -> u64 {
-        let mut blocks = 0;
-        for entry in self.in_inode.iter_mut().chain(&mut self.in_block) {
-            if let Value::Apart { inode, hash } = &mut entry.value {
-                let value = &entry.attribute.value;
-                (*inode, *hash) = inode_of(value);
-                blocks += value.len().div_ceil(BLOCK) as u64;
-            }
-        }
-        blocks
-    }
-
+impl Placed<'_> {
     /// Whether a block is needed.
     pub fn needs_block(&self) -> bool {
         !self.in_block.is_empty()
@@ -206,16 +250,19 @@ fn write_entries(area: &mut [u8], first: usize, entries: &[PlacedEntry<'_>]) {
         let Attribute { name, value, .. } = entry.attribute;
         area[at] = name.len() as u8;
         area[at + 1] = entry.attribute.index;
-        match entry.value {
-            Value::Here if value.is_empty() => {}
-            Value::Here => {
+        match value {
+            Value::Here(value) if value.is_empty() => {}
+            Value::Here(value) => {
                 end -= padded(value.len());
                 area[end..end + value.len()].copy_from_slice(value);
                 put_u16(area, at + 2, end as u16);
             }
-            Value::Apart { inode, .. } => put_u32(area, at + 4, inode),
+            Value::Apart(..) => {
+                let inode = entry.apart.map_or(0, |(inode, _)| inode);
+                put_u32(area, at + 4, inode);
+            }
         }
-        put_u32(area, at + 8, value.len() as u32);
+        put_u32(area, at + 8, value.length());
         put_u32(area, at + 12, entry.hash());
         area[at + ENTRY..at + ENTRY + name.len()].copy_from_slice(name);
         at += padded(ENTRY + name.len());
@@ -223,14 +270,6 @@ fn write_entries(area: &mut [u8], first: usize, entries: &[PlacedEntry<'_>]) {
 }
 
 impl PlacedEntry<'_> {
-    fn size(&self) -> usize {
-        let name = padded(ENTRY + self.attribute.name.len());
-        match self.value {
-            Value::Here => name + padded(self.attribute.value.len()),
-            Value::Apart { .. } => name,
-        }
-    }
-
     /// Over the name and the value, or the hash of the value's inode.
     fn hash(&self) -> u32 {
         let name = |hash: u32, byte: &u8| hash.rotate_left(5) ^ u32::from(*byte);
@@ -240,9 +279,19 @@ impl PlacedEntry<'_> {
             hash.rotate_left(16) ^ u32::from_le_bytes(number)
         };
         let of_name = self.attribute.name.iter().fold(0, name);
-        match self.value {
-            Value::Here => self.attribute.value.chunks(4).fold(of_name, value),
-            Value::Apart { hash, .. } => value(of_name, &hash.to_le_bytes()),
+        match (&self.attribute.value, self.apart) {
+            (_, Some((_, hash))) => value(of_name, &hash.to_le_bytes()),
+            (Value::Here(bytes), None) => bytes.chunks(4).fold(of_name, value),
+            (Value::Apart(..), None) => of_name,
+        }
+    }
+}
+
+impl Value {
+    fn length(&self) -> u32 {
+        match self {
+            Value::Here(value) => value.len() as u32,
+            Value::Apart(_, length) => *length,
         }
     }
 }
@@ -265,10 +314,19 @@ impl Attribute {
         };
         Ok(Attribute {
             index,
-            name_length: rest.len(),
+            name_length: rest.len() as u8,
             name: rest.into(),
-            value: value.into(),
+            value: Value::Here(value.into()),
         })
+    }
+
+    /// Bytes that it takes in an inode or a block.
+    fn size(&self) -> usize {
+        let name = padded(ENTRY + self.name.len());
+        match &self.value {
+            Value::Here(value) => name + padded(value.len()),
+            Value::Apart(..) => name,
+        }
     }
 }
 
