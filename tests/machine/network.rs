@@ -552,19 +552,19 @@ fn servers_of_debian_are_reached(lab: &Lab) {
     world.inside("dev", "pkill -f http.server");
     eventually("python answers no more", || page(8000).is_empty());
 
-    begin(world, "dev", "exec iperf3 --server --port 5201");
-    eventually("iperf3 listens", || {
-        ports(world, "dev").concat().contains("iperf3")
-    });
+    // Between two measurements a server listens anew, so each has a server of its own.
     for direction in [&[][..], &["--reverse"]] {
+        begin(world, "dev", "exec iperf3 --server --one-off --port 5201");
+        let is_listed = || ports(world, "dev").concat().contains("iperf3");
+        eventually("iperf3 listens", is_listed);
         let mut arguments = vec!["--client", &own, "--time", "1", "--json"];
         arguments.extend(direction);
         let measured = on_host("iperf3", &arguments);
         let report: serde_json::Value = serde_json::from_slice(&measured.stdout).unwrap();
-        let received = &report["end"]["sum_received"]["bytes"];
-        assert!(received.as_u64().unwrap() > 1 << 20, "{report}");
+        let received = report["end"]["sum_received"]["bytes"].as_u64();
+        assert!(received.is_some_and(|bytes| bytes > 1 << 20), "{report}");
+        eventually("iperf3 has ended", || !is_listed());
     }
-    world.inside("dev", "pkill iperf3");
 
     // The guest's sshd, with a key of the user's in the home that both share.
     let keys = world.home().join(".ssh");

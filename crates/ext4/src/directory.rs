@@ -8,7 +8,8 @@ use crate::{
     extents::{Extents, Span},
     geometry::BLOCK,
     inode::FileType,
-    tree::{self, EntryId, Named, NodeId, Tree},
+    pages::Kept,
+    tree::{Named, NodeId, Tree},
 };
 
 /// Bytes of a block that entries may take: a false entry with the checksum is at its end.
@@ -26,7 +27,7 @@ const INDEX_ENTRY: usize = 8;
 pub const HASH_VERSION: u8 = 1;
 
 /// Entries of a large directory that are put in order at once.
-const AT_ONCE: u64 = 1 << 20;
+const AT_ONCE: u64 = 1 << 19;
 
 /// One entry.
 struct Entry<'a> {
@@ -93,7 +94,7 @@ pub fn write(
         && let Some(named) = tree.next(&mut entries)?
     {
         size += size_of_entry(named.entry.name.length());
-        found.push(named);
+        found.push(Found::of(named, tree)?);
     }
     let output = Output {
         stored: extents.begin(),
@@ -108,8 +109,8 @@ pub fn write(
     for dot in identity.dots() {
         leaf.add(&dot);
     }
-    for named in found.iter().rev() {
-        leaf.add_named(tree, &named.entry, named.node)?;
+    for one in found.iter().rev() {
+        leaf.add(&one.entry(&tree.bytes(one.name)?));
     }
     output.whole(&leaf.end(identity.seed)).map(Some)
 }
@@ -171,29 +172,14 @@ impl Leaf {
         }
     }
 
-    fn has_room(&self, entry: &tree::Entry) -> bool {
-        self.end + size_of_entry(entry.name.length()) <= ROOM
+    fn has_room(&self, name: Kept) -> bool {
+        self.end + size_of_entry(name.length()) <= ROOM
     }
 
     fn add(&mut self, entry: &Entry<'_>) {
         put_entry(&mut self.block, self.end, entry, entry.size());
         self.last = self.end;
         self.end += entry.size();
-    }
-
-    fn add_named(
-        &mut self,
-        tree: &mut Tree,
-        entry: &tree::Entry,
-        node: NodeId,
-    ) -> Result<(), Error> {
-        let node = tree.node(node)?;
-        self.add(&Entry {
-            name: &tree.bytes(entry.name)?,
-            inode: node.inode,
-            kind: FileType::of(&node.kind).kind,
-        });
-        Ok(())
     }
 
     /// The block. The last entry takes what is left.
@@ -238,10 +224,8 @@ fn indexed(
     let mut previous = None;
     let parts = parts(tree, identity.id)?;
     for part in 0..parts {
-        for (hash, id) in in_order(tree, identity.id, part, parts)? {
-            let entry = tree.entry(id)?;
-            let Some(node) = entry.node else { continue };
-            if let Some((hash, full)) = leaf.take_if(|(_, leaf)| !leaf.has_room(&entry)) {
+        for one in in_order(tree, identity.id, part, parts)? {
+            if let Some((hash, full)) = leaf.take_if(|(_, leaf)| !leaf.has_room(one.name)) {
                 let block = output.append(&full.end(identity.seed))?;
                 index.push(IndexEntry { hash, block });
             }
@@ -249,10 +233,10 @@ fn indexed(
                 return Ok(None);
             }
             // The lowest bit says that names of this hash are in the block before, too.
-            let continues = u32::from(previous == Some(hash));
-            let (_, leaf) = leaf.get_or_insert_with(|| (hash | continues, Leaf::new()));
-            leaf.add_named(tree, &entry, node)?;
-            previous = Some(hash);
+            let continues = u32::from(previous == Some(one.hash));
+            let (_, leaf) = leaf.get_or_insert_with(|| (one.hash | continues, Leaf::new()));
+            leaf.add(&one.entry(&tree.bytes(one.name)?));
+            previous = Some(one.hash);
         }
     }
     if let Some((hash, last)) = leaf {
@@ -285,22 +269,50 @@ fn parts(tree: &mut Tree, directory: NodeId) -> Result<u64, Error> {
     Ok(count.div_ceil(AT_ONCE))
 }
 
-/// The entries of one of so many parts, in the order of their names' hashes, and these.
+/// The entries of one of so many parts, in the order of their names' hashes.
 fn in_order(
     tree: &mut Tree,
     directory: NodeId,
     part: u64,
     parts: u64,
-) -> Result<Vec<(u32, EntryId)>, Error> {
+) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     let mut entries = tree.entries_of(directory)?;
-    while let Some(Named { id, entry, .. }) = tree.next(&mut entries)? {
-        if (u64::from(entry.hash) * parts) >> 32 == part {
-            found.push((entry.hash, id));
+    while let Some(named) = tree.next(&mut entries)? {
+        if (u64::from(named.entry.hash) * parts) >> 32 == part {
+            found.push(Found::of(named, tree)?);
         }
     }
-    found.sort_unstable();
+    found.sort_unstable_by_key(|found| found.hash);
     Ok(found)
+}
+
+/// An entry whose name is yet to be read.
+struct Found {
+    name: Kept,
+    hash: u32,
+    inode: u32,
+    kind: u8,
+}
+
+impl Found {
+    fn of(Named { entry, node, .. }: Named, tree: &mut Tree) -> Result<Found, Error> {
+        let node = tree.node(node)?;
+        Ok(Found {
+            name: entry.name,
+            hash: entry.hash,
+            inode: node.inode,
+            kind: FileType::of(&node.kind).kind,
+        })
+    }
+
+    fn entry<'a>(&self, name: &'a [u8]) -> Entry<'a> {
+        Entry {
+            name,
+            inode: self.inode,
+            kind: self.kind,
+        }
+    }
 }
 
 fn root(identity: Identity, index: &[IndexEntry], levels: u8) -> Vec<u8> {

@@ -44,7 +44,7 @@ pub const ROOT: NodeId = 0;
 pub type Place = (NodeId, Option<Box<[u8]>>);
 
 /// An entry's number.
-pub type EntryId = u32;
+type EntryId = u32;
 
 /// The number of no entry.
 const NO_ENTRY: EntryId = 0;
@@ -59,7 +59,7 @@ pub struct Entry {
     /// The name's hash, by which large directories are ordered.
     pub hash: u32,
     /// What it names, if it still does. The root has no name.
-    pub node: Option<NodeId>,
+    node: Option<NodeId>,
     /// The layer that brought it, or last said something of it.
     layer: u32,
     next_in_bucket: EntryId,
@@ -425,11 +425,6 @@ impl Tree {
         Ok(None)
     }
 
-    /// The entry of this number.
-    pub fn entry(&mut self, id: EntryId) -> Result<Entry, Error> {
-        self.entries.get(id)
-    }
-
     /// The entry of that name in a directory, also if it names nothing any more.
     fn find(&mut self, directory: NodeId, name: &[u8]) -> Result<Found, Error> {
         let hash = name_hash(name, &self.hash_seed);
@@ -745,8 +740,7 @@ pub struct Entries(EntryId);
 /// An entry that names something.
 #[derive(Debug, Clone, Copy)]
 pub struct Named {
-    /// Its number.
-    pub id: EntryId,
+    id: EntryId,
     /// The entry.
     pub entry: Entry,
     /// What it names.
