@@ -1,6 +1,8 @@
 //! Directories on disk (Documentation/filesystems/ext4/directory.rst): one block of entries, or
 //! blocks in the order of their names' hashes under an index.
 
+use std::ops::Range;
+
 use crate::{
     Error,
     blocks::Blocks,
@@ -8,7 +10,6 @@ use crate::{
     extents::{Extents, Span},
     geometry::BLOCK,
     inode::FileType,
-    pages::Kept,
     tree::{Named, NodeId, Tree},
 };
 
@@ -26,8 +27,8 @@ const INDEX_ENTRY: usize = 8;
 /// Half MD4; the superblock says that its characters are unsigned.
 pub const HASH_VERSION: u8 = 1;
 
-/// Entries of a large directory that are put in order at once.
-const AT_ONCE: u64 = 1 << 19;
+/// Bytes that entries of a large directory take in memory which are put in order at once.
+const AT_ONCE: usize = 24 << 20;
 
 /// One entry.
 struct Entry<'a> {
@@ -88,13 +89,13 @@ pub fn write(
     identity: Identity,
 ) -> Result<Option<Written>, Error> {
     let mut size: usize = identity.dots().iter().map(Entry::size).sum();
-    let mut found = Vec::new();
+    let (mut names, mut found) = (Vec::new(), Vec::new());
     let mut entries = tree.entries_of(identity.id)?;
     while size <= ROOM
         && let Some(named) = tree.next(&mut entries)?
     {
         size += size_of_entry(named.entry.name.length());
-        found.push(Found::of(named, tree)?);
+        found.push(Found::of(named, tree, &mut names)?);
     }
     let output = Output {
         stored: extents.begin(),
@@ -110,7 +111,7 @@ pub fn write(
         leaf.add(&dot);
     }
     for one in found.iter().rev() {
-        leaf.add(&one.entry(&tree.bytes(one.name)?));
+        leaf.add(&one.entry(&names));
     }
     output.whole(&leaf.end(identity.seed)).map(Some)
 }
@@ -172,8 +173,8 @@ impl Leaf {
         }
     }
 
-    fn has_room(&self, name: Kept) -> bool {
-        self.end + size_of_entry(name.length()) <= ROOM
+    fn has_room(&self, entry: &Entry<'_>) -> bool {
+        self.end + entry.size() <= ROOM
     }
 
     fn add(&mut self, entry: &Entry<'_>) {
@@ -224,8 +225,10 @@ fn indexed(
     let mut previous = None;
     let parts = parts(tree, identity.id)?;
     for part in 0..parts {
-        for one in in_order(tree, identity.id, part, parts)? {
-            if let Some((hash, full)) = leaf.take_if(|(_, leaf)| !leaf.has_room(one.name)) {
+        let (names, found) = in_order(tree, identity.id, part, parts)?;
+        for one in found {
+            let entry = one.entry(&names);
+            if let Some((hash, full)) = leaf.take_if(|(_, leaf)| !leaf.has_room(&entry)) {
                 let block = output.append(&full.end(identity.seed))?;
                 index.push(IndexEntry { hash, block });
             }
@@ -235,7 +238,7 @@ fn indexed(
             // The lowest bit says that names of this hash are in the block before, too.
             let continues = u32::from(previous == Some(one.hash));
             let (_, leaf) = leaf.get_or_insert_with(|| (one.hash | continues, Leaf::new()));
-            leaf.add(&one.entry(&tree.bytes(one.name)?));
+            leaf.add(&entry);
             previous = Some(one.hash);
         }
     }
@@ -261,54 +264,61 @@ fn indexed(
 
 /// In how many parts a directory's entries are put in order.
 fn parts(tree: &mut Tree, directory: NodeId) -> Result<u64, Error> {
-    let mut count = 0u64;
+    let mut bytes = 0;
     let mut entries = tree.entries_of(directory)?;
-    while tree.next(&mut entries)?.is_some() {
-        count += 1;
+    while let Some(named) = tree.next(&mut entries)? {
+        bytes += size_of::<Found>() + named.entry.name.length();
     }
-    Ok(count.div_ceil(AT_ONCE))
+    Ok(bytes.div_ceil(AT_ONCE) as u64)
 }
 
-/// The entries of one of so many parts, in the order of their names' hashes.
+/// The entries of one of so many parts, in the order of their names' hashes, and the names.
 fn in_order(
     tree: &mut Tree,
     directory: NodeId,
     part: u64,
     parts: u64,
-) -> Result<Vec<Found>, Error> {
-    let mut found = Vec::new();
+) -> Result<(Vec<u8>, Vec<Found>), Error> {
+    let (mut names, mut found) = (Vec::new(), Vec::new());
     let mut entries = tree.entries_of(directory)?;
     while let Some(named) = tree.next(&mut entries)? {
         if (u64::from(named.entry.hash) * parts) >> 32 == part {
-            found.push(Found::of(named, tree)?);
+            found.push(Found::of(named, tree, &mut names)?);
         }
     }
     found.sort_unstable_by_key(|found| found.hash);
-    Ok(found)
+    Ok((names, found))
 }
 
-/// An entry whose name is yet to be read.
+/// An entry whose name is among others.
 struct Found {
-    name: Kept,
+    name: Range<usize>,
     hash: u32,
     inode: u32,
     kind: u8,
 }
 
 impl Found {
-    fn of(Named { entry, node, .. }: Named, tree: &mut Tree) -> Result<Found, Error> {
+    /// Adds its name to `names`.
+    fn of(
+        Named { entry, node, .. }: Named,
+        tree: &mut Tree,
+        names: &mut Vec<u8>,
+    ) -> Result<Found, Error> {
         let node = tree.node(node)?;
+        let at = names.len();
+        names.extend(tree.bytes(entry.name)?);
         Ok(Found {
-            name: entry.name,
+            name: at..names.len(),
             hash: entry.hash,
             inode: node.inode,
             kind: FileType::of(&node.kind).kind,
         })
     }
 
-    fn entry<'a>(&self, name: &'a [u8]) -> Entry<'a> {
+    fn entry<'a>(&self, names: &'a [u8]) -> Entry<'a> {
         Entry {
-            name,
+            name: &names[self.name.clone()],
             inode: self.inode,
             kind: self.kind,
         }

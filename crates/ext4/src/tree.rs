@@ -574,7 +574,7 @@ impl Tree {
         *last = id;
         self.nodes.set(directory, &above)?;
         self.buckets[bucket] = id;
-        if self.entries.length() as usize > 2 * self.buckets.len() {
+        if self.entries.length() as usize > self.buckets.len() / 2 {
             self.grow()?;
         }
         Ok(())
