@@ -28,7 +28,7 @@ const INDEX_ENTRY: usize = 8;
 pub const HASH_VERSION: u8 = 1;
 
 /// Bytes that entries of a large directory take in memory which are put in order at once.
-const AT_ONCE: usize = 24 << 20;
+const AT_ONCE: usize = 16 << 20;
 
 /// One entry.
 struct Entry<'a> {

@@ -210,7 +210,12 @@ struct Node {
 }
 
 /// Writes a node of the tree; returns the entry for the one above it.
-fn write_block(entries: &[Node], depth: u16, blocks: &mut Blocks, seed: u32) -> Result<Node, Error> {
+fn write_block(
+    entries: &[Node],
+    depth: u16,
+    blocks: &mut Blocks,
+    seed: u32,
+) -> Result<Node, Error> {
     let mut block = vec![0; BLOCK];
     write_node(&mut block, entries, IN_BLOCK, depth);
     let tail = ENTRY + IN_BLOCK * ENTRY;

@@ -10,7 +10,7 @@ use crate::{
     directory::{self, Identity},
     error::shown,
     extents::{Extents, Map, Span},
-    geometry::{BLOCK, DESCRIPTOR, Geometry, INODES_PER_GROUP},
+    geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, Geometry, INODES_PER_GROUP},
     inode::{self, Contents, FileType, HOLDS_XATTR, IS_INDEXED, InodeTime, USES_EXTENTS},
     inode_table::InodeTables,
     journal,
@@ -134,7 +134,11 @@ impl Numbers {
             directories: vec![0; taken.geometry.groups() as usize],
         };
         numbers.node(taken, ROOT, ROOT_INODE)?;
-        for id in numbers.lost_and_found.into_iter().chain(ROOT + 1..taken.tree.bound()) {
+        for id in numbers
+            .lost_and_found
+            .into_iter()
+            .chain(ROOT + 1..taken.tree.bound())
+        {
             let node = taken.tree.node(id)?;
             if node.inode == 0 && !matches!(node.kind, Kind::Removed) {
                 let next = numbers.next(taken.geometry)?;
@@ -205,7 +209,8 @@ impl Builder {
             first.get_or_insert(run.start);
         }
         if let Some(first) = first {
-            self.blocks.write(first, &journal::superblock(count, uuid))?;
+            self.blocks
+                .write(first, &journal::superblock(count, uuid))?;
         }
         let seed = inode::seed_of(JOURNAL_INODE, self.seed);
         let size = u64::from(count) * BLOCK as u64;
@@ -390,12 +395,14 @@ impl Groups {
         seed: u32,
     ) -> Result<Descriptor, Error> {
         let mut flags = TABLE_ZEROED;
-        let block_bitmap = blocks.bitmap(group);
         let mut block_checksum = 0;
+        let mut free_blocks = BLOCKS_PER_GROUP - geometry.overhead(group);
         let is_last = group + 1 == geometry.groups();
         if blocks.is_touched(group) || is_last {
-            block_checksum = crc(seed, block_bitmap.bytes());
-            blocks.write(geometry.block_bitmap(group), block_bitmap.bytes())?;
+            let bitmap = blocks.bitmap(group);
+            free_blocks = bitmap.free();
+            block_checksum = crc(seed, bitmap.bytes());
+            blocks.write(geometry.block_bitmap(group), bitmap.bytes())?;
         } else {
             flags |= BLOCKS_UNUSED;
         }
@@ -408,7 +415,6 @@ impl Groups {
             flags |= INODES_UNUSED;
         }
         let mut bytes = [0; DESCRIPTOR];
-        let free_blocks = block_bitmap.free();
         let unused = INODES_PER_GROUP - used_inodes;
         for (at, at_high, place) in [
             (0x00, 0x20, geometry.block_bitmap(group)),

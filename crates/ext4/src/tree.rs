@@ -647,12 +647,7 @@ impl Tree {
     }
 
     /// Takes a name out of its directory, and with it all that it alone leads to.
-    pub fn remove(
-        &mut self,
-        parent: NodeId,
-        name: &[u8],
-        freed: Freed<'_>,
-    ) -> Result<(), Error> {
+    pub fn remove(&mut self, parent: NodeId, name: &[u8], freed: Freed<'_>) -> Result<(), Error> {
         match self.named(parent, name)? {
             Some(named) => self.remove_entry(named, freed),
             None => Ok(()),

@@ -338,12 +338,7 @@ impl Writer {
     }
 
     /// Stores whole blocks, leaving out those of zeroes.
-    fn store_chunk(
-        &mut self,
-        chunk: &[u8],
-        logical: u32,
-        stored: &mut Span,
-    ) -> Result<(), Error> {
+    fn store_chunk(&mut self, chunk: &[u8], logical: u32, stored: &mut Span) -> Result<(), Error> {
         let Taken {
             blocks, extents, ..
         } = &mut self.taken;

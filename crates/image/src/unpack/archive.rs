@@ -1,7 +1,8 @@
 //! A layer's archive, decompressed on one thread and hashed on another while a third one uses it.
 
 use std::{
-    io::{self, BufReader, Read},
+    collections::VecDeque,
+    io::{self, BufReader, ErrorKind, Read},
     sync::{
         Arc,
         mpsc::{self, Receiver, SyncSender},
@@ -15,8 +16,11 @@ use super::UnpackError;
 use crate::{Digest, digest::Hasher, media_type::Compression};
 
 /// Bytes that are handed over at once, and how many such are on their way at most.
-const CHUNK: usize = 256 << 10;
-const CHUNKS: usize = 8;
+const CHUNK: usize = 1 << 20;
+const CHUNKS: usize = 4;
+
+/// Bytes of the blob that are read at once.
+const READ: usize = 256 << 10;
 
 /// Decompressed bytes, shared by those who use and those who hash them.
 type Chunk = Arc<Vec<u8>>;
@@ -67,7 +71,7 @@ fn decompress(
     to_taker: &SyncSender<io::Result<Chunk>>,
     to_hasher: &SyncSender<Chunk>,
 ) -> bool {
-    let blob = BufReader::with_capacity(CHUNK, blob);
+    let blob = BufReader::with_capacity(READ, blob);
     let mut archive: Box<dyn Read + '_> = match compression {
         Compression::None => Box::new(blob),
         Compression::Gzip => Box::new(MultiGzDecoder::new(blob)),
@@ -79,12 +83,11 @@ fn decompress(
             }
         },
     };
+    let mut chunks = Chunks::default();
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        match (&mut archive).take(CHUNK as u64).read_to_end(&mut chunk) {
-            Ok(0) => return true,
-            Ok(_) => {
-                let chunk = Arc::new(chunk);
+        match chunks.fill(&mut archive) {
+            Ok(None) => return true,
+            Ok(Some(chunk)) => {
                 let is_sent = to_hasher.send(Arc::clone(&chunk)).is_ok();
                 if !is_sent || to_taker.send(Ok(chunk)).is_err() {
                     return false;
@@ -96,6 +99,40 @@ fn decompress(
             }
         }
     }
+}
+
+/// Chunks that were handed over. Those that nobody has any more are filled again.
+#[derive(Default)]
+struct Chunks(VecDeque<Chunk>);
+
+impl Chunks {
+    /// The next bytes of the archive; none at its end.
+    fn fill(&mut self, archive: &mut dyn Read) -> io::Result<Option<Chunk>> {
+        // The oldest is the first to be free.
+        let oldest = self.0.pop_front_if(|oldest| Arc::get_mut(oldest).is_some());
+        let mut chunk = oldest.unwrap_or_default();
+        if let Some(bytes) = Arc::get_mut(&mut chunk) {
+            bytes.resize(CHUNK, 0);
+            let filled = fill(archive, bytes)?;
+            bytes.truncate(filled);
+        }
+        self.0.push_back(Arc::clone(&chunk));
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
+}
+
+/// Reads until the buffer is full or there is no more.
+fn fill(archive: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match archive.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 fn hash(chunks: Receiver<Chunk>) -> Digest {

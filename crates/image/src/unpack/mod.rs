@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Changes when bases are made in another way, so that old ones are not taken for new ones.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// How often what has been written is sent on to the disk, which otherwise would have it all to do
 /// at the end.
