@@ -112,6 +112,8 @@ fn an_image_in_an_engine_needs_no_registry(lab: &Lab) {
     let alone = from_engine("alone");
     assert_eq!(alone.code, Some(0), "{alone:?}");
     assert_eq!(digest(&world, "alone"), digest(&world, "second"));
+    let passed_over = format!("passed over: DOCKER_HOST is unix://{socket}: ");
+    assert!(alone.stderr.contains(&passed_over), "{alone:?}");
     // A name that nobody here has is the registry's.
     let error = Outcome::from(
         world

@@ -16,8 +16,23 @@ use crate::{
 /// What a reference leads to.
 #[derive(Debug)]
 pub(crate) enum Manifest {
-    Index(Vec<(Platform, Descriptor)>),
+    Index(Vec<Offer>),
     Image(ImageParts),
+}
+
+/// An entry of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// What it is for, if the index says.
+    pub(crate) platform: Option<Platform>,
+    pub(crate) manifest: Descriptor,
+}
+
+impl Offer {
+    /// Whether it leads to another index.
+    pub(crate) fn is_index(&self) -> bool {
+        media_type::manifest_kind(&self.manifest.media_type) == Some(ManifestKind::Index)
+    }
 }
 
 /// What an image is made of.
@@ -79,21 +94,22 @@ fn unsupported(shape: &Shape, content_type: Option<&str>) -> FetchError {
     }
 }
 
-/// What cannot be told a platform of is left out: attestations are marked so.
-fn entries(bytes: &[u8]) -> Result<Vec<(Platform, Descriptor)>, FetchError> {
+/// What is for an unknown platform is left out: attestations are marked so.
+fn entries(bytes: &[u8]) -> Result<Vec<Offer>, FetchError> {
     let index: ImageIndex = serde_json::from_slice(bytes).map_err(malformed("index"))?;
     let mut entries = Vec::new();
     for entry in index.manifests() {
-        let known = media_type::manifest_kind(entry.media_type().as_ref()).is_some();
-        if let Some(written) = entry.platform().as_ref().filter(|_| known) {
-            let platform = Platform::new(
+        let platform = entry.platform().as_ref().map(|written| {
+            Platform::new(
                 &written.os().to_string(),
                 &written.architecture().to_string(),
                 written.variant().as_deref(),
-            );
-            if platform.os != "unknown" {
-                entries.push((platform, descriptor(entry, "index")?));
-            }
+            )
+        });
+        let is_known = media_type::manifest_kind(entry.media_type().as_ref()).is_some();
+        if is_known && platform.as_ref().is_none_or(|it| it.os != "unknown") {
+            let manifest = descriptor(entry, "index")?;
+            entries.push(Offer { platform, manifest });
         }
     }
     Ok(entries)
@@ -171,22 +187,23 @@ fn malformed<E: ToString>(what: &'static str) -> impl FnOnce(E) -> FetchError {
     }
 }
 
-/// The manifest in an index that serves this platform best.
-pub(crate) fn chosen(
-    entries: &[(Platform, Descriptor)],
-    wanted: &Platform,
-) -> Result<Descriptor, FetchError> {
-    let fitting = entries.iter().filter_map(|(platform, descriptor)| {
-        let distance = wanted.distance(platform)?;
-        Some((distance, descriptor))
+/// The manifest in an index that serves this platform best; where none is said to, the first of
+/// which nothing is said.
+pub(crate) fn chosen(offers: &[Offer], wanted: &Platform) -> Result<Descriptor, FetchError> {
+    let fitting = offers.iter().filter_map(|offer| {
+        let distance = wanted.distance(offer.platform.as_ref()?)?;
+        Some((distance, offer))
     });
-    match fitting.min_by_key(|(distance, _)| *distance) {
-        Some((_, descriptor)) => Ok(descriptor.clone()),
+    let nearest = fitting.min_by_key(|(distance, _)| *distance);
+    let chosen = nearest.map(|(_, offer)| offer);
+    let unsaid = || offers.iter().find(|offer| offer.platform.is_none());
+    match chosen.or_else(unsaid) {
+        Some(offer) => Ok(offer.manifest.clone()),
         None => Err(FetchError::NoPlatform {
             wanted: wanted.clone(),
-            offered: entries
+            offered: offers
                 .iter()
-                .map(|(platform, _)| platform.clone())
+                .filter_map(|offer| offer.platform.clone())
                 .collect(),
         }),
     }
@@ -357,6 +374,7 @@ mod tests {
             "schemaVersion": 2,
             "manifests": [
                 entry("linux", "arm64"), entry("linux", "amd64"), entry("unknown", "unknown"),
+                {"mediaType": "application/spdx+json", "digest": digest("list"), "size": 1},
             ],
         });
         let (manifest, media_type) = parsed(&document).unwrap();
@@ -373,6 +391,17 @@ mod tests {
             said.contains("linux/s390x") && said.contains("linux/arm64, linux/amd64"),
             "{said}"
         );
+        let mut nested = document;
+        nested["manifests"][0] = json!({
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "digest": digest("nested"), "size": 1,
+        });
+        let (Manifest::Index(entries), _) = parsed(&nested).unwrap() else {
+            panic!("not an index: {nested}");
+        };
+        let at = |platform: &str| chosen(&entries, &platform.parse().unwrap()).unwrap();
+        assert_eq!(at("linux/amd64").digest, Digest::of(b"amd64"));
+        assert_eq!(at("linux/s390x").digest, Digest::of(b"nested"));
     }
 
     #[test]

@@ -45,6 +45,12 @@ pub enum Step {
         /// Why not, a sentence.
         reason: String,
     },
+    /// The engine that the environment names cannot be asked; images that it alone has are not
+    /// found.
+    EngineUnknown {
+        /// Which and why not.
+        reason: String,
+    },
     /// Of an image for several platforms, only one is here whole; that one is sent.
     OnePlatform {
         /// Which.

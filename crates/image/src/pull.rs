@@ -262,7 +262,8 @@ impl ImageStore {
             return Ok(here);
         }
         let environment = &options.environment;
-        let Some(found) = local::find(stores, reference, platform, environment).await else {
+        let Some(found) = local::find(stores, reference, platform, environment, listener).await
+        else {
             return Ok(here);
         };
         let is_same = |image: &Image| [image.config, image.manifest.digest].contains(&found.id);

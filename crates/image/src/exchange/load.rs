@@ -8,7 +8,7 @@ use std::{
 use super::{LoadError, docker, layout, members::Members};
 use crate::{
     Descriptor, Digest, Hold, ImageStore, Reference,
-    manifest::{self, Manifest},
+    manifest::{self, Manifest, Offer},
     registry::FetchError,
 };
 
@@ -147,9 +147,11 @@ impl Whole<'_> {
                 }));
             }
             Manifest::Index(entries) => {
-                // What is for other platforms may have been left out of the archive.
+                // What is for other platforms may have been left out of the archive, and what is
+                // for none may be no image.
+                let is_image = |it: &&Offer| it.platform.is_some() || it.is_index();
+                let entries = entries.iter().filter(is_image).map(|it| &it.manifest);
                 let here = |it: &&Descriptor| self.members.size(it).is_some();
-                let entries = entries.iter().map(|(_, entry)| entry);
                 let here: Vec<&Descriptor> = entries.filter(here).collect();
                 if here.is_empty() {
                     return Err(self.missing("everything for any platform"));

@@ -14,8 +14,8 @@ use tokio_util::io::StreamReader;
 
 use super::{LocalArchive, LocalImage, names};
 use crate::{
-    Digest, Environment, Platform, Reference,
-    registry::{FetchError, choose_cryptography},
+    Digest, Environment, Listener, Platform, Progress, Reference, Step,
+    registry::{FetchError, choose_cryptography, innermost},
 };
 
 /// How long an engine may take to let us in.
@@ -51,20 +51,37 @@ pub(super) async fn find(
     reference: &Reference,
     platform: &Platform,
     environment: &Environment,
+    listener: Listener<'_>,
 ) -> Option<LocalImage> {
-    for endpoint in endpoints(environment) {
+    let named = named(environment);
+    let endpoints = match &named {
+        Some(named) => named.endpoint.clone().into_iter().collect(),
+        None => usual(environment),
+    };
+    let unknown = |reason: &str| {
+        if let Some(named) = &named {
+            let Named { variable, word, .. } = named;
+            let reason = format!("{variable} is {word}: {reason}");
+            listener(Progress::step(Step::EngineUnknown { reason }));
+        }
+    };
+    if named.as_ref().is_some_and(|named| named.is_wrong()) {
+        unknown("that is neither unix:///path nor tcp://host:port");
+    }
+    for endpoint in endpoints {
         let Some(client) = endpoint.client() else {
             continue;
         };
         for name in names(reference) {
             let url = format!("http://{}/images/{name}", endpoint.host());
-            let asked = inspected(&client, &url).await;
-            let Some(found) = asked
-                .inspect_err(|error| tracing::debug!("{endpoint:?}: {error}"))
-                .ok()
-                .flatten()
-            else {
-                continue;
+            let found = match inspected(&client, &url).await {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::debug!("{endpoint:?}: {error}");
+                    unknown(&innermost(&error));
+                    break;
+                }
             };
             let offered = Platform::new(&found.os, &found.architecture, found.variant.as_deref());
             let id = found.id.parse::<Digest>().ok();
@@ -114,17 +131,36 @@ impl Source {
     }
 }
 
-/// The engine that the environment names, else those whose sockets are where they usually are.
-fn endpoints(environment: &Environment) -> Vec<Endpoint> {
-    for variable in ["DOCKER_HOST", "CONTAINER_HOST"] {
-        if let Some(named) = environment.get(variable) {
-            let endpoint = Endpoint::read(named);
-            if endpoint.is_none() {
-                tracing::debug!("{variable} names no engine that can be asked: {named}");
-            }
-            return endpoint.into_iter().collect();
-        }
+/// An engine that the environment names: the only one that is asked.
+struct Named {
+    variable: &'static str,
+    word: String,
+    endpoint: Option<Endpoint>,
+}
+
+impl Named {
+    /// Whether nobody could ask it. Engines behind SSH or TLS are not on this host.
+    fn is_wrong(&self) -> bool {
+        let is_elsewhere = ["ssh://", "https://"].map(|scheme| self.word.starts_with(scheme));
+        self.endpoint.is_none() && !is_elsewhere.contains(&true)
     }
+}
+
+fn named(environment: &Environment) -> Option<Named> {
+    let variables = ["DOCKER_HOST", "CONTAINER_HOST"].into_iter();
+    let mut named = variables.filter_map(|variable| {
+        let word = environment.get(variable)?.to_owned();
+        Some(Named {
+            variable,
+            endpoint: Endpoint::read(&word),
+            word,
+        })
+    });
+    named.next()
+}
+
+/// Engines whose sockets are where they usually are.
+fn usual(environment: &Environment) -> Vec<Endpoint> {
     let runtime = environment.path("XDG_RUNTIME_DIR").map(Path::to_owned);
     let below_runtime = |path: &str| runtime.as_ref().map(|runtime| runtime.join(path));
     let usual = [
@@ -140,8 +176,7 @@ fn endpoints(environment: &Environment) -> Vec<Endpoint> {
 }
 
 impl Endpoint {
-    /// `unix:///path`, `tcp://host:port` or `http://host:port`. Engines behind SSH or TLS are not
-    /// on this host.
+    /// `unix:///path`, `tcp://host:port` or `http://host:port`.
     fn read(word: &str) -> Option<Endpoint> {
         let (scheme, rest) = word.split_once("://")?;
         match scheme {
@@ -197,17 +232,19 @@ mod tests {
 
     #[test]
     fn a_named_engine_is_the_only_one() {
-        let named = |word| endpoints(&environment(&[("DOCKER_HOST", word)]));
+        let named = |word| named(&environment(&[("DOCKER_HOST", word)])).unwrap();
+        let endpoint = |word| named(word).endpoint;
         assert_eq!(
-            named("unix:///a/b.sock"),
-            [Endpoint::Socket("/a/b.sock".into())]
+            endpoint("unix:///a/b.sock"),
+            Some(Endpoint::Socket("/a/b.sock".into()))
         );
         assert_eq!(
-            named("tcp://127.0.0.1:2375"),
-            [Endpoint::Tcp("127.0.0.1:2375".to_owned())]
+            endpoint("tcp://127.0.0.1:2375"),
+            Some(Endpoint::Tcp("127.0.0.1:2375".to_owned()))
         );
-        for word in ["ssh://host", "nonsense", "tcp://"] {
-            assert_eq!(named(word), [], "{word}");
+        for (word, is_wrong) in [("ssh://host", false), ("nonsense", true), ("tcp://", true)] {
+            assert_eq!(endpoint(word), None, "{word}");
+            assert_eq!(named(word).is_wrong(), is_wrong, "{word}");
         }
     }
 
@@ -217,7 +254,7 @@ mod tests {
         let socket = runtime.path().join("podman/podman.sock");
         std::fs::create_dir(socket.parent().unwrap()).unwrap();
         std::fs::write(&socket, "").unwrap();
-        let found = endpoints(&environment(&[(
+        let found = usual(&environment(&[(
             "XDG_RUNTIME_DIR",
             runtime.path().to_str().unwrap(),
         )]));

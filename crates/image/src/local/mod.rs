@@ -16,7 +16,8 @@ use tokio::{
 use tokio_util::io::SyncIoBridge;
 
 use crate::{
-    Digest, Environment, ImageStore, LoadOptions, Platform, Reference, registry::FetchError,
+    Digest, Environment, ImageStore, Listener, LoadOptions, Platform, Reference,
+    registry::FetchError,
 };
 
 /// Where images are looked for before a registry is asked.
@@ -63,17 +64,19 @@ struct Program {
 }
 
 /// The first of these stores' images of that name which is of use on this platform. A store that
-/// is not there, or that fails, has none.
+/// is not there, or that fails, has none; of an engine that the environment names it is told.
 pub(crate) async fn find(
     stores: &[LocalStore],
     reference: &Reference,
     platform: &Platform,
     environment: &Environment,
+    listener: Listener<'_>,
 ) -> Option<LocalImage> {
     for store in stores {
         let found = match store {
             LocalStore::Docker => {
-                timeout(PATIENCE, engine::find(reference, platform, environment)).await
+                let find = engine::find(reference, platform, environment, listener);
+                timeout(PATIENCE, find).await
             }
             LocalStore::ContainersStorage => {
                 timeout(PATIENCE, storage::find(reference, platform, environment)).await

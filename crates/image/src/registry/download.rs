@@ -1,24 +1,20 @@
 //! Blobs, from the registry into the store, through broken connections.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{FetchError, Registry};
+use super::{FetchError, RETRIES, Registry, pause};
 use crate::{
     Descriptor,
     progress::Meter,
     store::{Arrival, ImageStore, IncomingBlob, StoreError},
 };
 
-/// How often a download that gets nowhere is tried again.
-const RETRIES: u32 = 4;
 /// A download that got this far since it last broke has not got nowhere.
 const HEADWAY: u64 = 1 << 20;
-/// Before the first retry; twice as much before each further one.
-const PAUSE: Duration = Duration::from_millis(300);
 
 /// Fetches a blob that the store does not have. Of several at once, over all processes, one
 /// fetches and the others wait for it. How far it has come is told to `arrival`; that it will not
@@ -54,7 +50,7 @@ pub(crate) async fn download(
             descriptor.digest,
             blob.received
         );
-        tokio::time::sleep(PAUSE * 2u32.pow(failures)).await;
+        pause(failures).await;
         failures += 1;
     }
     blob.finish().await?;

@@ -329,7 +329,7 @@ fn encryption_error(error: &reqwest::Error) -> Option<&rustls::Error> {
 
 /// The words of the lowest cause, which say the most: `Connection refused`, not `error sending
 /// request`.
-pub(super) fn innermost(error: &reqwest::Error) -> String {
+pub(crate) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(lower) = cause.source() {
         cause = lower;

@@ -32,7 +32,7 @@ pub use login::{LoginError, log_in, log_out};
 pub use scheme::{InvalidScheme, Scheme};
 
 pub(crate) use download::download;
-pub(crate) use error::with_problems;
+pub(crate) use error::{innermost, with_problems};
 pub(crate) use host::DOCKER_HUB;
 pub(crate) use referrers::Referrer;
 
@@ -44,6 +44,18 @@ use session::Session;
 /// Manifests larger than this are refused: 4 MiB is what the distribution-spec asks registries
 /// to take ("Pushing manifests").
 pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
+
+/// How often a blob that gets nowhere is tried again.
+const RETRIES: u32 = 4;
+/// How often a registry is asked again that is there but busy. For a manifest somebody waits.
+const BUSY_RETRIES: u32 = 2;
+/// Before the first retry; twice as much before each further one.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Waits after so many failures.
+async fn pause(failures: u32) {
+    tokio::time::sleep(PAUSE * 2u32.pow(failures)).await;
+}
 
 /// A repository at a registry.
 pub(crate) struct Registry {
@@ -64,6 +76,7 @@ pub(crate) struct Registry {
 }
 
 /// A manifest's bytes and what the registry calls them.
+#[derive(Debug)]
 pub(crate) struct FetchedManifest {
     pub(crate) bytes: Vec<u8>,
     pub(crate) media_type: Option<String>,
@@ -175,7 +188,20 @@ impl Registry {
                 Err(error) => mirror.pass_over(&error),
             }
         }
-        self.manifest_here(wanted).await
+        let mut failures = 0;
+        loop {
+            match self.manifest_here(wanted).await {
+                // It is there, and busy.
+                Err(error @ FetchError::Refused { .. })
+                    if failures < BUSY_RETRIES && error.may_pass() =>
+                {
+                    tracing::info!("{} is busy: {error}", self.name);
+                    pause(failures).await;
+                    failures += 1;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn manifest_here(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {

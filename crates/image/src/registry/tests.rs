@@ -1,4 +1,4 @@
-//! Where credentials go. What sends them elsewhere here, no real registry does when asked to.
+//! What no real registry does when asked to: send credentials elsewhere, be busy.
 
 use std::{
     collections::BTreeMap,
@@ -67,17 +67,22 @@ fn answer(stream: TcpStream, answers: &BTreeMap<&str, String>, told: &Mutex<Stri
     drop(written);
 }
 
-/// What a request at this registry comes to for somebody with these credentials.
-async fn ask(registry: &Server, credential: Credential) -> Result<(), FetchError> {
+/// This server for somebody with these credentials.
+fn registry_of(server: &Server, credential: Credential) -> Registry {
     let (environment, registries) = (Environment::default(), Registries::default());
     let access = Access {
         scheme: Scheme::Http,
         environment: &environment,
         registries: &registries,
     };
-    let host: RegistryHost = registry.address.to_string().parse().unwrap();
-    let registry = Registry::as_user(&host, credential, access).unwrap();
+    let host: RegistryHost = server.address.to_string().parse().unwrap();
+    Registry::as_user(&host, credential, access).unwrap()
+}
+
+/// What a request at this registry comes to for somebody with these credentials.
+async fn ask(server: &Server, credential: Credential) -> Result<(), FetchError> {
     let ask = |client: &Client, url: Url| client.get(url);
+    let registry = registry_of(server, credential);
     registry.get("blob", ask).await.map(drop)
 }
 
@@ -122,4 +127,17 @@ async fn a_token_service_does_not_hand_credentials_on() {
         assert!(registry.told().contains(shown));
         assert_eq!(elsewhere.told(), "");
     }
+}
+
+#[tokio::test]
+async fn a_busy_registry_is_asked_again() {
+    let busy = "503 busy\r\n".to_owned();
+    let server = Server::start(|_| BTreeMap::from([("/v2/manifests/busy", busy.clone())]));
+    let registry = registry_of(&server, password());
+    let error = registry.manifest("busy").await.unwrap_err();
+    assert!(error.to_string().contains("503"), "{error}");
+    assert_eq!(server.told().matches("GET /").count(), 3);
+    let error = registry.manifest("none").await.unwrap_err();
+    assert!(matches!(error, FetchError::NotFound { .. }), "{error}");
+    assert_eq!(server.told().matches("GET /").count(), 4);
 }

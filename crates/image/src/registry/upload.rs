@@ -20,14 +20,11 @@ use reqwest::{
 use tokio_util::io::ReaderStream;
 
 use super::{
-    Access, ClientFor, FetchError, Registry, RegistryHost, error, scope, session::Session,
+    Access, ClientFor, FetchError, RETRIES, Registry, RegistryHost, error, pause, scope,
+    session::Session,
 };
 use crate::{Descriptor, ImageStore, Reference, progress::Meter, store::StoreError};
 
-/// How often an upload that breaks is tried again.
-const RETRIES: u32 = 4;
-/// Before the first retry; twice as much before each further one.
-const PAUSE: Duration = Duration::from_millis(300);
 /// Read from disk at once.
 const PIECE: usize = 256 << 10;
 
@@ -66,7 +63,7 @@ impl Registry {
             match self.upload_once(store, blob, source, &sent, meter).await {
                 Err(error) if failures < RETRIES && error.may_pass() && !error.is_full() => {
                     tracing::info!("sending {} broke: {error}", blob.digest);
-                    tokio::time::sleep(PAUSE * 2u32.pow(failures)).await;
+                    pause(failures).await;
                     failures += 1;
                 }
                 outcome => return outcome,
@@ -183,6 +180,8 @@ impl Registry {
         match self.accepted(response).await {
             Ok(_) => Ok(true),
             Err(FetchError::NotFound { .. }) => Ok(false),
+            // The answer to such a question has no body that would tell why; that to the next has.
+            Err(FetchError::Refused { status: 400, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }

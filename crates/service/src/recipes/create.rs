@@ -235,6 +235,9 @@ pub(crate) fn told(progress: ImageProgress) -> Progress {
                 "Credentials for registries were passed over: {reason}"
             ));
         }
+        ImageStep::EngineUnknown { reason } => {
+            return Progress::Note(format!("An engine's images were passed over: {reason}"));
+        }
         ImageStep::SettingsUnknown { reason } => {
             return Progress::Note(format!(
                 "Asking for machine settings of the image failed: {reason}; going on with those that it had before, if any"
