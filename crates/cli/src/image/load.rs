@@ -19,7 +19,7 @@ use crate::{
 
 /// Take images out of an archive: an OCI image layout, or what docker or podman saves.
 ///
-/// The archive may be packed with gzip or zstd, and hold several images. They get the names that they
+/// The archive may be packed with gzip, bzip2, xz or zstd, and hold several images. They get the names that they
 /// have in it, whatever those meant before. If any of it is not as it should be, nothing is loaded.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\

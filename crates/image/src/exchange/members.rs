@@ -7,7 +7,12 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
 };
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use liblzma::{
+    bufread::XzDecoder,
+    stream::{CONCATENATED, Stream},
+};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::LoadError;
@@ -32,6 +37,10 @@ const CHUNK: usize = 256 << 10;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const XZ: &[u8] = b"\xfd7zXZ\0";
+const BZIP2: &[u8] = b"BZh";
+/// Bytes that unpacking xz may take in memory; what its program packs takes 65 MiB at most.
+const XZ_MEMORY: u64 = 80 << 20;
 
 /// The members of an archive by their names, and their content by its digest.
 pub(super) struct Members {
@@ -287,9 +296,16 @@ fn compression(head: &[u8]) -> Compression {
 /// The stream, unpacked if it is packed.
 fn decompressed<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut source = BufReader::with_capacity(CHUNK, source);
-    Ok(match compression(head(&mut source)?) {
+    let head = head(&mut source)?;
+    let (is_xz, is_bzip2) = (head.starts_with(XZ), head.starts_with(BZIP2));
+    Ok(match compression(head) {
         Compression::Gzip => Box::new(MultiGzDecoder::new(source)),
         Compression::Zstd => Box::new(zstd::Decoder::with_buffer(source)?),
+        Compression::None if is_xz => {
+            let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+            Box::new(XzDecoder::new_stream(source, stream))
+        }
+        Compression::None if is_bzip2 => Box::new(MultiBzDecoder::new(source)),
         Compression::None => Box::new(source),
     })
 }

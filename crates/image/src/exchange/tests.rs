@@ -155,7 +155,11 @@ async fn a_layout_is_loaded_whatever_the_order_and_the_packing() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&author.tar()).unwrap();
     let zstd = zstd::encode_all(forward.as_slice(), 1).unwrap();
-    for archive in [forward, gzip.finish().unwrap(), zstd] {
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&forward).unwrap();
+    let xz = liblzma::encode_all(forward.as_slice(), 9).unwrap();
+    let gzip = gzip.finish().unwrap();
+    for archive in [forward, gzip, zstd, bzip2.finish().unwrap(), xz] {
         let bench = Bench::new();
         let loaded = bench.load(&archive).await.unwrap();
         assert_eq!(

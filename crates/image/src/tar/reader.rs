@@ -86,6 +86,16 @@ impl<R: Read> Archive<R> {
         }
     }
 
+    /// Bytes of the current member that are yet to be read.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// What the archive is read from.
+    pub(crate) fn source(&self) -> &R {
+        &self.source
+    }
+
     /// The current member's contents, holes as zeroes.
     pub(crate) fn content(&mut self) -> Content<'_, R> {
         let map = std::mem::replace(

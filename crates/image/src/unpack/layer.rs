@@ -31,6 +31,7 @@ pub(crate) fn apply(
         let next = archive.next().map_err(|error| unreadable(error, &last))?;
         let Some(member) = next else { break };
         entries.take()?;
+        archive.source().ensure_room(archive.stored())?;
         change(disk, &member, &mut archive)?;
         last = member.path;
     }

@@ -75,6 +75,17 @@ pub(super) struct Bounded<'a, R> {
     most: u64,
 }
 
+impl<R> Bounded<'_, R> {
+    /// Fails if so many more bytes are too many: what is said of a file is refused before any of
+    /// it is read.
+    pub(super) fn ensure_room(&self, bytes: u64) -> Result<(), TooMuch> {
+        match self.read.saturating_add(bytes) > self.most {
+            true => Err(TooMuch::Bytes(self.most)),
+            false => Ok(()),
+        }
+    }
+}
+
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.archive.read(buffer)?;

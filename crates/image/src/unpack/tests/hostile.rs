@@ -86,7 +86,10 @@ async fn lies_and_tricks_are_refused() {
     };
     for (archive, expected) in [
         // Sizes.
-        (header(EntryType::Regular, "liar", 1 << 40), "liar"),
+        (
+            header(EntryType::Regular, "liar", 1 << 40),
+            "unpacks to more than",
+        ),
         (header(EntryType::Regular, "liar", (1 << 33) - 1), "liar"),
         (hole(1 << 60), "hole: a file can have 16 TiB"),
         (hole(u64::MAX), "hole: a file can have 16 TiB"),
@@ -208,6 +211,9 @@ async fn an_image_is_unpacked_within_its_limits() {
         let expected = "layer 2 of 2: the image unpacks to more than 1048576 bytes";
         assert!(error.contains(expected), "{error}");
     }
+    // What a header claims is enough.
+    let error = refused(&bench, bomb[..512].to_vec(), Compression::None).await;
+    assert!(error.contains("more than 1048576 bytes"), "{error}");
     // What stands behind the archive's end counts as well.
     let trailing = [Archive::new().file("x", "x").bytes(), vec![1; 2 << 20]].concat();
     let error = refused(&bench, trailing, Compression::Gzip).await;
