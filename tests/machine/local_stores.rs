@@ -136,6 +136,16 @@ fn an_image_in_containers_storage_needs_no_registry(lab: &Lab) {
     assert!(told.stderr.contains("from buildah's store"), "{told:?}");
     digest(&world, "dev");
     world.check_disk("dev");
+    // The same image under another name is here already.
+    storage.put(lab, "busybox:1", "localhost/local/y");
+    let told = storage
+        .with(&mut world.machine(&create("local/y", "same")))
+        .output();
+    let told = Outcome::from(told.unwrap());
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert!(!told.stderr.contains("fetching image from"), "{told:?}");
+    let description = |machine| world.inspect(machine)["image"]["descriptor"].clone();
+    assert_eq!(description("same"), description("dev"));
 }
 
 fn stores_are_asked_in_the_order_of_the_configuration(lab: &Lab) {

@@ -18,7 +18,7 @@ use futures::{
 
 use crate::{
     Access, Descriptor, Digest, Environment, Image, ImageError, ImageStore, Listener, LocalStore,
-    MachineSettings, Platform, Progress, Reference, Registries, Scheme, Step,
+    MachineSettings, Platform, Progress, Reference, Registries, Scheme, Step, Variant,
     image::Layer,
     local,
     manifest::{self, Manifest},
@@ -270,10 +270,30 @@ impl ImageStore {
         if here.as_ref().is_some_and(is_same) {
             return Ok(here);
         }
+        if self.take_name_over(found.id, reference).await?
+            && let Some(image) = self.here(reference, platform)?
+        {
+            return Ok(Some(image));
+        }
         let place = found.place.clone();
         listener(Progress::step(Step::TakingOver { place }));
         self.take_over(found, reference, environment).await?;
         self.here(reference, platform)
+    }
+
+    /// Gives the name to the image with this id, if that is here under another one.
+    async fn take_name_over(&self, id: Digest, reference: &Reference) -> Result<bool, FetchError> {
+        let is_it =
+            |variant: &Variant| [variant.config.digest, variant.manifest.digest].contains(&id);
+        let images = self.images(&[])?;
+        let known = images.iter().find(|image| image.variants.iter().any(is_it));
+        let Some(image) = known else {
+            return Ok(false);
+        };
+        let hold = self.hold().await?;
+        self.tag(&hold, image, image.references.first(), reference)?;
+        self.note_taken_over(reference)?;
+        Ok(true)
     }
 
     async fn look_up_remote(
