@@ -1,13 +1,16 @@
 //! Images: fetched, listed, named, removed, and exchanged with other programs.
 
 use std::{
-    fs,
+    env,
+    fs::{self, File},
+    io::{self, BufWriter, Write},
     path::Path,
     process::{Command, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, Terminal, World};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 crate::tests![
     an_image_is_known_by_its_names_and_its_digest,
@@ -20,6 +23,7 @@ crate::tests![
     images_come_from_other_programs,
     archives_that_are_not_whole_leave_nothing,
     a_store_that_was_removed_is_made_again,
+    memory_has_a_bound_whatever_the_image,
 ];
 
 fn container(world: &World, arguments: &[&str]) -> Command {
@@ -438,5 +442,59 @@ fn a_store_that_was_removed_is_made_again(lab: &Lab) {
     fs::remove_dir_all(world.path("data/container/images")).unwrap();
     assert_eq!(image(&world, &["ls", "-q"]), "");
     machine(&world, &busybox, "dev");
+    world.check_disk("dev");
+}
+
+/// An archive as docker saves it, of an image whose one layer has so many files, each with an
+/// attribute of its own of that many bytes.
+fn save_attributes(world: &World, files: usize, bytes: usize) -> String {
+    let layer = world.path("layer.tar");
+    let mut tar = tar::Builder::new(BufWriter::new(File::create(&layer).unwrap()));
+    for number in 0..files {
+        let value = format!("{number:0bytes$}");
+        tar.append_pax_extensions([("SCHILY.xattr.user.number", value.as_bytes())])
+            .unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{number}"), io::empty())
+            .unwrap();
+    }
+    tar.into_inner().unwrap().flush().unwrap();
+    let mut digest = Sha256::new();
+    io::copy(&mut File::open(&layer).unwrap(), &mut digest).unwrap();
+    let config = serde_json::json!({
+        "architecture": env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{:x}", digest.finalize())]},
+    });
+    let manifest = serde_json::json!([{
+        "Config": "config.json", "RepoTags": ["localhost/attributes:1"], "Layers": ["layer.tar"],
+    }]);
+    let archive = world.path("attributes.tar");
+    let mut tar = tar::Builder::new(File::create(&archive).unwrap());
+    for (name, content) in [("config.json", &config), ("manifest.json", &manifest)] {
+        let content = content.to_string();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, name, content.as_bytes())
+            .unwrap();
+    }
+    tar.append_path_with_name(&layer, "layer.tar").unwrap();
+    tar.finish().unwrap();
+    archive.display().to_string()
+}
+
+fn memory_has_a_bound_whatever_the_image(_: &Lab) {
+    let world = World::of_root();
+    let archive = save_attributes(&world, 6000, 60_000);
+    image(&world, &["load", "-i", &archive]);
+    machine(&world, "localhost/attributes:1", "dev");
+    let [service] = &world.processes("service")[..] else {
+        panic!("not one service");
+    };
+    let peak = service.status("VmHWM").unwrap();
+    let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 150 << 10, "{peak} KiB");
     world.check_disk("dev");
 }
