@@ -151,7 +151,7 @@ fn the_default_machine(lab: &Lab) {
         "{removed:?}"
     );
     assert!(default().is_empty());
-    assert_eq!(world.run(&["rm", "one"]).stderr, "");
+    assert_eq!(world.run(&["rm", "-f", "one"]).stderr, "");
 }
 
 fn copies_in_and_out(lab: &Lab) {

@@ -18,6 +18,10 @@ pub struct Delete {
     /// The machines.
     #[arg(required = true)]
     ids: Vec<MachineId>,
+
+    /// Changes nothing, as nothing is asked: other programs' command lines have it.
+    #[arg(short, long)]
+    force: bool,
 }
 
 impl Delete {
