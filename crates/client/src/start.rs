@@ -77,6 +77,9 @@ impl Client {
         tracing::debug!("starting the service: {}", program.display());
         Command::new(program)
             .arg(SERVICE_ROLE)
+            // What an image took while it was unpacked goes back to the system. Without it malloc keeps
+            // it once it has seen one end (mallopt(3), M_MMAP_THRESHOLD).
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(ClientError::Start)?)

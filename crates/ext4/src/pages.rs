@@ -17,14 +17,17 @@ struct Pages {
     directory: PathBuf,
     /// Made when the first page has to leave memory.
     file: Option<File>,
-    places: Vec<Option<Box<Page>>>,
+    places: Vec<Place>,
+    /// The bytes of all places. Zeroes until they are used, they take no memory before.
+    memory: Vec<u8>,
 }
 
-#[derive(Debug)]
-struct Page {
-    number: u64,
+/// What is in a place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// A page's number, if one was ever there.
+    page: Option<u64>,
     is_changed: bool,
-    bytes: [u8; PAGE],
 }
 
 impl Pages {
@@ -33,45 +36,52 @@ impl Pages {
         Pages {
             directory,
             file: None,
-            places: std::iter::repeat_with(|| None).take(in_memory).collect(),
+            places: vec![Place::default(); in_memory],
+            memory: vec![0; in_memory * PAGE],
         }
     }
 
     /// A page; of zeroes if nothing was written to it.
-    fn page(&mut self, number: u64) -> Result<&mut Page, Error> {
+    fn page(&mut self, number: u64) -> Result<&[u8], Error> {
+        let place = self.bring(number)?;
+        Ok(&self.memory[place * PAGE..(place + 1) * PAGE])
+    }
+
+    /// A page to be written to.
+    fn page_mut(&mut self, number: u64) -> Result<&mut [u8], Error> {
+        let place = self.bring(number)?;
+        self.places[place].is_changed = true;
+        Ok(&mut self.memory[place * PAGE..(place + 1) * PAGE])
+    }
+
+    /// Sees to it that a page is in its place, and returns that.
+    fn bring(&mut self, number: u64) -> Result<usize, Error> {
         let place = (number % self.places.len() as u64) as usize;
-        let page = self.places[place].get_or_insert_with(|| {
-            Box::new(Page {
-                number,
-                is_changed: false,
-                bytes: [0; PAGE],
-            })
-        });
-        if page.number != number {
-            if page.is_changed {
+        let Place { page, is_changed } = self.places[place];
+        if page == Some(number) {
+            return Ok(place);
+        }
+        let bytes = &mut self.memory[place * PAGE..(place + 1) * PAGE];
+        if let Some(before) = page {
+            if is_changed {
                 let file = match &mut self.file {
                     Some(file) => file,
                     none => none.insert(tempfile::tempfile_in(&self.directory).map_err(Error::Io)?),
                 };
-                let written = file.write_all_at(&page.bytes, offset(page.number));
+                let written = file.write_all_at(bytes, offset(before));
                 written.map_err(Error::Io)?;
             }
-            page.number = number;
-            page.is_changed = false;
             let read = match &self.file {
-                Some(file) => read(file, &mut page.bytes, offset(number)).map_err(Error::Io)?,
+                Some(file) => read(file, bytes, offset(number)).map_err(Error::Io)?,
                 None => 0,
             };
-            page.bytes[read..].fill(0);
+            bytes[read..].fill(0);
         }
-        Ok(page)
-    }
-
-    /// A page to be written to.
-    fn page_mut(&mut self, number: u64) -> Result<&mut [u8; PAGE], Error> {
-        let page = self.page(number)?;
-        page.is_changed = true;
-        Ok(&mut page.bytes)
+        self.places[place] = Place {
+            page: Some(number),
+            is_changed: false,
+        };
+        Ok(place)
     }
 }
 
@@ -80,7 +90,7 @@ fn offset(page: u64) -> u64 {
 }
 
 /// Reads up to the end of the file; returns how many bytes that were.
-fn read(file: &File, page: &mut [u8; PAGE], at: u64) -> io::Result<usize> {
+fn read(file: &File, page: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < PAGE {
         match file.read_at(&mut page[filled..], at + filled as u64) {
@@ -146,7 +156,7 @@ impl<R: Record> Table<R> {
     pub fn get(&mut self, number: u32) -> Result<R, Error> {
         let page = self.pages.page(u64::from(number / Self::IN_PAGE))?;
         let at = (number % Self::IN_PAGE) as usize * R::SIZE;
-        Ok(R::read(&page.bytes[at..at + R::SIZE]))
+        Ok(R::read(&page[at..at + R::SIZE]))
     }
 
     /// Writes the record of this number anew.
@@ -243,7 +253,7 @@ impl Heap {
         let mut bytes = Vec::with_capacity(kept.length());
         for (page, within, part) in parts(kept.at, kept.length()) {
             let page = self.pages.page(page)?;
-            bytes.extend_from_slice(&page.bytes[within..within + part.len()]);
+            bytes.extend_from_slice(&page[within..within + part.len()]);
         }
         Ok(bytes)
     }
@@ -255,7 +265,7 @@ impl Heap {
         }
         for (page, within, part) in parts(kept.at, kept.length()) {
             let page = self.pages.page(page)?;
-            if page.bytes[within..within + part.len()] != bytes[part] {
+            if page[within..within + part.len()] != bytes[part] {
                 return Ok(false);
             }
         }

@@ -528,6 +528,14 @@ impl Tree {
         })
     }
 
+    /// Whether a directory is this one, or in it at any depth.
+    pub fn is_below(&mut self, mut directory: NodeId, above: NodeId) -> Result<bool, Error> {
+        while directory != above && directory != ROOT {
+            directory = self.directory_above(directory)?;
+        }
+        Ok(directory == above)
+    }
+
     /// Adds a node under a name that names nothing.
     pub fn insert(
         &mut self,

@@ -213,9 +213,9 @@ impl Writer {
             target: shown(target),
         };
         let tree = &mut self.taken.tree;
-        let found = match tree.parent(target)? {
-            Some((parent, Some(name))) => tree.child(parent, &name)?,
-            _ => None,
+        let (directory, found) = match tree.parent(target)? {
+            Some((parent, Some(name))) => (Some(parent), tree.child(parent, &name)?),
+            _ => (None, None),
         };
         let id = found.ok_or_else(no_file)?;
         if is_directory(tree, id)? {
@@ -223,8 +223,15 @@ impl Writer {
         }
         let (parent, name) = tree.make_parent(path)?;
         let name = name.ok_or_else(no_file)?;
-        if tree.child(parent, &name)? == Some(id) {
+        let replaced = tree.child(parent, &name)?;
+        if replaced == Some(id) {
             return Ok(());
+        }
+        // With what the link takes the place of, the file itself would go.
+        if let (Some(replaced), Some(directory)) = (replaced, directory)
+            && tree.is_below(directory, replaced)?
+        {
+            return Err(no_file());
         }
         tree.ensure_may_be_linked(id, path)?;
         self.remove(|tree, freed| tree.remove(parent, &name, freed))?;

@@ -28,13 +28,6 @@ pub(crate) struct Offer {
     pub(crate) manifest: Descriptor,
 }
 
-impl Offer {
-    /// Whether it leads to another index.
-    pub(crate) fn is_index(&self) -> bool {
-        media_type::manifest_kind(&self.manifest.media_type) == Some(ManifestKind::Index)
-    }
-}
-
 /// What an image is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ImageParts {

@@ -43,6 +43,9 @@ pub struct Load {
     progress: ProgressMode,
 }
 
+/// What tells of the images: of a layout, or of what `docker save` writes.
+const LISTS: [&str; 2] = ["index.json", "manifest.json"];
+
 type Archive = Box<dyn AsyncRead + Send + Unpin>;
 
 impl Load {
@@ -80,6 +83,12 @@ impl Load {
         let failed =
             |error: io::Error| Failure::new(format!("opening {}: {error}", self.input.display()));
         match fs::metadata(&self.input).map_err(failed)?.is_dir() {
+            true if !LISTS.iter().any(|list| self.input.join(list).exists()) => {
+                Err(Failure::new(format!(
+                    "{} is a directory without an index.json, so it is no OCI image layout",
+                    self.input.display()
+                )))
+            }
             true => packed(self.input.clone()),
             false => Ok(Box::new(File::open(&self.input).await.map_err(failed)?)),
         }

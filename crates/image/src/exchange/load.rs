@@ -147,12 +147,14 @@ impl Whole<'_> {
                 }));
             }
             Manifest::Index(entries) => {
-                // What is for other platforms may have been left out of the archive, and what is
-                // for none may be no image.
-                let is_image = |it: &&Offer| it.platform.is_some() || it.is_index();
-                let entries = entries.iter().filter(is_image).map(|it| &it.manifest);
-                let here = |it: &&Descriptor| self.members.size(it).is_some();
-                let here: Vec<&Descriptor> = entries.filter(here).collect();
+                // What is for other platforms may have been left out of the archive.
+                let mut here = Vec::new();
+                for Offer { platform, manifest } in &entries {
+                    let is_here = self.members.size(manifest).is_some();
+                    if is_here && (platform.is_some() || self.may_be_image(manifest)?) {
+                        here.push(manifest);
+                    }
+                }
                 if here.is_empty() {
                     return Err(self.missing("everything for any platform"));
                 }
@@ -163,6 +165,12 @@ impl Whole<'_> {
         }
         self.needed.insert(top.digest);
         Ok(())
+    }
+
+    /// Whether a manifest for no platform is one of an image or an index at all.
+    fn may_be_image(&self, manifest: &Descriptor) -> Result<bool, LoadError> {
+        let bytes = self.members.small(&manifest.digest)?.unwrap_or_default();
+        Ok(manifest::parse(&bytes, Some(&manifest.media_type)).is_ok())
     }
 
     fn ensure_there(&self, descriptor: &Descriptor, what: &str) -> Result<(), LoadError> {

@@ -198,6 +198,13 @@ async fn an_index_may_lack_other_platforms_but_not_all() {
         "mediaType": MANIFEST, "digest": Digest::of(b"other").to_string(), "size": 5,
         "platform": {"os": "linux", "architecture": "arm64"},
     });
+    let unsaid = author.image("two");
+    // As signatures are attached.
+    let artifact = author.blob(
+        MANIFEST,
+        json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": here, "layers": []})
+            .to_string(),
+    );
     let index = |entries: &[&Value]| {
         let mut author = author.clone();
         let index = json!({
@@ -214,8 +221,16 @@ async fn an_index_may_lack_other_platforms_but_not_all() {
         error.contains("any platform") && error.contains("many:1"),
         "{error}"
     );
-    bench.load(&index(&[&elsewhere, &here])).await.unwrap();
-    assert!(bench.is_whole("many:1"));
+    for entries in [
+        &[&elsewhere, &here][..],
+        &[&elsewhere, &unsaid],
+        &[&artifact, &here],
+    ] {
+        let bench = Bench::new();
+        bench.load(&index(entries)).await.unwrap();
+        assert!(bench.is_whole("many:1"), "{entries:?}");
+    }
+    bench.refused(&index(&[&elsewhere, &artifact])).await;
 }
 
 /// As `docker save` did before version 25, a layer that two images share by a link.

@@ -58,29 +58,24 @@ pub(super) async fn find(
         Some(named) => named.endpoint.clone().into_iter().collect(),
         None => usual(environment),
     };
-    let unknown = |reason: &str| {
-        if let Some(named) = &named {
-            let Named { variable, word, .. } = named;
-            let reason = format!("{variable} is {word}: {reason}");
-            listener(Progress::step(Step::EngineUnknown { reason }));
-        }
-    };
     if named.as_ref().is_some_and(|named| named.is_wrong()) {
-        unknown("that is neither unix:///path nor tcp://host:port");
+        let reason = "that is neither unix:///path nor tcp://host:port";
+        tell_of(environment, reason, listener);
     }
     for endpoint in endpoints {
         let Some(client) = endpoint.client() else {
             continue;
         };
+        let mut problem = None;
         for name in names(reference) {
             let url = format!("http://{}/images/{name}", endpoint.host());
             let found = match inspected(&client, &url).await {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                Err(error) => {
-                    tracing::debug!("{endpoint:?}: {error}");
-                    unknown(&innermost(&error));
-                    break;
+                Err(reason) => {
+                    tracing::debug!("{endpoint:?}: {reason}");
+                    problem = Some(reason);
+                    continue;
                 }
             };
             let offered = Platform::new(&found.os, &found.architecture, found.variant.as_deref());
@@ -93,23 +88,40 @@ pub(super) async fn find(
                 });
             }
         }
+        if let Some(reason) = problem {
+            tell_of(environment, &reason, listener);
+        }
     }
     None
 }
 
-async fn inspected(client: &Client, url: &str) -> reqwest::Result<Option<Inspected>> {
-    let mut response = client.get(format!("{url}/json")).send().await?;
-    if response.status() == StatusCode::NOT_FOUND {
-        return Ok(None);
+/// Tells of an engine that cannot be asked, if the environment names it.
+pub(super) fn tell_of(environment: &Environment, reason: &str, listener: Listener<'_>) {
+    if let Some(Named { variable, word, .. }) = named(environment) {
+        let reason = format!("{variable} is {word}: {reason}");
+        listener(Progress::step(Step::EngineUnknown { reason }));
     }
+}
+
+/// None if the engine has no such image; fails with the reason if it cannot say.
+async fn inspected(client: &Client, url: &str) -> Result<Option<Inspected>, String> {
+    let broken = |error: reqwest::Error| innermost(&error);
+    let asked = client.get(format!("{url}/json")).send();
+    let mut response = asked.await.map_err(broken)?;
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
         body.extend_from_slice(&chunk);
         if body.len() > LONGEST {
-            return Ok(None);
+            return Err("its answer has no end".to_owned());
         }
     }
-    Ok(serde_json::from_slice(&body).ok())
+    match response.status() {
+        StatusCode::NOT_FOUND => Ok(None),
+        status if status.is_success() => serde_json::from_slice(&body)
+            .map(Some)
+            .map_err(|_| "what it answers is not what an engine says of an image".to_owned()),
+        status => Err(format!("it answers with {status}")),
+    }
 }
 
 impl Source {

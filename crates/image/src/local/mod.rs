@@ -85,7 +85,14 @@ pub(crate) async fn find(
         match found {
             Ok(Some(image)) => return Some(image),
             Ok(None) => {}
-            Err(_) => tracing::debug!("{store:?} does not answer"),
+            Err(_) => {
+                tracing::debug!("{store:?} does not answer");
+                if let LocalStore::Docker = store {
+                    let reason =
+                        format!("it does not answer within {} seconds", PATIENCE.as_secs());
+                    engine::tell_of(environment, &reason, listener);
+                }
+            }
         }
     }
     None

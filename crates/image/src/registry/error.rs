@@ -240,7 +240,7 @@ impl FetchError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             FetchError::Broken { .. } | FetchError::Unreachable { .. } => true,
-            FetchError::Refused { status, .. } => *status == 429 || *status >= 500,
+            FetchError::Refused { status, .. } => is_busy(*status),
             _ => false,
         }
     }
@@ -253,6 +253,11 @@ impl FetchError {
             other => other.may_pass(),
         }
     }
+}
+
+/// Whether a registry with this answer may have another one a little later.
+pub(super) fn is_busy(status: u16) -> bool {
+    status == 429 || status >= 500
 }
 
 fn listed(platforms: &[Platform]) -> String {

@@ -47,7 +47,7 @@ pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
 
 /// How often a blob that gets nowhere is tried again.
 const RETRIES: u32 = 4;
-/// How often a registry is asked again that is there but busy. For a manifest somebody waits.
+/// How often a registry is asked the same again that is there but busy.
 const BUSY_RETRIES: u32 = 2;
 /// Before the first retry; twice as much before each further one.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -188,20 +188,7 @@ impl Registry {
                 Err(error) => mirror.pass_over(&error),
             }
         }
-        let mut failures = 0;
-        loop {
-            match self.manifest_here(wanted).await {
-                // It is there, and busy.
-                Err(error @ FetchError::Refused { .. })
-                    if failures < BUSY_RETRIES && error.may_pass() =>
-                {
-                    tracing::info!("{} is busy: {error}", self.name);
-                    pause(failures).await;
-                    failures += 1;
-                }
-                outcome => return outcome,
-            }
-        }
+        self.manifest_here(wanted).await
     }
 
     async fn manifest_here(&self, wanted: &str) -> Result<FetchedManifest, FetchError> {
@@ -270,8 +257,27 @@ impl Registry {
         path: &str,
         ask: &impl Fn(&Client, Url) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        let response = self.send(self.url(path)?, ask).await?;
+        let response = self.send_until_heard(self.url(path)?, ask).await?;
         self.accepted(response).await
+    }
+
+    /// As [`send`](Self::send), and again where the registry is there but busy.
+    async fn send_until_heard(
+        &self,
+        url: Url,
+        ask: &impl Fn(&Client, Url) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let mut failures = 0;
+        loop {
+            let response = self.send(url.clone(), ask).await?;
+            let status = response.status();
+            if failures == BUSY_RETRIES || !error::is_busy(status.as_u16()) {
+                return Ok(response);
+            }
+            tracing::info!("{} is busy: {status}", self.name);
+            pause(failures).await;
+            failures += 1;
+        }
     }
 
     fn url(&self, path: &str) -> Result<Url, FetchError> {

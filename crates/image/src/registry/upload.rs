@@ -198,7 +198,7 @@ impl Registry {
             let request = client.put(url).header(CONTENT_TYPE, media_type);
             request.body(bytes.to_vec())
         };
-        let response = self.send(url, put).await?;
+        let response = self.send_until_heard(url, &put).await?;
         self.accepted(response).await.map(drop)
     }
 }

@@ -127,6 +127,13 @@ async fn lies_and_tricks_are_refused() {
             "l: a hard link to nowhere",
         ),
         (
+            Archive::new()
+                .file("d/e/f", "")
+                .hard_link("d", "d/e/f")
+                .bytes(),
+            "d: a hard link to d/e/f, which is not a file",
+        ),
+        (
             Archive::new().directory("d").hard_link("l", "d").bytes(),
             "l: a hard link to d, which is not a file",
         ),
