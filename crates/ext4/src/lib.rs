@@ -2,7 +2,7 @@
 //!
 //! A [`Writer`] takes entries one after the other, in any order, as the layers of an image bring
 //! them: file contents go to their final blocks at once, names and attributes are kept, and
-//! [`Writer::finish`] writes the rest. It takes 50 MiB of memory at most: what is kept beyond that
+//! [`Writer::finish`] writes the rest. It takes some 80 MiB of memory at most: what is kept beyond that
 //! is in a file without a name. Nothing is mounted and nobody needs to be root. The
 //! image is a sparse file: blocks that hold nothing take nothing.
 //!
