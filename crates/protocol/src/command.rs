@@ -1,70 +1,70 @@
-//! One command in the machine.
+//! Commands in the machine.
 
 use serde::{Deserialize, Serialize};
 
-/// What to run, sent once on [`Port::Command`](crate::Port::Command).
+/// A command to run; the first message on [`Port::Command`](crate::Port::Command).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandRequest {
-    /// What to run.
+    /// The program to run.
     pub command: CommandLine,
-    /// As whom.
+    /// The user and groups to run it as.
     pub identity: Identity,
-    /// Set on top of the login environment (PATH, HOME, USER, SHELL …).
+    /// Variables in addition to the login environment (PATH, HOME, USER, SHELL …).
     pub environment: Vec<(String, String)>,
-    /// Where.
+    /// The directory to run it in.
     pub working_directory: WorkingDirectory,
-    /// What the command's standard streams are.
+    /// The kind of its standard streams.
     pub stdio: Stdio,
 }
 
-/// The two ways to run something.
+/// The program that a command runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CommandLine {
-    /// The user's login shell, as a login.
+    /// The user's login shell, as a login shell.
     Login,
     /// The user's login shell with `-c` and this line.
     Shell(String),
-    /// One half of a copy, done by the agent's own program as this user.
-    Copy(Copy),
+    /// The guest's half of a copy, by the agent's own program with the user's rights.
+    Copy(GuestCopy),
 }
 
-/// The guest's half of a copy between host and machine. A relative path starts at the working
+/// The guest's half of a copy between host and machine. Paths are relative to the working
 /// directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Copy {
-    /// Write a file or directory to standard output, as a tar stream.
+pub enum GuestCopy {
+    /// Writes a file or directory to standard output, as a tar stream.
     Out {
-        /// Which one.
+        /// Path of the file or directory.
         path: String,
-        /// Whether the stream's names begin with its own, as `tar -c` writes them.
+        /// Whether names in the stream start with its own name, as with `tar -c`.
         named: bool,
     },
-    /// Take the copy of a file or directory from standard input.
+    /// Reads the copy of a file or directory from standard input.
     In {
-        /// Where to.
+        /// Path of the destination.
         path: String,
-        /// Its name in a directory that is there; none where a directory's contents are meant.
+        /// Name of the copy in an existing directory; absent to copy a directory's contents.
         name: Option<String>,
     },
-    /// Unpack the tar stream on standard input.
+    /// Unpacks the tar stream on standard input.
     InTar {
-        /// In this directory.
+        /// Path of the directory to unpack into.
         path: String,
     },
 }
 
-/// Whose rights a command has.
+/// User and groups of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
-    /// The user.
+    /// User that the command runs as.
     pub user: UserReference,
-    /// The primary group; the user's own where there is none.
+    /// The primary group; the user's own if absent.
     pub group: Option<u32>,
-    /// Groups on top of the user's own.
+    /// Groups in addition to the user's own.
     pub supplementary_groups: Vec<u32>,
 }
 
@@ -72,47 +72,47 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum UserReference {
-    /// By name: must be in the guest's passwd.
+    /// Name, which must be in the guest's /etc/passwd.
     Name(String),
-    /// By number: may be unknown to the guest.
+    /// User id, which may be unknown to the guest.
     Id(u32),
 }
 
-/// Where a command starts.
+/// Working directory of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WorkingDirectory {
-    /// The user's home, or `/` where that is missing.
+    /// The user's home directory, or `/` if it is missing.
     Home,
-    /// This directory if it is there, else as for `Home`.
+    /// This directory if it exists, else the same as `Home`.
     Preferred(String),
-    /// This directory, and an error when it is not there.
+    /// This directory; it is an error if it does not exist.
     Exact(String),
 }
 
-/// What a command's standard streams are.
+/// Kind of a command's standard streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Stdio {
-    /// Three pipes: the streams `Stdin`, `Stdout` and `Stderr` belong to the command.
+    /// Pipes, with the streams `Stdin`, `Stdout` and `Stderr`.
     Pipes,
-    /// A terminal: the stream `Terminal` belongs to the command.
+    /// A terminal of this initial size, with the stream `Terminal`.
     Terminal(TerminalSize),
-    /// None: input is empty, output goes to the machine's stdio log, and the command outlives
-    /// the stream it was asked for on.
+    /// No streams: input is empty, output goes to the machine's stdio log, and the command outlives
+    /// its control stream.
     Detached,
 }
 
-/// A terminal's size in characters.
+/// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
-    /// Lines.
+    /// Number of lines.
     pub rows: u16,
-    /// Characters a line.
+    /// Number of characters per line.
     pub columns: u16,
 }
 
-/// What the host says of a running command.
+/// Request of the host for a running command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CommandControl {
@@ -122,33 +122,33 @@ pub enum CommandControl {
     Resize(TerminalSize),
 }
 
-/// What the agent says of a command.
+/// Event of a command, sent by the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CommandEvent {
-    /// It runs.
+    /// The command's program is being executed. This is the first event, unless the start fails.
     Started,
-    /// It ended; all that it wrote is on its streams by now.
+    /// The command has ended, and all of its output has been sent on its streams.
     Exited(ExitStatus),
-    /// It could not be started.
+    /// The command could not be started.
     Failed {
-        /// What was being done and what went wrong, a sentence.
+        /// Message with the attempted step and its error.
         message: String,
     },
 }
 
-/// How a command ended.
+/// Exit status of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ExitStatus {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(u8),
-    /// By this signal.
+    /// It was ended by this signal.
     Signal(u8),
 }
 
 impl ExitStatus {
-    /// The status as a shell counts it: a code as it is, a signal as 128 + its number.
+    /// Returns the exit code that a shell reports: 128 + the number for a signal.
     pub fn shell_code(self) -> u8 {
         match self {
             ExitStatus::Code(code) => code,
@@ -162,7 +162,7 @@ mod tests {
     use super::ExitStatus;
 
     #[test]
-    fn signals_count_from_128() {
+    fn signals_start_at_128() {
         assert_eq!(ExitStatus::Code(255).shell_code(), 255);
         assert_eq!(ExitStatus::Signal(9).shell_code(), 137);
     }

@@ -1,42 +1,53 @@
-//! A message on a stream: its length as four bytes, big-endian, then that many bytes of JSON.
+//! Messages on a stream: the length as four bytes, big-endian, then that many bytes of JSON.
 //!
-//! Reading takes exactly one frame's bytes, so raw bytes may follow on the same stream.
+//! A read consumes exactly one frame, so raw bytes may follow on the same stream.
 
 use std::io;
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// The longest message that is accepted, in bytes.
-pub const LONGEST: usize = 4 << 20;
+/// Maximum length of a message in bytes. It bounds what a peer can make this side allocate; the
+/// largest message is a set-up script of 1 MiB.
+const MAX_MESSAGE: usize = 4 << 20;
 
-/// Why a message could not be read or written.
+/// Error of reading or writing a message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The stream failed.
+    /// The stream cannot be read or written.
     #[error("the stream failed: {0}")]
-    Io(#[from] io::Error),
-    /// The peer closed the stream where a message was expected.
+    Io(io::Error),
+    /// The peer closed the stream instead of sending a message.
     #[error("the stream ended where a message was expected")]
     Ended,
-    /// The message is longer than [`LONGEST`].
-    #[error("a message of {0} bytes is longer than the {LONGEST} that are accepted")]
+    /// The message is longer than 4 MiB.
+    #[error("message of {0} bytes is too long (the limit is {MAX_MESSAGE})")]
     TooLong(usize),
-    /// The bytes are not the message that was expected.
-    #[error("a message does not have the expected form: {0}")]
-    Malformed(#[from] serde_json::Error),
+    /// The bytes are not a message of the expected type.
+    #[error("invalid message: {0}")]
+    Malformed(serde_json::Error),
 }
 
-/// Writes one message and flushes it.
+impl From<io::Error> for FrameError {
+    fn from(error: io::Error) -> FrameError {
+        FrameError::Io(error)
+    }
+}
+
+/// Writes one message and flushes the stream.
+///
+/// # Errors
+/// If the message is too long, or the stream fails.
 pub async fn write<M: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &M,
 ) -> Result<(), FrameError> {
-    let body = serde_json::to_vec(message)?;
+    let body = serde_json::to_vec(message).map_err(FrameError::Malformed)?;
     let length = u32::try_from(body.len())
         .ok()
-        .filter(|_| body.len() <= LONGEST)
+        .filter(|_| body.len() <= MAX_MESSAGE)
         .ok_or(FrameError::TooLong(body.len()))?;
+    // One write, so that a frame is one packet of the multiplexer.
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
@@ -45,7 +56,10 @@ pub async fn write<M: Serialize>(
     Ok(())
 }
 
-/// Reads one message.
+/// Reads one message. Not cancel safe: a part of it may have been consumed.
+///
+/// # Errors
+/// [`FrameError`]; [`FrameError::Ended`] if the stream is closed before the message.
 pub async fn read<M: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<M, FrameError> {
@@ -58,12 +72,12 @@ pub async fn read<M: DeserializeOwned>(
             _ => FrameError::Io(error),
         })?;
     let length = u32::from_be_bytes(length) as usize;
-    if length > LONGEST {
+    if length > MAX_MESSAGE {
         return Err(FrameError::TooLong(length));
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
-    Ok(serde_json::from_slice(&body)?)
+    serde_json::from_slice(&body).map_err(FrameError::Malformed)
 }
 
 #[cfg(test)]
@@ -72,7 +86,7 @@ mod tests {
     use crate::Port;
 
     #[tokio::test]
-    async fn a_frame_leaves_the_bytes_behind_it() {
+    async fn a_read_leaves_the_bytes_after_the_frame() {
         let mut bytes = Vec::new();
         write(&mut bytes, &Port::Control).await.unwrap();
         bytes.extend_from_slice(b"raw");
@@ -82,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_empty_stream_an_absurd_length_and_wrong_json_are_told_apart() {
+    async fn an_empty_stream_an_excessive_length_and_invalid_json_are_distinct_errors() {
         assert!(matches!(
             read::<Port>(&mut &b""[..]).await,
             Err(FrameError::Ended)

@@ -1,21 +1,34 @@
-//! What runtime, client and guest agent say to each other.
+//! Messages between client, runtime and guest agent.
 //!
-//! One byte stream joins the host's runtime process and the agent in the guest. [`mux`] carries
-//! many streams over it. The first [`frame`] on a stream that the host opens names the
-//! [`Port`] it is for; what follows is the port's own:
+//! One byte stream connects a machine's runtime process with the agent in the guest. [`mux`]
+//! carries many streams over it. The first [`frame`] on a stream that the host opens is the
+//! [`Port`] that the stream is for. The rest depends on the port:
 //!
-//! | port | then |
-//! |---|---|
-//! | [`Port::Control`] | one [`ControlRequest`] a frame from the host, one [`ControlEvent`] a frame from the agent |
-//! | [`Port::Command`] | one [`CommandRequest`], then [`CommandControl`]s from the host, [`CommandEvent`]s from the agent |
-//! | [`Port::Changes`] | one [`ChangesRequest`], then what the machine's image has from the host, what differs in the machine from the agent (`container_changes`) |
-//! | [`Port::Stdin`], [`Port::Stdout`], [`Port::Stderr`], [`Port::Terminal`] | bytes, nothing else |
+//! | port | host to guest | guest to host |
+//! |---|---|---|
+//! | [`Port::Control`] | [`ControlRequest`] frames | [`ControlEvent`] frames |
+//! | [`Port::Command`] | one [`CommandRequest`], then [`CommandControl`]s | [`CommandEvent`]s |
+//! | [`Port::Changes`] | one [`ChangesRequest`], then a listing of the base image | an archive |
+//! | [`Port::Stdin`] | bytes | |
+//! | [`Port::Stdout`], [`Port::Stderr`] | | bytes |
+//! | [`Port::Terminal`] | bytes | bytes |
 //!
-//! A command's bytes travel on streams of their own, so a signal passes a full pipe, and a
-//! reader that is slow slows its own writer only. Streams that the agent opens start with a
-//! [`HostPort`].
+//! Listing and archive are defined in `container_changes`. A command's bytes have streams of their
+//! own, so that a signal is delivered while a pipe is full, and a slow reader only slows its own
+//! writer. Streams that the agent opens start with a [`HostPort`].
 //!
-//! A program on the host reaches all of this through the runtime's socket: see [`local`].
+//! Programs on the host reach all this over the runtime's socket: see [`local`].
+//!
+//! ```
+//! use container_protocol::{Port, frame};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let mut stream = Vec::new();
+//! frame::write(&mut stream, &Port::Control).await.unwrap();
+//! let port: Port = frame::read(&mut stream.as_slice()).await.unwrap();
+//! assert_eq!(port, Port::Control);
+//! # });
+//! ```
 
 mod base64;
 mod command;
@@ -25,14 +38,15 @@ mod machine;
 pub mod mux;
 mod port;
 mod published;
+pub mod relay;
 
 pub use command::{
-    CommandControl, CommandEvent, CommandLine, CommandRequest, Copy, ExitStatus, Identity, Stdio,
-    TerminalSize, UserReference, WorkingDirectory,
+    CommandControl, CommandEvent, CommandLine, CommandRequest, ExitStatus, GuestCopy, Identity,
+    Stdio, TerminalSize, UserReference, WorkingDirectory,
 };
 pub use machine::{
-    ChangesRequest, ControlEvent, ControlRequest, GuestHome, HomeShare, InitProgram, MachineSetup,
-    Network,
+    ChangesRequest, ControlEvent, ControlRequest, GuestNetwork, GuestShare, GuestUser, InitProgram,
+    MachineSetup,
 };
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};

@@ -1,8 +1,11 @@
-//! What a program on the host says to a running machine's runtime process, over its Unix socket.
+//! Messages between programs on the host and a machine's runtime process, over its Unix socket.
 //!
-//! A connection starts with one [`RuntimeRequest`] frame. After [`RuntimeRequest::Connect`]
-//! the connection *is* a stream to the guest agent: the caller names the
-//! [`Port`](crate::Port) next.
+//! A connection starts with one [`RuntimeRequest`] frame. After [`RuntimeRequest::Connect`] the
+//! connection *is* a stream to the guest agent: the client sends a [`Port`](crate::Port) frame
+//! next.
+//!
+//! A service also talks to runtimes that an older build of the program started, so the serialized
+//! form of the messages must stay compatible.
 
 use std::{
     fs::{File, Permissions},
@@ -15,82 +18,164 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::{InitProgram, PublishedPort, Transport};
+use crate::{machine::InitProgram, port::Transport, published::PublishedPort};
 
 /// The first frame on a connection to a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RuntimeRequest {
-    /// Answered with one [`RuntimeReport`].
+    /// Returns one [`RuntimeReport`].
     Report,
-    /// Stop the machine in order; answered by the end of the connection, once the machine's
-    /// processes have ended.
+    /// Shuts the machine down. The runtime closes the connection when the machine's processes have
+    /// ended.
     Stop {
-        /// How long init may take before it is killed, in seconds.
+        /// Grace period in seconds after which init is killed.
         grace_seconds: u32,
     },
-    /// From now on the machine's SSH agent is the one that listens on this socket of the host.
-    /// Answered by the end of the connection.
+    /// Makes the SSH agent that listens on this socket of the host the machine's. The runtime
+    /// closes the connection when this is done.
     UseSshAgent {
-        /// An absolute path.
+        /// Absolute path of the socket.
         socket: PathBuf,
     },
-    /// Answered with all [`PortStatus`]es of the machine, in one frame.
+    /// Returns all [`PortStatus`]es of the machine, in one frame.
     Ports,
-    /// From now on these ports are published, and no others. Answered as `Ports` is.
+    /// Replaces the published ports. Returns the same as `Ports`.
     Publish(Vec<PublishedPort>),
-    /// Join this connection to a new stream to the guest agent.
+    /// Joins this connection to a new stream to the guest agent.
     Connect,
 }
 
-/// A running machine, as its runtime knows it.
+/// State of a running machine, reported by its runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "FlatReport", into = "FlatReport")]
 pub struct RuntimeReport {
-    /// `<id>-<6 characters>`, new at each boot.
+    /// Name of this boot, `<id>-<6 characters>`. A reboot from inside keeps it.
     pub container_id: String,
-    /// When this boot began, nanoseconds since 1970 UTC.
+    /// Start of the runtime in nanoseconds since 1970 UTC.
     pub started_nanoseconds: i64,
-    /// The machine's address, where it has one of its own.
+    /// The machine's address on the host; absent without a network.
     pub ip_address: Option<Ipv4Addr>,
-    /// The runtime's process id.
+    /// Process id of the runtime.
     pub pid: u32,
-    /// Whether it is being stopped.
-    pub stopping: bool,
-    /// Whether it was booted to have its disk read, and never counts as up.
-    pub reads_disk: bool,
-    /// What runs as its init; none before the machine is up: commands are served from then on.
-    pub init: Option<InitProgram>,
+    /// Phase of the machine.
+    pub phase: MachinePhase,
 }
 
-/// A port of a machine, and where on the host it is reached.
+/// Phase of a running machine. A machine without a runtime is stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachinePhase {
+    /// The machine boots or reboots; commands are not served yet.
+    Booting,
+    /// The machine is set up, and commands are served.
+    Up {
+        /// Program that runs as the machine's init.
+        init: InitProgram,
+    },
+    /// The machine shuts down, and its runtime ends afterwards.
+    Stopping {
+        /// Program that runs as the machine's init; absent if it was stopped before it had booted.
+        init: Option<InitProgram>,
+    },
+    /// The machine was booted to have its disk read. It never boots completely.
+    ReadingDisk,
+}
+
+impl MachinePhase {
+    /// Returns what runs as the machine's init; absent unless the machine has booted.
+    pub fn init(&self) -> Option<&InitProgram> {
+        match self {
+            MachinePhase::Up { init } => Some(init),
+            MachinePhase::Stopping { init } => init.as_ref(),
+            MachinePhase::Booting | MachinePhase::ReadingDisk => None,
+        }
+    }
+}
+
+/// Serialized form of a [`RuntimeReport`].
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FlatReport {
+    container_id: String,
+    started_nanoseconds: i64,
+    ip_address: Option<Ipv4Addr>,
+    pid: u32,
+    stopping: bool,
+    reads_disk: bool,
+    init: Option<InitProgram>,
+}
+
+impl From<RuntimeReport> for FlatReport {
+    fn from(report: RuntimeReport) -> FlatReport {
+        FlatReport {
+            container_id: report.container_id,
+            started_nanoseconds: report.started_nanoseconds,
+            ip_address: report.ip_address,
+            pid: report.pid,
+            stopping: matches!(report.phase, MachinePhase::Stopping { .. }),
+            reads_disk: report.phase == MachinePhase::ReadingDisk,
+            init: report.phase.init().cloned(),
+        }
+    }
+}
+
+impl From<FlatReport> for RuntimeReport {
+    fn from(flat: FlatReport) -> RuntimeReport {
+        let phase = match (flat.stopping, flat.reads_disk, flat.init) {
+            (true, _, init) => MachinePhase::Stopping { init },
+            (false, true, _) => MachinePhase::ReadingDisk,
+            (false, false, Some(init)) => MachinePhase::Up { init },
+            (false, false, None) => MachinePhase::Booting,
+        };
+        RuntimeReport {
+            container_id: flat.container_id,
+            started_nanoseconds: flat.started_nanoseconds,
+            ip_address: flat.ip_address,
+            pid: flat.pid,
+            phase,
+        }
+    }
+}
+
+/// A port of a machine, with the address on the host that leads to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortStatus {
-    /// Where on the host it is reached, or would be.
+    /// Address on the host, also if the host does not listen there because of a problem.
     pub host: SocketAddr,
     /// The machine's port.
     pub port: u16,
-    /// Why it is not reached, a sentence; none if it is.
+    /// Sentence that explains why the port cannot be reached; absent if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// The name of the program in the machine that listens, if one does and its name is known.
+    /// Name of the program in the machine that listens; absent if nothing listens, or its name is
+    /// unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<String>,
-    /// Whether it was published, and is not there for its listener's sake alone.
+    /// Whether the user published the port. Otherwise it is forwarded while something listens.
     pub published: bool,
-    /// How it is spoken to.
+    /// TCP or UDP.
     pub transport: Transport,
 }
 
-/// Connects to a runtime's or the service's socket, however long its path.
+/// Connects to the socket of a runtime or the service. Its path may be longer than the 107 bytes
+/// that the kernel accepts.
+///
+/// # Errors
+/// As connect(2).
 pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
     let (_directory, short) = short_path(socket)?;
     UnixStream::connect(short).await
 }
 
-/// Listens on a socket that only its owner may use, however long its path. A socket that
-/// was left behind there is replaced, so the caller must know that nobody listens any more.
+/// Listens on a socket with mode 0600. Its path may be longer than the 107 bytes that the kernel
+/// accepts.
+///
+/// An existing socket is replaced, so the caller must hold the lock of the process that listens
+/// there.
+///
+/// # Errors
+/// As bind(2) and listen(2), or if an existing socket cannot be removed.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -102,8 +187,8 @@ pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// A path of a few bytes to the same socket, good for as long as the directory is held: the
-/// kernel takes 107 bytes and no more (unix(7)).
+/// Returns a short path to the same socket, valid while the returned directory is open. The kernel
+/// accepts at most 107 bytes (unix(7), `sun_path`).
 fn short_path(socket: &Path) -> io::Result<(File, PathBuf)> {
     let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidFilename));
@@ -117,10 +202,50 @@ fn short_path(socket: &Path) -> io::Result<(File, PathBuf)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    #[test]
+    fn a_phase_keeps_its_serialized_form() {
+        let init = || InitProgram::BuiltIn;
+        for (phase, stopping, reads_disk, has_init) in [
+            (MachinePhase::Booting, false, false, false),
+            (MachinePhase::Up { init: init() }, false, false, true),
+            (MachinePhase::Stopping { init: None }, true, false, false),
+            (
+                MachinePhase::Stopping { init: Some(init()) },
+                true,
+                false,
+                true,
+            ),
+            (MachinePhase::ReadingDisk, false, true, false),
+        ] {
+            let report = RuntimeReport {
+                container_id: "dev-123456".to_owned(),
+                started_nanoseconds: 7,
+                ip_address: None,
+                pid: 9,
+                phase,
+            };
+            let written = serde_json::to_value(&report).unwrap();
+            let expected = json!({
+                "containerId": "dev-123456",
+                "startedNanoseconds": 7,
+                "ipAddress": null,
+                "pid": 9,
+                "stopping": stopping,
+                "readsDisk": reads_disk,
+                "init": has_init.then_some("builtIn"),
+            });
+            assert_eq!(written, expected);
+            let read: RuntimeReport = serde_json::from_value(written).unwrap();
+            assert_eq!(read, report);
+        }
+    }
+
     #[tokio::test]
-    async fn a_socket_may_lie_deeper_than_the_kernel_takes() {
+    async fn a_socket_path_may_exceed_the_kernels_limit() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();

@@ -1,4 +1,4 @@
-//! The machine itself: how the agent learns who it is, and how it is told to stop.
+//! The control stream: the machine's set-up, its start and its stop.
 
 use std::{
     fmt,
@@ -7,63 +7,66 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// What the host asks on [`Port::Control`](crate::Port::Control).
+/// Request of the host on [`Port::Control`](crate::Port::Control).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ControlRequest {
-    /// Become this machine: mount, set up, start its init. The first request, sent once.
+    /// Become this machine: mount its file systems, set it up, start its init. Sent once, as the
+    /// first request.
     Start(Box<MachineSetup>),
-    /// Become no machine: mount its disk read-only, so that its changes can be read
-    /// ([`Port::Changes`](crate::Port::Changes)), and serve nothing else. In the place of `Start`.
+    /// Mount the machine's disk read-only and serve only [`Port::Changes`](crate::Port::Changes).
+    /// Sent instead of `Start`.
     ReadDisk,
-    /// Set the clock to these nanoseconds since 1970 UTC. Sent at the first
-    /// [`ControlEvent::Starting`], since a start may wait for the kernel to come up.
+    /// Set the clock to these nanoseconds since 1970 UTC. Sent after the first
+    /// [`ControlEvent::Starting`]: the first request may wait for minutes until the kernel has
+    /// booted.
     SetClock(u64),
-    /// Stop the machine in order, then power off. The stream ends with the machine.
+    /// Shut the machine down and power off. The stream ends with the machine.
     Stop {
-        /// How long init may take before it is killed, in seconds.
+        /// Grace period in seconds after which init is killed.
         grace_seconds: u32,
     },
 }
 
-/// What the agent tells on [`Port::Control`](crate::Port::Control).
+/// Event of the agent on [`Port::Control`](crate::Port::Control).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ControlEvent {
-    /// The machine is still on its way up; told every second, so that one that stands still is
-    /// known from one that is slow.
+    /// The machine is being set up. Sent every second, so that the host can tell a slow boot from
+    /// one that hangs.
     Starting,
-    /// The machine's init runs, its user is there, commands are served.
+    /// The machine's init runs, its user exists, commands are served.
     Started {
-        /// What runs as its init.
+        /// The program that runs as init.
         init: InitProgram,
     },
-    /// The disk is mounted, its changes can be read.
+    /// The disk is mounted, and its changes can be read.
     DiskIsReady,
     /// The machine cannot start; the agent powers off after this.
     Failed {
-        /// What was being done and what went wrong, a sentence.
+        /// Message with the attempted step and its error.
         message: String,
     },
-    /// Init asked for a reboot: the machine is unmounted, and powers off to be started again.
+    /// Init requested a reboot. The machine is unmounted and powers off, for the host to boot it
+    /// again.
     Rebooting,
 }
 
-/// What is asked on [`Port::Changes`](crate::Port::Changes).
+/// First message on [`Port::Changes`](crate::Port::Changes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangesRequest {
-    /// Whether the machine's processes stand still meanwhile, so that no file changes.
+    /// Whether the machine's processes are paused meanwhile, so that no file changes.
     pub pause: bool,
 }
 
-/// What runs as a machine's init.
+/// The program that runs as a machine's init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum InitProgram {
-    /// The image's own, a path in the machine with all symlinks followed.
+    /// The image's own; its path in the machine, with all symbolic links resolved.
     OfImage(String),
-    /// The agent's, for images that have no init system.
+    /// The agent's, for images without an init system.
     BuiltIn,
 }
 
@@ -76,69 +79,70 @@ impl fmt::Display for InitProgram {
     }
 }
 
-/// All that makes a booted kernel this machine.
+/// Settings that make a booted guest this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineSetup {
-    /// The machine's id: its host name.
+    /// The machine's id, which is also its host name.
     pub id: String,
-    /// The machine's network interface; none without a network.
-    pub network: Option<Network>,
-    /// The host's directory that the machine shares; none without.
-    pub home_share: Option<HomeShare>,
-    /// The machine's user and where that user is at home.
-    pub home: GuestHome,
-    /// The user's login shell, an absolute path; the image's default one where none is named.
+    /// The machine's network interface; absent without a network.
+    pub network: Option<GuestNetwork>,
+    /// The shared home; absent if nothing is shared.
+    pub home_share: Option<GuestShare>,
+    /// The machine's user. The field's name in the message is `home`.
+    #[serde(rename = "home")]
+    pub user: GuestUser,
+    /// Absolute path of the user's login shell; the image's default shell if absent.
     pub shell: Option<String>,
-    /// A script that sets the user up in place of the built-in set-up, at the first boot.
+    /// Script that sets the user up at the first boot; the built-in set-up if absent.
     #[serde(with = "crate::base64")]
     pub setup_script: Option<Vec<u8>>,
-    /// Whether the user is still to be set up.
+    /// Whether the user has not been set up yet.
     pub first_boot: bool,
-    /// Whether it runs virtual machines of its own.
+    /// Whether the machine may run virtual machines of its own.
     pub virtualization: bool,
     /// The image's environment for init, `NAME=value`.
     pub init_environment: Vec<String>,
-    /// The image's stop signal (a name like `SIGTERM`, or a number), if it names one.
+    /// The image's stop signal, a name like `SIGTERM` or a number; absent if the image has none.
     pub stop_signal: Option<String>,
 }
 
-/// The set-up of the machine's one network interface.
+/// Configuration of the machine's network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Network {
-    /// The machine's own address.
+pub struct GuestNetwork {
+    /// The machine's IPv4 address.
     pub address: Ipv4Addr,
-    /// Length of the network's prefix, 0–32.
+    /// Length of the IPv4 prefix, 0–32.
     pub prefix: u8,
-    /// The default route.
+    /// Address of the IPv4 default route.
     pub gateway: Ipv4Addr,
-    /// The machine's own address in IPv6.
+    /// The machine's IPv6 address.
     pub address6: Ipv6Addr,
-    /// Length of the IPv6 network's prefix, 0–128.
+    /// Length of the IPv6 prefix, 0–128.
     pub prefix6: u8,
-    /// The default route in IPv6.
+    /// Address of the IPv6 default route.
     pub gateway6: Ipv6Addr,
-    /// The name server.
+    /// Address of the name server.
     pub dns: Ipv4Addr,
 }
 
-/// A directory of the host, mounted in the machine at the path it has on the host.
+/// A directory of the host that the machine mounts at the same path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct HomeShare {
-    /// The virtio-fs tag.
+pub struct GuestShare {
+    /// virtio-fs tag, which the guest mounts as the device name.
     pub tag: String,
-    /// Absolute path, the same on both sides.
+    /// Absolute path on the host and in the machine.
     pub path: String,
-    /// Whether the mount refuses writes.
+    /// Whether it is mounted read-only.
     pub read_only: bool,
 }
 
-/// The machine's user.
+/// The machine's user, a copy of the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct GuestHome {
+pub struct GuestUser {
     /// The user's name, the same as on the host.
     pub username: String,
     /// The user's id, the same as on the host.
@@ -147,13 +151,41 @@ pub struct GuestHome {
     pub gid: u32,
 }
 
-impl GuestHome {
-    /// Where this user is at home in the guest: `/root` for uid 0, else `/home/<user>`.
+impl GuestUser {
+    /// Returns the user's home directory in the guest: `/root` for uid 0, else `/home/<user>`.
     pub fn directory(&self) -> String {
         if self.uid == 0 {
             "/root".to_owned()
         } else {
             format!("/home/{}", self.username)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_keeps_its_name_on_the_wire() {
+        let setup = MachineSetup {
+            id: "dev".to_owned(),
+            network: None,
+            home_share: None,
+            user: GuestUser {
+                username: "ada".to_owned(),
+                uid: 1000,
+                gid: 1000,
+            },
+            shell: None,
+            setup_script: None,
+            first_boot: false,
+            virtualization: false,
+            init_environment: Vec::new(),
+            stop_signal: None,
+        };
+        let written = serde_json::to_value(setup).unwrap();
+        assert_eq!(written["home"]["username"], "ada");
+        assert!(written.get("user").is_none(), "{written}");
     }
 }

@@ -1,8 +1,8 @@
-//! Many streams over one byte stream: yamux
+//! Multiplexes many streams over one byte stream: yamux
 //! (<https://github.com/hashicorp/yamux/blob/master/spec.md>).
 //!
-//! Each stream has its own window, so memory is bounded on both sides: [`CONNECTION_WINDOW`]
-//! bytes received and not yet read over all streams.
+//! Each stream has its own window, so memory is bounded on both sides: `CONNECTION_WINDOW` bytes of
+//! all streams together may be received and not yet read.
 
 use std::{future::poll_fn, io, task::Poll};
 
@@ -11,19 +11,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use yamux::{Config, Connection, Mode};
 
-/// One stream. Dropping it before both sides closed it resets it.
+/// One stream. It is reset if it is dropped before both sides have closed it.
 pub type Stream = Compat<yamux::Stream>;
 
+/// Maximum number of streams at a time.
 const STREAMS: usize = 512;
 
-/// Bytes that may wait unread on all streams together.
-pub const CONNECTION_WINDOW: usize = STREAMS * 256 * 1024;
+/// Maximum number of unread bytes on all streams together: yamux's initial window of 256 KiB for
+/// each stream.
+const CONNECTION_WINDOW: usize = STREAMS * 256 * 1024;
 
-/// Bytes of one frame: what the guest's virtio-serial driver takes in one request, less the
-/// frame's header.
+/// Maximum payload of a yamux frame. With its header of 12 bytes it fills one request of the
+/// guest's virtio-serial driver, 32 KiB.
 const FRAME: usize = 32 * 1024 - 12;
 
-/// Which end of the byte stream this is.
+/// End of the byte stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The runtime, on the host.
@@ -39,7 +41,10 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Opens a stream. Fails once the connection has ended.
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after the connection has ended.
     pub async fn open(&self) -> io::Result<Stream> {
         let (reply, stream) = oneshot::channel();
         self.requests.send(reply).await.map_err(|_| ended())?;
@@ -47,11 +52,11 @@ impl Opener {
     }
 }
 
-/// The streams that the other side opens.
+/// Streams that the other side opens.
 pub type Incoming = mpsc::UnboundedReceiver<Stream>;
 
-/// Carries streams over `io`. The returned future moves all bytes; it must be polled for
-/// anything to happen, and ends with the connection.
+/// Starts a connection over `io`. The returned future transfers all bytes of all streams. It must
+/// be polled all the time, and ends with the connection.
 pub fn multiplex<T>(
     io: T,
     side: Side,
@@ -101,7 +106,7 @@ where
             if let Some(request) = waiting.take() {
                 match connection.poll_new_outbound(context) {
                     Poll::Ready(Ok(stream)) => {
-                        // A caller that no longer waits loses nothing: the stream is reset.
+                        // Fails if the caller was cancelled; the stream is reset then.
                         let _ = request.send(stream.compat());
                         continue;
                     }
@@ -111,7 +116,7 @@ where
             }
             match connection.poll_next_inbound(context) {
                 Poll::Ready(Some(Ok(stream))) => {
-                    // Nobody takes streams any more: dropping it tells the peer.
+                    // Fails if `Incoming` was dropped; the stream is reset then.
                     let _ = arrived.send(stream.compat());
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -126,7 +131,7 @@ where
 fn ended() -> io::Error {
     io::Error::new(
         io::ErrorKind::BrokenPipe,
-        "the channel to the machine has ended",
+        "the channel to the machine is closed",
     )
 }
 
@@ -138,17 +143,17 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn bytes_cross_both_ways_and_a_half_close_is_seen() {
+    async fn bytes_pass_in_both_directions_and_a_half_close_is_seen() {
         let (host, guest) = tokio::io::duplex(1 << 16);
-        let (opener, _none, driver) = multiplex(host.compat(), Side::Host);
+        let (opener, _incoming, driver) = multiplex(host.compat(), Side::Host);
         tokio::spawn(driver);
         let (_opener, mut incoming, driver) = multiplex(guest.compat(), Side::Guest);
         tokio::spawn(driver);
         tokio::spawn(async move {
             let mut stream = incoming.recv().await.unwrap();
-            let mut seen = Vec::new();
-            stream.read_to_end(&mut seen).await.unwrap();
-            stream.write_all(&seen).await.unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).await.unwrap();
+            stream.write_all(&received).await.unwrap();
             stream.shutdown().await.unwrap();
         });
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -161,9 +166,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn opening_fails_once_the_other_side_is_gone() {
+    async fn opening_fails_after_the_other_side_has_gone() {
         let (host, guest) = tokio::io::duplex(1 << 16);
-        let (opener, _none, driver) = multiplex(host.compat(), Side::Host);
+        let (opener, _incoming, driver) = multiplex(host.compat(), Side::Host);
         let driver = tokio::spawn(driver);
         drop(guest);
         let _ = driver.await.unwrap();

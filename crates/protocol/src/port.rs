@@ -1,73 +1,73 @@
-//! What a stream is for, said in its first frame.
+//! The purpose of a stream, sent as its first frame.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// One command run in the machine. Chosen at random by whoever asks for the command, so that
-/// all of the command's streams can be opened without waiting for an answer.
+/// Id of a command in the machine. The client chooses it at random, so that it can open all of the
+/// command's streams without waiting for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CommandId(pub u64);
 
-/// Where in the guest a stream that the host opens leads to.
+/// Purpose of a stream that the host opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Port {
-    /// The machine itself: its set-up, its stop. One stream in a machine's life.
+    /// Set-up and stop of the machine. One stream per boot.
     Control,
-    /// What differs between the machine's disk and the image that it was made from.
+    /// Differences between the machine's disk and its image.
     Changes,
-    /// A command: the request, then its signals and its end.
+    /// A command: the request, then signals and the exit status.
     Command(CommandId),
-    /// The command's standard input; the guest reads only.
+    /// The command's standard input; the guest only reads.
     Stdin(CommandId),
-    /// The command's standard output; the guest writes only.
+    /// The command's standard output; the guest only writes.
     Stdout(CommandId),
-    /// The command's standard error; the guest writes only.
+    /// The command's standard error; the guest only writes.
     Stderr(CommandId),
-    /// The command's terminal, both ways.
+    /// The command's terminal, both directions.
     Terminal(CommandId),
 }
 
-/// Where on the host a stream that the agent opens leads to.
+/// Purpose of a stream that the agent opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HostPort {
-    /// What the machine's init prints: goes to the machine's stdio log.
+    /// Output of the machine's init, for the stdio log.
     StdioLog,
-    /// A connection to the host's SSH agent; closed at once where there is none.
+    /// A connection to the host's SSH agent; closed at once if there is none.
     SshAgent,
-    /// What in the machine listens on the network: a frame with all [`Listener`]s now, and
-    /// another whenever that has changed.
+    /// The machine's listening sockets: a frame with all [`Listener`]s, and another after every
+    /// change.
     Listeners,
 }
 
-/// How a port is spoken to.
+/// Transport protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Transport {
-    /// Streams.
+    /// The Transmission Control Protocol.
     Tcp,
-    /// Datagrams.
+    /// The User Datagram Protocol.
     Udp,
 }
 
-/// A program in the machine that listens.
+/// A listening socket in the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// How it is spoken to.
+    /// TCP or UDP.
     pub transport: Transport,
-    /// Where it listens; an unspecified address is every one of the machine's.
+    /// Address and port; an unspecified address stands for all of the machine's addresses.
     pub address: SocketAddr,
-    /// The program's name, if it could be found.
+    /// Name of the program; absent if it could not be determined.
     pub process: Option<String>,
 }
 
-/// The socket in the machine that leads to the host's SSH agent.
+/// Path of the socket in the machine that leads to the host's SSH agent.
 pub const SSH_AUTH_SOCKET: &str = "/var/host-services/ssh-auth.sock";
 
-/// Where in the machine the agent passes on what is for those who listen on the machine's loopback alone:
-/// a port of TCP and one of UDP, which serve the gateway only. A stream, and each datagram, begins with
-/// the number of the port that is meant, two bytes, the high one first. Answers come as they are.
+/// TCP and UDP port of the agent's relay, which forwards to programs that only listen on the
+/// machine's loopback. It serves the gateway only. A TCP stream, and every datagram to the guest,
+/// starts with the destination port as two bytes, big-endian. Answers are unchanged.
 pub const RELAY_PORT: u16 = 1;

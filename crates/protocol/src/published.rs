@@ -1,4 +1,4 @@
-//! Ports of a machine at fixed places on the host.
+//! Published ports: ports of a machine at fixed addresses of the host.
 
 use std::{
     fmt,
@@ -11,24 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::Transport;
 
-/// A port of the machine that is reached at an address and port of the host, written
-/// `[ADDRESS:]PORT:MACHINE_PORT[/udp]`. Without an address it is 127.0.0.1, where nobody beyond the host
-/// reaches it.
+/// A published port, written `[ADDRESS:]PORT:MACHINE_PORT[/tcp|/udp]`. Without an address the host
+/// listens on 127.0.0.1 only, which other hosts cannot reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublishedPort {
-    /// How it is spoken to.
+    /// TCP or UDP.
     pub transport: Transport,
-    /// Where the host listens.
+    /// Address and port on which the host listens.
     pub host: SocketAddr,
     /// The machine's port.
     pub guest_port: u16,
 }
 
-/// What is no published port.
+/// A word that is not a published port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{word:?} is no port to publish: {reason}; write [ADDRESS:]PORT:MACHINE_PORT[/tcp|/udp], 8080:80 or 8000-8009:8000-8009 or 0.0.0.0:53:53/udp or [::1]:8080:80"
+    "invalid published port {word:?}: {reason} (the format is \
+     [ADDRESS:]PORT:MACHINE_PORT[/tcp|/udp], for example 8080:80, 8000-8009:8000-8009, \
+     0.0.0.0:53:53/udp or [::1]:8080:80)"
 )]
 pub struct InvalidPublishedPort {
     word: String,
@@ -45,12 +46,12 @@ impl FromStr for PublishedPort {
         };
         match parse(word).map_err(invalid)?[..] {
             [port] => Ok(port),
-            _ => Err(invalid("it is a range of ports, and not one")),
+            _ => Err(invalid("a single port is expected, not a range")),
         }
     }
 }
 
-/// Ports next to each other, written as one port is with ranges in place of its ports: `8000-8009:8000-8009`.
+/// Consecutive published ports, written with ranges: `8000-8009:8000-8009`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedPorts(pub Vec<PublishedPort>);
 
@@ -66,22 +67,22 @@ impl FromStr for PublishedPorts {
     }
 }
 
-/// At least one.
+/// Parses a port or a range. Returns at least one port.
 fn parse(word: &str) -> Result<Vec<PublishedPort>, &'static str> {
-    let (places, transport) = match word.rsplit_once('/') {
+    let (addresses, transport) = match word.rsplit_once('/') {
         None => (word, Transport::Tcp),
-        Some((places, "tcp")) => (places, Transport::Tcp),
-        Some((places, "udp")) => (places, Transport::Udp),
-        Some(_) => return Err("it is spoken to by tcp or udp"),
+        Some((addresses, "tcp")) => (addresses, Transport::Tcp),
+        Some((addresses, "udp")) => (addresses, Transport::Udp),
+        Some(_) => return Err("the protocol must be tcp or udp"),
     };
-    let (host, guest_ports) = places.rsplit_once(':').ok_or("it needs two ports")?;
+    let (host, guest_ports) = addresses.rsplit_once(':').ok_or("two ports are required")?;
     let (address, host_ports) = match host.rsplit_once(':') {
         None => (IpAddr::V4(Ipv4Addr::LOCALHOST), host),
         Some((address, ports)) => (parse_address(address)?, ports),
     };
     let (host_ports, guest_ports) = (parse_ports(host_ports)?, parse_ports(guest_ports)?);
     if host_ports.len() != guest_ports.len() {
-        return Err("its two ranges are not of the same length");
+        return Err("the two ranges differ in length");
     }
     let pairs = host_ports.zip(guest_ports);
     let ports = pairs.map(|(host_port, guest_port)| PublishedPort {
@@ -100,24 +101,24 @@ fn parse_address(word: &str) -> Result<IpAddr, &'static str> {
         Some(address) => address.parse().map(IpAddr::V6),
         None => word.parse().map(IpAddr::V4),
     };
-    address.map_err(|_| "its address is none of IPv4, nor one of IPv6 in brackets")
+    address.map_err(|_| "the address must be an IPv4 address, or an IPv6 address in brackets")
 }
 
-/// A port, or the first and the last of a range.
+/// Parses a port, or the first and the last port of a range.
 fn parse_ports(word: &str) -> Result<RangeInclusive<u16>, &'static str> {
     let (first, last) = word.split_once('-').unwrap_or((word, word));
     let range = parse_port(first)?..=parse_port(last)?;
-    match range.is_empty() {
-        true => Err("its range ends before it begins"),
-        false => Ok(range),
+    if range.is_empty() {
+        return Err("the range ends before it starts");
     }
+    Ok(range)
 }
 
 fn parse_port(word: &str) -> Result<u16, &'static str> {
     let is_number = word.bytes().all(|byte| byte.is_ascii_digit());
     match word.parse() {
         Ok(port) if is_number && port != 0 => Ok(port),
-        _ => Err("a port is a number from 1 to 65535"),
+        _ => Err("a port must be a number from 1 to 65535"),
     }
 }
 
@@ -150,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read_and_written() {
+    fn ports_are_parsed_and_written() {
         let written = |word: &str| word.parse::<PublishedPort>().unwrap().to_string();
         assert_eq!(written("8080:80"), "127.0.0.1:8080:80");
         assert_eq!(written("8080:80/tcp"), "127.0.0.1:8080:80");
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_next_to_each_other_are_as_if_each_were_written() {
+    fn a_range_equals_its_single_ports() {
         let PublishedPorts(range) = "0.0.0.0:8000-8002:80-82/udp".parse().unwrap();
         let each = ["8000:80", "8001:81", "8002:82"];
         let each = each.map(|ports| format!("0.0.0.0:{ports}/udp").parse().unwrap());
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused_with_the_rule() {
+    fn an_invalid_word_is_refused_with_the_format() {
         for word in [
             "",
             "80",
