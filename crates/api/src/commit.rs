@@ -1,39 +1,39 @@
-//! From a machine to an image, on the wire.
+//! Commits: images made from machines.
 
 use serde::{Deserialize, Serialize};
 
 use crate::CallerEnvironment;
 
-/// What image is to be made of a machine, and how.
+/// Request to make an image from a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CommitRequest {
-    /// The new image's reference as the person wrote it.
+    /// Reference of the new image as the user typed it.
     pub reference: String,
-    /// Who makes it.
+    /// Author for the image's history.
     #[serde(default)]
     pub author: Option<String>,
-    /// What it is, for its history.
+    /// Comment for the image's history.
     #[serde(default)]
     pub message: Option<String>,
-    /// Changes of its configuration, each as in a Dockerfile.
+    /// Changes of the image's configuration, each a Dockerfile instruction.
     #[serde(default)]
     pub changes: Vec<String>,
-    /// How its layer is packed: `gzip` or `zstd`; the former where nothing is said.
+    /// Compression of the new layer: `gzip` (if absent) or `zstd`.
     #[serde(default)]
     pub compression: Option<String>,
-    /// Whether a running machine stands still while it is read.
+    /// Whether a running machine is paused while its disk is read.
     pub pause: bool,
-    /// What the environment of whoever asks says about images.
+    /// The caller's environment.
     #[serde(default)]
     pub environment: CallerEnvironment,
 }
 
-/// The image that was made.
+/// Reply to a [`CommitRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
-    /// Its reference, in full.
+    /// Reference of the image with registry and tag.
     pub reference: String,
-    /// Its manifest's digest.
+    /// Digest of the image's manifest.
     pub digest: String,
 }

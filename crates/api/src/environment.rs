@@ -1,11 +1,11 @@
-//! What the caller's environment says.
+//! Environment variables of the caller that concern images.
 
 use std::{collections::BTreeMap, env, fmt};
 
 use serde::{Deserialize, Serialize};
 
-/// Variables by their full name: where registries, engines, stores and credentials are, and what
-/// programs that keep credentials need to find them and to ask for a passphrase.
+/// Variables that locate registries, engines, stores and credentials, and those that credential
+/// helpers need to find credentials and to ask for a passphrase.
 const NAMES: [&str; 27] = [
     "ALL_PROXY",
     "CONTAINER_HOST",
@@ -36,14 +36,15 @@ const NAMES: [&str; 27] = [
     "XDG_RUNTIME_DIR",
 ];
 
-/// Lower-case spellings that programs know too.
+/// Lower-case spellings, which many programs accept as well.
 const LOWER_CASE: [&str; 4] = ["all_proxy", "http_proxy", "https_proxy", "no_proxy"];
 
-/// Those that begin so: of builders, of container stores, and of the programs that keep
-/// credentials for cloud registries.
+/// Prefixes of the variables of builders, of containers-storage, and of the credential helpers of
+/// cloud registries.
 const PREFIXES: [&str; 5] = ["AWS_", "BUILDAH_", "CLOUDSDK_", "CONTAINERS_", "STORAGE_"];
 
-/// Those that name a file or directory, which may be relative to where the caller is.
+/// Variables with the path of a file or directory, which may be relative to the caller's working
+/// directory.
 const PATHS: [&str; 9] = [
     "CONTAINERS_CONF",
     "CONTAINERS_REGISTRIES_CONF",
@@ -56,45 +57,51 @@ const PATHS: [&str; 9] = [
     "SSL_CERT_FILE",
 ];
 
-/// The variables of the caller's environment that matter to images. The service was started from
-/// some other environment, so they come with each request, and count in the place of its own.
+/// The environment variables of the caller that concern images. Each request carries them, because
+/// the service was started from another environment, and they replace those of the service.
 ///
-/// They may hold secrets (a proxy's password): they are not logged, and `Debug` shows names only.
+/// They may contain secrets, such as the password of a proxy: they are not logged, and `Debug`
+/// writes names only.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CallerEnvironment(BTreeMap<String, String>);
 
 impl CallerEnvironment {
-    /// What this process's environment says, with paths made absolute. A value that is not UTF-8 is
-    /// left out.
-    pub fn of_this_process() -> CallerEnvironment {
+    /// Returns the variables of this process, with absolute paths. Values that are not UTF-8 are
+    /// skipped.
+    pub fn from_process() -> CallerEnvironment {
         let variables = env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
-            let value = match PATHS.contains(&name.as_str()) && !value.is_empty() {
-                true => std::path::absolute(value).ok()?.into_os_string(),
-                false => value,
+            let value = if PATHS.contains(&name.as_str()) && !value.is_empty() {
+                std::path::absolute(value).ok()?.into_os_string()
+            } else {
+                value
             };
             Some((name, value.into_string().ok()?))
         });
         CallerEnvironment::from_iter(variables)
     }
 
-    /// The variables, by name.
+    /// Returns values by name.
     pub fn into_variables(self) -> BTreeMap<String, String> {
         self.0
     }
 }
 
 impl FromIterator<(String, String)> for CallerEnvironment {
-    /// Keeps those that matter.
+    /// Keeps the variables that concern images.
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> CallerEnvironment {
-        let matters = |name: &str| {
+        let concerns_images = |name: &str| {
             NAMES.contains(&name)
                 || LOWER_CASE.contains(&name)
                 || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         };
         let variables = variables.into_iter();
-        CallerEnvironment(variables.filter(|(name, _)| matters(name)).collect())
+        CallerEnvironment(
+            variables
+                .filter(|(name, _)| concerns_images(name))
+                .collect(),
+        )
     }
 }
 
@@ -109,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_matters_to_images_travels_and_no_value_is_shown() {
+    fn only_variables_for_images_are_kept_and_debug_writes_no_values() {
         let variables = [
             ("HTTPS_PROXY", "http://me:secret@proxy:3128"),
             ("no_proxy", "localhost"),
@@ -124,10 +131,10 @@ mod tests {
             format!("{environment:?}"),
             r#"{"CONTAINERS_STORAGE_CONF", "HTTPS_PROXY", "no_proxy"}"#
         );
-        let written = serde_json::to_string(&environment).unwrap();
-        assert!(written.starts_with(r#"{"CONTAINERS_STORAGE_CONF":"/etc/s.conf","#));
+        let json = serde_json::to_string(&environment).unwrap();
+        assert!(json.starts_with(r#"{"CONTAINERS_STORAGE_CONF":"/etc/s.conf","#));
         assert_eq!(
-            serde_json::from_str::<CallerEnvironment>(&written).unwrap(),
+            serde_json::from_str::<CallerEnvironment>(&json).unwrap(),
             environment
         );
     }

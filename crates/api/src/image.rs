@@ -1,6 +1,6 @@
-//! Images on the wire.
+//! Images: requests, replies and state.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf};
 
 use container_machine::{Descriptor, MachineId};
 use jiff::Timestamp;
@@ -8,267 +8,266 @@ use serde::{Deserialize, Serialize};
 
 use crate::CallerEnvironment;
 
-/// Which image is to be fetched, and how.
+/// Request to pull an image from its registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PullRequest {
-    /// The image's reference as the person wrote it.
+    /// Reference of the image as the user typed it.
     pub image: String,
-    /// `os/arch[/variant]`; the host's where there is none.
+    /// Platform of the image, `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
-    /// `http`, `https` or `auto`.
+    /// Scheme of the registry: `http`, `https` or `auto` (if absent).
     pub scheme: Option<String>,
-    /// Layers fetched at once; three where nothing is said.
+    /// Layers downloaded at the same time; three if absent.
     pub max_concurrent_downloads: Option<NonZeroUsize>,
-    /// What the environment of whoever asks says.
+    /// The caller's environment.
     pub environment: CallerEnvironment,
 }
 
-/// The image that was fetched, or was here.
+/// Reply to a [`PullRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
-    /// Its name with the digest that the reference led to.
+    /// Reference with the digest that it resolved to.
     pub reference: String,
 }
 
-/// Which image is to be sent to its registry, and how.
+/// Request to push an image to its registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PushRequest {
-    /// The image's reference as the person wrote it.
+    /// Reference of the image as the user typed it.
     pub image: String,
-    /// `http`, `https` or `auto`.
+    /// Scheme of the registry: `http`, `https` or `auto` (if absent).
     pub scheme: Option<String>,
-    /// What the environment of whoever asks says.
+    /// The caller's environment.
     pub environment: CallerEnvironment,
 }
 
-/// The image that is at the registry now.
+/// Reply to a [`PushRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pushed {
-    /// Its name with the digest that the reference leads to there.
+    /// Reference with the digest that it resolves to at the registry.
     pub reference: String,
 }
 
 /// All images.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Images {
-    /// One for each reference, in the order of their names; those without a name last.
+    /// One entry per reference, ordered by name; images without a name last.
     pub images: Vec<ImageSummary>,
-    /// Of machines of which it cannot be told what they use, why: a sentence for people each.
+    /// A message for each machine whose image cannot be determined.
     pub broken: Vec<String>,
 }
 
-/// An image as a list has it, under one of its names. Fields stand in the order of their names, and
-/// one that is absent is left out.
+/// An image in a list, under one of its names. The fields are in alphabetical order; absent ones
+/// are omitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSummary {
-    /// When it was made, if its maker says.
+    /// Time of creation according to the image's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_date: Option<Timestamp>,
-    /// Of what the reference leads to.
+    /// Digest of the index or manifest.
     pub digest: String,
-    /// Bytes of disk that its content takes, with the file systems made from it.
+    /// Size in bytes of the image's blobs and bases on disk.
     pub disk_size: u64,
-    /// Those that were made from it.
+    /// Machines that were created from the image.
     pub machines: Vec<MachineId>,
-    /// As people type it, without the tag; none if its names mean other images now.
+    /// Name as users type it, without the tag; absent for an image without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Those whose every part is here.
+    /// Platforms for which the image is complete.
     pub platforms: Vec<String>,
-    /// In full.
+    /// Reference with registry and tag; absent for an image without a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// Of `disk_size`, what other references need as well.
+    /// The part of `disk_size` that other references need as well.
     pub shared_size: u64,
-    /// The tag, if there is one.
+    /// Tag of the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
 }
 
-/// Which images are to be told whole.
+/// Request for the details of images.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InspectRequest {
     /// References, digests or beginnings of digests.
     pub images: Vec<String>,
-    /// `os/arch[/variant]`; the host's, or the first that is here, where there is none.
+    /// Platform, `os/arch[/variant]`. If absent, the host's, or the first complete one.
     pub platform: Option<String>,
 }
 
-/// An image, told whole. Fields stand in the order of their names, and one that is absent is left
-/// out.
+/// Details of an image. The fields are in alphabetical order; absent ones are omitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageDetails {
-    /// The file systems that were made from it.
+    /// Bases made from the image.
     pub bases: Vec<ImageBase>,
-    /// What it says about its programs.
+    /// Configuration of the image's programs.
     pub config: ImageConfig,
-    /// When it was made, if its maker says.
+    /// Time of creation according to the image's configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_date: Option<Timestamp>,
-    /// What its references lead to.
+    /// Descriptor of the index or manifest that the references resolve to.
     pub descriptor: Descriptor,
-    /// Bytes of disk that its content takes, with the file systems made from it.
+    /// Size in bytes of the image's blobs and bases on disk.
     pub disk_size: u64,
-    /// How it was made, if its maker says.
+    /// Build steps according to the image's configuration.
     pub history: Vec<ImageHistory>,
-    /// The lowest first.
+    /// Layers, the lowest first.
     pub layers: Vec<Descriptor>,
-    /// Those that were made from it.
+    /// Machines that were created from the image.
     pub machines: Vec<MachineId>,
-    /// The platform's manifest.
+    /// Manifest of the platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Descriptor>,
-    /// The platform that `config`, `history`, `layers` and `manifest` are of.
+    /// Platform that `config`, `history`, `layers` and `manifest` belong to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Those whose every part is here.
+    /// Platforms for which the image is complete.
     pub platforms: Vec<String>,
-    /// What it is called here, in full.
+    /// Names of the image, with registry and tag.
     pub references: Vec<String>,
-    /// Of `disk_size`, what other images need as well.
+    /// The part of `disk_size` that other images need as well.
     pub shared_size: u64,
 }
 
-/// What an image says about its programs.
+/// Configuration of an image's programs (OCI image-spec, config.md).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageConfig {
-    /// What to run, or the entry point's arguments.
+    /// Command, or arguments of the entry point.
     pub command: Vec<String>,
-    /// What to run.
+    /// Entry point.
     pub entrypoint: Vec<String>,
-    /// `NAME=value`.
+    /// Environment variables, `NAME=value`.
     pub environment: Vec<String>,
-    /// Whatever its maker says about it.
-    pub labels: std::collections::BTreeMap<String, String>,
-    /// How to stop it.
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that stops the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
-    /// As whom to run it.
+    /// User that the program runs as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Where to run it.
+    /// Working directory of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
 }
 
-/// A step in the making of an image.
+/// Build step of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageHistory {
-    /// Whatever else was said.
+    /// Comment of the builder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
-    /// The command.
+    /// Command or instruction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_by: Option<String>,
-    /// When.
+    /// Time of the step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_date: Option<Timestamp>,
-    /// Whether it made no layer.
+    /// Whether the step made no layer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,
 }
 
-/// A file system that was made from an image.
+/// Base made from an image: an ext4 file that disks of machines are overlays of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageBase {
-    /// Bytes of disk that it takes.
+    /// Size in bytes that the file occupies on disk.
     pub disk_size: u64,
-    /// The machines whose disks lie on it.
+    /// Machines whose disks are overlays of it.
     pub machines: Vec<MachineId>,
-    /// The file.
-    pub path: std::path::PathBuf,
+    /// Path of the file.
+    pub path: PathBuf,
 }
 
-/// Another name for an image.
+/// Request to give an image another name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagRequest {
-    /// A reference, a digest or the beginning of a digest.
+    /// Reference, digest or beginning of a digest of the image.
     pub source: String,
-    /// The name.
+    /// The new name as the user typed it.
     pub target: String,
 }
 
-/// The name that was given.
+/// Reply to a [`TagRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tagged {
-    /// In full.
+    /// The new name with registry and tag.
     pub reference: String,
 }
 
-/// What is to be removed.
+/// Request to remove images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RemoveRequest {
-    /// A reference, a digest or the beginning of a digest.
+    /// A name, or the image that a digest or the beginning of one identifies.
     One(String),
     /// Every image that no machine uses.
     AllUnused,
 }
 
-/// What is to be tidied away.
+/// Request to remove images without a name, and the blobs and bases that nothing needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneRequest {
-    /// Images with a name as well, if no machine uses them.
+    /// Whether images with a name are removed too, unless a machine uses them.
     pub all: bool,
 }
 
-/// What was removed.
+/// Reply to a [`RemoveRequest`] or [`PruneRequest`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Freed {
-    /// File systems made from images.
+    /// Number of removed bases.
     pub bases: usize,
-    /// Pieces of content.
+    /// Number of removed blobs.
     pub blobs: usize,
-    /// Bytes of disk that all of it took.
+    /// Bytes that bases and blobs occupied on disk.
     pub bytes: u64,
-    /// Digests of images that are gone.
+    /// Digests of the removed images.
     pub images: Vec<String>,
-    /// Names that mean nothing any more.
+    /// Removed names.
     pub references: Vec<String>,
 }
 
-/// What came out of an archive.
+/// Reply to a load.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
-    /// The images.
+    /// The images of the archive.
     pub images: Vec<LoadedImage>,
 }
 
-/// An image that came out of an archive.
+/// An image of a loaded archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadedImage {
-    /// Of an index, or of a manifest itself.
+    /// Digest of the index or manifest.
     pub digest: String,
-    /// What the archive calls it, in full; nothing if it does not say.
+    /// Names of the image in the archive, with registry and tag.
     pub references: Vec<String>,
 }
 
-/// Which images are to be put into an archive.
+/// Request to save images in an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SaveRequest {
     /// References, digests or beginnings of digests.
     pub images: Vec<String>,
-    /// What the archive is to look like.
+    /// Format of the archive.
     pub format: ArchiveFormat,
-    /// `os/arch[/variant]`: this platform's alone.
+    /// The only platform to save, `os/arch[/variant]`; all platforms if absent.
     pub platform: Option<String>,
 }
 
-/// What an archive of images looks like.
+/// Format of an archive of images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArchiveFormat {
-    /// An OCI image layout.
+    /// OCI image layout.
     #[default]
     Oci,
-    /// What `docker save` writes and every version of `docker load` reads.
+    /// The format of `docker save`, which every version of `docker load` reads.
     Docker,
 }

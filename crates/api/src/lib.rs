@@ -1,39 +1,70 @@
-//! Requests, replies and errors on the wire between client and service: JSON over HTTP on the
-//! service's Unix socket.
+//! The interface between client and service: JSON over HTTP on the service's Unix socket.
 //!
 //! | request | body | reply |
 //! |---|---|---|
 //! | `GET /v1/ping` | | [`Pong`] |
-//! | `POST /v1/retire` | | nothing; the service ends when it has no more to do |
+//! | `POST /v1/retire` | | empty; the service ends after the requests in progress |
 //! | `GET /v1/machines` | | [`Machines`] |
-//! | `POST /v1/machines` | [`CreateRequest`] | a stream that ends with [`Created`] |
+//! | `POST /v1/machines` | [`CreateRequest`] | stream with [`Created`] |
 //! | `GET /v1/machines/{id}` | | [`Snapshot`] |
 //! | `PATCH /v1/machines/{id}` | [`BootChange`] | [`Changed`] |
 //! | `DELETE /v1/machines/{id}` | | [`Deleted`] |
-//! | `POST /v1/machines/{id}/boot` | | a stream that ends with [`Running`] |
-//! | `POST /v1/machines/{id}/stop` | | nothing |
-//! | `POST /v1/machines/{id}/rename` | [`Rename`] | nothing |
-//! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | a stream that ends with [`Committed`] |
+//! | `POST /v1/machines/{id}/boot` | | stream with [`Running`] |
+//! | `POST /v1/machines/{id}/stop` | | empty |
+//! | `POST /v1/machines/{id}/rename` | [`RenameRequest`] | empty |
+//! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | stream with [`Committed`] |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
-//! | `POST /v1/registries/login` | [`LogIn`] | [`Login`] |
-//! | `POST /v1/registries/logout` | [`LogOut`] | [`LoggedOut`] |
-//! | `POST /v1/registries/logins` | [`ListLogins`] | [`Logins`] |
+//! | `GET /v1/machines/{id}/ports` | | [`Ports`] |
+//! | `POST /v1/registries/login` | [`LoginRequest`] | [`Login`] |
+//! | `POST /v1/registries/logout` | [`LogoutRequest`] | [`LoggedOut`] |
+//! | `POST /v1/registries/logins` | [`ListLoginsRequest`] | [`Logins`] |
 //! | `GET /v1/images` | | [`Images`] |
-//! | `POST /v1/images/pull` | [`PullRequest`] | a stream that ends with [`Pulled`] |
-//! | `POST /v1/images/push` | [`PushRequest`] | a stream that ends with [`Pushed`] |
-//! | `POST /v1/images/inspect` | [`InspectRequest`] | an array of [`ImageDetails`] |
+//! | `POST /v1/images/pull` | [`PullRequest`] | stream with [`Pulled`] |
+//! | `POST /v1/images/push` | [`PushRequest`] | stream with [`Pushed`] |
+//! | `POST /v1/images/inspect` | [`InspectRequest`] | array of [`ImageDetails`] |
 //! | `POST /v1/images/tag` | [`TagRequest`] | [`Tagged`] |
-//! | `POST /v1/images/remove` | [`RemoveRequest`] | a stream that ends with [`Freed`] |
-//! | `POST /v1/images/prune` | [`PruneRequest`] | a stream that ends with [`Freed`] |
-//! | `POST /v1/images/load` | a tar stream | a stream that ends with [`Loaded`] |
-//! | `POST /v1/images/save` | [`SaveRequest`] | a tar stream; see [`FAILURE_TRAILER`] |
+//! | `POST /v1/images/remove` | [`RemoveRequest`] | stream with [`Freed`] |
+//! | `POST /v1/images/prune` | [`PruneRequest`] | stream with [`Freed`] |
+//! | `POST /v1/images/load` | tar stream | stream with [`Loaded`] |
+//! | `POST /v1/images/save` | [`SaveRequest`] | tar stream, see [`FAILURE_TRAILER`] |
 //! | `GET /v1/system` | | [`SystemInfo`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
-//! | `PUT /v1/default` | [`DefaultMachine`] | nothing |
+//! | `PUT /v1/default` | [`DefaultMachine`] | empty |
 //!
-//! A stream is one [`StreamEvent`] a line. Every failure is a [`Failure`], in the body of a
-//! reply whose status is not 200, or as the last event of a stream. A client that goes away while
-//! its machine is being created or committed gives it up; everything else is carried through.
+//! A stream has one [`StreamEvent`] per line, and ends with the reply of the table. An error is a
+//! [`Failure`]: the body of a reply with another status than 200, or the last event of a stream.
+//!
+//! If the client disconnects, a create, a commit, a pull and a push are cancelled; every other
+//! request is completed.
+//!
+//! # Modules
+//!
+//! | module | content |
+//! |---|---|
+//! | `machine`, `commit`, `image`, `registry`, `system` | requests and replies |
+//! | `stream` | events of streamed replies |
+//! | `environment` | the caller's environment variables |
+//!
+//! # Example
+//!
+//! ```
+//! use container_api::{Failure, FailureKind, Progress, StreamEvent};
+//!
+//! # fn main() -> Result<(), serde_json::Error> {
+//! let step = StreamEvent::<()>::Progress(Progress::step("booting machine"));
+//! let line = r#"{"progress":{"step":{"name":"booting machine"}}}"#;
+//! assert_eq!(serde_json::to_string(&step)?, line);
+//!
+//! let line = r#"{"failed":{"kind":"notFound","message":"machine \"dev\" not found"}}"#;
+//! let event: StreamEvent<()> = serde_json::from_str(line)?;
+//! let failure = Failure {
+//!     kind: FailureKind::NotFound,
+//!     message: "machine \"dev\" not found".to_owned(),
+//! };
+//! assert_eq!(event, StreamEvent::Failed(failure));
+//! # Ok(())
+//! # }
+//! ```
 
 mod commit;
 mod environment;
@@ -51,56 +82,59 @@ pub use image::{
     RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
 pub use machine::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, Logs, Machines, Ports,
-    Rename, Running, Snapshot, Status,
+    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, KernelChoice, Logs,
+    Machines, Ports, RenameRequest, Running, Snapshot, Status,
 };
-pub use registry::{ListLogins, LogIn, LogOut, LoggedOut, Login, Logins, Password};
+pub use registry::{
+    ListLoginsRequest, LoggedOut, Login, LoginRequest, Logins, LogoutRequest, Password,
+};
 pub use stream::{Layers, Progress, Step, StreamEvent};
 pub use system::{
-    Ability, AcceleratorInfo, Directories, EngineInfo, HostInfo, KernelInfo, NotUsed,
-    RecommendedKernel, SystemInfo,
+    Ability, AcceleratorChoice, AcceleratorInfo, DirectoryInfo, EngineInfo, HostInfo, KernelInfo,
+    NotUsed, RecommendedKernel, SystemInfo,
 };
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The argument with which the program is the service.
+/// First argument of the program in the role of the service.
 pub const SERVICE_ROLE: &str = "__service";
 
-/// The trailer of a tar stream that broke off: the [`Failure`] that says why, as JSON. A stream without
-/// this trailer is whole.
+/// Trailer of a tar stream that ended early: the [`Failure`] as JSON, in ASCII. A stream without
+/// this trailer is complete.
 pub const FAILURE_TRAILER: &str = "container-failure";
 
-/// A living service.
+/// Reply of a running service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {
-    /// Tells one build of the program from another. A client only talks to its own.
+    /// Identification of the service's build. A client only uses a service of its own build.
     pub build: String,
-    /// The data directory whose machines it keeps.
+    /// Data directory of the service. It may differ from the client's if the two have the same
+    /// runtime directory.
     pub data: PathBuf,
 }
 
-/// Why a request was not carried out.
+/// Error of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// For programs.
+    /// Kind, for programs.
     pub kind: FailureKind,
-    /// For people: what was being done, what went wrong, what to do about it.
+    /// Message, for users: what was attempted, what went wrong, and what to do.
     pub message: String,
 }
 
-/// Kinds of failure that a program may tell apart.
+/// Kind of a [`Failure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FailureKind {
-    /// There is no such machine.
+    /// A machine, an image or credentials do not exist.
     NotFound,
-    /// There is one already.
+    /// A machine with this id exists.
     Exists,
-    /// The request itself is wrong.
+    /// The request is invalid, or cannot be fulfilled in this state or on this host.
     Invalid,
-    /// Anything else.
+    /// Any other error.
     Failed,
 }

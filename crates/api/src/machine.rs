@@ -1,4 +1,4 @@
-//! Machines on the wire.
+//! Machines: requests, replies and state.
 
 use std::{
     net::Ipv4Addr,
@@ -16,194 +16,242 @@ use serde::{Deserialize, Serialize};
 
 use crate::CallerEnvironment;
 
-/// What a machine is to be made from, and how.
+/// Request to create a machine from an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CreateRequest {
-    /// The image's reference as the person wrote it.
+    /// Reference of the image as the user typed it.
     pub image: String,
-    /// The machine's name; made from the image's where there is none.
+    /// Name of the machine; made from the reference if absent.
     pub name: Option<String>,
-    /// `os/arch[/variant]`; the host's where there is none.
+    /// Platform of the image, `os/arch[/variant]`; the host's if absent.
     pub platform: Option<String>,
-    /// `http`, `https` or `auto`.
+    /// Scheme of the registry: `http`, `https` or `auto` (if absent).
     pub scheme: Option<String>,
-    /// Layers fetched at once; three where nothing is said.
+    /// Layers downloaded at the same time; three if absent.
     pub max_concurrent_downloads: Option<NonZeroUsize>,
-    /// The home directory of whoever asks.
+    /// The caller's home directory.
     pub home: PathBuf,
-    /// What the environment of whoever asks says.
+    /// The caller's environment.
     pub environment: CallerEnvironment,
-    /// What differs from the configured defaults.
+    /// Differences to the configured defaults.
     pub boot: BootChange,
-    /// Whether to boot it at once.
+    /// Whether the machine is booted.
     pub start: bool,
-    /// Whether to make it the default machine even if it is not the first.
+    /// Whether the machine becomes the default machine even if there is one.
     pub set_default: bool,
 }
 
-/// Changes to a boot configuration. What is not named stays.
+/// Change of a boot configuration. Absent values are unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BootChange {
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: Option<NonZeroU32>,
-    /// What the disk can hold.
+    /// Minimum capacity of the disk. A disk cannot shrink.
     pub disk_capacity: Option<DiskCapacity>,
-    /// How the home is shared.
+    /// Mode of the shared home.
     pub home_mount: Option<HomeMount>,
-    /// The kernel's image, an absolute path; an empty one goes back to the default.
-    pub kernel: Option<PathBuf>,
-    /// Parameters for the kernel; empty ones for none.
+    /// Kernel of the machine.
+    pub kernel: Option<KernelChoice>,
+    /// Kernel parameters. They replace all current ones.
     pub kernel_args: Option<KernelParameters>,
-    /// Memory.
+    /// Amount of memory.
     pub memory: Option<Memory>,
-    /// Ports at fixed places on the host, all of them.
+    /// Published ports. They replace all current ones.
     pub publish: Option<Vec<PublishedPort>>,
-    /// Whether machines may run inside.
+    /// Whether the machine may run virtual machines of its own.
     pub virtualization: Option<bool>,
 }
 
-/// The machine that was made.
+/// Kernel that a machine is to boot. In JSON it is a path, and the default kernel is an empty one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PathBuf", into = "PathBuf")]
+pub enum KernelChoice {
+    /// The default kernel at the time of each boot.
+    Default,
+    /// A kernel image, by its absolute path.
+    Image(PathBuf),
+}
+
+impl From<PathBuf> for KernelChoice {
+    fn from(path: PathBuf) -> KernelChoice {
+        if path.as_os_str().is_empty() {
+            KernelChoice::Default
+        } else {
+            KernelChoice::Image(path)
+        }
+    }
+}
+
+impl From<KernelChoice> for PathBuf {
+    fn from(choice: KernelChoice) -> PathBuf {
+        match choice {
+            KernelChoice::Default => PathBuf::new(),
+            KernelChoice::Image(path) => path,
+        }
+    }
+}
+
+/// Reply to a [`CreateRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Created {
-    /// Its id.
+    /// Id of the new machine.
     pub id: MachineId,
 }
 
-/// A machine that is up, and what is needed to run commands in it.
+/// A running machine, with what a client needs to run commands in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Running {
-    /// Its runtime's socket.
+    /// Socket of the machine's runtime.
     pub socket: PathBuf,
-    /// Its user.
+    /// The machine's user.
     pub user: UserSetup,
-    /// The directory that it shares with the host; none without.
+    /// The shared home directory; absent if the machine shares none.
     pub shared_home: Option<PathBuf>,
 }
 
-/// A machine's ports.
+/// Ports of a running machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
-    /// Where on the host they are reached, those that are not among them.
+    /// Ports with their addresses on the host, also published ports that cannot be reached.
     pub ports: Vec<PortStatus>,
 }
 
-/// What came of a change.
+/// Reply to a [`BootChange`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
-    /// Whether the machine runs, so that the change waits for its next start.
+    /// Whether the machine is running, so that the change applies after its next boot. Published
+    /// ports apply at once, so a change of them alone does not count.
     pub running: bool,
-    /// What was changed all the same and does not do what it should, a sentence each.
+    /// A sentence for each published port that cannot be reached.
     #[serde(default)]
     pub problems: Vec<String>,
 }
 
-/// Another name for a machine.
+/// Request to rename a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rename {
-    /// The name.
+pub struct RenameRequest {
+    /// New id. It must not be in use.
     pub to: MachineId,
 }
 
-/// What came of a deletion.
+/// Reply to the deletion of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deleted {
-    /// Whether it was the default machine, so that there is none now.
+    /// Whether it was the default machine. There is none afterwards.
     pub was_default: bool,
 }
 
-/// Where a machine's logs are.
+/// Log files of a machine. They exist after the first boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logs {
-    /// What init prints.
+    /// Output of init.
     pub stdio: PathBuf,
-    /// What the kernel prints.
+    /// Output of the kernel.
     pub boot: PathBuf,
 }
 
-/// The default machine.
+/// The default machine, as a request to choose it and as the reply to a question for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DefaultMachine {
-    /// Its id.
+    /// Id of the machine.
     pub id: MachineId,
 }
 
-/// Whether a machine runs.
+/// Status of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It does.
+    /// The machine runs commands.
     Running,
-    /// It boots.
+    /// The machine is booting, or booted for a commit.
     Starting,
-    /// It does not.
+    /// The machine has no runtime.
     Stopped,
 }
 
 /// All machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machines {
-    /// Their states, by id.
+    /// States of the machines, ordered by id.
     pub machines: Vec<Snapshot>,
-    /// Of those whose state cannot be told, why: a sentence for people each.
+    /// A message for each machine whose state cannot be read.
     pub broken: Vec<String>,
 }
 
-/// A machine's state as it is reported. Fields stand in the order of their names, and one that
-/// is absent is left out.
+/// State of a machine. The fields are in alphabetical order; absent ones are omitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// This boot's name.
+    /// Name of this boot: the id and six characters. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
-    /// Virtual CPUs at the next boot.
+    /// Number of virtual CPUs at the next boot.
     pub cpus: NonZeroU32,
-    /// When the machine was created.
+    /// Time of creation.
     pub created_date: Timestamp,
-    /// Whether it is the one that is meant where none is named.
+    /// Whether this is the default machine.
     pub default: bool,
-    /// Bytes that the disk can hold from the next boot on.
+    /// Capacity of the disk at the next boot.
     pub disk_capacity: DiskCapacity,
-    /// Bytes that the disk takes on the host.
+    /// Size in bytes that the disk occupies on the host.
     pub disk_size: u64,
-    /// How the home is shared at the next boot.
+    /// Mode of the shared home at the next boot.
     pub home_mount: HomeMount,
-    /// Its id.
+    /// Id of the machine.
     pub id: MachineId,
-    /// What it was made from.
+    /// Image that the machine was created from.
     pub image: ImageDescription,
-    /// What runs as init: a path in the machine, or `built-in`.
+    /// Init: a path in the machine, or `built-in`. Absent unless the machine is running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
-    /// The machine's own address.
+    /// The machine's own address. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<Ipv4Addr>,
-    /// The kernel's image, where it is not the default one.
+    /// Path of the kernel's image at the next boot; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// Parameters for the kernel.
+    /// Kernel parameters at the next boot.
     #[serde(default, skip_serializing_if = "KernelParameters::is_empty")]
     pub kernel_args: KernelParameters,
-    /// Memory in bytes at the next boot.
+    /// Amount of memory at the next boot.
     pub memory: Memory,
-    /// The image's platform.
+    /// Platform of the image.
     pub platform: Platform,
-    /// Ports at fixed places on the host.
+    /// Published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
-    /// When this boot began.
+    /// Start of this boot. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_date: Option<Timestamp>,
-    /// Whether it runs.
+    /// Whether the machine is running.
     pub status: Status,
     /// The machine's user.
     pub user_setup: UserSetup,
-    /// Whether machines may run inside.
+    /// Whether the machine may run virtual machines of its own after the next boot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub virtualization: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_kernel_is_an_empty_path_in_json() {
+        for (choice, json) in [
+            (KernelChoice::Default, r#""""#),
+            (
+                KernelChoice::Image("/boot/vmlinux".into()),
+                r#""/boot/vmlinux""#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&choice).unwrap(), json);
+            assert_eq!(serde_json::from_str::<KernelChoice>(json).unwrap(), choice);
+        }
+    }
 }

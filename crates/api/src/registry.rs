@@ -1,4 +1,4 @@
-//! Registries on the wire.
+//! Credentials for registries.
 
 use std::fmt;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::CallerEnvironment;
 
-/// A password on its way; `Debug` does not show it.
+/// A password. `Debug` does not write it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Password(String);
 
 impl Password {
-    /// Keeps it from being shown.
+    /// Wraps a password.
     pub fn new(password: String) -> Password {
         Password(password)
     }
 
-    /// The password itself.
+    /// Returns the password.
     pub fn into_secret(self) -> String {
         self.0
     }
@@ -29,64 +29,65 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Credentials to check at a registry and to keep.
+/// Request to check credentials at a registry and to store them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogIn {
+pub struct LoginRequest {
     /// The registry, `HOST[:PORT]`.
     pub server: String,
-    /// The user.
+    /// User name at the registry.
     pub username: String,
-    /// The password.
+    /// Password of the user, or a token.
     pub password: Password,
-    /// `http`, `https` or `auto`.
+    /// `http`, `https` or `auto` (if absent).
     pub scheme: Option<String>,
-    /// What the environment of whoever asks says.
+    /// The caller's environment.
     pub environment: CallerEnvironment,
 }
 
-/// A registry whose credentials are to be forgotten.
+/// Request to remove the credentials for a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogOut {
+pub struct LogoutRequest {
     /// The registry, `HOST[:PORT]`.
     pub server: String,
-    /// What the environment of whoever asks says.
+    /// The caller's environment.
     pub environment: CallerEnvironment,
 }
 
-/// What came of logging out.
+/// Reply to a [`LogoutRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedOut {
-    /// The registry.
+    /// The registry, `HOST[:PORT]`.
     pub server: String,
-    /// Where there are other credentials for it, which are not ours to remove.
+    /// Files with credentials of other programs for it, which were not removed.
     pub left: Vec<String>,
 }
 
-/// The question for all credentials that there are.
+/// Request for a list of all credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListLogins {
-    /// What the environment of whoever asks says.
+pub struct ListLoginsRequest {
+    /// The caller's environment.
     pub environment: CallerEnvironment,
 }
 
-/// All credentials that there are.
+/// All credentials: those that this program stored, and those of other programs that it uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logins {
-    /// By server.
+    /// Credentials, ordered by registry.
     pub logins: Vec<Login>,
-    /// Of places that cannot be read, why: a sentence for people each.
+    /// A message for each file or helper that cannot be read.
     pub broken: Vec<String>,
 }
 
-/// Whose credentials there are for a registry. Fields stand in the order of their names.
+/// Stored credentials for a registry, without the password: an entry of `registry ls`. The fields
+/// are in alphabetical order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Login {
-    /// Where they are: a file, or a program.
+    /// File or credential helper in which they are stored.
     pub kept_in: String,
     /// The registry, or a part of it: `quay.io`, `quay.io/team`.
     pub server: String,
-    /// The user; `<token>` for an identity token.
+    /// User name at the registry; `<token>` for an identity token.
     pub username: String,
 }
 
@@ -95,13 +96,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_travels_and_is_not_shown() {
+    fn a_password_is_serialized_and_not_written_by_debug() {
         let password = Password::new("hush".to_owned());
         assert!(!format!("{password:?}").contains("hush"));
-        let written = serde_json::to_string(&password).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Password>(&written).unwrap(),
-            password
-        );
+        let json = serde_json::to_string(&password).unwrap();
+        assert_eq!(serde_json::from_str::<Password>(&json).unwrap(), password);
     }
 }

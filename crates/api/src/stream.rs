@@ -1,4 +1,4 @@
-//! What the service tells while it works.
+//! Streamed replies of requests that take long.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,51 +8,51 @@ use crate::Failure;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StreamEvent<T> {
-    /// It got this far.
+    /// Progress of the request.
     Progress(Progress),
-    /// It is done; the last line.
+    /// Result of the request. Always the last line.
     Done(T),
-    /// It failed; the last line.
+    /// Error of the request. Always the last line.
     Failed(Failure),
 }
 
-/// What happens on the way of a long request.
+/// Progress of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Progress {
-    /// A step began, or got further.
+    /// A step began or advanced.
     Step(Step),
-    /// A sentence that whoever asked should read.
+    /// A sentence for the user.
     Note(String),
 }
 
-/// A step of a long request.
+/// Step of a request, with the work done so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// What is being done: `fetching image`, `unpacking image`, `booting machine`.
+    /// Name for the user: `fetching image`, `unpacking image`, `booting machine`.
     pub name: String,
-    /// Layers done in this step, where it is one of layers.
+    /// Layers done; absent in a step without layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
-    /// Bytes done in this step, where bytes are counted.
+    /// Bytes done; absent in a step that counts no bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<u64>,
-    /// Bytes of this step in all, where that is known.
+    /// Bytes of the whole step; absent if not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
 }
 
-/// How many layers of how many are done.
+/// Layers of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layers {
-    /// Those that are done.
+    /// Number of layers done.
     pub done: usize,
-    /// All of this step.
+    /// Number of layers of the step.
     pub total: usize,
 }
 
 impl Progress {
-    /// A step that counts nothing.
+    /// Returns a step that counts neither layers nor bytes.
     pub fn step(name: impl Into<String>) -> Progress {
         Progress::Step(Step {
             name: name.into(),
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_told_apart_on_the_wire() {
+    fn events_are_distinguished_by_their_key() {
         let lines = [
             r#"{"progress":{"step":{"name":"fetching image","layers":{"done":0,"total":2},"done":1}}}"#,
             r#"{"progress":{"note":"Look."}}"#,

@@ -1,138 +1,230 @@
-//! What runs here, and why.
+//! Description of the host, the engine and the default kernel, on the wire.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// This computer, what machines run on here, and why not on something else.
+/// The host, and what machines run on: engine, accelerator and default kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SystemInfo {
-    /// What carries out the machines' instructions.
+    /// Accelerator of the engine.
     pub accelerator: AcceleratorInfo,
-    /// Where everything lies.
-    pub directories: Directories,
-    /// What runs virtual machines.
+    /// Directories that the program writes to.
+    pub directories: DirectoryInfo,
+    /// Engine that runs the virtual machines.
     pub engine: EngineInfo,
-    /// This computer.
+    /// Architecture, kernel, memory and processors of the host.
     pub host: HostInfo,
-    /// What machines boot.
+    /// Kernel of machines that name no kernel of their own.
     pub kernel: KernelInfo,
-    /// Whether machines can run inside machines.
+    /// Nested virtualization: machines inside machines.
     pub virtualization: Ability,
 }
 
-/// This computer.
+/// Host that the service runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostInfo {
-    /// As `uname -m` says.
+    /// Machine name as printed by `uname -m`.
     pub architecture: String,
-    /// As `uname -r` says.
+    /// Kernel release as printed by `uname -r`.
     pub kernel: String,
-    /// Memory in bytes.
+    /// Memory in bytes; 0 if not known.
     pub memory: u64,
-    /// Processors that this program may use.
+    /// Processors that the service may use.
     pub processors: u32,
 }
 
-/// What runs virtual machines.
+/// Engine that runs the virtual machines. In JSON, the fields of one variant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EngineInfo {
-    /// Why it cannot be used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// Its program.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub program: Option<PathBuf>,
-    /// What it says of itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
+#[serde(untagged)]
+pub enum EngineInfo {
+    /// The engine's program was found.
+    Usable {
+        /// Path of the program.
+        program: PathBuf,
+        /// Name and version as printed by the program.
+        version: String,
+    },
+    /// No machine can boot.
+    Unusable {
+        /// Reason, as an error message.
+        problem: String,
+    },
 }
 
-/// What carries out the machines' instructions.
+/// Accelerator of the engine: the one in use, and why the others are not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceleratorInfo {
-    /// Those that are not used.
+    /// Accelerators that are not used.
     pub not_used: Vec<NotUsed>,
-    /// Why what was asked for cannot be used, so that no machine starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// The one that is used.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub used: Option<String>,
+    /// Accelerator that machines boot with.
+    #[serde(flatten)]
+    pub choice: AcceleratorChoice,
 }
 
-/// Something that is not used.
+/// Accelerator that machines boot with. In JSON, the field `used` or the field `problem`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AcceleratorChoice {
+    /// The configured accelerator cannot be used, so no machine boots: the reason.
+    Problem(String),
+    /// Name of the accelerator.
+    Used(String),
+}
+
+/// An accelerator or kernel that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NotUsed {
-    /// What it is called.
+    /// Name of the accelerator or kernel.
     pub name: String,
-    /// Why not.
+    /// Reason, as half a sentence.
     pub reason: String,
 }
 
-/// What machines boot that name no kernel of their own.
+/// Kernel of machines that name no kernel of their own. In JSON, the fields of one variant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct KernelInfo {
-    /// Its image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<PathBuf>,
-    /// Its name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Those that are not used.
-    pub not_used: Vec<NotUsed>,
-    /// Why there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// The one that config.toml recommends, in its section `[kernel]`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recommended: Option<RecommendedKernel>,
-    /// As `uname -r` says in a machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release: Option<String>,
-    /// Where it comes from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
+#[serde(untagged, rename_all_fields = "camelCase")]
+pub enum KernelInfo {
+    /// There is a default kernel.
+    Usable {
+        /// Path of the kernel's image.
+        image: PathBuf,
+        /// Name of the kernel.
+        name: String,
+        /// Kernels that are not the default one.
+        not_used: Vec<NotUsed>,
+        /// Kernel of section `[kernel]` of config.toml.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recommended: Option<RecommendedKernel>,
+        /// Kernel release as printed by `uname -r` in a machine.
+        release: String,
+        /// Origin of the kernel: a package with its version, a URL or a file.
+        source: String,
+    },
+    /// There is no default kernel.
+    Unusable {
+        /// Always empty.
+        not_used: Vec<NotUsed>,
+        /// Reason, as an error message.
+        problem: String,
+        /// Kernel of section `[kernel]` of config.toml.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        recommended: Option<RecommendedKernel>,
+    },
 }
 
-/// A kernel that can be fetched.
+impl KernelInfo {
+    /// Returns the kernel of section `[kernel]` of config.toml.
+    pub fn recommended(&self) -> Option<&RecommendedKernel> {
+        match self {
+            KernelInfo::Usable { recommended, .. } | KernelInfo::Unusable { recommended, .. } => {
+                recommended.as_ref()
+            }
+        }
+    }
+}
+
+/// A kernel that can be downloaded: section `[kernel]` of config.toml.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RecommendedKernel {
-    /// The kernel in the archive; none where the address leads to the kernel itself.
+    /// Path of the kernel in the archive; absent if the URL is that of the kernel itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binary: Option<String>,
-    /// The digest of what is fetched, `sha256:` and 64 hexadecimal digits.
+    /// Digest of the download: `sha256:` and 64 hexadecimal digits.
     pub digest: String,
-    /// Where it is fetched from.
+    /// URL of the kernel or of an archive that contains it.
     pub url: String,
 }
 
-/// Whether something can be done.
+/// Whether something is possible on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Ability {
-    /// Whether it can.
-    pub available: bool,
-    /// Why not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+#[serde(from = "AbilityFields", into = "AbilityFields")]
+pub enum Ability {
+    /// It is possible.
+    Available,
+    /// It is not possible.
+    Unavailable {
+        /// Reason, as half a sentence.
+        reason: String,
+    },
 }
 
-/// Where everything lies.
+/// The form of [`Ability`] in JSON.
+#[derive(Serialize, Deserialize)]
+struct AbilityFields {
+    available: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl From<AbilityFields> for Ability {
+    fn from(fields: AbilityFields) -> Ability {
+        if fields.available {
+            Ability::Available
+        } else {
+            Ability::Unavailable {
+                reason: fields.reason.unwrap_or_default(),
+            }
+        }
+    }
+}
+
+impl From<Ability> for AbilityFields {
+    fn from(ability: Ability) -> AbilityFields {
+        match ability {
+            Ability::Available => AbilityFields {
+                available: true,
+                reason: None,
+            },
+            Ability::Unavailable { reason } => AbilityFields {
+                available: false,
+                reason: Some(reason),
+            },
+        }
+    }
+}
+
+/// The config, data and runtime directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Directories {
-    /// What people write.
+pub struct DirectoryInfo {
+    /// Files that the user writes.
     pub config: PathBuf,
-    /// What must not be lost.
+    /// Persistent data.
     pub data: PathBuf,
-    /// What lives as long as processes do.
+    /// Sockets and locks.
     pub runtime: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn assert_json<T: Serialize + DeserializeOwned>(json: &str) {
+        let value: T = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&value).unwrap(), json);
+    }
+
+    #[test]
+    fn usable_and_unusable_parts_have_the_fields_of_the_wire_format() {
+        assert_json::<EngineInfo>(r#"{"program":"/usr/bin/engine","version":"engine 10.0"}"#);
+        assert_json::<EngineInfo>(r#"{"problem":"no"}"#);
+        assert_json::<AcceleratorInfo>(
+            r#"{"notUsed":[{"name":"kvm","reason":"no"}],"used":"tcg"}"#,
+        );
+        assert_json::<AcceleratorInfo>(r#"{"notUsed":[],"problem":"no"}"#);
+        assert_json::<KernelInfo>(
+            r#"{"image":"/k","name":"a","notUsed":[],"recommended":{"digest":"d","url":"u"},"release":"6.1","source":"s"}"#,
+        );
+        assert_json::<KernelInfo>(r#"{"notUsed":[],"problem":"no"}"#);
+        assert_json::<Ability>(r#"{"available":true}"#);
+        assert_json::<Ability>(r#"{"available":false,"reason":"no"}"#);
+    }
 }
