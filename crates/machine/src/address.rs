@@ -1,51 +1,53 @@
-//! A machine's addresses.
+//! Addresses of machines.
 
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-/// One pair of addresses: the host reaches the machine at 127.19.x.y, and the machine itself has
-/// 198.19.x.y, out of a network that RFC 2544 sets aside for measurements, so that nothing a machine
-/// wants to reach has it. (The other half of it is what proxies that make up addresses take.)
+/// The pair of addresses of a machine: 127.19.x.y on the host, and 198.19.x.y in the machine.
+///
+/// 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so no destination of a machine has such an
+/// address. The lower half, 198.18.0.0/16, is not used here: proxies with synthetic addresses use
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Ipv4Addr", into = "Ipv4Addr")]
 pub struct MachineAddress {
-    /// The last two bytes of both; the first of them is never 0 or 255.
+    /// The last two bytes of both addresses; the first of them is never 0 or 255.
     last: [u8; 2],
 }
 
-/// An address that no machine has.
+/// The address is not a machine's address on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no machine's address: those are 127.19.1.0 to 127.19.254.255")]
-pub struct NotAMachineAddress(Ipv4Addr);
+#[error("invalid machine address {0}: valid are 127.19.1.0 to 127.19.254.255")]
+pub struct InvalidMachineAddress(Ipv4Addr);
 
 impl MachineAddress {
-    /// How many there are.
+    /// Number of addresses.
     pub const COUNT: u32 = 254 * 256;
 
-    /// The one of this number; from [`COUNT`](Self::COUNT) on they come again.
-    pub fn numbered(number: u32) -> MachineAddress {
-        let number = number % MachineAddress::COUNT;
+    /// Returns the address with this index, modulo [`COUNT`](Self::COUNT).
+    pub fn from_index(index: u32) -> MachineAddress {
+        let index = index % MachineAddress::COUNT;
         MachineAddress {
-            last: [(number / 256 + 1) as u8, (number % 256) as u8],
+            last: [(index / 256 + 1) as u8, (index % 256) as u8],
         }
     }
 
-    /// Where the host reaches the machine.
+    /// Returns the address at which the host reaches the machine.
     pub fn host(self) -> Ipv4Addr {
         let [high, low] = self.last;
         Ipv4Addr::new(127, 19, high, low)
     }
 
-    /// The one of which this is the machine's own, if it is one.
-    pub fn of_guest(guest: Ipv4Addr) -> Option<MachineAddress> {
+    /// Returns the pair with this address in the machine; `None` for any other address.
+    pub fn from_guest(guest: Ipv4Addr) -> Option<MachineAddress> {
         match guest.octets() {
             [198, 19, high @ 1..=254, low] => Some(MachineAddress { last: [high, low] }),
             _ => None,
         }
     }
 
-    /// The machine's own.
+    /// Returns the address that the machine has itself.
     pub fn guest(self) -> Ipv4Addr {
         let [high, low] = self.last;
         Ipv4Addr::new(198, 19, high, low)
@@ -53,13 +55,13 @@ impl MachineAddress {
 }
 
 impl TryFrom<Ipv4Addr> for MachineAddress {
-    type Error = NotAMachineAddress;
+    type Error = InvalidMachineAddress;
 
-    /// Takes the address on the host.
-    fn try_from(host: Ipv4Addr) -> Result<MachineAddress, NotAMachineAddress> {
+    /// Converts the address on the host.
+    fn try_from(host: Ipv4Addr) -> Result<MachineAddress, InvalidMachineAddress> {
         match host.octets() {
             [127, 19, high @ 1..=254, low] => Ok(MachineAddress { last: [high, low] }),
-            _ => Err(NotAMachineAddress(host)),
+            _ => Err(InvalidMachineAddress(host)),
         }
     }
 }
@@ -75,16 +77,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_addresses_lie_in_their_range() {
-        let first = MachineAddress::numbered(0);
+    fn addresses_are_in_their_range() {
+        let first = MachineAddress::from_index(0);
         assert_eq!(first.host(), Ipv4Addr::new(127, 19, 1, 0));
         assert_eq!(first.guest(), Ipv4Addr::new(198, 19, 1, 0));
-        let last = MachineAddress::numbered(MachineAddress::COUNT - 1);
+        let last = MachineAddress::from_index(MachineAddress::COUNT - 1);
         assert_eq!(last.host(), Ipv4Addr::new(127, 19, 254, 255));
-        assert_eq!(MachineAddress::numbered(MachineAddress::COUNT), first);
+        assert_eq!(MachineAddress::from_index(MachineAddress::COUNT), first);
         assert_eq!(MachineAddress::try_from(last.host()), Ok(last));
-        assert_eq!(MachineAddress::of_guest(last.guest()), Some(last));
-        assert_eq!(MachineAddress::of_guest(last.host()), None);
+        assert_eq!(MachineAddress::from_guest(last.guest()), Some(last));
+        assert_eq!(MachineAddress::from_guest(last.host()), None);
         for other in [[127, 0, 0, 1], [127, 19, 0, 1], [127, 19, 255, 1]] {
             assert!(MachineAddress::try_from(Ipv4Addr::from(other)).is_err());
         }

@@ -1,4 +1,4 @@
-//! What is known of a machine: fixed when it was created, or applied by the next boot.
+//! The two configurations of a machine.
 
 use std::{num::NonZeroU32, path::PathBuf};
 
@@ -6,25 +6,25 @@ use container_protocol::PublishedPort;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskCapacity, HomeMount, MachineId, Memory, UserSetup};
+use crate::{DiskCapacity, HomeMount, KernelParameters, MachineId, Memory, UserSetup};
 
 /// `config.json`: what was fixed when the machine was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineConfiguration {
-    /// When.
+    /// Time of creation, in whole seconds.
     pub created_date: Timestamp,
-    /// The home directory of the machine's user on the host.
+    /// Home directory of the machine's user on the host.
     pub home: PathBuf,
-    /// The machine's id.
+    /// Id of the machine. The name of the bundle takes precedence.
     pub id: MachineId,
-    /// What it was made from.
+    /// Image that the machine was created from.
     pub image: ImageDescription,
     /// The image's environment for init, `NAME=value`.
     pub init_environment: Vec<String>,
-    /// The image's platform.
+    /// Platform of the image.
     pub platform: Platform,
-    /// The login shell of the machine's user, if the image's machine settings name one.
+    /// Login shell of the machine's user, if the image's machine settings name one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<String>,
     /// The image's stop signal, if it names one.
@@ -34,61 +34,63 @@ pub struct MachineConfiguration {
     pub user_setup: UserSetup,
 }
 
-/// An image, as the machine that was made from it remembers it.
+/// Image that a machine was created from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageDescription {
-    /// What the reference led to.
+    /// Descriptor of the index or manifest that the reference resolved to.
     pub descriptor: Descriptor,
-    /// The reference that was asked for, in full.
+    /// The requested reference with registry and tag.
     pub reference: String,
 }
 
-/// An OCI content descriptor (image-spec, descriptor.md).
+/// An OCI content descriptor (image-spec, descriptor.md), as `config.json` records it: the digest
+/// may be of any algorithm. `container_image::Descriptor` is what the image store uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// `algorithm:hex` of the bytes.
+    /// Digest of the blob, `algorithm:hex`.
     pub digest: String,
-    /// What they are.
+    /// Media type of the blob.
     pub media_type: String,
-    /// How many.
+    /// Size of the blob in bytes.
     pub size: u64,
 }
 
-/// An OCI platform (image-spec, image-index.md).
+/// An OCI platform (image-spec, image-index.md), as `config.json` records it.
+/// `container_image::Platform` is what images are chosen by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
-    /// `amd64`, `arm64` …
+    /// Architecture: `amd64`, `arm64` …
     pub architecture: String,
-    /// `linux`.
+    /// Operating system, always `linux`.
     pub os: String,
-    /// `v8` …
+    /// Variant of the architecture: `v8` …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 
-/// `boot-config.json`: what `set` may change and the next boot applies.
+/// `boot-config.json`: what the next boot applies. `set` changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BootConfiguration {
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: NonZeroU32,
-    /// What the disk can hold at least; the default where a machine is older than the choice.
+    /// Minimum capacity of the disk. Absent in files of older versions.
     #[serde(default)]
     pub disk_capacity: DiskCapacity,
-    /// How the home is shared.
+    /// Mode of the shared home.
     pub home_mount: HomeMount,
-    /// The kernel's image; none for the default one.
+    /// Path of the kernel's image; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// Parameters for the kernel, behind the engine's own.
-    #[serde(default, skip_serializing_if = "crate::KernelParameters::is_empty")]
-    pub kernel_args: crate::KernelParameters,
-    /// Memory in bytes.
+    /// Kernel parameters, appended to those of the engine.
+    #[serde(default, skip_serializing_if = "KernelParameters::is_empty")]
+    pub kernel_args: KernelParameters,
+    /// Amount of memory.
     pub memory: Memory,
-    /// Ports of the machine at fixed places on the host.
+    /// Ports of the machine that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
-    /// Whether machines may run inside.
+    /// Whether the machine may run virtual machines of its own.
     pub virtualization: bool,
 }

@@ -1,32 +1,32 @@
-//! How a machine shares its user's home directory.
+//! Access of a machine to the home directory of its user on the host.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// What a machine may do with the home directory of its user on the host.
+/// Access of a machine to the home directory of its user on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HomeMount {
-    /// Read and write.
+    /// The home directory is mounted, and can be changed.
     #[default]
     Rw,
-    /// Read.
+    /// The home directory is mounted read-only.
     Ro,
-    /// Nothing: it is not there.
+    /// The home directory is not shared.
     None,
 }
 
-/// A word that is no home mount.
+/// The text is not a home mount.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no home mount: it may be rw, ro or none")]
+#[error("invalid home mount {0:?}: use rw, ro or none")]
 pub struct InvalidHomeMount(String);
 
 impl FromStr for HomeMount {
     type Err = InvalidHomeMount;
 
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        match word {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
             "rw" => Ok(HomeMount::Rw),
             "ro" => Ok(HomeMount::Ro),
             "none" => Ok(HomeMount::None),

@@ -1,14 +1,14 @@
-//! A machine's name.
+//! Ids of machines.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The longest id: with a hyphen and the six characters that name a boot it still fits into a
+/// Maximum length of an id. With the hyphen and the six characters of a boot's name it fits into a
 /// DNS label (RFC 1035, section 2.3.4: 63 octets).
-pub const LONGEST: usize = 63 - 7;
+const MAX_LENGTH: usize = 63 - 7;
 
-/// The id of a machine: its host name, and the name of its bundle.
+/// Id of a machine: its name for users, its host name, and the name of its bundle.
 ///
 /// ```
 /// use container_machine::MachineId;
@@ -16,40 +16,42 @@ pub const LONGEST: usize = 63 - 7;
 /// assert!("dev-2".parse::<MachineId>().is_ok());
 /// assert!("Dev".parse::<MachineId>().is_err());
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MachineId(String);
 
-/// A word that is no machine id.
+/// The text is not a machine id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{word:?} cannot name a machine: a name has 1 to {LONGEST} lower-case letters, digits and \
-     hyphens, and starts and ends with a letter or a digit"
+    "invalid machine name {text:?}: use 1 to {MAX_LENGTH} lower-case letters, digits and hyphens, \
+     with a letter or a digit at both ends"
 )]
 pub struct InvalidMachineId {
-    word: String,
+    text: String,
 }
 
 impl MachineId {
-    /// The id as text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The id that a machine gets when nobody names it: the last part of the image's
-    /// repository, and a hyphen and the tag if it has one, with every character that an id cannot
-    /// have turned into a hyphen.
+    /// Returns the default id of a machine: the last component of the image's repository, and the
+    /// tag if there is one, joined by a hyphen. Other characters than those of an id become
+    /// hyphens.
     pub fn from_image(repository: &str, tag: Option<&str>) -> Result<MachineId, InvalidMachineId> {
         let last = repository.rsplit('/').next().unwrap_or(repository);
-        let tagged = tag.map(|tag| format!("{last}-{tag}"));
-        let word: String = tagged
-            .unwrap_or_else(|| last.to_owned())
+        let name = match tag {
+            Some(tag) => format!("{last}-{tag}"),
+            None => last.to_owned(),
+        };
+        let id: String = name
             .to_lowercase()
             .chars()
             .map(|letter| if is_allowed(letter) { letter } else { '-' })
-            .take(LONGEST)
+            .take(MAX_LENGTH)
             .collect();
-        word.trim_matches('-').parse()
+        id.trim_matches('-').parse()
     }
 }
 
@@ -60,16 +62,16 @@ fn is_allowed(letter: char) -> bool {
 impl FromStr for MachineId {
     type Err = InvalidMachineId;
 
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        let is_valid = (1..=LONGEST).contains(&word.len())
-            && word.chars().all(is_allowed)
-            && !word.starts_with('-')
-            && !word.ends_with('-');
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_valid = (1..=MAX_LENGTH).contains(&text.len())
+            && text.chars().all(is_allowed)
+            && !text.starts_with('-')
+            && !text.ends_with('-');
         if is_valid {
-            Ok(MachineId(word.to_owned()))
+            Ok(MachineId(text.to_owned()))
         } else {
             Err(InvalidMachineId {
-                word: word.to_owned(),
+                text: text.to_owned(),
             })
         }
     }
@@ -78,14 +80,21 @@ impl FromStr for MachineId {
 impl TryFrom<String> for MachineId {
     type Error = InvalidMachineId;
 
-    fn try_from(word: String) -> Result<Self, Self::Error> {
-        word.parse()
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 
 impl From<MachineId> for String {
     fn from(id: MachineId) -> Self {
         id.0
+    }
+}
+
+/// The id in quotes, for error messages.
+impl fmt::Debug for MachineId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
     }
 }
 
@@ -100,11 +109,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_follow_the_rule_and_the_error_names_it() {
-        for word in ["a", "0", "alpine-3", &"a".repeat(LONGEST)] {
-            assert!(word.parse::<MachineId>().is_ok(), "{word}");
+    fn ids_follow_the_rule_and_the_error_states_it() {
+        for text in ["a", "0", "alpine-3", &"a".repeat(MAX_LENGTH)] {
+            assert!(text.parse::<MachineId>().is_ok(), "{text}");
         }
-        for word in [
+        for text in [
             "",
             "-a",
             "a-",
@@ -113,9 +122,9 @@ mod tests {
             "a_b",
             "a/b",
             "ä",
-            &"a".repeat(LONGEST + 1),
+            &"a".repeat(MAX_LENGTH + 1),
         ] {
-            let error = word.parse::<MachineId>().unwrap_err().to_string();
+            let error = text.parse::<MachineId>().unwrap_err().to_string();
             assert!(
                 error.contains("lower-case letters, digits and hyphens"),
                 "{error}"
@@ -124,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_gives_a_name() {
+    fn the_default_id_comes_from_the_image() {
         let name = |repository, tag| MachineId::from_image(repository, tag).unwrap().to_string();
         assert_eq!(
             name("docker.io/library/alpine", Some("3.22")),
@@ -135,6 +144,6 @@ mod tests {
             name("x/Debian_Systemd", Some("latest")),
             "debian-systemd-latest"
         );
-        assert_eq!(name(&"a".repeat(80), Some("t")).len(), LONGEST);
+        assert_eq!(name(&"a".repeat(80), Some("t")).len(), MAX_LENGTH);
     }
 }

@@ -1,31 +1,30 @@
-//! What a person tells a machine's kernel.
+//! Kernel parameters that a user sets.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes that they may have: the kernel's command line takes 2048 (Linux, COMMAND_LINE_SIZE), and has
-/// parameters of the engine's as well.
-const LONGEST: usize = 1500;
+/// Maximum length in bytes. The kernel's command line has 2048 (Linux, COMMAND_LINE_SIZE), of which
+/// the engine's parameters take a part.
+const MAX_LENGTH: usize = 1500;
 
-/// Parameters for a kernel, with spaces between (Linux,
-/// Documentation/admin-guide/kernel-parameters.rst).
+/// Kernel parameters, separated by spaces (Linux, Documentation/admin-guide/kernel-parameters.rst).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KernelParameters(String);
 
-/// A word that cannot be a kernel's parameters.
+/// The text cannot be kernel parameters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a kernel's parameters are up to {LONGEST} printable characters of ASCII: {0:?} is not")]
+#[error("invalid kernel parameters {0:?}: use at most {MAX_LENGTH} printable ASCII characters")]
 pub struct InvalidKernelParameters(String);
 
 impl KernelParameters {
-    /// Whether there are none.
+    /// Whether there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, as they were given.
+    /// Returns all parameters as one text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -34,11 +33,12 @@ impl KernelParameters {
 impl FromStr for KernelParameters {
     type Err = InvalidKernelParameters;
 
-    fn from_str(words: &str) -> Result<KernelParameters, InvalidKernelParameters> {
+    fn from_str(text: &str) -> Result<KernelParameters, InvalidKernelParameters> {
         let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-        match words.len() <= LONGEST && words.bytes().all(is_printable) {
-            true => Ok(KernelParameters(words.trim().to_owned())),
-            false => Err(InvalidKernelParameters(words.to_owned())),
+        if text.len() <= MAX_LENGTH && text.bytes().all(is_printable) {
+            Ok(KernelParameters(text.trim().to_owned()))
+        } else {
+            Err(InvalidKernelParameters(text.to_owned()))
         }
     }
 }
@@ -46,8 +46,8 @@ impl FromStr for KernelParameters {
 impl TryFrom<String> for KernelParameters {
     type Error = InvalidKernelParameters;
 
-    fn try_from(words: String) -> Result<KernelParameters, InvalidKernelParameters> {
-        words.parse()
+    fn try_from(text: String) -> Result<KernelParameters, InvalidKernelParameters> {
+        text.parse()
     }
 }
 
@@ -68,11 +68,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_one_line() {
+    fn parameters_are_one_line_of_ascii() {
         let parameters: KernelParameters = " quiet panic_on_oops=1 ".parse().unwrap();
         assert_eq!(parameters.as_str(), "quiet panic_on_oops=1");
-        for wrong in ["a\nb", "ü", &"x".repeat(1501)] {
-            assert!(wrong.parse::<KernelParameters>().is_err());
+        for invalid in ["a\nb", "ü", &"x".repeat(1501)] {
+            assert!(invalid.parse::<KernelParameters>().is_err());
         }
     }
 }

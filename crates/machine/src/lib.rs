@@ -1,48 +1,94 @@
-//! The domain: machine ids, configurations, and the bundle on disk.
+//! Machines as the other crates know them: ids, configurations, addresses, and the bundle on disk.
 //!
-//! Everything of one machine lies in its [`Bundle`], a directory in the [`World`]'s data
-//! directory:
+//! The files of one machine are in its [`Bundle`], a directory below the data directory of
+//! [`Directories`]:
 //!
-//! | file | holds |
+//! | file | content |
 //! |---|---|
-//! | `config.json` | [`MachineConfiguration`]: what was fixed when the machine was created |
-//! | `boot-config.json` | [`BootConfiguration`]: what the next boot applies |
-//! | `disk.qcow2` | what the machine's disk has that its image's does not |
-//! | `setup.sh` | the script of the image's machine settings that sets the user up, if they have one; fixed at create too |
-//! | `lock` | locked by the machine's runtime, whose process it names, for as long as that lives |
-//! | `runtime` | where the runtime of the newest boot works: whoever asks finds it there, whatever its own environment says |
-//! | `address` | the machine's [`MachineAddress`], from its first boot on |
-//! | `provisioned` | there once the machine's user is set up |
-//! | `stdio.log`, `boot.log`, `runtime.log`, `file-share.log`, `engine.log` | what init, the kernel, the runtime, the home's server and the engine print; the older part of one that grew large has `.1` behind its name |
+//! | `config.json` | [`MachineConfiguration`], fixed when the machine was created |
+//! | `boot-config.json` | [`BootConfiguration`], applied by the next boot |
+//! | `disk.qcow2` | overlay on the image's base: the blocks that the machine has changed |
+//! | `setup.sh` | script of the image that sets the user up; absent if the image has none |
+//! | `lock` | [`ProcessLock`] of the machine's runtime |
+//! | `runtime` | path of the runtime directory of the last boot |
+//! | `address` | [`MachineAddress`]; absent before the first boot |
+//! | `provisioned` | empty; present after the machine's user was set up |
+//! | `stdio.log`, `boot.log` | output of init and of the kernel |
+//! | `runtime.log`, `file-share.log`, `engine.log` | output of the host's processes of the machine |
 //!
-//! A bundle appears whole, by a rename, and goes the same way; files in it are replaced by a
-//! rename too. So whatever is killed when, a machine is there or it is not. Directories whose
-//! name starts with a dot are on their way in or out, and nobody's when no service runs.
+//! A log that has reached its size limit is renamed to `NAME.log.1` ([`rotated_log`]). `runtime` is
+//! stored because the environment of a later command may name another runtime directory than that
+//! of the boot.
+//!
+//! # What a crash leaves
+//!
+//! A bundle appears and disappears by a rename, and its files are replaced by a rename. So a
+//! machine either exists or does not, and each file has its old or its new content. Directories
+//! whose name starts with a dot are bundles being created or removed; without a running service
+//! they are leftovers ([`Bundles::remove_leftovers`]).
+//!
+//! # Modules
+//!
+//! | module | content |
+//! |---|---|
+//! | `directories` | the data, config and runtime directory |
+//! | `bundles`, `bundle`, `atomic_file` | all machines, the files of one, atomic replacement |
+//! | `configuration` | the two JSON files |
+//! | `id`, `memory`, `disk_capacity`, `home_mount`, `kernel_parameters`, `user`, `address` | validated values |
+//! | `dns` | domains of machines on the host |
+//! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
+//!
+//! # Example
+//!
+//! ```
+//! use container_machine::{BundleError, Bundles, MachineId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let data = tempfile::tempdir()?;
+//! let bundles = Bundles::open(data.path())?;
+//! let id: MachineId = "dev".parse()?;
+//! let missing = bundles.get(&id).unwrap_err();
+//! assert!(matches!(missing, BundleError::NotFound(_)));
+//! assert!(missing.to_string().starts_with("machine \"dev\" not found"));
+//! # Ok(())
+//! # }
+//! ```
 
 mod address;
+mod atomic_file;
 mod bundle;
+mod bundle_error;
+mod bundles;
 mod configuration;
+mod directories;
 mod disk_capacity;
 mod dns;
 mod home_mount;
 mod id;
 mod kernel_parameters;
+mod log;
+mod malloc;
 mod memory;
+mod process_lock;
 mod size;
 mod user;
-mod world;
 
-pub use address::{MachineAddress, NotAMachineAddress};
-pub use bundle::{Bundle, BundleError, Bundles, NewBundle, put_aside};
+pub use address::{InvalidMachineAddress, MachineAddress};
+pub use bundle::{Bundle, NewBundle};
+pub use bundle_error::BundleError;
+pub use bundles::Bundles;
 pub use configuration::{
     BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,
 };
+pub use directories::{Directories, DirectoriesError};
 pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
-pub use dns::{DnsDomain, InvalidDnsDomain, NAME_SERVERS, domains_of};
+pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
+pub use log::{last_lines, rotated_log};
+pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};
 pub use memory::{InvalidMemory, Memory};
-pub use size::NotASize;
+pub use process_lock::{ProcessLock, ProcessLockError};
+pub use size::InvalidSize;
 pub use user::{UserSetup, home_directory};
-pub use world::{World, WorldError};

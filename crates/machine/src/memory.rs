@@ -1,38 +1,38 @@
-//! An amount of memory.
+//! Amount of memory of a machine.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::size::{self, NotASize};
+use crate::size::{self, InvalidSize};
 
-/// An amount of memory in bytes, at least one GiB: what a machine gets.
+/// Amount of memory of a machine in bytes, at least 1 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Memory(u64);
 
-/// Why something is not an amount of memory for a machine.
+/// The text or number is not an amount of memory for a machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMemory {
-    /// It is not a size.
+    /// The text is not a size.
     #[error(transparent)]
-    NotASize(#[from] NotASize),
-    /// It is too little.
-    #[error("{0} bytes of memory are too little: a machine needs 1G at least")]
-    TooLittle(u64),
+    Size(#[from] InvalidSize),
+    /// The amount in bytes is less than [`MIN`](Memory::MIN).
+    #[error("memory of {} is too small (minimum: 1G)", size::format_bytes(*.0))]
+    TooSmall(u64),
 }
 
 impl Memory {
-    /// The least that a machine works with.
-    pub const LEAST: u64 = 1 << 30;
+    /// Smallest amount in bytes that a machine boots with.
+    pub const MIN: u64 = 1 << 30;
 
-    /// Half of what the host has, and at least [`LEAST`](Self::LEAST).
+    /// Returns half of the host's memory in whole MiB, and at least [`MIN`](Self::MIN).
     pub fn half_of(host_bytes: u64) -> Memory {
-        let half = (host_bytes / 2).max(Self::LEAST);
+        let half = (host_bytes / 2).max(Self::MIN);
         Memory(half - half % (1 << 20))
     }
 
-    /// The amount in bytes.
+    /// Returns the amount in bytes.
     pub fn bytes(self) -> u64 {
         self.0
     }
@@ -42,8 +42,8 @@ impl TryFrom<u64> for Memory {
     type Error = InvalidMemory;
 
     fn try_from(bytes: u64) -> Result<Self, Self::Error> {
-        if bytes < Self::LEAST {
-            return Err(InvalidMemory::TooLittle(bytes));
+        if bytes < Self::MIN {
+            return Err(InvalidMemory::TooSmall(bytes));
         }
         Ok(Memory(bytes))
     }
@@ -58,8 +58,8 @@ impl From<Memory> for u64 {
 impl FromStr for Memory {
     type Err = InvalidMemory;
 
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        size::bytes(word)?.try_into()
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        size::parse_bytes(text)?.try_into()
     }
 }
 
@@ -68,21 +68,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nonsense_and_too_little_are_told_apart() {
+    fn invalid_and_too_small_are_distinguished() {
         assert_eq!("2G".parse::<Memory>().unwrap().bytes(), 2 << 30);
         assert!(matches!(
             "2X".parse::<Memory>(),
-            Err(InvalidMemory::NotASize(_))
+            Err(InvalidMemory::Size(_))
         ));
         assert_eq!(
             "512M".parse::<Memory>(),
-            Err(InvalidMemory::TooLittle(512 << 20))
+            Err(InvalidMemory::TooSmall(512 << 20))
         );
     }
 
     #[test]
-    fn half_of_a_small_host_is_enough_for_a_machine() {
-        assert_eq!(Memory::half_of(100).bytes(), Memory::LEAST);
+    fn half_of_a_small_host_is_at_least_the_minimum() {
+        assert_eq!(Memory::half_of(100).bytes(), Memory::MIN);
         assert_eq!(Memory::half_of(8 << 30).bytes(), 4 << 30);
     }
 }

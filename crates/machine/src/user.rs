@@ -1,23 +1,23 @@
-//! Whose machine it is.
+//! The user of a machine.
 
 use std::{io, path::PathBuf};
 
 use nix::unistd::{Uid, User, getgid, getuid};
 use serde::{Deserialize, Serialize};
 
-/// The user of whoever created the machine, who is its user too.
+/// User of a machine: the user of the host who created it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserSetup {
     /// Login name.
     pub username: String,
-    /// User id.
+    /// User id, the same on the host and in the machine.
     pub uid: u32,
-    /// Primary group.
+    /// Primary group id.
     pub gid: u32,
 }
 
 impl UserSetup {
-    /// The user that runs this process.
+    /// Returns the user that runs this process.
     pub fn current() -> io::Result<UserSetup> {
         let (uid, gid) = (getuid(), getgid());
         Ok(UserSetup {
@@ -28,7 +28,8 @@ impl UserSetup {
     }
 }
 
-/// The home directory of the user that runs this process: `$HOME`, else the account's.
+/// Returns the home directory of the user that runs this process: `$HOME`, or that of the account
+/// if the variable is empty or missing.
 pub fn home_directory() -> io::Result<PathBuf> {
     match std::env::var_os("HOME") {
         Some(home) if !home.is_empty() => Ok(PathBuf::from(home)),
@@ -40,7 +41,7 @@ fn account(uid: Uid) -> io::Result<User> {
     User::from_uid(uid)?.ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
-            format!("user {uid} has no account on this host"),
+            format!("user id {uid} not found in the user database of this host"),
         )
     })
 }

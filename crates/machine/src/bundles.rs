@@ -1,0 +1,356 @@
+//! All machines of a data directory, and which of them is the default machine.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder},
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    MachineAddress, MachineId,
+    atomic_file::{replace, sync_parent},
+    bundle::{Bundle, NewBundle},
+    bundle_error::BundleError,
+};
+
+/// All machines of a data directory, and which of them is the default machine. Only the service
+/// changes them, any process may read them.
+#[derive(Debug, Clone)]
+pub struct Bundles {
+    machines: PathBuf,
+    /// File with the id of the default machine.
+    default: PathBuf,
+}
+
+impl Bundles {
+    /// Opens the machines of this data directory. Creates the directory of machines if it is
+    /// missing.
+    pub fn open(data: &Path) -> Result<Bundles, BundleError> {
+        let machines = data.join("machines");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&machines)
+            .map_err(BundleError::io("create", &machines))?;
+        Ok(Bundles {
+            machines,
+            default: data.join("default-machine"),
+        })
+    }
+
+    /// Removes bundles that were being created or removed when a service was killed. No other
+    /// service may be using this data directory.
+    pub fn remove_leftovers(&self) -> Result<(), BundleError> {
+        for entry in self.entries()? {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                let path = entry.path();
+                fs::remove_dir_all(&path).map_err(BundleError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<fs::DirEntry>, BundleError> {
+        let entries = fs::read_dir(&self.machines).and_then(Iterator::collect);
+        entries.map_err(BundleError::io("read", &self.machines))
+    }
+
+    /// Returns the ids of all machines, sorted.
+    pub fn ids(&self) -> Result<Vec<MachineId>, BundleError> {
+        let entries = self.entries()?;
+        let names = entries
+            .iter()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let mut ids: Vec<MachineId> = names.filter_map(|name| name.parse().ok()).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Returns the bundle of an existing machine.
+    pub fn get(&self, id: &MachineId) -> Result<Bundle, BundleError> {
+        let bundle = self.bundle(id);
+        if bundle.directory().is_dir() {
+            Ok(bundle)
+        } else {
+            Err(BundleError::NotFound(id.clone()))
+        }
+    }
+
+    fn bundle(&self, id: &MachineId) -> Bundle {
+        Bundle::new(self.machines.join(id.as_str()))
+    }
+
+    /// Returns the machine's address. A machine without one is assigned one that no other machine
+    /// of this data directory has. Two calls must not run at the same time.
+    pub fn address(&self, id: &MachineId) -> Result<MachineAddress, BundleError> {
+        let bundle = self.get(id)?;
+        if let Some(address) = bundle.address()? {
+            return Ok(address);
+        }
+        let mut taken = HashSet::new();
+        for other in self.ids()? {
+            // Machines that are removed meanwhile or damaged are ignored.
+            let address = self.get(&other).and_then(|other| other.address());
+            taken.extend(address.ok().flatten());
+        }
+        // The search starts at a hash of path and id: machines of other users, whose addresses are
+        // not known here, rarely get the same one.
+        let mut hasher = DefaultHasher::new();
+        (&self.machines, id.to_string()).hash(&mut hasher);
+        let start = (hasher.finish() % u64::from(MachineAddress::COUNT)) as u32;
+        let all = (0..MachineAddress::COUNT).map(|next| MachineAddress::from_index(start + next));
+        let mut free = all.filter(|address| !taken.contains(address));
+        // With more machines than addresses, two machines share one, and its ports.
+        let address = free.next().unwrap_or(MachineAddress::from_index(start));
+        bundle.set_address(address)?;
+        Ok(address)
+    }
+
+    /// Begins a machine, which exists after it is [finished](NewBundle::finish).
+    pub fn begin(&self, id: &MachineId) -> Result<NewBundle, BundleError> {
+        self.ensure_free(id)?;
+        let directory = tempfile::Builder::new()
+            .prefix(&format!(".new-{id}-"))
+            .tempdir_in(&self.machines)
+            .map_err(BundleError::io("create a bundle in", &self.machines))?;
+        Ok(NewBundle::new(directory, self.machines.join(id.as_str())))
+    }
+
+    /// Fails if a machine has this id.
+    pub fn ensure_free(&self, id: &MachineId) -> Result<(), BundleError> {
+        match self.get(id) {
+            Ok(_) => Err(BundleError::Exists(id.clone())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes a machine. Returns whether it was the default machine.
+    pub fn remove(&self, id: &MachineId) -> Result<bool, BundleError> {
+        let bundle = self.get(id)?;
+        let was_default = self.default_machine()?.as_ref() == Some(id);
+        if was_default {
+            fs::remove_file(&self.default).map_err(BundleError::io("remove", &self.default))?;
+        }
+        // Hidden by a rename first, so that a machine never exists without some of its files.
+        let hidden = tempfile::Builder::new()
+            .prefix(&format!(".gone-{id}-"))
+            .tempdir_in(&self.machines)
+            .map_err(BundleError::io("create a directory in", &self.machines))?;
+        fs::rename(bundle.directory(), hidden.path().join("bundle"))
+            .map_err(BundleError::io("remove", bundle.directory()))?;
+        let path = hidden.path().to_owned();
+        hidden.close().map_err(BundleError::io("remove", &path))?;
+        Ok(was_default)
+    }
+
+    /// Gives a machine another id. If the service is killed meanwhile, the name of the directory is
+    /// the machine's id, and there may be no default machine.
+    pub fn rename(&self, id: &MachineId, new: &MachineId) -> Result<(), BundleError> {
+        let bundle = self.get(id)?;
+        self.ensure_free(new)?;
+        let was_default = self.default_machine()?.as_ref() == Some(id);
+        let renamed = self.bundle(new);
+        fs::rename(bundle.directory(), renamed.directory())
+            .map_err(BundleError::io("rename", bundle.directory()))?;
+        sync_parent(renamed.directory())?;
+        // A new machine with the old id will have the same runtime directory.
+        renamed.forget_runtime_directory();
+        if was_default {
+            self.set_default_machine(new)?;
+        }
+        renamed.set_configuration(&renamed.configuration()?)
+    }
+
+    /// Returns the default machine, if there is one.
+    pub fn default_machine(&self) -> Result<Option<MachineId>, BundleError> {
+        match fs::read_to_string(&self.default) {
+            Ok(text) => Ok(text.trim().parse().ok().filter(|id| self.get(id).is_ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(BundleError::io("read", &self.default)(cause)),
+        }
+    }
+
+    /// Returns the default machine, or an error that says how to get one.
+    pub fn require_default_machine(&self) -> Result<MachineId, BundleError> {
+        match self.default_machine()? {
+            Some(id) => Ok(id),
+            None if self.ids()?.is_empty() => Err(BundleError::NoMachines),
+            None => Err(BundleError::NoDefault),
+        }
+    }
+
+    /// Makes a machine the default machine.
+    pub fn set_default_machine(&self, id: &MachineId) -> Result<(), BundleError> {
+        self.get(id)?;
+        replace(&self.default, format!("{id}\n").as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::{
+        BootConfiguration, Descriptor, DiskCapacity, HomeMount, ImageDescription,
+        MachineConfiguration, Memory, Platform, UserSetup,
+    };
+
+    fn id(text: &str) -> MachineId {
+        text.parse().unwrap()
+    }
+
+    fn create(bundles: &Bundles, text: &str) -> Bundle {
+        let configuration = MachineConfiguration {
+            created_date: jiff::Timestamp::UNIX_EPOCH,
+            home: "/home/ann".into(),
+            id: id(text),
+            image: ImageDescription {
+                descriptor: Descriptor {
+                    digest: "sha256:0".into(),
+                    media_type: "x".into(),
+                    size: 1,
+                },
+                reference: "docker.io/library/alpine:latest".into(),
+            },
+            init_environment: vec![],
+            platform: Platform {
+                architecture: "amd64".into(),
+                os: "linux".into(),
+                variant: None,
+            },
+            shell: None,
+            stop_signal: None,
+            user_setup: UserSetup {
+                username: "ann".into(),
+                uid: 1000,
+                gid: 1000,
+            },
+        };
+        let boot = BootConfiguration {
+            cpus: NonZeroU32::MIN,
+            disk_capacity: DiskCapacity::default(),
+            home_mount: HomeMount::Rw,
+            kernel: None,
+            kernel_args: crate::KernelParameters::default(),
+            memory: Memory::half_of(0),
+            publish: vec!["8080:80".parse().unwrap()],
+            virtualization: false,
+        };
+        let new = bundles.begin(&id(text)).unwrap();
+        fs::write(new.disk(), "disk").unwrap();
+        new.finish(&configuration, &boot).unwrap()
+    }
+
+    #[test]
+    fn a_bundle_exists_from_finish_to_remove() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        let unfinished = bundles.begin(&id("dev")).unwrap();
+        assert!(bundles.ids().unwrap().is_empty());
+        drop(unfinished);
+        let bundle = create(&bundles, "dev");
+        assert_eq!(bundles.ids().unwrap(), [id("dev")]);
+        assert_eq!(bundle.configuration().unwrap().id, id("dev"));
+        assert!(matches!(
+            bundles.begin(&id("dev")),
+            Err(BundleError::Exists(_))
+        ));
+        bundles.set_default_machine(&id("dev")).unwrap();
+        assert!(bundles.remove(&id("dev")).unwrap());
+        assert_eq!(bundles.default_machine().unwrap(), None);
+        assert!(matches!(
+            bundles.get(&id("dev")),
+            Err(BundleError::NotFound(_))
+        ));
+        assert_eq!(
+            fs::read_dir(data.path().join("machines")).unwrap().count(),
+            0
+        );
+    }
+
+    #[test]
+    fn a_renamed_machine_keeps_its_configuration_and_stays_the_default() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        create(&bundles, "dev");
+        create(&bundles, "other");
+        bundles.set_default_machine(&id("dev")).unwrap();
+        let taken = bundles.rename(&id("dev"), &id("other"));
+        assert!(matches!(taken, Err(BundleError::Exists(_))));
+        bundles.rename(&id("dev"), &id("new")).unwrap();
+        assert_eq!(bundles.ids().unwrap(), [id("new"), id("other")]);
+        assert_eq!(bundles.default_machine().unwrap(), Some(id("new")));
+        let bundle = bundles.get(&id("new")).unwrap();
+        assert_eq!(bundle.configuration().unwrap().id, id("new"));
+        let written = fs::read_to_string(bundle.file("config.json")).unwrap();
+        assert!(written.contains(r#""id": "new""#), "{written}");
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_service_are_removed() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        create(&bundles, "dev");
+        fs::create_dir(data.path().join("machines/.new-x-1")).unwrap();
+        fs::create_dir(data.path().join("machines/.gone-y-1")).unwrap();
+        bundles.remove_leftovers().unwrap();
+        assert_eq!(
+            fs::read_dir(data.path().join("machines")).unwrap().count(),
+            1
+        );
+    }
+
+    #[test]
+    fn without_a_default_machine_the_error_depends_on_other_machines() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        let default = || bundles.require_default_machine();
+        assert!(matches!(default(), Err(BundleError::NoMachines)));
+        create(&bundles, "dev");
+        assert!(matches!(default(), Err(BundleError::NoDefault)));
+        bundles.set_default_machine(&id("dev")).unwrap();
+        assert_eq!(default().unwrap(), id("dev"));
+    }
+
+    #[test]
+    fn the_error_names_a_malformed_file() {
+        let data = tempfile::tempdir().unwrap();
+        let bundle = create(&Bundles::open(data.path()).unwrap(), "dev");
+        fs::write(bundle.file("boot-config.json"), "{").unwrap();
+        let error = bundle.boot_configuration().unwrap_err().to_string();
+        assert!(error.contains("boot-config.json"), "{error}");
+    }
+
+    #[test]
+    fn addresses_are_unique_and_permanent() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        let ids: Vec<MachineId> = (0..300).map(|n| format!("m{n}").parse().unwrap()).collect();
+        for id in &ids {
+            fs::create_dir(bundles.machines.join(id.to_string())).unwrap();
+        }
+        let address = |id: &MachineId| bundles.address(id).unwrap();
+        let addresses: HashSet<_> = ids.iter().map(address).collect();
+        assert_eq!(addresses.len(), ids.len());
+        let first = address(&ids[0]);
+        assert_eq!(
+            bundles.get(&ids[0]).unwrap().address().unwrap(),
+            Some(first)
+        );
+    }
+
+    #[test]
+    fn a_bundle_without_disk_capacity_has_the_default_one() {
+        let data = tempfile::tempdir().unwrap();
+        let bundle = create(&Bundles::open(data.path()).unwrap(), "dev");
+        let old =
+            r#"{"cpus": 2, "homeMount": "rw", "memory": 2147483648, "virtualization": false}"#;
+        fs::write(bundle.file("boot-config.json"), old).unwrap();
+        let boot = bundle.boot_configuration().unwrap();
+        assert_eq!(boot.disk_capacity, DiskCapacity::default());
+    }
+}
