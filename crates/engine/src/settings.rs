@@ -1,22 +1,19 @@
-//! What a person may say about the engine.
+//! The engine's settings in `config.toml`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Accelerator;
+use crate::accelerator::Accelerator;
 
-/// `config.toml`, section `[engine]`.
+/// Section `[engine]` of `config.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EngineSettings {
-    /// `kvm`, `hvf` or `tcg`; without it the best that this host has.
+    /// `kvm`, `hvf` or `tcg`; the best that this host supports if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<Accelerator>,
-    /// The engine's program; without it the one on the search path.
+    /// The engine's program; the one on the search path if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<PathBuf>,
 }
-
-/// Overrides the configured accelerator.
-pub const ACCELERATOR_VARIABLE: &str = "CONTAINER_ACCELERATOR";

@@ -1,63 +1,73 @@
-//! What was decided for one virtual machine.
+//! The description of a virtual machine, as an engine starts it.
 
 use std::{os::fd::OwnedFd, path::PathBuf};
 
-/// A virtual machine that is about to run.
+/// A virtual machine that is about to start.
 #[derive(Debug)]
 pub struct VirtualMachine {
-    /// A name for process lists.
+    /// Name in process lists.
     pub name: String,
-    /// Virtual CPUs, at least one.
+    /// Number of virtual CPUs, at least one.
     pub cpus: u32,
     /// Memory in bytes.
     pub memory: u64,
     /// Whether the guest may run virtual machines of its own.
     pub virtualization: bool,
-    /// What boots.
+    /// The kernel and its initramfs.
     pub kernel: Kernel,
-    /// The disk, made by [`Engine::create_overlay`](crate::Engine::create_overlay).
+    /// The disk, created by [`disk::create_overlay`](crate::disk::create_overlay).
     pub disk: PathBuf,
-    /// Directories of the host; each has a process that serves it.
+    /// Host directories, each served by a process.
     pub file_shares: Vec<FileShare>,
-    /// The network card.
+    /// The network card; absent for a machine without a network.
     pub network: Option<NetworkCard>,
-    /// The engine's end of the byte stream to the guest agent, and the name under which the
-    /// guest finds it.
-    pub channel: (OwnedFd, String),
-    /// The writing end of a pipe that takes the kernel's console. Somebody must read the other one: a
-    /// guest waits for its console. (A socket takes some hundred single characters, a pipe 64 KiB.)
+    /// The byte stream to the guest agent.
+    pub channel: Channel,
+    /// The writing end of a pipe for the kernel's console. The other end must be read, because the
+    /// guest waits while the pipe is full. It is a pipe because a socket holds only a few hundred
+    /// single-byte writes, a pipe 64 KiB.
     pub console: OwnedFd,
-    /// The file that takes the engine's own complaints, appended to.
+    /// Log of the engine's own output, appended to.
     pub engine_log: PathBuf,
 }
 
-/// A kernel and what it boots with.
+/// A kernel with its initramfs and parameters, for one boot. `container_kernel::Kernel` is one that
+/// a user can choose.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// The image.
+    /// Path of an ELF kernel with a PVH entry point, or of a bzImage.
     pub image: PathBuf,
-    /// The initial RAM file system.
+    /// Path of the initramfs, which consists of concatenated cpio archives.
     pub initramfs: PathBuf,
-    /// Parameters behind the engine's own, with spaces between.
+    /// Kernel parameters, separated by spaces and appended to the engine's own.
     pub parameters: String,
 }
 
-/// A directory served to the guest over virtio-fs.
+/// A byte stream between host and guest: a virtio-serial port.
+#[derive(Debug)]
+pub struct Channel {
+    /// The engine's end of a socket pair.
+    pub connection: OwnedFd,
+    /// The port's name in the guest.
+    pub name: String,
+}
+
+/// A virtio-fs device. `container_file_share` serves its directory.
 #[derive(Debug)]
 pub struct FileShare {
-    /// The name under which the guest mounts it.
+    /// The tag by which the guest mounts it.
     pub tag: String,
-    /// A connection to the vhost-user process that serves it.
+    /// Connection to the vhost-user process that serves it.
     pub connection: OwnedFd,
 }
 
-/// A network card whose frames somebody on the host serves.
+/// A network card whose frames are served by a process of the host.
 #[derive(Debug)]
 pub struct NetworkCard {
-    /// The engine's end of a pair of datagram sockets: an Ethernet frame each.
+    /// The engine's end of a pair of datagram sockets; a datagram is an Ethernet frame.
     pub connection: OwnedFd,
-    /// The card's address.
+    /// MAC address.
     pub address: [u8; 6],
-    /// Bytes of the largest IP packet.
+    /// Maximum size of an IP packet in bytes.
     pub mtu: u16,
 }

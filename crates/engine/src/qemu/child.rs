@@ -1,4 +1,4 @@
-//! The QEMU process: what it inherits, and that it never outlives us.
+//! Starts the QEMU process: inherited descriptors, signals, and its end with its parent.
 #![allow(unsafe_code)]
 
 use std::{
@@ -16,27 +16,27 @@ use nix::sys::{
 };
 use tokio::process::Child;
 
-/// Descriptors that QEMU gets, each under a number of its own.
+/// Descriptors that QEMU inherits, numbered in the order of their addition.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(super) struct Inherited {
     descriptors: Vec<OwnedFd>,
 }
 
 impl Inherited {
-    /// Hands a descriptor over; returns the number under which QEMU finds it.
-    pub fn add(&mut self, descriptor: OwnedFd) -> RawFd {
+    /// Adds a descriptor, and returns its number in the QEMU process.
+    pub(super) fn add(&mut self, descriptor: OwnedFd) -> RawFd {
         self.descriptors.push(descriptor);
         Self::number(self.descriptors.len() - 1)
     }
 
     fn number(position: usize) -> RawFd {
-        // Three streams come first; a machine has a handful of descriptors.
+        // After the three standard streams. A machine has a handful of descriptors.
         3 + RawFd::try_from(position).unwrap_or(RawFd::MAX - 3)
     }
 }
 
-/// Starts `program`, which dies when the calling thread does.
-pub fn spawn(
+/// Starts `program` with its output to `log`. It is killed when the calling thread ends.
+pub(super) fn spawn(
     program: &Path,
     arguments: &[String],
     inherited: Inherited,
@@ -58,16 +58,16 @@ pub fn spawn(
         .fd_mappings(mappings.collect())
         .map_err(io::Error::other)?;
     let parent = nix::unistd::getpid();
-    let mut told_to_end = SigSet::empty();
+    let mut ignored = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        told_to_end.add(signal);
+        ignored.add(signal);
     }
     let die_with_parent = move || {
         set_pdeathsig(Signal::SIGKILL)?;
-        // QEMU ends at once when it is told to, as all are when the host shuts down; the machine is
-        // stopped in order by whoever runs it.
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&told_to_end), None)?;
-        // The parent may have died before the request was made.
+        // A host that shuts down sends SIGTERM to all processes, and QEMU would end at once. The
+        // runtime gets the signal too, and shuts the machine down.
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ignored), None)?;
+        // The parent may have ended before prctl(2) took effect; then no signal comes.
         if nix::unistd::getppid() == parent {
             Ok(())
         } else {
@@ -75,7 +75,7 @@ pub fn spawn(
         }
     };
     use std::os::unix::process::CommandExt;
-    // SAFETY: the closure makes three system calls and neither allocates nor takes a lock.
+    // SAFETY: the closure makes three system calls, and neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(die_with_parent);
     }

@@ -1,17 +1,20 @@
-//! QEMU's command line (qemu(1), "Standard options" and on).
+//! Builds QEMU's command line (qemu(1), from "Standard options" on).
 
 use std::os::fd::OwnedFd;
 
 use super::child::Inherited;
-use crate::{Accelerator, FileShare, NetworkCard, VirtualMachine};
+use crate::{
+    accelerator::Accelerator,
+    virtual_machine::{Channel, FileShare, NetworkCard, VirtualMachine},
+};
 
-/// The kernel's parameters whatever the machine. Nothing of one machine's own is here: the agent
-/// is told who it is over the channel, so one booted kernel can become any machine.
+/// Kernel parameters of every machine. They name no single machine: the agent receives its identity
+/// over the channel, so one booted kernel can become any machine.
 ///
-/// `panic=-1` and QEMU's `-no-reboot` make a panic the machine's end. The rest takes time out of
-/// a boot without firmware: no self-tests, no probing for hardware that is not there, and the
-/// processor's own random numbers trusted. With `trace_clock` said, a kernel whose clock is not the
-/// steadiest does not warn of its own choice.
+/// With `panic=-1` the kernel reboots at once after a panic, and QEMU's `-no-reboot` turns that
+/// into the machine's end. Most others shorten the boot: no self-tests, no probing for absent
+/// hardware, trust in the processor's random numbers. An explicit `trace_clock` silences the
+/// warning of kernels that consider their clock unstable.
 const PARAMETERS: [&str; 9] = [
     "console=ttyS0",
     "panic=-1",
@@ -24,19 +27,20 @@ const PARAMETERS: [&str; 9] = [
     "trace_clock=local",
 ];
 
-/// On an emulated processor, how often a loop turns in a tick: else each processor measures it, which
-/// takes 0.1 s and comes to nothing steady. No device here needs a delay that is exact.
-const EMULATED: &str = "lpj=10000000";
+/// Kernel parameter for emulated processors: a fixed number of delay loops per tick. Without it
+/// every processor calibrates its loop, which takes 0.1 s and varies from boot to boot. No device
+/// here needs exact delays.
+const EMULATED_PARAMETER: &str = "lpj=10000000";
 
-/// The arguments of one QEMU.
+/// Arguments of one QEMU process.
 #[derive(Debug)]
-pub struct CommandLine {
+pub(super) struct CommandLine {
     arguments: Vec<String>,
 }
 
 impl CommandLine {
-    /// Spells `machine` out. Descriptors go to `inherited`.
-    pub fn of(
+    /// Builds the arguments for `machine`. Its descriptors move to `inherited`.
+    pub(super) fn new(
         machine: VirtualMachine,
         accelerator: Accelerator,
         control: OwnedFd,
@@ -82,8 +86,8 @@ impl CommandLine {
         line
     }
 
-    /// The arguments in order.
-    pub fn arguments(&self) -> &[String] {
+    /// Returns the arguments in order.
+    pub(super) fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
@@ -113,7 +117,7 @@ impl CommandLine {
         self.add("-smp", machine.cpus.to_string());
     }
 
-    /// Shared memory: the processes that serve directories read and write the guest's own.
+    /// Adds the memory. It is shared, because file share processes access the guest's buffers.
     fn memory(&mut self, bytes: u64) {
         self.add("-m", format!("{}k", bytes / 1024));
         self.add(
@@ -127,7 +131,7 @@ impl CommandLine {
             "-machine",
             "q35,memory-backend=memory,usb=off,vmport=off,smbus=off,sata=off",
         );
-        // A firmware that does nothing but start the kernel.
+        // qboot, a minimal firmware: it only starts the kernel.
         self.add("-bios", "qboot.rom");
     }
 
@@ -135,9 +139,10 @@ impl CommandLine {
         let kernel = &machine.kernel;
         self.add("-kernel", kernel.image.display().to_string());
         self.add("-initrd", kernel.initramfs.display().to_string());
-        let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED);
+        let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED_PARAMETER);
         let ours = PARAMETERS.into_iter().chain(emulated);
-        // KVM for processors that are not the machine's is not begun: built in, it would only complain.
+        // A kernel with KVM built in would print errors for the vendor whose extensions the guest's
+        // processor does not have.
         let ours = ours.chain([match (machine.virtualization, accelerator) {
             (false, _) => "initcall_blacklist=svm_init,vmx_init",
             (true, Accelerator::Tcg) => "initcall_blacklist=vmx_init",
@@ -148,19 +153,23 @@ impl CommandLine {
         self.add("-append", parameters.join(" "));
     }
 
-    /// The guest's discards and runs of zeroes become holes in the host's file. Writes reach the
-    /// host's file by the guest's own flushes, so a crash loses what a crash of a real machine
-    /// would.
+    /// Adds the disk. Discards and blocks of zeroes become holes in the host's file. Writes are
+    /// flushed only when the guest flushes, so a crash of the host loses what a crash of a physical
+    /// machine would.
     fn disk(&mut self, path: &str) {
         self.add(
             "-blockdev",
-            format!("driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,file.driver=file,file.discard=unmap,file.filename={}", escaped(path)),
+            format!(
+                "driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,\
+                 file.driver=file,file.discard=unmap,file.filename={}",
+                escape(path)
+            ),
         );
         self.add("-device", "virtio-blk-pci,drive=disk");
     }
 
-    fn channel(&mut self, (descriptor, name): (OwnedFd, String), inherited: &mut Inherited) {
-        let number = inherited.add(descriptor);
+    fn channel(&mut self, channel: Channel, inherited: &mut Inherited) {
+        let (name, number) = (channel.name, inherited.add(channel.connection));
         self.add("-device", "virtio-serial-pci,max_ports=2");
         self.add("-chardev", format!("socket,id=channel,fd={number}"));
         self.add(
@@ -178,7 +187,8 @@ impl CommandLine {
         );
     }
 
-    /// As many buffers as there may be: a large frame takes some thirty of them.
+    /// Adds the network card, with the largest possible receive queue: a frame of 64 KiB takes some
+    /// thirty buffers of it.
     fn network(&mut self, card: NetworkCard, inherited: &mut Inherited) {
         let number = inherited.add(card.connection);
         self.add(
@@ -196,15 +206,15 @@ impl CommandLine {
     }
 }
 
-/// A value inside an option list: QEMU reads `,,` as a comma.
-fn escaped(value: &str) -> String {
+/// Escapes a value for an option list: QEMU reads `,,` as a comma.
+fn escape(value: &str) -> String {
     value.replace(',', ",,")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Kernel;
+    use crate::virtual_machine::Kernel;
 
     fn line(virtualization: bool) -> Vec<String> {
         let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
@@ -228,16 +238,19 @@ mod tests {
                 address: [2, 0, 198, 19, 1, 2],
                 mtu: 65520,
             }),
-            channel: (descriptor(), "agent".into()),
+            channel: Channel {
+                connection: descriptor(),
+                name: "agent".into(),
+            },
             console: descriptor(),
             engine_log: "/log2".into(),
         };
         let mut inherited = Inherited::default();
-        CommandLine::of(machine, Accelerator::Tcg, descriptor(), &mut inherited).arguments
+        CommandLine::new(machine, Accelerator::Tcg, descriptor(), &mut inherited).arguments
     }
 
     #[test]
-    fn a_comma_in_a_path_stays_part_of_the_path() {
+    fn a_comma_in_a_path_is_escaped() {
         assert!(
             line(false)
                 .iter()
@@ -246,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn every_descriptor_has_a_number_of_its_own() {
+    fn every_descriptor_has_its_own_number() {
         let line = line(false);
         let mut numbers: Vec<&str> = line
             .iter()
@@ -263,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn virtualization_is_off_unless_asked_for() {
+    fn virtualization_is_off_by_default() {
         assert!(line(false).contains(&"max,svm=off,vmx=off".to_owned()));
         assert!(line(true).contains(&"max,svm=on".to_owned()));
     }

@@ -14,40 +14,41 @@ use tokio::{io::WriteHalf, net::UnixStream, task::JoinHandle, time::timeout};
 
 type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;
 
-/// How long QEMU may take to answer one command.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Timeout for the answer to one command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Our end of the socket, before QEMU has greeted.
+/// The host's end of the socket, before QEMU's greeting.
 #[derive(Debug)]
-pub struct Ungreeted {
+pub(super) struct Ungreeted {
     socket: StdUnixStream,
 }
 
-/// A QEMU that takes commands.
-pub struct Control {
+/// A QEMU that accepts commands.
+pub(super) struct Control {
     service: QapiService<Writer>,
+    /// Reads the socket, answers included.
     events: JoinHandle<()>,
 }
 
 impl Control {
-    /// Our end, and the one that QEMU inherits.
-    pub fn pair() -> io::Result<(Ungreeted, OwnedFd)> {
-        let (socket, of_qemu) = StdUnixStream::pair()?;
+    /// Creates the socket pair: the host's end, and the one that QEMU inherits.
+    pub(super) fn pair() -> io::Result<(Ungreeted, OwnedFd)> {
+        let (socket, qemu_socket) = StdUnixStream::pair()?;
         socket.set_nonblocking(true)?;
-        Ok((Ungreeted { socket }, of_qemu.into()))
+        Ok((Ungreeted { socket }, qemu_socket.into()))
     }
 
-    /// Asks QEMU to write its disks back and end. It may end before it answers.
-    pub async fn quit(self) {
+    /// Asks QEMU to write its disks back and quit. QEMU may end before it answers.
+    pub(super) async fn quit(self) {
         let quit = self.service.execute(qmp::quit {});
-        let _ = timeout(ANSWER, quit).await;
+        let _ = timeout(ANSWER_TIMEOUT, quit).await;
         self.events.abort();
     }
 }
 
 impl Ungreeted {
-    /// Waits for QEMU's greeting and agrees on the protocol.
-    pub async fn connect(self) -> io::Result<Control> {
+    /// Waits for QEMU's greeting and negotiates capabilities.
+    pub(super) async fn connect(self) -> io::Result<Control> {
         let socket = UnixStream::from_std(self.socket)?;
         let stream = QmpStreamTokio::open(socket).await?.negotiate().await?;
         let (service, events) = stream.spawn_tokio();

@@ -1,45 +1,50 @@
-//! QEMU.
+//! QEMU as the engine: finds, starts and ends its process.
 
 mod child;
 mod command_line;
 mod control;
-mod disk;
+pub mod disk;
+mod program;
 
 use std::{
-    env, io,
+    io,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use nix::sys::signal::Signal;
 use tokio::{process::Child, time::timeout};
 
 use crate::{
-    AboutEngine, End, Engine, EngineError, EngineSettings, Running, VirtualMachine, accelerator,
+    accelerator::Accelerator,
+    interface::{AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Running},
+    probe,
+    settings::EngineSettings,
+    virtual_machine::VirtualMachine,
 };
 use child::Inherited;
 use command_line::CommandLine;
 use control::Control;
+use program::{IMAGE_TOOL, SYSTEM, find};
 
-const SYSTEM: &str = "qemu-system-x86_64";
-const IMAGE_TOOL: &str = "qemu-img";
+/// Timeout from QEMU's start to the greeting on its control socket.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long QEMU may take from its start to its control socket's first answer.
-const START: Duration = Duration::from_secs(30);
-
-/// How long it may take to write its disk back and quit.
-const QUIT: Duration = Duration::from_secs(20);
+/// Timeout for QEMU to write its disk back and quit.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// QEMU on this host.
 #[derive(Debug)]
-pub struct Qemu {
+pub(crate) struct Qemu {
     settings: EngineSettings,
 }
 
 impl Qemu {
-    /// QEMU as configured.
-    pub fn new(settings: &EngineSettings) -> Qemu {
+    /// Creates the engine with these settings.
+    pub(crate) fn new(settings: &EngineSettings) -> Qemu {
         Qemu {
             settings: settings.clone(),
         }
@@ -47,38 +52,35 @@ impl Qemu {
 
     async fn run(&self, machine: VirtualMachine) -> Result<Box<dyn Running>, EngineError> {
         let program = self.program()?;
-        let accelerator = accelerator::choose(&self.settings)?;
-        let start_failed = |source| EngineError::Start {
-            program: program.display().to_string(),
-            source,
-        };
-        let (control, control_of_qemu) = Control::pair().map_err(start_failed)?;
+        let accelerator = probe::choose(&self.settings)?;
+        let start_failed = |cause| start_error(&program, cause);
+        let (control, qemu_control) = Control::pair().map_err(start_failed)?;
         let (mut inherited, log) = (Inherited::default(), machine.engine_log.clone());
-        let log_begins = std::fs::metadata(&log).map_or(0, |log| log.len());
-        let line = CommandLine::of(machine, accelerator, control_of_qemu, &mut inherited);
+        let log_start = std::fs::metadata(&log).map_or(0, |log| log.len());
+        let is_emulated = accelerator == Accelerator::Tcg;
+        let line = CommandLine::new(machine, accelerator, qemu_control, &mut inherited);
         let child =
             child::spawn(&program, line.arguments(), inherited, &log).map_err(start_failed)?;
         let mut running = RunningQemu {
             program: program.display().to_string(),
+            is_emulated,
             child,
             control: None,
             log,
-            log_begins,
+            log_start,
         };
-        match timeout(START, control.connect()).await {
+        match timeout(START_TIMEOUT, control.connect()).await {
             Ok(Ok(control)) => {
                 running.control = Some(control);
                 Ok(Box::new(running))
             }
-            // It has ended or is of no use: its own words say why.
-            Ok(Err(error)) => Err(running.refusal(&error.to_string()).await),
-            Err(_) => Err(running
-                .refusal("it does not answer on its control socket")
-                .await),
+            // Usually QEMU has ended, and its output says why.
+            Ok(Err(error)) => Err(running.refuse(&error.to_string()).await),
+            Err(_) => Err(running.refuse("timed out on its control socket").await),
         }
     }
 
-    fn program(&self) -> Result<PathBuf, EngineError> {
+    fn program(&self) -> Result<PathBuf, MissingProgram> {
         match &self.settings.program {
             Some(program) => find(&program.display().to_string()),
             None => find(SYSTEM),
@@ -86,39 +88,28 @@ impl Qemu {
     }
 }
 
-/// Looks a program up on the search path, unless it is a path itself.
-fn find(program: &str) -> Result<PathBuf, EngineError> {
-    let missing = || EngineError::NoProgram {
-        program: program.to_owned(),
-    };
-    if program.contains('/') {
-        let path = PathBuf::from(program);
-        return path.is_file().then_some(path).ok_or_else(missing);
+fn start_error(program: &Path, cause: io::Error) -> EngineError {
+    EngineError::Start {
+        program: program.display().to_string(),
+        cause,
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|candidate| candidate.is_file())
-        .ok_or_else(missing)
 }
 
 impl Engine for Qemu {
     fn check(&self) -> Result<(), EngineError> {
         self.program()?;
-        find(IMAGE_TOOL).map(drop)
+        find(IMAGE_TOOL)?;
+        Ok(())
     }
 
     fn about(&self) -> Result<AboutEngine, EngineError> {
         self.check()?;
         let program = self.program()?;
-        let asked = Command::new(&program).arg("--version").output();
-        let said = asked.map_err(|source| EngineError::Start {
-            program: program.display().to_string(),
-            source,
-        })?;
-        let said = String::from_utf8_lossy(&said.stdout);
+        let output = Command::new(&program).arg("--version").output();
+        let output = output.map_err(|cause| start_error(&program, cause))?;
+        let output = String::from_utf8_lossy(&output.stdout);
         Ok(AboutEngine {
-            version: said.lines().next().unwrap_or_default().to_owned(),
+            version: output.lines().next().unwrap_or_default().to_owned(),
             program,
         })
     }
@@ -127,130 +118,114 @@ impl Engine for Qemu {
         &self,
         machine: VirtualMachine,
     ) -> BoxFuture<'_, Result<Box<dyn Running>, EngineError>> {
-        // Not `Send` across threads by intent: the child is bound to the thread that starts it.
         self.run(machine).boxed()
     }
-
-    fn create_overlay(&self, base: &Path, overlay: &Path) -> Result<(), EngineError> {
-        let mut create = image_tool()?;
-        create
-            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-            .args([base, overlay]);
-        work(create, "making", overlay)
-    }
-
-    fn grow_disk(&self, disk: &Path, capacity: u64) -> Result<(), EngineError> {
-        if self.capacity_of(disk)? >= capacity {
-            return Ok(());
-        }
-        let mut resize = image_tool()?;
-        resize
-            .args(["resize", "-q", "-f", "qcow2"])
-            .arg(disk)
-            .arg(capacity.to_string());
-        work(resize, "growing", disk)
-    }
-
-    fn capacity_of(&self, disk: &Path) -> Result<u64, EngineError> {
-        disk::capacity_of(disk).map_err(|error| unreadable(disk, &error))
-    }
-
-    fn base_of(&self, disk: &Path) -> Result<Option<PathBuf>, EngineError> {
-        disk::base_of(disk).map_err(|error| unreadable(disk, &error))
-    }
-}
-
-fn unreadable(disk: &Path, error: &io::Error) -> EngineError {
-    EngineError::Unreadable {
-        path: disk.to_owned(),
-        message: error.to_string(),
-    }
-}
-
-fn image_tool() -> Result<Command, EngineError> {
-    let mut tool = Command::new(find(IMAGE_TOOL)?);
-    tool.stdin(Stdio::null());
-    Ok(tool)
-}
-
-/// Has the image tool do its work on a disk.
-fn work(mut tool: Command, doing: &'static str, disk: &Path) -> Result<(), EngineError> {
-    let failed = |message: String| EngineError::Disk {
-        doing,
-        path: disk.to_owned(),
-        message,
-    };
-    let output = tool.output().map_err(|error| failed(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(failed(
-        said.trim().trim_start_matches("qemu-img: ").to_owned(),
-    ))
 }
 
 struct RunningQemu {
     program: String,
+    /// Whether QEMU emulates the processor (TCG).
+    is_emulated: bool,
     child: Child,
+    /// Absent before the greeting and after [`Running::terminate`].
     control: Option<Control>,
     log: PathBuf,
-    log_begins: u64,
+    /// Length of the log before this QEMU started.
+    log_start: u64,
 }
 
 impl RunningQemu {
-    /// Ends a QEMU that never became a machine, and quotes what it said.
-    async fn refusal(&mut self, otherwise: &str) -> EngineError {
-        // It may have ended already.
+    /// Kills a QEMU that did not start the machine. The error quotes its output, or `fallback` if
+    /// it printed nothing.
+    async fn refuse(&mut self, fallback: &str) -> EngineError {
+        // Fails if it has ended already.
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
-        let said = self.said().unwrap_or_default();
+        let output = self.output().unwrap_or_default();
         EngineError::Refused {
             program: self.program.clone(),
-            message: if said.is_empty() {
-                otherwise.to_owned()
+            message: if output.is_empty() {
+                fallback.to_owned()
             } else {
-                said
+                output
             },
         }
     }
 
-    /// What this QEMU wrote to its log.
-    fn said(&self) -> io::Result<String> {
+    /// Returns what this QEMU wrote to its log.
+    fn output(&self) -> io::Result<String> {
         let log = std::fs::read(&self.log)?;
-        let from = usize::try_from(self.log_begins).unwrap_or_default();
-        let said = String::from_utf8_lossy(log.get(from..).unwrap_or_default());
-        Ok(said.trim().to_owned())
+        let start = usize::try_from(self.log_start).unwrap_or_default();
+        let output = String::from_utf8_lossy(log.get(start..).unwrap_or_default());
+        Ok(output.trim().to_owned())
+    }
+}
+
+/// Classifies a status other than success.
+fn exit_of(is_emulated: bool, status: ExitStatus, message: String) -> EngineExit {
+    let faults = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
+    let is_fault = |signal| faults.iter().any(|fault| *fault as i32 == signal);
+    if is_emulated && status.signal().is_some_and(is_fault) {
+        EngineExit::Crashed(message)
+    } else {
+        EngineExit::Failed(message)
     }
 }
 
 impl Running for RunningQemu {
-    fn ended(&mut self) -> BoxFuture<'_, End> {
+    fn wait(&mut self) -> BoxFuture<'_, EngineExit> {
         async {
             match self.child.wait().await {
-                Ok(status) if status.success() => End::Orderly,
-                Ok(status) => End::Failed(format!(
-                    "{} ended ({status}) {}",
-                    self.program,
-                    self.said().unwrap_or_default()
-                )),
-                Err(error) => End::Failed(format!("waiting for {}: {error}", self.program)),
+                Ok(status) if status.success() => EngineExit::Orderly,
+                Ok(status) => {
+                    let output = self.output().unwrap_or_default();
+                    exit_of(
+                        self.is_emulated,
+                        status,
+                        format!("{} ended ({status}) {output}", self.program),
+                    )
+                }
+                Err(error) => {
+                    EngineExit::Failed(format!("cannot wait for {}: {error}", self.program))
+                }
             }
         }
         .boxed()
     }
 
-    fn end(&mut self) -> BoxFuture<'_, ()> {
+    fn terminate(&mut self) -> BoxFuture<'_, ()> {
         async {
             if let Some(control) = self.control.take() {
                 control.quit().await;
             }
-            if timeout(QUIT, self.child.wait()).await.is_err() {
-                // It may end in this very moment.
+            if timeout(QUIT_TIMEOUT, self.child.wait()).await.is_err() {
+                // Fails if it has just ended.
                 let _ = self.child.start_kill();
                 let _ = self.child.wait().await;
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_faults_of_the_emulator_count_as_crashes() {
+        let exit = |is_emulated, wait_status| {
+            exit_of(
+                is_emulated,
+                ExitStatus::from_raw(wait_status),
+                "m".to_owned(),
+            )
+        };
+        let failed = || EngineExit::Failed("m".to_owned());
+        let (aborted, killed, exited_with_1) = (6, 9, 1 << 8);
+        assert_eq!(exit(true, aborted), EngineExit::Crashed("m".to_owned()));
+        assert_eq!(exit(false, aborted), failed());
+        assert_eq!(exit(true, killed), failed());
+        assert_eq!(exit(true, exited_with_1), failed());
     }
 }

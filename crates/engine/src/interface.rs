@@ -1,0 +1,99 @@
+//! The traits that an engine implements, and their errors.
+
+use std::{io, path::PathBuf};
+
+use futures::future::BoxFuture;
+
+use crate::{accelerator::AcceleratorError, virtual_machine::VirtualMachine};
+
+/// A program that runs virtual machines.
+pub trait Engine {
+    /// Checks that the engine's programs are installed.
+    ///
+    /// # Errors
+    /// [`EngineError::NoProgram`] for the first one that is missing.
+    fn check(&self) -> Result<(), EngineError>;
+
+    /// Returns the engine's program and version.
+    ///
+    /// # Errors
+    /// If it is not installed or cannot be started.
+    fn about(&self) -> Result<AboutEngine, EngineError>;
+
+    /// Starts the machine. Call it on the process's main thread: the machine ends with the thread
+    /// that started it, so no machine outlives its runtime.
+    fn start(
+        &self,
+        machine: VirtualMachine,
+    ) -> BoxFuture<'_, Result<Box<dyn Running>, EngineError>>;
+}
+
+/// Program and version of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AboutEngine {
+    /// Path of the program.
+    pub program: PathBuf,
+    /// First line of the program's version output.
+    pub version: String,
+}
+
+/// A running virtual machine. Dropping it kills the machine.
+pub trait Running: Send {
+    /// Waits for the machine's end. Cancel safe, and may be called again after the end.
+    fn wait(&mut self) -> BoxFuture<'_, EngineExit>;
+
+    /// Ends the machine without asking the guest, after the disk's writes have been handed to the
+    /// host. Returns when the machine has ended.
+    fn terminate(&mut self) -> BoxFuture<'_, ()>;
+}
+
+/// End of an engine's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineExit {
+    /// The guest powered off, rebooted or panicked, or [`Running::terminate`] was called.
+    Orderly,
+    /// The engine failed or was killed; a message with its status and output.
+    Failed(String),
+    /// An engine that emulates the processor aborted by a fault of its own, such as a failed
+    /// assertion; a message as for `Failed`.
+    Crashed(String),
+}
+
+/// A program of the engine is not installed.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{program} not found, and machines run in it: on Debian 12, `apt install -t \
+     bookworm-backports qemu-system-x86 qemu-utils`, or name another program in config.toml, \
+     section [engine]"
+)]
+pub struct MissingProgram {
+    /// Name or path of the program.
+    pub program: String,
+}
+
+/// Error of an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A program of the engine is not installed.
+    #[error(transparent)]
+    NoProgram(#[from] MissingProgram),
+    /// The program could not be started.
+    #[error("cannot start {program}: {cause}")]
+    Start {
+        /// Path of the program.
+        program: String,
+        /// Error of the start.
+        cause: io::Error,
+    },
+    /// The program ended before the machine ran, or refused its options.
+    #[error("{program} did not start the machine: {message}")]
+    Refused {
+        /// Path of the program.
+        program: String,
+        /// The program's output, or what it failed to do.
+        message: String,
+    },
+    /// The configured accelerator cannot be used.
+    #[error(transparent)]
+    Accelerator(#[from] AcceleratorError),
+}
