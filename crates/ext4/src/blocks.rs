@@ -1,52 +1,62 @@
-//! Blocks of the image: which are taken, and what is written to them.
+//! The image file: block allocation, the block bitmaps, and buffered writes.
 
 use std::{collections::BTreeMap, fs::File, os::unix::fs::FileExt};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::{
-    Error,
-    extents::{Extents, Run, Span},
+    WriteError,
     geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry},
 };
 
-/// Bytes gathered before they are written.
-const GATHERED: usize = 1 << 20;
+/// Size of the write buffer in bytes.
+const BUFFER_SIZE: usize = 1 << 20;
 
-/// The image's file with an allocator that only ever goes forward, past every group's overhead.
+/// Contiguous blocks of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Number of the first block.
+    pub start: u64,
+    /// Number of blocks.
+    pub count: u32,
+}
+
+/// Image file with an allocator that only moves forward and skips each group's metadata. Freed
+/// blocks are not allocated again: their place in the file becomes a hole.
 #[derive(Debug)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     file: File,
     geometry: Geometry,
     next: u64,
-    /// What was given back, by group: a set bit is such a block.
+    /// Freed blocks by group: a set bit is a freed block.
     freed: BTreeMap<u32, Bitmap>,
-    gathered: Vec<u8>,
-    gathered_at: u64,
+    /// Bytes to be written at `buffer_offset`.
+    buffer: Vec<u8>,
+    buffer_offset: u64,
 }
 
 impl Blocks {
-    /// Takes an empty file.
-    pub fn new(file: File, geometry: Geometry) -> Result<Blocks, Error> {
-        file.set_len(geometry.bytes()).map_err(Error::Io)?;
+    /// Sets the size of an empty file to that of the file system.
+    pub(crate) fn new(file: File, geometry: Geometry) -> Result<Blocks, WriteError> {
+        file.set_len(geometry.bytes()).map_err(WriteError::Io)?;
         Ok(Blocks {
             file,
             geometry,
             next: u64::from(geometry.overhead(0)),
             freed: BTreeMap::new(),
-            gathered: Vec::with_capacity(GATHERED),
-            gathered_at: 0,
+            buffer: Vec::with_capacity(BUFFER_SIZE),
+            buffer_offset: 0,
         })
     }
 
-    /// Takes up to `most` blocks that lie one behind the other: at least one.
-    pub fn allocate(&mut self, most: u32) -> Result<Run, Error> {
+    /// Allocates at least one and at most `max` contiguous blocks.
+    pub(crate) fn allocate(&mut self, max: u32) -> Result<Run, WriteError> {
         if self.next >= self.geometry.blocks() {
-            return Err(Error::Full);
+            return Err(WriteError::Full);
         }
         let start = self.next;
         let within = (start % u64::from(BLOCKS_PER_GROUP)) as u32;
-        let count = most.clamp(1, BLOCKS_PER_GROUP - within);
+        let count = max.clamp(1, BLOCKS_PER_GROUP - within);
         self.next += u64::from(count);
         if self.next.is_multiple_of(u64::from(BLOCKS_PER_GROUP)) {
             let group = (self.next / u64::from(BLOCKS_PER_GROUP)) as u32;
@@ -55,68 +65,59 @@ impl Blocks {
         Ok(Run { start, count })
     }
 
-    /// Takes one block and writes it.
-    pub fn append(&mut self, block: &[u8]) -> Result<u64, Error> {
+    /// Allocates and writes one block; returns its number.
+    pub(crate) fn append(&mut self, block: &[u8]) -> Result<u64, WriteError> {
         let run = self.allocate(1)?;
         self.write(run.start, block)?;
         Ok(run.start)
     }
 
-    /// Takes as many blocks as these bytes need and writes them.
-    pub fn store(&mut self, bytes: &[u8], extents: &mut Extents) -> Result<Span, Error> {
-        let mut stored = extents.begin();
-        for (logical, part) in (0..).zip(bytes.chunks(BLOCK)) {
-            let mut block = [0; BLOCK];
-            block[..part.len()].copy_from_slice(part);
-            let start = self.append(&block)?;
-            extents.push(&mut stored, logical, Run { start, count: 1 })?;
-        }
-        Ok(stored)
-    }
-
-    /// Reads blocks that were written.
-    pub fn read(&mut self, run: Run) -> Result<Vec<u8>, Error> {
+    /// Reads blocks that were written before.
+    pub(crate) fn read(&mut self, run: Run) -> Result<Vec<u8>, WriteError> {
         self.flush()?;
         let mut bytes = vec![0; run.count as usize * BLOCK];
         let read = self
             .file
             .read_exact_at(&mut bytes, run.start * BLOCK as u64);
-        read.map_err(Error::Io)?;
+        read.map_err(WriteError::Io)?;
         Ok(bytes)
     }
 
-    /// Writes whole blocks from block `at` on.
-    pub fn write(&mut self, at: u64, blocks: &[u8]) -> Result<(), Error> {
+    /// Writes whole blocks, starting with block `at`. Small writes are buffered as long as they are
+    /// contiguous.
+    pub(crate) fn write(&mut self, at: u64, blocks: &[u8]) -> Result<(), WriteError> {
         let offset = at * BLOCK as u64;
-        if blocks.len() >= GATHERED / 2 {
+        if blocks.len() >= BUFFER_SIZE / 2 {
             self.flush()?;
-            return self.write_now(at, blocks);
+            return self.write_unbuffered(at, blocks);
         }
-        let is_next = offset == self.gathered_at + self.gathered.len() as u64;
-        if !is_next || self.gathered.len() + blocks.len() > GATHERED {
+        let is_contiguous = offset == self.buffer_offset + self.buffer.len() as u64;
+        if !is_contiguous || self.buffer.len() + blocks.len() > BUFFER_SIZE {
             self.flush()?;
-            self.gathered_at = offset;
+            self.buffer_offset = offset;
         }
-        self.gathered.extend_from_slice(blocks);
+        self.buffer.extend_from_slice(blocks);
         Ok(())
     }
 
-    /// Writes whole blocks that are apart from what is gathered.
-    pub fn write_now(&self, at: u64, blocks: &[u8]) -> Result<(), Error> {
+    /// Writes whole blocks, none of which may be in the buffer.
+    pub(crate) fn write_unbuffered(&self, at: u64, blocks: &[u8]) -> Result<(), WriteError> {
         let offset = at * BLOCK as u64;
-        self.file.write_all_at(blocks, offset).map_err(Error::Io)
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
         self.file
-            .write_all_at(&self.gathered, self.gathered_at)
-            .map_err(Error::Io)?;
-        self.gathered.clear();
+            .write_all_at(blocks, offset)
+            .map_err(WriteError::Io)
+    }
+
+    fn flush(&mut self) -> Result<(), WriteError> {
+        self.file
+            .write_all_at(&self.buffer, self.buffer_offset)
+            .map_err(WriteError::Io)?;
+        self.buffer.clear();
         Ok(())
     }
 
-    /// Gives blocks back; what was written to them is gone.
-    pub fn free(&mut self, run: Run) -> Result<(), Error> {
+    /// Frees blocks and discards their contents.
+    pub(crate) fn free(&mut self, run: Run) -> Result<(), WriteError> {
         self.flush()?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let (offset, length) = (
@@ -124,9 +125,9 @@ impl Blocks {
             u64::from(run.count) * BLOCK as u64,
         );
         match fallocate(&self.file, flags, offset, length) {
-            // Where the host's file system cannot punch holes the bytes stay, unused.
+            // A host file system without holes keeps the bytes, in blocks that are not in use.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(Error::Io(error.into())),
+            Err(error) => return Err(WriteError::Io(error.into())),
         }
         let group = (run.start / u64::from(BLOCKS_PER_GROUP)) as u32;
         let freed = self.freed.entry(group).or_insert_with(Bitmap::new);
@@ -135,8 +136,8 @@ impl Blocks {
         Ok(())
     }
 
-    /// A bitmap of the group's blocks: a set bit is a block in use.
-    pub fn bitmap(&self, group: u32) -> Bitmap {
+    /// Returns the block bitmap of a group.
+    pub(crate) fn bitmap(&self, group: u32) -> Bitmap {
         let start = self.geometry.start(group);
         let overhead = self.geometry.overhead(group);
         let used = self
@@ -153,21 +154,21 @@ impl Blocks {
         bitmap
     }
 
-    /// Whether any block of the group beyond its overhead was ever taken.
-    pub fn is_touched(&self, group: u32) -> bool {
+    /// Returns whether any block of the group was ever allocated, apart from its metadata.
+    pub(crate) fn is_touched(&self, group: u32) -> bool {
         self.next > self.geometry.start(group) + u64::from(self.geometry.overhead(group))
     }
 
-    /// Writes what is gathered and makes it last.
-    pub fn finish(mut self) -> Result<(), Error> {
+    /// Writes the buffer and syncs the file.
+    pub(crate) fn finish(mut self) -> Result<(), WriteError> {
         self.flush()?;
-        self.file.sync_all().map_err(Error::Io)
+        self.file.sync_all().map_err(WriteError::Io)
     }
 }
 
-/// One bit for each block of a group.
+/// Bitmap with a bit for each block of a group.
 #[derive(Debug)]
-pub struct Bitmap {
+pub(crate) struct Bitmap {
     bytes: Box<[u8; BLOCK]>,
 }
 
@@ -184,13 +185,13 @@ impl Bitmap {
         }
     }
 
-    /// The bitmap's block.
-    pub fn bytes(&self) -> &[u8] {
+    /// Returns the bitmap as it is on disk.
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..]
     }
 
-    /// How many blocks are not in use.
-    pub fn free(&self) -> u32 {
+    /// Returns the number of blocks not in use.
+    pub(crate) fn free(&self) -> u32 {
         BLOCKS_PER_GROUP - self.bytes.iter().map(|byte| byte.count_ones()).sum::<u32>()
     }
 }

@@ -1,100 +1,114 @@
-//! What can go wrong.
+//! Errors of the writer.
 
 use std::io;
 
-/// Anything that can go wrong. Paths are shown with what is not UTF-8 replaced.
+/// Reason why the writer cannot take an entry or finish the image.
+///
+/// Paths are those of the entry, with bytes that are not UTF-8 replaced.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The image file failed.
-    #[error("writing the file system image: {0}")]
-    Io(#[source] io::Error),
-    /// What a file is to hold could not be read.
-    #[error("reading the contents of {path}: {source}")]
+pub enum WriteError {
+    /// The image file, or the temporary file beside it, cannot be read or written.
+    #[error("cannot write the file system image: {0}")]
+    Io(io::Error),
+    /// The contents of a file cannot be read from their source.
+    #[error("cannot read the contents of {path}: {cause}")]
     Contents {
-        /// The file.
+        /// Path of the file.
         path: String,
-        /// Why not.
-        source: io::Error,
+        /// Error of the [`SparseRead`](crate::SparseRead) or [`Read`](io::Read) given.
+        cause: io::Error,
     },
-    /// The size is none that can be written.
-    #[error("a file system of {0} bytes cannot be written: at least 256 MiB and at most 8 TiB can")]
+    /// The requested size in bytes is outside the supported range.
+    #[error("invalid file system size {0}: must be between 256 MiB and 8 TiB")]
     Size(u64),
-    /// There is no room for more.
+    /// All blocks are in use.
     #[error("the file system is full")]
     Full,
-    /// There are no inodes for more.
+    /// All inodes are in use. Their number follows from the size: one per 16 KiB.
     #[error("the file system has no inodes left")]
     NoInodes,
-    /// A name that no directory can hold.
-    #[error("{path}: a name has 1 to 255 bytes and no zero byte")]
+    /// A name in the path is empty, too long or contains a zero byte, or the path is the root
+    /// directory where another name is required.
+    #[error("invalid path {path}: a name must have 1 to 255 bytes and no zero byte")]
     Name {
-        /// The path that it is in.
+        /// Path in the file system, as the caller gave it.
         path: String,
     },
-    /// A path leads through something that is no directory.
-    #[error("{path}: it leads through something that is not a directory")]
+    /// A component of the path, other than the last, is not a directory.
+    #[error("cannot resolve {path}: a component is not a directory")]
     NotADirectory {
-        /// The path.
+        /// Path in the file system, as the caller gave it.
         path: String,
     },
-    /// Symlinks lead to one another.
-    #[error("{path}: it leads through too many symbolic links")]
+    /// The path leads through more than 40 symbolic links, as on Linux.
+    #[error("cannot resolve {path}: too many symbolic links")]
     Loop {
-        /// The path.
+        /// Path in the file system, as the caller gave it.
         path: String,
     },
-    /// A hard link to what is not there, or to a directory.
-    #[error("{path}: a hard link to {target}, which is not a file that is there")]
+    /// The target of a hard link does not exist, is a directory, or would be removed by the link.
+    #[error("cannot create hard link {path}: target {target} not found or not a file")]
     HardLink {
-        /// The link.
+        /// Path of the link.
         path: String,
-        /// What it is to name.
+        /// Path of the existing file.
         target: String,
     },
-    /// More hard links than an inode counts.
-    #[error("{path}: its file has 65000 names already")]
+    /// The file already has as many names as an inode can count.
+    #[error("cannot create hard link {path}: the file already has 65000 names")]
     Links {
-        /// The link.
+        /// Path of the link.
         path: String,
     },
-    /// A symlink whose target no inode can hold.
-    #[error("{path}: a symbolic link's target has 1 to 4095 bytes")]
+    /// The target of a symbolic link is empty, too long or contains a zero byte.
+    #[error("invalid target of symbolic link {path}: must have 1 to 4095 bytes and no zero byte")]
     Target {
-        /// The symlink.
+        /// Path of the link.
         path: String,
     },
-    /// A device with numbers that Linux does not have.
-    #[error("{path}: a device has a major number below 4096 and a minor one below 1048576")]
+    /// A device number exceeds what Linux supports.
+    #[error("invalid device number of {path}: major must be below 4096, minor below 1048576")]
     Device {
-        /// The device.
+        /// Path of the device.
         path: String,
     },
-    /// Extended attributes that no inode can hold.
-    #[error("{path}: its extended attributes cannot be kept: {reason}")]
+    /// The extended attributes are invalid or too large.
+    #[error("cannot store the extended attributes of {path}: {reason}")]
     Xattrs {
-        /// What has them.
+        /// Path of the entry.
         path: String,
-        /// Why not.
+        /// Reason, as the last part of the message.
         reason: &'static str,
     },
-    /// A directory with more names than its index can lead to.
-    #[error("{path}: a directory cannot hold so many names of that length")]
+    /// The directory needs more blocks than a two-level hash tree can reference.
+    #[error("directory {path} has too many entries")]
     DirectoryTooLarge {
-        /// The directory.
+        /// Path of the directory.
         path: String,
     },
-    /// There is more to be kept of the entries until the end than is allowed for.
-    #[error("there are too many files, or too much is to be kept of them: more than 8 GiB")]
+    /// The entries need more memory and temporary storage than is allowed.
+    #[error("too many entries: their names and attributes exceed 8 GiB")]
     TooManyEntries,
-    /// A file that is larger than a file can be.
-    #[error("{path}: a file can have 16 TiB at most")]
+    /// A file exceeds what 32-bit block numbers can address.
+    #[error("file {path} is too large: the limit is 16 TiB")]
     TooLarge {
-        /// The file.
+        /// Path of the file.
         path: String,
     },
 }
 
-/// A path for people.
+impl WriteError {
+    /// Returns the I/O error that caused this one, for callers that look for a full disk or for an
+    /// error of their own in it.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            WriteError::Io(cause) | WriteError::Contents { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+/// Formats a path for an error message.
 pub(crate) fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }

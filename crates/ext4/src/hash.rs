@@ -1,22 +1,22 @@
-//! The hash that orders large directories: half MD4 over unsigned characters
-//! (Documentation/filesystems/ext4/directory.rst, "Hash Tree Directories"; the computation is
-//! that of `fs/ext4/hash.c`).
+//! Hash of names in indexed directories: half MD4 over unsigned characters
+//! (Documentation/filesystems/ext4/directory.rst, "Hash Tree Directories"; `fs/ext4/hash.c`).
 
-/// The seed where the file system's own is zero.
+/// Seed that replaces one of zeroes.
 const DEFAULT_SEED: [u32; 4] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476];
 
-/// Hashes a name with the file system's seed: the major hash, which is what the index holds. Its
-/// lowest bit is always clear.
-pub fn name_hash(name: &[u8], seed: &[u32; 4]) -> u32 {
+/// Returns the major hash of a name, by which directories are sorted. Its lowest bit is always 0:
+/// the index uses that bit to mark a hash that continues from the previous block.
+pub(crate) fn name_hash(name: &[u8], seed: &[u32; 4]) -> u32 {
     let mut state = if *seed == [0; 4] { DEFAULT_SEED } else { *seed };
     let mut rest = name;
     loop {
-        transform(&mut state, &gather(rest));
+        transform(&mut state, &chunk(rest));
         if rest.len() <= 32 {
             break;
         }
         rest = &rest[32..];
     }
+    // EXT4_HTREE_EOF_32BIT: readdir uses this hash as the position after the last entry.
     let end_of_directory = 0x7fff_ffff << 1;
     match state[1] & !1 {
         major if major == end_of_directory => (0x7fff_ffff - 1) << 1,
@@ -24,8 +24,9 @@ pub fn name_hash(name: &[u8], seed: &[u32; 4]) -> u32 {
     }
 }
 
-/// The next 32 bytes as eight numbers, padded with the length.
-fn gather(name: &[u8]) -> [u32; 8] {
+/// Returns the first 32 bytes as eight big-endian numbers. The rest is filled with the length of
+/// what remains of the name.
+fn chunk(name: &[u8]) -> [u32; 8] {
     let length = name.len() as u32;
     let half = length | (length << 8);
     let padding = half | (half << 16);
@@ -37,6 +38,7 @@ fn gather(name: &[u8]) -> [u32; 8] {
     numbers
 }
 
+/// Mixes eight numbers into the state: the three rounds of MD4, with half of the steps each.
 fn transform(state: &mut [u32; 4], input: &[u32; 8]) {
     type Round = fn(u32, u32, u32) -> u32;
     let choose: Round = |x, y, z| z ^ (x & (y ^ z));

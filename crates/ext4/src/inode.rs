@@ -1,208 +1,164 @@
-//! Inodes on disk (Documentation/filesystems/ext4/inodes.rst).
+//! Encoding of inodes (Documentation/filesystems/ext4/inodes.rst).
 
 use crate::{
-    Special, Timestamp,
-    bytes::{crc, get_u32, high, high_half, low, low_half, put_u16, put_u32},
-    geometry::{BLOCK, INODE},
-    pages::Record,
-    tree::{Kind, Shared},
-    values::SharedValue,
-    xattr::Placed,
+    SpecialFile,
+    bytes::{crc, high, high_half, low, low_half, put_u16, put_u32},
+    geometry::{BLOCK, EXTRA_ISIZE, INODE},
+    layout::{
+        EXT4_FT_BLKDEV, EXT4_FT_CHRDEV, EXT4_FT_DIR, EXT4_FT_FIFO, EXT4_FT_REG_FILE, EXT4_FT_SOCK,
+        EXT4_FT_SYMLINK, EXT4_GOOD_OLD_INODE_SIZE, I_ATIME, I_ATIME_EXTRA, I_BLOCK, I_BLOCK_SIZE,
+        I_BLOCKS_LO, I_CHECKSUM_HI, I_CRTIME, I_CRTIME_EXTRA, I_CTIME, I_CTIME_EXTRA,
+        I_EXTRA_ISIZE, I_FILE_ACL_LO, I_FLAGS, I_GID, I_LINKS_COUNT, I_MODE, I_MTIME,
+        I_MTIME_EXTRA, I_SIZE_HIGH, I_SIZE_LO, I_UID, L_I_BLOCKS_HIGH, L_I_CHECKSUM_LO,
+        L_I_FILE_ACL_HIGH, L_I_GID_HIGH, L_I_UID_HIGH, L_I_VERSION, S_IFBLK, S_IFCHR, S_IFDIR,
+        S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK,
+    },
+    node::{NodeKind, SharedAttributes},
+    time::InodeTime,
+    xattr::XattrPlacement,
+    xattr_values::XattrValue,
 };
 
-/// The inode maps its blocks with extents.
-pub const USES_EXTENTS: u32 = 0x8_0000;
-/// The inode holds the value of an extended attribute.
-pub const HOLDS_XATTR: u32 = 0x20_0000;
-/// The directory has an index.
-pub const IS_INDEXED: u32 = 0x1000;
-
-/// Bytes of fields beyond the classic 128.
-const EXTRA: u16 = 32;
-
-/// An inode's type bits, and what directories say of it.
+/// Type of an inode, in the inode and in directory entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileType {
-    /// The high bits of the mode.
+pub(crate) struct FileType {
+    /// Type bits of `i_mode`.
     pub mode: u16,
-    /// The kind in a directory entry.
-    pub kind: u8,
+    /// `file_type` of a directory entry.
+    pub entry_type: u8,
 }
 
 impl FileType {
-    /// A regular file.
-    pub const FILE: FileType = FileType {
-        mode: 0o100_000,
-        kind: 1,
-    };
-    /// A directory.
-    pub const DIRECTORY: FileType = FileType {
-        mode: 0o040_000,
-        kind: 2,
-    };
-    /// A symbolic link.
-    pub const SYMLINK: FileType = FileType {
-        mode: 0o120_000,
-        kind: 7,
-    };
+    /// Regular file.
+    pub(crate) const FILE: FileType = FileType::new(S_IFREG, EXT4_FT_REG_FILE);
+    /// Directory.
+    pub(crate) const DIRECTORY: FileType = FileType::new(S_IFDIR, EXT4_FT_DIR);
+    /// Symbolic link.
+    pub(crate) const SYMLINK: FileType = FileType::new(S_IFLNK, EXT4_FT_SYMLINK);
 
-    /// The type of a node that is there.
-    pub fn of(kind: &Kind) -> FileType {
-        let special = |mode, kind| FileType { mode, kind };
+    const fn new(mode: u16, entry_type: u8) -> FileType {
+        FileType { mode, entry_type }
+    }
+
+    /// Returns the type of a node that was not removed.
+    pub(crate) fn from_node(kind: &NodeKind) -> FileType {
         match kind {
-            Kind::Directory { .. } => FileType::DIRECTORY,
-            Kind::File { .. } | Kind::Removed => FileType::FILE,
-            Kind::Symlink(_) => FileType::SYMLINK,
-            Kind::Special(Special::CharDevice { .. }) => special(0o020_000, 3),
-            Kind::Special(Special::BlockDevice { .. }) => special(0o060_000, 4),
-            Kind::Special(Special::Fifo) => special(0o010_000, 5),
-            Kind::Special(Special::Socket) => special(0o140_000, 6),
+            NodeKind::Directory { .. } => FileType::DIRECTORY,
+            NodeKind::File { .. } | NodeKind::Removed => FileType::FILE,
+            NodeKind::Symlink(_) => FileType::SYMLINK,
+            NodeKind::Special(special) => FileType::from_special(*special),
+        }
+    }
+
+    /// Returns the type of a special file.
+    pub(crate) fn from_special(special: SpecialFile) -> FileType {
+        match special {
+            SpecialFile::CharDevice { .. } => FileType::new(S_IFCHR, EXT4_FT_CHRDEV),
+            SpecialFile::BlockDevice { .. } => FileType::new(S_IFBLK, EXT4_FT_BLKDEV),
+            SpecialFile::Fifo => FileType::new(S_IFIFO, EXT4_FT_FIFO),
+            SpecialFile::Socket => FileType::new(S_IFSOCK, EXT4_FT_SOCK),
         }
     }
 }
 
-/// What an inode holds besides attributes.
+/// Fields of an inode that depend on its type and contents.
 #[derive(Debug)]
-pub struct Contents {
-    /// Its type.
+pub(crate) struct InodeContents {
+    /// Type.
     pub file_type: FileType,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Blocks of 4 KiB that it takes, its own maps and attributes included.
+    /// Number of 4 KiB blocks, including those of the extent tree and of extended attributes.
     pub blocks: u64,
-    /// The 60 bytes that lead to them.
-    pub map: [u8; 60],
-    /// How the map is to be read.
+    /// `i_block`.
+    pub map: [u8; I_BLOCK_SIZE],
+    /// `i_flags`.
     pub flags: u32,
-    /// The block with attributes; 0 for none.
+    /// Block of extended attributes; 0 if there is none.
     pub xattr_block: u64,
-    /// What is known of the value, if this is one of an extended attribute.
-    pub shared_value: Option<SharedValue>,
+    /// Value of an extended attribute, if the inode contains one.
+    pub xattr_value: Option<XattrValue>,
 }
 
-impl Contents {
-    /// Something of this type that takes no blocks.
-    pub fn empty(file_type: FileType) -> Contents {
-        Contents {
+impl InodeContents {
+    /// Returns the fields of an inode without blocks.
+    pub(crate) fn empty(file_type: FileType) -> InodeContents {
+        InodeContents {
             file_type,
             size: 0,
             blocks: 0,
-            map: [0; 60],
+            map: [0; I_BLOCK_SIZE],
             flags: 0,
             xattr_block: 0,
-            shared_value: None,
+            xattr_value: None,
         }
     }
 }
 
-/// The checksum seed of an inode and of the blocks that are its own. Generations are 0.
-pub fn seed_of(inode: u32, seed: u32) -> u32 {
-    crc(crc(seed, &inode.to_le_bytes()), &[0; 4])
+/// Returns the checksum seed of an inode, its directory blocks and its extent tree.
+pub(crate) fn checksum_seed(inode: u32, seed: u32) -> u32 {
+    let generation = [0; 4];
+    crc(crc(seed, &inode.to_le_bytes()), &generation)
 }
 
-/// The inode's bytes. `seed` is [`seed_of`] it; `links` is how many names it has.
-pub fn encode(
-    contents: &Contents,
+/// Encodes an inode. `seed` is its [`checksum_seed`]. `mtime` is used for all four timestamps.
+pub(crate) fn encode(
+    contents: &InodeContents,
     mtime: InodeTime,
-    shared: &Shared,
+    shared: &SharedAttributes,
     links: u16,
-    placed: &Placed<'_>,
+    xattrs: &XattrPlacement<'_>,
     seed: u32,
 ) -> [u8; INODE] {
     let mut inode = [0; INODE];
-    put_u16(
-        &mut inode,
-        0x00,
-        contents.file_type.mode | (shared.mode & 0o7777),
-    );
-    put_u16(&mut inode, 0x02, low_half(shared.uid));
-    put_u32(&mut inode, 0x04, low(contents.size));
-    put_u16(&mut inode, 0x18, low_half(shared.gid));
-    put_u16(&mut inode, 0x1a, links);
-    // Counted in 512 bytes.
+    let mode = contents.file_type.mode | (shared.mode & 0o7777);
+    put_u16(&mut inode, I_MODE, mode);
+    put_u16(&mut inode, I_UID, low_half(shared.uid));
+    put_u32(&mut inode, I_SIZE_LO, low(contents.size));
+    put_u16(&mut inode, I_GID, low_half(shared.gid));
+    put_u16(&mut inode, I_LINKS_COUNT, links);
+    // i_blocks counts sectors of 512 bytes.
     let sectors = contents.blocks * (BLOCK as u64 / 512);
-    put_u32(&mut inode, 0x1c, low(sectors));
-    put_u32(&mut inode, 0x20, contents.flags);
-    inode[0x28..0x64].copy_from_slice(&contents.map);
-    put_u32(&mut inode, 0x68, low(contents.xattr_block));
-    put_u32(&mut inode, 0x6c, high(contents.size));
-    put_u16(&mut inode, 0x74, low_half(high(sectors)));
-    put_u16(&mut inode, 0x76, low_half(high(contents.xattr_block)));
-    put_u16(&mut inode, 0x78, high_half(shared.uid));
-    put_u16(&mut inode, 0x7a, high_half(shared.gid));
-    put_u16(&mut inode, 0x80, EXTRA);
-    for (at, at_beyond) in [(0x08, 0x8c), (0x0c, 0x84), (0x10, 0x88), (0x90, 0x94)] {
-        put_u32(&mut inode, at, mtime.seconds);
-        put_u32(&mut inode, at_beyond, mtime.beyond);
+    put_u32(&mut inode, I_BLOCKS_LO, low(sectors));
+    put_u32(&mut inode, I_FLAGS, contents.flags);
+    inode[I_BLOCK..][..I_BLOCK_SIZE].copy_from_slice(&contents.map);
+    put_u32(&mut inode, I_FILE_ACL_LO, low(contents.xattr_block));
+    put_u32(&mut inode, I_SIZE_HIGH, high(contents.size));
+    put_u16(&mut inode, L_I_BLOCKS_HIGH, low_half(high(sectors)));
+    let xattr_block_high = low_half(high(contents.xattr_block));
+    put_u16(&mut inode, L_I_FILE_ACL_HIGH, xattr_block_high);
+    put_u16(&mut inode, L_I_UID_HIGH, high_half(shared.uid));
+    put_u16(&mut inode, L_I_GID_HIGH, high_half(shared.gid));
+    put_u16(&mut inode, I_EXTRA_ISIZE, EXTRA_ISIZE);
+    for (seconds, extra) in [
+        (I_ATIME, I_ATIME_EXTRA),
+        (I_CTIME, I_CTIME_EXTRA),
+        (I_MTIME, I_MTIME_EXTRA),
+        (I_CRTIME, I_CRTIME_EXTRA),
+    ] {
+        put_u32(&mut inode, seconds, mtime.seconds);
+        put_u32(&mut inode, extra, mtime.extra);
     }
-    if let Some(SharedValue {
-        hash, references, ..
-    }) = contents.shared_value
-    {
-        // Where others have a time of access and the low half of a version.
-        put_u32(&mut inode, 0x08, hash);
-        put_u32(&mut inode, 0x24, references);
+    if let Some(value) = contents.xattr_value {
+        // An inode with an attribute's value has its hash as access time, and a reference count
+        // whose low half is the version and whose high half is the change time, here 0.
+        put_u32(&mut inode, I_ATIME, value.hash);
+        put_u32(&mut inode, L_I_VERSION, value.references);
     }
-    placed.write_in_inode(&mut inode[128 + EXTRA as usize..]);
+    xattrs.put_in_inode(&mut inode[EXT4_GOOD_OLD_INODE_SIZE + usize::from(EXTRA_ISIZE)..]);
     let checksum = crc(seed, &inode);
-    put_u16(&mut inode, 0x7c, low_half(checksum));
-    put_u16(&mut inode, 0x82, high_half(checksum));
+    put_u16(&mut inode, L_I_CHECKSUM_LO, low_half(checksum));
+    put_u16(&mut inode, I_CHECKSUM_HI, high_half(checksum));
     inode
 }
 
-/// A moment as an inode has it: 34 bits of seconds and 30 of nanoseconds, from 1901 to 2446
-/// (Documentation/filesystems/ext4/inodes.rst, "Inode Timestamps").
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InodeTime {
-    /// The low 32 bits of the seconds.
-    seconds: u32,
-    /// The nanoseconds, then the seconds' upper 2 bits.
-    beyond: u32,
-}
-
-impl InodeTime {
-    /// The first moment of 1970.
-    pub const EPOCH: InodeTime = InodeTime {
-        seconds: 0,
-        beyond: 0,
-    };
-}
-
-impl Record for InodeTime {
-    const SIZE: usize = 8;
-
-    fn write(&self, bytes: &mut [u8]) {
-        put_u32(bytes, 0, self.seconds);
-        put_u32(bytes, 4, self.beyond);
-    }
-
-    fn read(bytes: &[u8]) -> InodeTime {
-        InodeTime {
-            seconds: get_u32(bytes, 0),
-            beyond: get_u32(bytes, 4),
-        }
-    }
-}
-
-impl From<Timestamp> for InodeTime {
-    /// What is beyond the edge is brought to it.
-    fn from(time: Timestamp) -> InodeTime {
-        let first = i64::from(i32::MIN);
-        let last = i64::from(i32::MAX) + 3 * (1 << 32);
-        let seconds = time.seconds.clamp(first, last);
-        let low_bits = (seconds & 0xffff_ffff) as u32;
-        let epoch = ((seconds - i64::from(low_bits.cast_signed())) >> 32) as u32 & 3;
-        InodeTime {
-            seconds: low_bits,
-            beyond: (time.nanoseconds.min(999_999_999) << 2) | epoch,
-        }
-    }
-}
-
-/// A device's number, where an inode's map would be: the old form where it fits, else the new.
-pub fn device_map(special: Special) -> [u8; 60] {
-    let mut map = [0; 60];
-    if let Special::CharDevice { major, minor } | Special::BlockDevice { major, minor } = special {
+/// Returns the `i_block` of a special file: a device number in the old 16-bit form if it fits, else
+/// in the 32-bit form.
+pub(crate) fn device_map(special: SpecialFile) -> [u8; I_BLOCK_SIZE] {
+    let mut map = [0; I_BLOCK_SIZE];
+    if let SpecialFile::CharDevice { major, minor } | SpecialFile::BlockDevice { major, minor } =
+        special
+    {
         if major < 256 && minor < 256 {
             put_u32(&mut map, 0, (major << 8) | minor);
         } else {
@@ -214,25 +170,4 @@ pub fn device_map(special: Special) -> [u8; 60] {
         }
     }
     map
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_kept_beyond_2038_and_before_1970() {
-        let of = |seconds| {
-            let time = InodeTime::from(Timestamp {
-                seconds,
-                nanoseconds: 5,
-            });
-            (time.seconds, time.beyond)
-        };
-        assert_eq!(of(0), (0, 5 << 2));
-        assert_eq!(of(-1), (u32::MAX, 5 << 2));
-        assert_eq!(of(1 << 31), (1 << 31, (5 << 2) | 1));
-        assert_eq!(of(1 << 32), (0, (5 << 2) | 1));
-        assert_eq!(of(i64::MAX).1 & 3, 3);
-    }
 }

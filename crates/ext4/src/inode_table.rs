@@ -1,58 +1,64 @@
-//! The inode tables of all groups, written from front to back.
+//! The inode tables of all groups, written front to back.
 
 use crate::{
-    Error,
+    WriteError,
     blocks::Blocks,
     geometry::{BLOCK, Geometry, INODE, INODES_PER_GROUP},
 };
 
-const IN_BLOCK: u32 = (BLOCK / INODE) as u32;
+const INODES_IN_BLOCK: u32 = (BLOCK / INODE) as u32;
 
-/// Inodes that are gathered before they are written: 1 MiB.
-const GATHERED: u32 = 256 * IN_BLOCK;
+/// Number of inodes that are buffered: 1 MiB.
+const INODES_IN_BUFFER: u32 = 256 * INODES_IN_BLOCK;
 
-/// Takes inodes in the order of their numbers.
+/// Buffered writer of inodes, which must be put in ascending order of their numbers.
 #[derive(Debug)]
-pub struct InodeTables {
+pub(crate) struct InodeTables {
     geometry: Geometry,
-    /// The inodes from number `first` on.
-    gathered: Vec<u8>,
+    /// Inodes from number `first` on.
+    buffer: Vec<u8>,
     first: u32,
 }
 
 impl InodeTables {
-    /// Tables with nothing in them.
-    pub fn new(geometry: Geometry) -> InodeTables {
+    /// Returns a writer of empty tables.
+    pub(crate) fn new(geometry: Geometry) -> InodeTables {
         InodeTables {
             geometry,
-            gathered: Vec::new(),
+            buffer: Vec::new(),
             first: 1,
         }
     }
 
-    /// Puts the inode of this number, which is larger than all before it, into its place.
-    pub fn put(&mut self, blocks: &Blocks, number: u32, inode: &[u8; INODE]) -> Result<(), Error> {
-        // What is gathered begins at a multiple of this, and so never reaches into the next group.
-        const { assert!(INODES_PER_GROUP.is_multiple_of(GATHERED)) };
-        if number >= self.first + GATHERED {
+    /// Adds an inode, whose number must be greater than all previous ones. Numbers that are skipped
+    /// get zeroes.
+    pub(crate) fn put(
+        &mut self,
+        blocks: &Blocks,
+        number: u32,
+        inode: &[u8; INODE],
+    ) -> Result<(), WriteError> {
+        // A buffer never extends into the next group, whose table is elsewhere.
+        const { assert!(INODES_PER_GROUP.is_multiple_of(INODES_IN_BUFFER)) };
+        if number >= self.first + INODES_IN_BUFFER {
             self.flush(blocks)?;
-            self.first = (number - 1) / GATHERED * GATHERED + 1;
+            self.first = (number - 1) / INODES_IN_BUFFER * INODES_IN_BUFFER + 1;
         }
-        self.gathered
+        self.buffer
             .resize((number - self.first) as usize * INODE, 0);
-        self.gathered.extend_from_slice(inode);
+        self.buffer.extend_from_slice(inode);
         Ok(())
     }
 
-    /// Writes what is gathered.
-    pub fn flush(&mut self, blocks: &Blocks) -> Result<(), Error> {
-        let whole = self.gathered.len().next_multiple_of(BLOCK);
-        self.gathered.resize(whole, 0);
+    /// Writes the buffer.
+    pub(crate) fn flush(&mut self, blocks: &Blocks) -> Result<(), WriteError> {
+        let size = self.buffer.len().next_multiple_of(BLOCK);
+        self.buffer.resize(size, 0);
         let group = (self.first - 1) / INODES_PER_GROUP;
-        let within = (self.first - 1) % INODES_PER_GROUP / IN_BLOCK;
-        let place = self.geometry.inode_table(group) + u64::from(within);
-        blocks.write_now(place, &self.gathered)?;
-        self.gathered.clear();
+        let within = (self.first - 1) % INODES_PER_GROUP / INODES_IN_BLOCK;
+        let at = self.geometry.inode_table(group) + u64::from(within);
+        blocks.write_unbuffered(at, &self.buffer)?;
+        self.buffer.clear();
         Ok(())
     }
 }

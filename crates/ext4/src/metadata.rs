@@ -1,22 +1,23 @@
-//! What is known of an entry besides its name and contents.
+//! Types of the writer's interface: attributes, contents with holes, and special files.
 
-/// An entry's attributes.
+/// Attributes of a file of any type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// Permission bits, 0–0o7777.
     pub mode: u16,
-    /// Owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Group.
+    /// Group id of the owner.
     pub gid: u32,
-    /// When the contents changed.
+    /// Modification time. The writer uses it for access, change and creation time, too.
     pub mtime: Timestamp,
-    /// Extended attributes: full name (`user.x`, `security.capability`) and value.
+    /// Extended attributes: full name (`user.x`, `security.capability`) and value. Access control
+    /// lists have the form of the system call.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Metadata {
-    /// Root's, of the first moment of 1970, with these permission bits.
+    /// Returns attributes with these permission bits, owned by root, with the time 0.
     pub fn file(mode: u16) -> Metadata {
         Metadata {
             mode,
@@ -25,41 +26,41 @@ impl Metadata {
     }
 }
 
-/// A moment, in seconds since 1970 UTC and nanoseconds beyond them.
+/// Time since the start of 1970, UTC. A negative one is the sum of its fields, too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timestamp {
-    /// Whole seconds.
+    /// Whole seconds, rounded down.
     pub seconds: i64,
-    /// 0–999,999,999.
+    /// Nanoseconds, 0–999,999,999.
     pub nanoseconds: u32,
 }
 
-/// What a file is to hold, with holes that need not be read.
-pub trait Contents: std::io::Read {
-    /// Goes over zeroes that come next, as many units of this many bytes as there are without
-    /// reading any; returns how many bytes that was.
+/// Contents of a file, with holes that need not be read.
+pub trait SparseRead: std::io::Read {
+    /// Skips a hole at the current position, in whole units of `unit` bytes. Returns the number of
+    /// bytes skipped, which is 0 if there is no hole.
     fn skip_hole(&mut self, unit: u64) -> u64;
 }
 
-/// What is neither file, directory nor link.
+/// Device, pipe or socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Special {
-    /// A character device.
+pub enum SpecialFile {
+    /// Character device.
     CharDevice {
-        /// Major number.
+        /// Major number, below 4096.
         major: u32,
-        /// Minor number.
+        /// Minor number, below 1048576.
         minor: u32,
     },
-    /// A block device.
+    /// Block device.
     BlockDevice {
-        /// Major number.
+        /// Major number, below 4096.
         major: u32,
-        /// Minor number.
+        /// Minor number, below 1048576.
         minor: u32,
     },
-    /// A named pipe.
+    /// Named pipe.
     Fifo,
-    /// A socket.
+    /// Unix domain socket.
     Socket,
 }

@@ -1,98 +1,106 @@
-//! What has to be kept until the end, however much it is: in pages, of which a few are in memory
-//! and the others in a file that has no name.
+//! Tables and byte strings that are kept until the image is finished, in bounded memory. They are
+//! divided into pages; pages that exceed the limit are swapped to an unnamed temporary file. The
+//! file is read and written, not mapped, because access to a mapped file on a full disk kills the
+//! process.
 
 use std::{fs::File, io, marker::PhantomData, os::unix::fs::FileExt, path::PathBuf};
 
-use crate::Error;
+use crate::{
+    WriteError,
+    bytes::{get_u64, put_u64},
+};
 
 /// Bytes of a page.
-const PAGE: usize = 4096;
+const PAGE_SIZE: usize = 4096;
 
-/// What one table or heap may take. No honest image comes near it.
-const MOST: u64 = 8 << 30;
+/// Maximum size of one table or heap in bytes, against images made to exhaust the disk.
+const MAX_SIZE: u64 = 8 << 30;
 
-/// Pages by number. Each has one place in memory, which it shares with others.
+/// Pages by number. As in a direct-mapped cache, each page has one slot in memory, which it shares
+/// with others.
 #[derive(Debug)]
 struct Pages {
     directory: PathBuf,
-    /// Made when the first page has to leave memory.
+    /// Created when the first page is swapped out.
     file: Option<File>,
-    places: Vec<Place>,
-    /// The bytes of all places. Zeroes until they are used, they take no memory before.
+    slots: Vec<Slot>,
+    /// Bytes of all slots. The kernel provides memory for a slot only once it is used.
     memory: Vec<u8>,
 }
 
-/// What is in a place.
+/// State of a slot.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    /// A page's number, if one was ever there.
+struct Slot {
+    /// Number of the page in it; absent if it was never used.
     page: Option<u64>,
-    is_changed: bool,
+    is_dirty: bool,
 }
 
 impl Pages {
-    /// None yet; this many will be in memory, the others in this directory.
-    fn new(directory: PathBuf, in_memory: usize) -> Pages {
+    /// Creates pages with this number of slots. The temporary file is created in `directory`.
+    fn new(directory: PathBuf, slots: usize) -> Pages {
         Pages {
             directory,
             file: None,
-            places: vec![Place::default(); in_memory],
-            memory: vec![0; in_memory * PAGE],
+            slots: vec![Slot::default(); slots],
+            memory: vec![0; slots * PAGE_SIZE],
         }
     }
 
-    /// A page; of zeroes if nothing was written to it.
-    fn page(&mut self, number: u64) -> Result<&[u8], Error> {
-        let place = self.bring(number)?;
-        Ok(&self.memory[place * PAGE..(place + 1) * PAGE])
+    /// Returns a page; it is zero if nothing was written to it.
+    fn page(&mut self, number: u64) -> Result<&[u8], WriteError> {
+        let slot = self.load(number)?;
+        Ok(&self.memory[slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE])
     }
 
-    /// A page to be written to.
-    fn page_mut(&mut self, number: u64) -> Result<&mut [u8], Error> {
-        let place = self.bring(number)?;
-        self.places[place].is_changed = true;
-        Ok(&mut self.memory[place * PAGE..(place + 1) * PAGE])
+    /// Returns a page for writing.
+    fn page_mut(&mut self, number: u64) -> Result<&mut [u8], WriteError> {
+        let slot = self.load(number)?;
+        self.slots[slot].is_dirty = true;
+        Ok(&mut self.memory[slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE])
     }
 
-    /// Sees to it that a page is in its place, and returns that.
-    fn bring(&mut self, number: u64) -> Result<usize, Error> {
-        let place = (number % self.places.len() as u64) as usize;
-        let Place { page, is_changed } = self.places[place];
+    /// Loads a page into its slot, if it is not there yet, and returns the slot's number.
+    fn load(&mut self, number: u64) -> Result<usize, WriteError> {
+        let slot = (number % self.slots.len() as u64) as usize;
+        let Slot { page, is_dirty } = self.slots[slot];
         if page == Some(number) {
-            return Ok(place);
+            return Ok(slot);
         }
-        let bytes = &mut self.memory[place * PAGE..(place + 1) * PAGE];
-        if let Some(before) = page {
-            if is_changed {
+        let bytes = &mut self.memory[slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE];
+        if let Some(previous) = page {
+            if is_dirty {
                 let file = match &mut self.file {
                     Some(file) => file,
-                    none => none.insert(tempfile::tempfile_in(&self.directory).map_err(Error::Io)?),
+                    none => {
+                        none.insert(tempfile::tempfile_in(&self.directory).map_err(WriteError::Io)?)
+                    }
                 };
-                let written = file.write_all_at(bytes, offset(before));
-                written.map_err(Error::Io)?;
+                let written = file.write_all_at(bytes, offset(previous));
+                written.map_err(WriteError::Io)?;
             }
             let read = match &self.file {
-                Some(file) => read(file, bytes, offset(number)).map_err(Error::Io)?,
+                Some(file) => read(file, bytes, offset(number)).map_err(WriteError::Io)?,
                 None => 0,
             };
             bytes[read..].fill(0);
         }
-        self.places[place] = Place {
+        self.slots[slot] = Slot {
             page: Some(number),
-            is_changed: false,
+            is_dirty: false,
         };
-        Ok(place)
+        Ok(slot)
     }
 }
 
 fn offset(page: u64) -> u64 {
-    page * PAGE as u64
+    page * PAGE_SIZE as u64
 }
 
-/// Reads up to the end of the file; returns how many bytes that were.
+/// Reads a page, or less at the end of the file; returns the number of bytes.
 fn read(file: &File, page: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < PAGE {
+    while filled < PAGE_SIZE {
         match file.read_at(&mut page[filled..], at + filled as u64) {
             Ok(0) => break,
             Ok(count) => filled += count,
@@ -103,167 +111,158 @@ fn read(file: &File, page: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Something of a fixed size that a [`Table`] keeps. All bytes zero is one, too.
-pub trait Record: Sized {
-    /// Bytes that it takes.
+/// Value of fixed size that a [`Table`] stores. Zero bytes must be a valid value, too.
+pub(crate) trait Record: Sized {
+    /// Size in bytes, at most that of a page.
     const SIZE: usize;
 
-    /// Writes it to so many bytes.
+    /// Encodes the value into [`SIZE`](Self::SIZE) bytes.
     fn write(&self, bytes: &mut [u8]);
 
-    /// Reads what was written.
+    /// Decodes the bytes that [`write`](Self::write) wrote.
     fn read(bytes: &[u8]) -> Self;
 }
 
-impl Record for u32 {
-    const SIZE: usize = 4;
-
-    fn write(&self, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.to_le_bytes());
-    }
-
-    fn read(bytes: &[u8]) -> u32 {
-        crate::bytes::get_u32(bytes, 0)
-    }
-}
-
-/// Records by number.
+/// Records by number, without a gap.
 #[derive(Debug)]
-pub struct Table<R> {
+pub(crate) struct Table<R> {
     pages: Pages,
     length: u32,
     records: PhantomData<R>,
 }
 
 impl<R: Record> Table<R> {
-    const IN_PAGE: u32 = (PAGE / R::SIZE) as u32;
+    const RECORDS_IN_PAGE: u32 = (PAGE_SIZE / R::SIZE) as u32;
 
-    /// None yet; so many pages of 4 KiB will be in memory, the others in this directory.
-    pub fn new(directory: PathBuf, in_memory: usize) -> Table<R> {
+    /// Creates an empty one with this number of 4 KiB pages in memory. The temporary file for the
+    /// others is created in `directory`.
+    pub(crate) fn new(directory: PathBuf, pages_in_memory: usize) -> Table<R> {
         Table {
-            pages: Pages::new(directory, in_memory),
+            pages: Pages::new(directory, pages_in_memory),
             length: 0,
             records: PhantomData,
         }
     }
 
-    /// How many there are.
-    pub fn length(&self) -> u32 {
+    /// Returns the number of records.
+    pub(crate) fn length(&self) -> u32 {
         self.length
     }
 
-    /// The record of this number, which was pushed.
-    pub fn get(&mut self, number: u32) -> Result<R, Error> {
-        let page = self.pages.page(u64::from(number / Self::IN_PAGE))?;
-        let at = (number % Self::IN_PAGE) as usize * R::SIZE;
+    /// Returns a record, which must have been pushed.
+    pub(crate) fn get(&mut self, number: u32) -> Result<R, WriteError> {
+        let page = self.pages.page(u64::from(number / Self::RECORDS_IN_PAGE))?;
+        let at = (number % Self::RECORDS_IN_PAGE) as usize * R::SIZE;
         Ok(R::read(&page[at..at + R::SIZE]))
     }
 
-    /// Writes the record of this number anew.
-    pub fn set(&mut self, number: u32, record: &R) -> Result<(), Error> {
-        let page = self.pages.page_mut(u64::from(number / Self::IN_PAGE))?;
-        let at = (number % Self::IN_PAGE) as usize * R::SIZE;
+    /// Replaces a record.
+    pub(crate) fn set(&mut self, number: u32, record: &R) -> Result<(), WriteError> {
+        let page = self
+            .pages
+            .page_mut(u64::from(number / Self::RECORDS_IN_PAGE))?;
+        let at = (number % Self::RECORDS_IN_PAGE) as usize * R::SIZE;
         record.write(&mut page[at..at + R::SIZE]);
         Ok(())
     }
 
-    /// Adds one; returns its number.
-    pub fn push(&mut self, record: &R) -> Result<u32, Error> {
+    /// Appends a record; returns its number.
+    pub(crate) fn push(&mut self, record: &R) -> Result<u32, WriteError> {
         let number = self.length;
-        if u64::from(number) * R::SIZE as u64 >= MOST {
-            return Err(Error::TooManyEntries);
+        if u64::from(number) * R::SIZE as u64 >= MAX_SIZE {
+            return Err(WriteError::TooManyEntries);
         }
         self.set(number, record)?;
         self.length += 1;
         Ok(number)
     }
 
-    /// Takes back all but the first `length`.
-    pub fn truncate(&mut self, length: u32) {
+    /// Removes all records but the first `length`.
+    pub(crate) fn truncate(&mut self, length: u32) {
         self.length = self.length.min(length);
     }
 }
 
-/// Bytes in a [`Heap`].
+/// Position of a byte string in a [`Heap`].
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Kept {
+pub(crate) struct HeapSlice {
     at: u64,
     length: u16,
 }
 
-impl Kept {
-    /// No bytes.
-    pub const NOTHING: Kept = Kept { at: 0, length: 0 };
+impl HeapSlice {
+    /// Position of an empty string.
+    pub(crate) const EMPTY: HeapSlice = HeapSlice { at: 0, length: 0 };
 
-    /// How many there are.
-    pub fn length(self) -> usize {
+    /// Returns the number of bytes.
+    pub(crate) fn length(self) -> usize {
         usize::from(self.length)
     }
 }
 
-impl Record for Kept {
+impl Record for HeapSlice {
     const SIZE: usize = 8;
 
     fn write(&self, bytes: &mut [u8]) {
-        let packed = (self.at << 16) | u64::from(self.length);
-        bytes.copy_from_slice(&packed.to_le_bytes());
+        put_u64(bytes, 0, (self.at << 16) | u64::from(self.length));
     }
 
-    fn read(bytes: &[u8]) -> Kept {
-        let packed = u64::from_le_bytes(std::array::from_fn(|number| bytes[number]));
-        Kept {
+    fn read(bytes: &[u8]) -> HeapSlice {
+        let packed = get_u64(bytes, 0);
+        HeapSlice {
             at: packed >> 16,
             length: (packed & 0xffff) as u16,
         }
     }
 }
 
-/// Strings of bytes, one behind the other.
+/// Byte strings, one after another.
 #[derive(Debug)]
-pub struct Heap {
+pub(crate) struct Heap {
     pages: Pages,
     length: u64,
 }
 
 impl Heap {
-    /// None yet; so many pages of 4 KiB will be in memory, the others in this directory.
-    pub fn new(directory: PathBuf, in_memory: usize) -> Heap {
+    /// Creates an empty one with this number of 4 KiB pages in memory. The temporary file for the
+    /// others is created in `directory`.
+    pub(crate) fn new(directory: PathBuf, pages_in_memory: usize) -> Heap {
         Heap {
-            pages: Pages::new(directory, in_memory),
+            pages: Pages::new(directory, pages_in_memory),
             length: 0,
         }
     }
 
-    /// Keeps these bytes, fewer than 64 KiB.
-    pub fn keep(&mut self, bytes: &[u8]) -> Result<Kept, Error> {
-        let length = u16::try_from(bytes.len()).map_err(|_| Error::TooManyEntries)?;
-        if self.length >= MOST {
-            return Err(Error::TooManyEntries);
+    /// Appends a string of less than 64 KiB.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<HeapSlice, WriteError> {
+        let length = u16::try_from(bytes.len()).map_err(|_| WriteError::TooManyEntries)?;
+        if self.length >= MAX_SIZE {
+            return Err(WriteError::TooManyEntries);
         }
         let at = self.length;
-        for (page, within, part) in parts(at, bytes.len()) {
+        for (page, within, part) in page_parts(at, bytes.len()) {
             self.pages.page_mut(page)?[within..within + part.len()].copy_from_slice(&bytes[part]);
         }
         self.length += u64::from(length);
-        Ok(Kept { at, length })
+        Ok(HeapSlice { at, length })
     }
 
-    /// The bytes that were kept.
-    pub fn get(&mut self, kept: Kept) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::with_capacity(kept.length());
-        for (page, within, part) in parts(kept.at, kept.length()) {
+    /// Returns a string.
+    pub(crate) fn get(&mut self, slice: HeapSlice) -> Result<Vec<u8>, WriteError> {
+        let mut bytes = Vec::with_capacity(slice.length());
+        for (page, within, part) in page_parts(slice.at, slice.length()) {
             let page = self.pages.page(page)?;
             bytes.extend_from_slice(&page[within..within + part.len()]);
         }
         Ok(bytes)
     }
 
-    /// Whether these are the bytes that were kept.
-    pub fn is(&mut self, kept: Kept, bytes: &[u8]) -> Result<bool, Error> {
-        if kept.length() != bytes.len() {
+    /// Returns whether a string consists of these bytes.
+    pub(crate) fn equals(&mut self, slice: HeapSlice, bytes: &[u8]) -> Result<bool, WriteError> {
+        if slice.length() != bytes.len() {
             return Ok(false);
         }
-        for (page, within, part) in parts(kept.at, kept.length()) {
+        for (page, within, part) in page_parts(slice.at, slice.length()) {
             let page = self.pages.page(page)?;
             if page[within..within + part.len()] != bytes[part] {
                 return Ok(false);
@@ -273,28 +272,45 @@ impl Heap {
     }
 }
 
-/// Which pages so many bytes at `at` are on: page, place in it, and which of the bytes.
-fn parts(at: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+/// Splits `length` bytes at position `at` by pages. Each part is the number of a page, the offset
+/// in it, and the range of the bytes.
+fn page_parts(
+    at: u64,
+    length: usize,
+) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let here = at + done as u64;
-        let within = (here % PAGE as u64) as usize;
-        let end = length.min(done + PAGE - within);
+        let within = (here % PAGE_SIZE as u64) as usize;
+        let end = length.min(done + PAGE_SIZE - within);
         let part = done..end;
         done = end;
-        (!part.is_empty()).then_some((here / PAGE as u64, within, part))
+        (!part.is_empty()).then_some((here / PAGE_SIZE as u64, within, part))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::{get_u32, put_u32};
+
+    impl Record for u32 {
+        const SIZE: usize = 4;
+
+        fn write(&self, bytes: &mut [u8]) {
+            put_u32(bytes, 0, *self);
+        }
+
+        fn read(bytes: &[u8]) -> u32 {
+            get_u32(bytes, 0)
+        }
+    }
 
     #[test]
-    fn what_has_left_memory_comes_back() {
+    fn evicted_pages_are_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let mut table = Table::new(directory.path().to_owned(), 2);
-        let count = 10 * PAGE as u32;
+        let count = 10 * PAGE_SIZE as u32;
         for number in 0..count {
             assert_eq!(table.push(&(number * 3)).unwrap(), number);
         }
@@ -311,21 +327,21 @@ mod tests {
     }
 
     #[test]
-    fn strings_lie_over_the_edges_of_pages() {
+    fn strings_may_cross_pages() {
         let directory = tempfile::tempdir().unwrap();
         let mut heap = Heap::new(directory.path().to_owned(), 2);
         let strings = (0..2000usize).map(|number| vec![number as u8; number * 7 % 9001]);
-        let kept: Vec<_> = strings
-            .map(|string| (heap.keep(&string).unwrap(), string))
+        let stored: Vec<_> = strings
+            .map(|string| (heap.push(&string).unwrap(), string))
             .collect();
-        for (kept, string) in &kept {
-            assert_eq!(&heap.get(*kept).unwrap(), string);
-            assert!(heap.is(*kept, string).unwrap());
-            assert!(!heap.is(*kept, &[&string[..], b"x"].concat()).unwrap());
+        for (slice, string) in &stored {
+            assert_eq!(&heap.get(*slice).unwrap(), string);
+            assert!(heap.equals(*slice, string).unwrap());
+            assert!(!heap.equals(*slice, &[&string[..], b"x"].concat()).unwrap());
         }
-        let (last, string) = kept.last().unwrap();
+        let (last, string) = stored.last().unwrap();
         let mut other = string.clone();
         *other.last_mut().unwrap() ^= 1;
-        assert!(!heap.is(*last, &other).unwrap());
+        assert!(!heap.equals(*last, &other).unwrap());
     }
 }

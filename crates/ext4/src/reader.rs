@@ -1,50 +1,61 @@
-//! Names and when they last changed, read back from a file system that nobody has mounted for
-//! writing since a [`Writer`](crate::Writer) wrote it.
+//! Reader of names, inode numbers and change times, for a file system that was not mounted for
+//! writing since a [`Writer`](crate::Writer) wrote it. The image is not trusted: an invalid one
+//! leads to a [`ReadError`].
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use crate::{
     Timestamp,
     bytes::{get_u16, get_u32},
-    geometry::{BLOCK, INODE},
-    inode::{FileType, USES_EXTENTS},
+    geometry::{BLOCK, DESCRIPTOR, INODE},
+    layout::{
+        BG_INODE_TABLE_HI, BG_INODE_TABLE_LO, DE_INODE, DE_NAME, DE_NAME_LEN, DE_REC_LEN, EE_LEN,
+        EE_START_HI, EE_START_LO, EH_DEPTH, EH_ENTRIES, EH_MAGIC, EI_LEAF_HI, EI_LEAF_LO,
+        EXT4_EXT_MAGIC, EXT4_EXTENTS_FL, EXT4_ROOT_INO, EXT4_SUPER_MAGIC, EXTENT_ENTRY_SIZE,
+        I_BLOCK, I_BLOCK_SIZE, I_CTIME, I_CTIME_EXTRA, I_FLAGS, I_MODE, S_DESC_SIZE, S_IFDIR,
+        S_IFMT, S_INODE_SIZE, S_INODES_PER_GROUP, S_LOG_BLOCK_SIZE, S_MAGIC,
+    },
     superblock,
+    time::InodeTime,
 };
 
-/// The inode of the root directory.
-const ROOT: u32 = 2;
-/// Where the superblock is.
-const SUPERBLOCK: u64 = 1024;
-/// Directories and maps of honest file systems have fewer blocks.
-const MOST_BLOCKS: usize = 1 << 20;
-const EXTENT_MAGIC: u16 = 0xf30a;
-const EXTENT: usize = 12;
+/// Offset of the superblock in bytes.
+const SUPERBLOCK_OFFSET: u64 = 1024;
+/// Maximum number of blocks of a directory, including its extent tree. Bounds the work and memory
+/// for a malformed image.
+const MAX_DIRECTORY_BLOCKS: usize = 1 << 20;
 
-/// Why a file system cannot be read.
+/// Reason why an image cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The image file failed.
-    #[error("reading the file system image: {0}")]
-    Io(#[from] io::Error),
-    /// It is not of the kind that the writer writes.
-    #[error("the file system image is damaged: {0}")]
+    /// The image file cannot be read, or ends too early.
+    #[error("cannot read the file system image: {0}")]
+    Io(io::Error),
+    /// The image was not written by a [`Writer`](crate::Writer), or is damaged.
+    #[error("invalid file system image: {0}")]
     Damaged(&'static str),
 }
 
-/// An entry of a directory.
+impl From<io::Error> for ReadError {
+    fn from(cause: io::Error) -> ReadError {
+        ReadError::Io(cause)
+    }
+}
+
+/// Entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Its name.
+pub struct DirEntry {
+    /// Name without path; empty for the root directory.
     pub name: Vec<u8>,
-    /// Its inode.
+    /// Inode number.
     pub inode: u32,
-    /// When the inode last changed, as the kernel tells it.
+    /// Change time (ctime) of the inode.
     pub changed: Timestamp,
-    /// Whether it is a directory.
+    /// Whether the inode is a directory; symlinks are not followed.
     pub is_directory: bool,
 }
 
-/// A file system that is read.
+/// An opened file system image.
 #[derive(Debug)]
 pub struct Reader {
     file: File,
@@ -52,25 +63,26 @@ pub struct Reader {
     descriptor_size: usize,
 }
 
-/// An inode's bytes.
+/// Inode as it is on disk.
 struct Inode([u8; INODE]);
 
 impl Reader {
     /// Opens a file system image.
     ///
     /// # Errors
-    /// [`ReadError`] if it is none of a kind that a `Writer` writes.
+    /// [`ReadError`] if the file cannot be read, or is not of a kind that a `Writer` writes.
     pub fn open(path: &Path) -> Result<Reader, ReadError> {
         let file = File::open(path)?;
         let mut block = [0; superblock::SIZE];
-        file.read_exact_at(&mut block, SUPERBLOCK)?;
-        let is_known = get_u16(&block, 0x38) == 0xef53
-            && get_u32(&block, 0x18) == 2
-            && usize::from(get_u16(&block, 0x58)) == INODE;
-        let inodes_per_group = get_u32(&block, 0x28);
-        let descriptor_size = usize::from(get_u16(&block, 0xfe));
-        if !is_known || inodes_per_group == 0 || !(64..=1024).contains(&descriptor_size) {
-            return Err(ReadError::Damaged("its superblock is of another kind"));
+        file.read_exact_at(&mut block, SUPERBLOCK_OFFSET)?;
+        let is_supported = get_u16(&block, S_MAGIC) == EXT4_SUPER_MAGIC
+            && get_u32(&block, S_LOG_BLOCK_SIZE) == superblock::LOG_BLOCK_SIZE
+            && usize::from(get_u16(&block, S_INODE_SIZE)) == INODE;
+        let inodes_per_group = get_u32(&block, S_INODES_PER_GROUP);
+        let descriptor_size = usize::from(get_u16(&block, S_DESC_SIZE));
+        if !is_supported || inodes_per_group == 0 || !(DESCRIPTOR..=1024).contains(&descriptor_size)
+        {
+            return Err(ReadError::Damaged("unsupported superblock"));
         }
         Ok(Reader {
             file,
@@ -79,38 +91,39 @@ impl Reader {
         })
     }
 
-    /// The root directory, which has no name.
+    /// Returns the root directory, with an empty name.
     ///
     /// # Errors
-    /// [`ReadError`].
-    pub fn root(&self) -> Result<Listed, ReadError> {
-        self.listed(Vec::new(), ROOT)
+    /// [`ReadError`] if its inode cannot be read.
+    pub fn root(&self) -> Result<DirEntry, ReadError> {
+        self.dir_entry(Vec::new(), EXT4_ROOT_INO)
     }
 
-    /// The entries of the directory with this inode, `.` and `..` left out, in no order.
+    /// Returns the entries of the directory with this inode number, without `.` and `..`, in no
+    /// particular order.
     ///
     /// # Errors
-    /// [`ReadError`], also if it is no directory.
-    pub fn entries(&self, directory: u32) -> Result<Vec<Listed>, ReadError> {
+    /// [`ReadError`] if the inode is not a directory, or cannot be read.
+    pub fn entries(&self, directory: u32) -> Result<Vec<DirEntry>, ReadError> {
         let inode = self.inode(directory)?;
         if !inode.is_directory() {
-            return Err(ReadError::Damaged("an inode of it is no directory"));
+            return Err(ReadError::Damaged("the inode is not a directory"));
         }
         let mut entries = Vec::new();
-        for place in self.blocks(&inode)? {
-            let block = self.block(place)?;
+        for number in self.blocks(&inode)? {
+            let block = self.block(number)?;
             for (number, name) in names(&block)? {
                 if !matches!(name, b"." | b"..") {
-                    entries.push(self.listed(name.to_vec(), number)?);
+                    entries.push(self.dir_entry(name.to_vec(), number)?);
                 }
             }
         }
         Ok(entries)
     }
 
-    fn listed(&self, name: Vec<u8>, number: u32) -> Result<Listed, ReadError> {
+    fn dir_entry(&self, name: Vec<u8>, number: u32) -> Result<DirEntry, ReadError> {
         let inode = self.inode(number)?;
-        Ok(Listed {
+        Ok(DirEntry {
             name,
             inode: number,
             changed: inode.changed(),
@@ -120,15 +133,15 @@ impl Reader {
 
     fn inode(&self, number: u32) -> Result<Inode, ReadError> {
         let index = number.checked_sub(1);
-        let index = index.ok_or(ReadError::Damaged("an entry of it has no inode"))?;
+        let index = index.ok_or(ReadError::Damaged("a directory entry has inode number 0"))?;
         let (group, within) = (index / self.inodes_per_group, index % self.inodes_per_group);
-        let mut descriptor = [0; 64];
+        let mut descriptor = [0; DESCRIPTOR];
         let at = u64::from(group) * self.descriptor_size as u64;
         self.file
             .read_exact_at(&mut descriptor, BLOCK as u64 + at)?;
-        let low = u64::from(get_u32(&descriptor, 0x08));
-        let high = u64::from(get_u32(&descriptor, 0x28));
-        let at = place(low | high << 32)? + u64::from(within) * INODE as u64;
+        let low = u64::from(get_u32(&descriptor, BG_INODE_TABLE_LO));
+        let high = u64::from(get_u32(&descriptor, BG_INODE_TABLE_HI));
+        let at = byte_offset(low | high << 32)? + u64::from(within) * INODE as u64;
         let mut inode = [0; INODE];
         self.file.read_exact_at(&mut inode, at)?;
         Ok(Inode(inode))
@@ -136,39 +149,41 @@ impl Reader {
 
     fn block(&self, number: u64) -> Result<[u8; BLOCK], ReadError> {
         let mut block = [0; BLOCK];
-        self.file.read_exact_at(&mut block, place(number)?)?;
+        self.file.read_exact_at(&mut block, byte_offset(number)?)?;
         Ok(block)
     }
 
-    /// The blocks of a directory, in order (Documentation/filesystems/ext4/ifork.rst, "Extent
-    /// Tree").
+    /// Returns the blocks of a directory, in order.
     fn blocks(&self, inode: &Inode) -> Result<Vec<u64>, ReadError> {
-        if get_u32(&inode.0, 0x20) & USES_EXTENTS == 0 {
-            return Err(ReadError::Damaged("a directory of it has no extents"));
+        if get_u32(&inode.0, I_FLAGS) & EXT4_EXTENTS_FL == 0 {
+            return Err(ReadError::Damaged("a directory does not use extents"));
         }
         let mut blocks = Vec::new();
-        let mut nodes = vec![inode.0[0x28..0x64].to_vec()];
+        let mut nodes = vec![inode.0[I_BLOCK..][..I_BLOCK_SIZE].to_vec()];
         let mut seen = 0;
         while let Some(node) = nodes.pop() {
             seen += 1;
-            let count = usize::from(get_u16(&node, 2));
-            let is_leaf = get_u16(&node, 6) == 0;
-            let is_whole = get_u16(&node, 0) == EXTENT_MAGIC && (count + 1) * EXTENT <= node.len();
-            if !is_whole || seen + blocks.len() > MOST_BLOCKS {
-                return Err(ReadError::Damaged("a map of it makes no sense"));
+            let count = usize::from(get_u16(&node, EH_ENTRIES));
+            let is_leaf = get_u16(&node, EH_DEPTH) == 0;
+            let is_valid = get_u16(&node, EH_MAGIC) == EXT4_EXT_MAGIC
+                && (count + 1) * EXTENT_ENTRY_SIZE <= node.len();
+            if !is_valid || seen + blocks.len() > MAX_DIRECTORY_BLOCKS {
+                return Err(ReadError::Damaged("an extent tree is malformed"));
             }
-            let entries = node[EXTENT..].chunks_exact(EXTENT).take(count);
+            let entries = node[EXTENT_ENTRY_SIZE..]
+                .chunks_exact(EXTENT_ENTRY_SIZE)
+                .take(count);
             if is_leaf {
                 for entry in entries {
-                    let high = u64::from(get_u16(entry, 6));
-                    let start = u64::from(get_u32(entry, 8)) | high << 32;
-                    blocks.extend(start..start + u64::from(get_u16(entry, 4)));
+                    let high = u64::from(get_u16(entry, EE_START_HI));
+                    let start = u64::from(get_u32(entry, EE_START_LO)) | high << 32;
+                    blocks.extend(start..start + u64::from(get_u16(entry, EE_LEN)));
                 }
             } else {
-                // The last one is taken first.
+                // `pop` takes the last node first.
                 for entry in entries.rev() {
-                    let high = u64::from(get_u16(entry, 8));
-                    let below = u64::from(get_u32(entry, 4)) | high << 32;
+                    let high = u64::from(get_u16(entry, EI_LEAF_HI));
+                    let below = u64::from(get_u32(entry, EI_LEAF_LO)) | high << 32;
                     nodes.push(self.block(below)?.to_vec());
                 }
             }
@@ -179,36 +194,35 @@ impl Reader {
 
 impl Inode {
     fn is_directory(&self) -> bool {
-        get_u16(&self.0, 0) & 0o170_000 == FileType::DIRECTORY.mode
+        get_u16(&self.0, I_MODE) & S_IFMT == S_IFDIR
     }
 
-    /// See `encode_time` of [`inode`](crate::inode).
     fn changed(&self) -> Timestamp {
-        let (low, beyond) = (get_u32(&self.0, 0x0c), get_u32(&self.0, 0x84));
-        Timestamp {
-            seconds: i64::from(low.cast_signed()) + (i64::from(beyond & 3) << 32),
-            nanoseconds: beyond >> 2,
-        }
+        let time = InodeTime {
+            seconds: get_u32(&self.0, I_CTIME),
+            extra: get_u32(&self.0, I_CTIME_EXTRA),
+        };
+        time.into()
     }
 }
 
-fn place(block: u64) -> Result<u64, ReadError> {
-    let place = block.checked_mul(BLOCK as u64);
-    place.ok_or(ReadError::Damaged("it leads to a block that is none"))
+fn byte_offset(block: u64) -> Result<u64, ReadError> {
+    let offset = block.checked_mul(BLOCK as u64);
+    offset.ok_or(ReadError::Damaged("a block number is out of range"))
 }
 
-/// Inodes and names of a block of a directory. What an index keeps in such blocks stands in
-/// entries without an inode (Documentation/filesystems/ext4/directory.rst).
+/// Returns the inode numbers and names in a block of a directory. Blocks of the hash tree need no
+/// special case: to a linear reader, they are entries without an inode.
 fn names(block: &[u8; BLOCK]) -> Result<Vec<(u32, &[u8])>, ReadError> {
     let mut names = Vec::new();
     let mut at = 0;
-    while at + 8 <= BLOCK {
-        let inode = get_u32(block, at);
-        let length = usize::from(get_u16(block, at + 4));
-        let name = block.get(at + 8..at + 8 + usize::from(block[at + 6]));
+    while at + DE_NAME <= BLOCK {
+        let inode = get_u32(block, at + DE_INODE);
+        let length = usize::from(get_u16(block, at + DE_REC_LEN));
+        let name = block.get(at + DE_NAME..at + DE_NAME + usize::from(block[at + DE_NAME_LEN]));
         match name {
-            _ if length < 8 || at + length > BLOCK => {
-                return Err(ReadError::Damaged("a directory of it makes no sense"));
+            _ if length < DE_NAME || at + length > BLOCK => {
+                return Err(ReadError::Damaged("a directory block is malformed"));
             }
             Some(name) if inode != 0 => names.push((inode, name)),
             _ => {}
@@ -235,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_listed() {
+    fn written_entries_are_listed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("disk.ext4");
         let options = Options {
@@ -284,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_system_is_refused() {
+    fn other_files_are_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Reader::open(file.path()), Err(ReadError::Io(_))));
         file.as_file().set_len(1 << 20).unwrap();

@@ -1,51 +1,50 @@
-//! The inode that leads to the blocks kept for descriptors of a grown file system
-//! (`resize_inode`). It has a map of the old kind, of which only the double indirect block is
-//! there: that block leads to the kept blocks behind the first descriptors, and each of these to
-//! its like behind the copies.
+//! The resize inode (feature `resize_inode`), which owns the blocks that are reserved for group
+//! descriptors of a larger file system. It has a block map of the kind before extents, of which
+//! only the double indirect block is used: that block refers to the reserved blocks of group 0, and
+//! each of these to its counterparts in the groups with copies of the descriptors.
 
 use crate::{
-    Error,
+    WriteError,
     blocks::Blocks,
     bytes::{low, put_u32},
     geometry::{BLOCK, BLOCKS_PER_GROUP, Geometry},
-    inode::{Contents, FileType},
+    inode::{FileType, InodeContents},
+    layout::{EXT4_DIND_BLOCK, EXT4_NDIR_BLOCKS},
 };
 
-/// Numbers of blocks in a block.
-const IN_BLOCK: usize = BLOCK / 4;
-/// Where in a map the double indirect block's number is.
-const DOUBLE_INDIRECT: usize = 13 * 4;
-/// Bytes that the direct, indirect and double indirect blocks of a map can lead to.
-const SIZE: u64 = ((12 + IN_BLOCK + IN_BLOCK * IN_BLOCK) * BLOCK) as u64;
+/// Block numbers in a block.
+const NUMBERS_IN_BLOCK: usize = BLOCK / 4;
+/// Bytes that direct, indirect and double indirect blocks can map: the inode's size, as mke2fs sets
+/// it.
+const SIZE: u64 =
+    ((EXT4_NDIR_BLOCKS + NUMBERS_IN_BLOCK + NUMBERS_IN_BLOCK * NUMBERS_IN_BLOCK) * BLOCK) as u64;
 
-/// Writes the map; `double_indirect` is the block for its beginning.
-pub fn write(
+/// Writes the block map and returns the inode. `double_indirect` is a block allocated for it.
+pub(crate) fn write(
     blocks: &mut Blocks,
     geometry: Geometry,
     double_indirect: u64,
-) -> Result<Contents, Error> {
+) -> Result<InodeContents, WriteError> {
     let copies: Vec<u32> = geometry.groups_with_superblock().skip(1).collect();
     let used = geometry.descriptor_blocks();
-    let kept = geometry.reserved_descriptor_blocks();
+    let reserved = geometry.reserved_descriptor_blocks();
     let mut first_level = vec![0; BLOCK];
-    for number in used..used + kept {
-        // All file systems of this size have fewer than 2^32 blocks.
-        let kept_block = 1 + number;
-        put_u32(&mut first_level, number as usize % IN_BLOCK * 4, kept_block);
+    for number in used..used + reserved {
+        // Fits into 32 bits: no supported size has 2^32 blocks.
+        let reserved_block = 1 + number;
+        let slot = number as usize % NUMBERS_IN_BLOCK * 4;
+        put_u32(&mut first_level, slot, reserved_block);
         let mut second_level = vec![0; BLOCK];
-        for (place, group) in copies.iter().enumerate() {
-            put_u32(
-                &mut second_level,
-                place * 4,
-                group * BLOCKS_PER_GROUP + kept_block,
-            );
+        for (slot, group) in copies.iter().enumerate() {
+            let copy = group * BLOCKS_PER_GROUP + reserved_block;
+            put_u32(&mut second_level, slot * 4, copy);
         }
-        blocks.write(u64::from(kept_block), &second_level)?;
+        blocks.write(u64::from(reserved_block), &second_level)?;
     }
     blocks.write(double_indirect, &first_level)?;
-    let mut contents = Contents::empty(FileType::FILE);
+    let mut contents = InodeContents::empty(FileType::FILE);
     contents.size = SIZE;
-    contents.blocks = 1 + u64::from(kept) * (1 + copies.len() as u64);
-    put_u32(&mut contents.map, DOUBLE_INDIRECT, low(double_indirect));
+    contents.blocks = 1 + u64::from(reserved) * (1 + copies.len() as u64);
+    put_u32(&mut contents.map, EXT4_DIND_BLOCK * 4, low(double_indirect));
     Ok(contents)
 }

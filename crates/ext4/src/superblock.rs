@@ -1,128 +1,150 @@
-//! The superblock (Documentation/filesystems/ext4/super.rst).
+//! Encoding of the superblock (Documentation/filesystems/ext4/super.rst).
 
 use uuid::Uuid;
 
 use crate::{
     bytes::{crc, high, low, put_u16, put_u32},
-    directory::HASH_VERSION,
-    geometry::{BLOCKS_PER_GROUP, DESCRIPTOR, Geometry, INODE, INODES_PER_GROUP},
+    geometry::{BLOCKS_PER_GROUP, DESCRIPTOR, EXTRA_ISIZE, Geometry, INODE, INODES_PER_GROUP},
+    layout::{
+        DX_HASH_HALF_MD4, EXT2_FLAGS_UNSIGNED_HASH, EXT3_JNL_BACKUP_BLOCKS, EXT4_CRC32C_CHKSUM,
+        EXT4_DEFM_ACL, EXT4_DEFM_XATTR_USER, EXT4_DYNAMIC_REV, EXT4_ERRORS_CONTINUE,
+        EXT4_FEATURE_COMPAT_DIR_INDEX, EXT4_FEATURE_COMPAT_EXT_ATTR,
+        EXT4_FEATURE_COMPAT_HAS_JOURNAL, EXT4_FEATURE_COMPAT_RESIZE_INODE,
+        EXT4_FEATURE_INCOMPAT_64BIT, EXT4_FEATURE_INCOMPAT_EA_INODE, EXT4_FEATURE_INCOMPAT_EXTENTS,
+        EXT4_FEATURE_INCOMPAT_FILETYPE, EXT4_FEATURE_RO_COMPAT_DIR_NLINK,
+        EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE, EXT4_FEATURE_RO_COMPAT_HUGE_FILE,
+        EXT4_FEATURE_RO_COMPAT_LARGE_FILE, EXT4_FEATURE_RO_COMPAT_METADATA_CSUM,
+        EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER, EXT4_GOOD_OLD_FIRST_INO, EXT4_JOURNAL_INO,
+        EXT4_SUPER_MAGIC, EXT4_VALID_FS, I_BLOCK_SIZE, S_BLOCK_GROUP_NR, S_BLOCKS_COUNT_HI,
+        S_BLOCKS_COUNT_LO, S_BLOCKS_PER_GROUP, S_CHECKSUM, S_CHECKSUM_TYPE, S_CLUSTERS_PER_GROUP,
+        S_DEF_HASH_VERSION, S_DEFAULT_MOUNT_OPTS, S_DESC_SIZE, S_ERRORS, S_FEATURE_COMPAT,
+        S_FEATURE_INCOMPAT, S_FEATURE_RO_COMPAT, S_FIRST_INO, S_FLAGS, S_FREE_BLOCKS_COUNT_HI,
+        S_FREE_BLOCKS_COUNT_LO, S_FREE_INODES_COUNT, S_HASH_SEED, S_INODE_SIZE, S_INODES_COUNT,
+        S_INODES_PER_GROUP, S_JNL_BACKUP_TYPE, S_JNL_BLOCKS, S_JOURNAL_INUM, S_LOG_BLOCK_SIZE,
+        S_LOG_CLUSTER_SIZE, S_MAGIC, S_MAX_MNT_COUNT, S_MIN_EXTRA_ISIZE, S_OVERHEAD_CLUSTERS,
+        S_RESERVED_GDT_BLOCKS, S_REV_LEVEL, S_STATE, S_UUID, S_WANT_EXTRA_ISIZE,
+    },
 };
 
 /// Bytes of a superblock.
-pub const SIZE: usize = 1024;
-/// The first inode that is not reserved: lost+found.
-pub const FIRST_INODE: u32 = 11;
-/// The inode of the blocks that are kept for descriptors of a grown file system.
-pub const RESIZE_INODE: u32 = 7;
-/// The journal's inode.
-pub const JOURNAL_INODE: u32 = 8;
+pub(crate) const SIZE: usize = 1024;
 
-/// has_journal, ext_attr, dir_index.
-const COMPATIBLE: u32 = 0x4 | 0x8 | 0x20;
-/// resize_inode.
-const HAS_RESIZE_INODE: u32 = 0x10;
-/// filetype, extents, 64bit.
-const INCOMPATIBLE: u32 = 0x2 | 0x40 | 0x80;
-/// ea_inode.
-const HAS_XATTR_INODES: u32 = 0x400;
-/// sparse_super, large_file, huge_file, dir_nlink, extra_isize, metadata_csum.
-const READ_ONLY_COMPATIBLE: u32 = 0x1 | 0x2 | 0x8 | 0x20 | 0x40 | 0x400;
-/// Names are hashed as unsigned characters.
-const UNSIGNED_HASH: u32 = 0x2;
-/// user_xattr and acl.
-const DEFAULT_MOUNT_OPTIONS: u32 = 0x4 | 0x8;
+/// `s_log_block_size` of blocks of 4 KiB, counted from 1 KiB.
+pub(crate) const LOG_BLOCK_SIZE: u32 = 2;
 
-/// What a superblock says that is not the same in every file system.
+const COMPAT: u32 =
+    EXT4_FEATURE_COMPAT_HAS_JOURNAL | EXT4_FEATURE_COMPAT_EXT_ATTR | EXT4_FEATURE_COMPAT_DIR_INDEX;
+const INCOMPAT: u32 =
+    EXT4_FEATURE_INCOMPAT_FILETYPE | EXT4_FEATURE_INCOMPAT_EXTENTS | EXT4_FEATURE_INCOMPAT_64BIT;
+const RO_COMPAT: u32 = EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER
+    | EXT4_FEATURE_RO_COMPAT_LARGE_FILE
+    | EXT4_FEATURE_RO_COMPAT_HUGE_FILE
+    | EXT4_FEATURE_RO_COMPAT_DIR_NLINK
+    | EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE
+    | EXT4_FEATURE_RO_COMPAT_METADATA_CSUM;
+
+/// Parts of a superblock that differ between file systems.
 #[derive(Debug)]
-pub struct Superblock<'a> {
-    /// What lies where.
+pub(crate) struct Superblock<'a> {
+    /// Size and block groups.
     pub geometry: Geometry,
-    /// The file system's id.
+    /// UUID of the file system, which is also the seed of checksums and of name hashes.
     pub uuid: Uuid,
-    /// Blocks that nothing uses.
+    /// Number of blocks not in use.
     pub free_blocks: u64,
-    /// Inodes that nothing uses.
+    /// Number of inodes not in use.
     pub free_inodes: u32,
-    /// Whether values of extended attributes have inodes of their own. Only then is that said:
-    /// there are programs that do not know it.
+    /// Whether any inode contains the value of an extended attribute. The feature is only set if
+    /// necessary, because some programs do not support it.
     pub has_xattr_inodes: bool,
-    /// The journal inode's map and size, kept twice.
-    pub journal: (&'a [u8; 60], u64),
+    /// `i_block` and size of the journal's inode, of which the superblock has a copy.
+    pub journal: (&'a [u8; I_BLOCK_SIZE], u64),
 }
 
 impl Superblock<'_> {
-    /// The superblock's bytes as they are in this group.
-    pub fn encode(&self, group: u32) -> [u8; SIZE] {
+    /// Returns the superblock, or the copy of it in another group than 0.
+    pub(crate) fn encode(&self, group: u32) -> [u8; SIZE] {
         let mut block = [0; SIZE];
-        let blocks = self.geometry.blocks();
-        let reserved = self.geometry.reserved_descriptor_blocks();
-        let when = |is_so, flag| if is_so { flag } else { 0 };
-        let numbers: [(usize, u32); 22] = [
-            (0x00, self.geometry.inodes()),
-            (0x04, low(blocks)),
-            (0x0c, low(self.free_blocks)),
-            (0x10, self.free_inodes),
-            // Blocks, and clusters, of 1024 << 2 bytes.
-            (0x18, 2),
-            (0x1c, 2),
-            (0x20, BLOCKS_PER_GROUP),
-            (0x24, BLOCKS_PER_GROUP),
-            (0x28, INODES_PER_GROUP),
-            // Revision 1: inode size and features are said.
-            (0x4c, 1),
-            (0x54, FIRST_INODE),
-            (0x5c, COMPATIBLE | when(reserved > 0, HAS_RESIZE_INODE)),
-            (
-                0x60,
-                INCOMPATIBLE | when(self.has_xattr_inodes, HAS_XATTR_INODES),
-            ),
-            (0x64, READ_ONLY_COMPATIBLE),
-            (0xe0, JOURNAL_INODE),
-            (0x100, DEFAULT_MOUNT_OPTIONS),
-            (0x150, high(blocks)),
-            (0x158, high(self.free_blocks)),
-            (0x160, UNSIGNED_HASH),
-            // The copy of the journal inode's size, high half first.
-            (0x10c + 15 * 4, high(self.journal.1)),
-            (0x10c + 16 * 4, low(self.journal.1)),
-            (0x248, low(self.geometry.total_overhead())),
-        ];
-        for (offset, value) in numbers {
-            put_u32(&mut block, offset, value);
-        }
-        let halves: [(usize, u16); 9] = [
-            // Never checked for having been mounted often.
-            (0x36, 0xffff),
-            (0x38, 0xef53),
-            // Unmounted cleanly; go on after errors.
-            (0x3a, 1),
-            (0x3c, 1),
-            (0x58, INODE as u16),
-            (0x5a, group as u16),
-            (0xce, reserved as u16),
-            (0xfe, DESCRIPTOR as u16),
-            (0x15c, 32),
-        ];
-        for (offset, value) in halves {
-            put_u16(&mut block, offset, value);
-        }
-        put_u16(&mut block, 0x15e, 32);
-        block[0x68..0x78].copy_from_slice(self.uuid.as_bytes());
-        block[0xec..0xfc].copy_from_slice(self.uuid.as_bytes());
-        block[0xfc] = HASH_VERSION;
-        // The journal's map is kept here too.
-        block[0xfd] = 1;
-        block[0x10c..0x10c + 60].copy_from_slice(self.journal.0);
-        // Checksums are CRC-32C.
-        block[0x175] = 1;
-        let checksum = crc(!0, &block[..SIZE - 4]);
-        put_u32(&mut block, SIZE - 4, checksum);
+        self.put_sizes(&mut block);
+        self.put_features(&mut block);
+        self.put_state(&mut block, group);
+        self.put_journal(&mut block);
+        let checksum = crc(!0, &block[..S_CHECKSUM]);
+        put_u32(&mut block, S_CHECKSUM, checksum);
         block
+    }
+
+    fn put_sizes(&self, block: &mut [u8; SIZE]) {
+        let blocks = self.geometry.blocks();
+        let fields: [(usize, u32); 12] = [
+            (S_INODES_COUNT, self.geometry.inodes()),
+            (S_BLOCKS_COUNT_LO, low(blocks)),
+            (S_BLOCKS_COUNT_HI, high(blocks)),
+            (S_FREE_BLOCKS_COUNT_LO, low(self.free_blocks)),
+            (S_FREE_BLOCKS_COUNT_HI, high(self.free_blocks)),
+            (S_FREE_INODES_COUNT, self.free_inodes),
+            (S_LOG_BLOCK_SIZE, LOG_BLOCK_SIZE),
+            (S_LOG_CLUSTER_SIZE, LOG_BLOCK_SIZE),
+            (S_BLOCKS_PER_GROUP, BLOCKS_PER_GROUP),
+            (S_CLUSTERS_PER_GROUP, BLOCKS_PER_GROUP),
+            (S_INODES_PER_GROUP, INODES_PER_GROUP),
+            (S_OVERHEAD_CLUSTERS, low(self.geometry.total_overhead())),
+        ];
+        for (offset, value) in fields {
+            put_u32(block, offset, value);
+        }
+        let reserved = self.geometry.reserved_descriptor_blocks();
+        put_u16(block, S_RESERVED_GDT_BLOCKS, reserved as u16);
+        put_u16(block, S_DESC_SIZE, DESCRIPTOR as u16);
+        put_u16(block, S_INODE_SIZE, INODE as u16);
+        put_u16(block, S_MIN_EXTRA_ISIZE, EXTRA_ISIZE);
+        put_u16(block, S_WANT_EXTRA_ISIZE, EXTRA_ISIZE);
+    }
+
+    fn put_features(&self, block: &mut [u8; SIZE]) {
+        let (mut compat, mut incompat) = (COMPAT, INCOMPAT);
+        if self.geometry.reserved_descriptor_blocks() > 0 {
+            compat |= EXT4_FEATURE_COMPAT_RESIZE_INODE;
+        }
+        if self.has_xattr_inodes {
+            incompat |= EXT4_FEATURE_INCOMPAT_EA_INODE;
+        }
+        put_u32(block, S_FEATURE_COMPAT, compat);
+        put_u32(block, S_FEATURE_INCOMPAT, incompat);
+        put_u32(block, S_FEATURE_RO_COMPAT, RO_COMPAT);
+        block[S_CHECKSUM_TYPE] = EXT4_CRC32C_CHKSUM;
+        block[S_DEF_HASH_VERSION] = DX_HASH_HALF_MD4;
+        block[S_HASH_SEED..][..16].copy_from_slice(self.uuid.as_bytes());
+        put_u32(block, S_FLAGS, EXT2_FLAGS_UNSIGNED_HASH);
+    }
+
+    fn put_state(&self, block: &mut [u8; SIZE], group: u32) {
+        block[S_UUID..][..16].copy_from_slice(self.uuid.as_bytes());
+        put_u16(block, S_MAGIC, EXT4_SUPER_MAGIC);
+        put_u16(block, S_STATE, EXT4_VALID_FS);
+        put_u16(block, S_ERRORS, EXT4_ERRORS_CONTINUE);
+        // -1: no check after a number of mounts.
+        put_u16(block, S_MAX_MNT_COUNT, 0xffff);
+        put_u16(block, S_BLOCK_GROUP_NR, group as u16);
+        // Older revisions have neither features nor a size of inodes.
+        put_u32(block, S_REV_LEVEL, EXT4_DYNAMIC_REV);
+        put_u32(block, S_FIRST_INO, EXT4_GOOD_OLD_FIRST_INO);
+        let mount_options = EXT4_DEFM_XATTR_USER | EXT4_DEFM_ACL;
+        put_u32(block, S_DEFAULT_MOUNT_OPTS, mount_options);
+    }
+
+    fn put_journal(&self, block: &mut [u8; SIZE]) {
+        let (map, size) = self.journal;
+        put_u32(block, S_JOURNAL_INUM, EXT4_JOURNAL_INO);
+        block[S_JNL_BACKUP_TYPE] = EXT3_JNL_BACKUP_BLOCKS;
+        block[S_JNL_BLOCKS..][..I_BLOCK_SIZE].copy_from_slice(map);
+        put_u32(block, S_JNL_BLOCKS + I_BLOCK_SIZE, high(size));
+        put_u32(block, S_JNL_BLOCKS + I_BLOCK_SIZE + 4, low(size));
     }
 }
 
-/// The seed of names' hashes, which the superblock holds.
-pub fn hash_seed(uuid: Uuid) -> [u32; 4] {
+/// Returns the seed of name hashes: the UUID, as `s_hash_seed`.
+pub(crate) fn hash_seed(uuid: Uuid) -> [u32; 4] {
     let bytes = uuid.as_bytes();
     std::array::from_fn(|number| {
         let at = number * 4;
@@ -130,7 +152,7 @@ pub fn hash_seed(uuid: Uuid) -> [u32; 4] {
     })
 }
 
-/// The seed of all checksums.
-pub fn checksum_seed(uuid: Uuid) -> u32 {
+/// Returns the seed of all metadata checksums except the superblock's own.
+pub(crate) fn checksum_seed(uuid: Uuid) -> u32 {
     crc(!0, uuid.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! Taking entries.
+//! The writer's interface: adds, replaces and removes entries, and stores the contents of files.
 
 use std::{
     fs::OpenOptions,
@@ -9,40 +9,43 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    Contents, Error, Metadata, Special,
+    Metadata, SparseRead, SpecialFile, WriteError,
     blocks::Blocks,
     error::shown,
-    extents::{Extents, Span},
-    finish::{self, Taken},
+    extents::{ExtentRange, Extents},
+    finish::{self, WriterState},
     geometry::{BLOCK, Geometry},
+    node::{Attributes, NodeId, NodeKind, SharedAttributes},
+    resolve::Location,
     superblock,
-    tree::{Attributes, Freed, Kind, NodeId, Place, Shared, Tree, empty_directory},
-    values::Values,
+    tree::{FreeExtents, Tree},
     xattr::Xattrs,
+    xattr_values::XattrValues,
 };
 
-/// The longest target of a symlink: with its end it fills a block.
-const LONGEST_TARGET: usize = BLOCK - 1;
+/// Maximum length of a symlink's target: with a final zero byte it fills a block.
+const MAX_TARGET_LENGTH: usize = BLOCK - 1;
 
-/// Bytes of a file that are read at once: whole blocks.
-const CHUNK: usize = 256 * BLOCK;
+/// Number of bytes of a file that are read at once: whole blocks.
+const CHUNK_SIZE: usize = 256 * BLOCK;
 
-/// What nothing is written for.
-const HOLE: [u8; BLOCK] = [0; BLOCK];
+/// Block that is not written, but becomes a hole.
+const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 
-/// What kind of file system is written.
+/// Options of a new file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes, rounded down to block groups of 128 MiB.
+    /// Size in bytes, from 256 MiB to 8 TiB, rounded down to block groups of 128 MiB.
     pub size: u64,
-    /// Its id, which also seeds its checksums.
+    /// UUID, which is also the seed of checksums and name hashes. With the same UUID, the same
+    /// entries in the same order lead to the same image.
     pub uuid: Uuid,
-    /// Blocks of 4 KiB in the journal.
+    /// Size of the journal in blocks of 4 KiB.
     pub journal_blocks: u32,
 }
 
 impl Default for Options {
-    /// 512 GiB with a journal of 64 MiB, and an id of its own.
+    /// Returns options for 512 GiB with a journal of 64 MiB and a random UUID.
     fn default() -> Self {
         Options {
             size: 512 << 30,
@@ -52,24 +55,24 @@ impl Default for Options {
     }
 }
 
-/// A file system that is being written.
+/// Writer of a new file system.
 ///
-/// Paths are bytes, from the root, with or without a leading slash. They are resolved as inside
-/// the file system: links on the way are followed in it, and `..` ends at the root. Missing
-/// directories on the way are made, 0755 and root's. An entry replaces what is there under its
-/// name; only a directory over a directory keeps what is in it. An entry that fails changes
-/// nothing.
+/// Paths are bytes, relative to the root, with or without a leading slash. They are resolved inside
+/// the file system: symlinks are followed in it, and `..` of the root is the root. Missing parent
+/// directories are created with mode 0755 and owned by root. An entry replaces an existing one of
+/// its name; only a directory that replaces a directory keeps its entries. A method that fails
+/// leaves the existing entries as they were.
 pub struct Writer {
-    taken: Taken,
-    /// What is read of files goes through here.
+    state: WriterState,
+    /// Buffer for the contents of files.
     chunk: Vec<u8>,
 }
 
 impl Writer {
-    /// Begins a file system in a new file, or in an existing one's place. What has to be kept
-    /// until the end and has no room in memory will be in a file without a name beside it.
-    pub fn create(file: &Path, options: &Options) -> Result<Writer, Error> {
-        let geometry = Geometry::of(options.size)?;
+    /// Creates a file system in `file`, which is overwritten if it exists. Unnamed temporary files
+    /// are created in the same directory if names and attributes exceed the memory limit.
+    pub fn create(file: &Path, options: &Options) -> Result<Writer, WriteError> {
+        let geometry = Geometry::from_size(options.size)?;
         let directory = match file.parent() {
             Some(directory) if !directory.as_os_str().is_empty() => directory,
             _ => Path::new("."),
@@ -80,7 +83,7 @@ impl Writer {
             .create(true)
             .truncate(true)
             .open(file)
-            .map_err(Error::Io)?;
+            .map_err(WriteError::Io)?;
         let mut blocks = Blocks::new(file, geometry)?;
         let mut extents = Extents::new(directory.to_owned());
         let mut journal = extents.begin();
@@ -96,68 +99,78 @@ impl Writer {
         };
         let seed = superblock::checksum_seed(options.uuid);
         Ok(Writer {
-            taken: Taken {
+            state: WriterState {
                 blocks,
                 extents,
                 tree: Tree::new(directory, superblock::hash_seed(options.uuid))?,
-                values: Values::new(directory.to_owned(), seed),
+                values: XattrValues::new(directory.to_owned(), seed),
                 geometry,
                 uuid: options.uuid,
                 journal,
                 resize_block,
             },
-            chunk: vec![0; CHUNK],
+            chunk: vec![0; CHUNK_SIZE],
         })
     }
 
-    /// Whatever comes now belongs to a layer over all that came before.
+    /// Starts an image layer on top of all previous ones. [`white_out`](Self::white_out) and
+    /// [`make_opaque`](Self::make_opaque) do not remove entries of the current layer.
     pub fn begin_layer(&mut self) {
-        self.taken.tree.begin_layer();
+        self.state.tree.begin_layer();
     }
 
-    /// Adds a directory, or gives one that is there these attributes.
-    pub fn directory(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), Error> {
+    /// Adds a directory, or replaces the attributes of an existing one.
+    pub fn directory(&mut self, path: &[u8], metadata: &Metadata) -> Result<(), WriteError> {
         let attributes = self.attributes(metadata, path)?;
-        let tree = &mut self.taken.tree;
-        let (parent, name) = tree.make_parent(path)?;
-        let existing = match &name {
+        let tree = &mut self.state.tree;
+        let location = tree.make_parent(path)?;
+        let (parent, name) = (location.directory, location.name.as_deref());
+        let existing = match name {
             Some(name) => tree.child(parent, name)?,
             None => Some(parent),
         };
         match existing {
-            Some(id) if is_directory(tree, id)? => tree.touch(&(parent, name), id, attributes),
-            _ => self.put((parent, name), attributes, empty_directory(parent), path),
+            Some(id) if is_directory(tree, id)? => {
+                tree.set_attributes(parent, name, id, attributes)
+            }
+            _ => {
+                let kind = NodeKind::empty_directory(parent);
+                self.put(&location, attributes, kind, path)
+            }
         }
     }
 
-    /// Adds a file with these contents, read to their end. Blocks of zeroes become holes.
+    /// Adds a regular file. `contents` is read to its end; blocks of zeroes become holes.
     pub fn file(
         &mut self,
         path: &[u8],
         metadata: &Metadata,
         contents: &mut dyn Read,
-    ) -> Result<(), Error> {
-        self.file_with_holes(path, metadata, &mut Solid(contents))
+    ) -> Result<(), WriteError> {
+        self.file_with_holes(path, metadata, &mut WithoutHoles(contents))
     }
 
-    /// As [`file`](Writer::file), of contents that know where their holes are.
+    /// Adds a regular file like [`file`](Self::file), from contents that know their holes.
     pub fn file_with_holes(
         &mut self,
         path: &[u8],
         metadata: &Metadata,
-        contents: &mut dyn Contents,
-    ) -> Result<(), Error> {
+        contents: &mut dyn SparseRead,
+    ) -> Result<(), WriteError> {
         let attributes = self.attributes(metadata, path)?;
-        let place = self.taken.tree.make_parent(path)?;
-        ensure_has_name(&place, path)?;
-        let mut stored = self.taken.extents.begin();
+        let location = self.state.tree.make_parent(path)?;
+        name_of(&location, path)?;
+        let mut stored = self.state.extents.begin();
         let mut chunk = std::mem::take(&mut self.chunk);
         let size = self.store(contents, &mut chunk, &mut stored, path);
         self.chunk = chunk;
         match size {
-            Ok(size) => self.put(place, attributes, Kind::File { size, stored }, path),
+            Ok(size) => {
+                let kind = NodeKind::File { size, stored };
+                self.put(&location, attributes, kind, path)
+            }
             Err(error) => {
-                self.taken.extents.free(stored, &mut self.taken.blocks)?;
+                self.state.extents.free(stored, &mut self.state.blocks)?;
                 Err(error)
             }
         }
@@ -169,23 +182,24 @@ impl Writer {
         path: &[u8],
         metadata: &Metadata,
         target: &[u8],
-    ) -> Result<(), Error> {
-        if target.is_empty() || target.len() > LONGEST_TARGET || target.contains(&0) {
-            return Err(Error::Target { path: shown(path) });
+    ) -> Result<(), WriteError> {
+        if target.is_empty() || target.len() > MAX_TARGET_LENGTH || target.contains(&0) {
+            return Err(WriteError::Target { path: shown(path) });
         }
-        let shared = self.shared(metadata, path)?;
-        // e2fsck takes a short target for numbers of blocks if the inode counts those of a value.
-        if shared.xattrs.apart().next().is_some() {
-            return Err(Error::Xattrs {
+        let shared = self.shared_attributes(metadata, path)?;
+        // If the inode also counts the blocks of a value, e2fsck misreads a short target as block
+        // numbers.
+        if shared.xattrs.value_ids().next().is_some() {
+            return Err(WriteError::Xattrs {
                 path: shown(path),
-                reason: "a symbolic link's have to fit into its inode and a block",
+                reason: "those of a symbolic link must fit into its inode and one block",
             });
         }
-        let tree = &mut self.taken.tree;
-        let attributes = tree.attributes(metadata.mtime.into(), &shared)?;
-        let place = tree.make_parent(path)?;
-        let target = tree.keep_target(target)?;
-        self.put(place, attributes, target, path)
+        let tree = &mut self.state.tree;
+        let attributes = tree.store_attributes(metadata.mtime.into(), &shared)?;
+        let location = tree.make_parent(path)?;
+        let target = tree.store_target(target)?;
+        self.put(&location, attributes, target, path)
     }
 
     /// Adds a device, pipe or socket.
@@ -193,163 +207,180 @@ impl Writer {
         &mut self,
         path: &[u8],
         metadata: &Metadata,
-        special: Special,
-    ) -> Result<(), Error> {
-        if let Special::CharDevice { major, minor } | Special::BlockDevice { major, minor } =
+        special: SpecialFile,
+    ) -> Result<(), WriteError> {
+        if let SpecialFile::CharDevice { major, minor } | SpecialFile::BlockDevice { major, minor } =
             special
             && (major >= 1 << 12 || minor >= 1 << 20)
         {
-            return Err(Error::Device { path: shown(path) });
+            return Err(WriteError::Device { path: shown(path) });
         }
         let attributes = self.attributes(metadata, path)?;
-        let place = self.taken.tree.make_parent(path)?;
-        self.put(place, attributes, Kind::Special(special), path)
+        let location = self.state.tree.make_parent(path)?;
+        self.put(&location, attributes, NodeKind::Special(special), path)
     }
 
-    /// Gives a file that is there another name.
-    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), Error> {
-        let no_file = || Error::HardLink {
+    /// Adds another name to an existing file that is not a directory.
+    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), WriteError> {
+        let link_error = || WriteError::HardLink {
             path: shown(path),
             target: shown(target),
         };
-        let tree = &mut self.taken.tree;
-        let (directory, found) = match tree.parent(target)? {
-            Some((parent, Some(name))) => (Some(parent), tree.child(parent, &name)?),
+        let tree = &mut self.state.tree;
+        let (target_directory, target_id) = match tree.parent(target)? {
+            Some(Location {
+                directory,
+                name: Some(name),
+            }) => (Some(directory), tree.child(directory, &name)?),
             _ => (None, None),
         };
-        let id = found.ok_or_else(no_file)?;
+        let id = target_id.ok_or_else(link_error)?;
         if is_directory(tree, id)? {
-            return Err(no_file());
+            return Err(link_error());
         }
-        let (parent, name) = tree.make_parent(path)?;
-        let name = name.ok_or_else(no_file)?;
-        let replaced = tree.child(parent, &name)?;
+        let Location { directory, name } = tree.make_parent(path)?;
+        let name = name.ok_or_else(link_error)?;
+        let replaced = tree.child(directory, &name)?;
         if replaced == Some(id) {
             return Ok(());
         }
-        // With what the link takes the place of, the file itself would go.
-        if let (Some(replaced), Some(directory)) = (replaced, directory)
-            && tree.is_below(directory, replaced)?
+        // The link would replace a directory that contains the target, and so remove the target.
+        if let (Some(replaced), Some(target_directory)) = (replaced, target_directory)
+            && tree.is_below(target_directory, replaced)?
         {
-            return Err(no_file());
+            return Err(link_error());
         }
-        tree.ensure_may_be_linked(id, path)?;
-        self.remove(|tree, freed| tree.remove(parent, &name, freed))?;
-        self.taken.tree.link(parent, &name, id)
+        tree.check_link_count(id, path)?;
+        self.remove(|tree, free| tree.remove(directory, &name, free))?;
+        self.state.tree.link(directory, &name, id)
     }
 
-    /// Removes what lower layers brought under this name. Whatever this layer itself brought
-    /// stays. Nothing there is no failure.
-    pub fn white_out(&mut self, path: &[u8]) -> Result<(), Error> {
-        match self.taken.tree.parent(path)? {
-            Some((parent, Some(name))) => {
-                self.remove(|tree, freed| tree.white_out(parent, &name, freed))
+    /// Removes what lower layers have under this name, and keeps what the current layer has. Does
+    /// nothing if the path does not exist. For the root, this is the same as
+    /// [`make_opaque`](Self::make_opaque).
+    pub fn white_out(&mut self, path: &[u8]) -> Result<(), WriteError> {
+        match self.state.tree.parent(path)? {
+            Some(Location { directory, name }) => self.remove(|tree, free| match name {
+                Some(name) => tree.white_out(directory, &name, free),
+                None => tree.make_opaque(directory, free),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes everything that lower layers have in this directory.
+    pub fn make_opaque(&mut self, path: &[u8]) -> Result<(), WriteError> {
+        // With a name after it, the path is followed even if it is a symlink.
+        match self.state.tree.parent(&[path, b"/x"].concat())? {
+            Some(Location { directory, .. }) => {
+                self.remove(|tree, free| tree.make_opaque(directory, free))
             }
-            Some((root, None)) => self.remove(|tree, freed| tree.make_opaque(root, freed)),
             None => Ok(()),
         }
     }
 
-    /// Removes all that lower layers brought into this directory.
-    pub fn make_opaque(&mut self, path: &[u8]) -> Result<(), Error> {
-        // With a name behind it the directory is on the way, so a link to it is followed.
-        match self.taken.tree.parent(&[path, b"/x"].concat())? {
-            Some((directory, _)) => self.remove(|tree, freed| tree.make_opaque(directory, freed)),
-            None => Ok(()),
-        }
+    /// Writes the metadata and syncs the image. An image that was not finished is not a file
+    /// system.
+    pub fn finish(self) -> Result<(), WriteError> {
+        finish::finish(self.state)
     }
 
-    /// Writes all that is not written yet, and makes it last.
-    pub fn finish(self) -> Result<(), Error> {
-        finish::finish(self.taken)
-    }
-
-    fn shared(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Shared, Error> {
-        let Taken {
+    fn shared_attributes(
+        &mut self,
+        metadata: &Metadata,
+        path: &[u8],
+    ) -> Result<SharedAttributes, WriteError> {
+        let WriterState {
             blocks,
             extents,
             values,
             ..
-        } = &mut self.taken;
-        Ok(Shared {
+        } = &mut self.state;
+        Ok(SharedAttributes {
             mode: metadata.mode,
             uid: metadata.uid,
             gid: metadata.gid,
-            xattrs: Xattrs::of(&metadata.xattrs, path, |value| {
-                values.keep(value, blocks, extents)
+            xattrs: Xattrs::new(&metadata.xattrs, path, |value| {
+                values.store(value, blocks, extents)
             })?,
         })
     }
 
-    fn attributes(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Attributes, Error> {
-        let shared = self.shared(metadata, path)?;
-        self.taken.tree.attributes(metadata.mtime.into(), &shared)
+    fn attributes(&mut self, metadata: &Metadata, path: &[u8]) -> Result<Attributes, WriteError> {
+        let shared = self.shared_attributes(metadata, path)?;
+        self.state
+            .tree
+            .store_attributes(metadata.mtime.into(), &shared)
     }
 
-    /// Puts a node under its name, in the place of whatever is there.
+    /// Adds a node; one that already has the name is removed.
     fn put(
         &mut self,
-        place: Place,
+        location: &Location,
         attributes: Attributes,
-        kind: Kind,
+        kind: NodeKind,
         path: &[u8],
-    ) -> Result<(), Error> {
-        let name = ensure_has_name(&place, path)?;
-        let (parent, _) = place;
-        self.remove(|tree, freed| tree.remove(parent, name, freed))?;
-        self.taken.tree.insert(parent, name, attributes, kind)?;
+    ) -> Result<(), WriteError> {
+        let (parent, name) = (location.directory, name_of(location, path)?);
+        self.remove(|tree, free| tree.remove(parent, name, free))?;
+        self.state.tree.insert(parent, name, attributes, kind)?;
         Ok(())
     }
 
-    /// Lets something be removed from the tree, and frees the blocks of files that are gone.
+    /// Calls `remove` with a callback that frees the blocks of removed files.
     fn remove(
         &mut self,
-        from: impl FnOnce(&mut Tree, Freed<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let Taken {
+        remove: impl FnOnce(&mut Tree, FreeExtents<'_>) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        let WriterState {
             blocks,
             extents,
             tree,
             ..
-        } = &mut self.taken;
-        from(tree, &mut |file| extents.free(file, blocks))
+        } = &mut self.state;
+        remove(tree, &mut |file| extents.free(file, blocks))
     }
 
-    /// Stores contents to their end; returns how many bytes there were.
+    /// Stores the contents of a file; returns their size in bytes.
     fn store(
         &mut self,
-        contents: &mut dyn Contents,
+        contents: &mut dyn SparseRead,
         chunk: &mut [u8],
-        stored: &mut Span,
+        stored: &mut ExtentRange,
         path: &[u8],
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, WriteError> {
         let (mut size, mut logical) = (0u64, 0u32);
         loop {
             let skipped = contents.skip_hole(BLOCK as u64);
             size = size.saturating_add(skipped);
-            logical = blocks_up_to(u64::from(logical) + skipped / BLOCK as u64, path)?;
-            let count = fill(contents, chunk).map_err(|source| Error::Contents {
+            logical = block_position(u64::from(logical) + skipped / BLOCK as u64, path)?;
+            let count = fill(contents, chunk).map_err(|cause| WriteError::Contents {
                 path: shown(path),
-                source,
+                cause,
             })?;
             size += count as u64;
             let blocks = count.div_ceil(BLOCK);
             chunk[count..blocks * BLOCK].fill(0);
-            let end = blocks_up_to(u64::from(logical) + blocks as u64, path)?;
+            let end = block_position(u64::from(logical) + blocks as u64, path)?;
             self.store_chunk(&chunk[..blocks * BLOCK], logical, stored)?;
             logical = end;
-            if count < CHUNK {
+            if count < CHUNK_SIZE {
                 return Ok(size);
             }
         }
     }
 
-    /// Stores whole blocks, leaving out those of zeroes.
-    fn store_chunk(&mut self, chunk: &[u8], logical: u32, stored: &mut Span) -> Result<(), Error> {
-        let Taken {
+    /// Stores whole blocks, except those of zeroes.
+    fn store_chunk(
+        &mut self,
+        chunk: &[u8],
+        logical: u32,
+        stored: &mut ExtentRange,
+    ) -> Result<(), WriteError> {
+        let WriterState {
             blocks, extents, ..
-        } = &mut self.taken;
-        let is_hole = |block: usize| chunk[block * BLOCK..(block + 1) * BLOCK] == HOLE;
+        } = &mut self.state;
+        let is_hole = |block: usize| chunk[block * BLOCK..(block + 1) * BLOCK] == ZERO_BLOCK;
         let count = chunk.len() / BLOCK;
         let mut block = 0;
         while block < count {
@@ -372,38 +403,39 @@ impl Writer {
     }
 }
 
-fn is_directory(tree: &mut Tree, id: NodeId) -> Result<bool, Error> {
-    Ok(matches!(tree.node(id)?.kind, Kind::Directory { .. }))
+fn is_directory(tree: &mut Tree, id: NodeId) -> Result<bool, WriteError> {
+    Ok(matches!(tree.node(id)?.kind, NodeKind::Directory { .. }))
 }
 
-/// The name of a place that is not the root itself, which can be nothing but a directory.
-fn ensure_has_name<'a>((_, name): &'a Place, path: &[u8]) -> Result<&'a [u8], Error> {
-    name.as_deref()
-        .ok_or_else(|| Error::Name { path: shown(path) })
+/// Returns the name of a location. One without a name is an existing directory, which nothing can
+/// replace.
+fn name_of<'a>(location: &'a Location, path: &[u8]) -> Result<&'a [u8], WriteError> {
+    let name = location.name.as_deref();
+    name.ok_or_else(|| WriteError::Name { path: shown(path) })
 }
 
-/// A place in a file in blocks.
-fn blocks_up_to(blocks: u64, path: &[u8]) -> Result<u32, Error> {
-    u32::try_from(blocks).map_err(|_| Error::TooLarge { path: shown(path) })
+/// Checks that a position in a file, in blocks, fits into an extent.
+fn block_position(blocks: u64, path: &[u8]) -> Result<u32, WriteError> {
+    u32::try_from(blocks).map_err(|_| WriteError::TooLarge { path: shown(path) })
 }
 
-/// Contents that know of no holes.
-struct Solid<'a>(&'a mut dyn Read);
+/// Contents without information about holes.
+struct WithoutHoles<'a>(&'a mut dyn Read);
 
-impl Read for Solid<'_> {
+impl Read for WithoutHoles<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Contents for Solid<'_> {
+impl SparseRead for WithoutHoles<'_> {
     fn skip_hole(&mut self, _: u64) -> u64 {
         0
     }
 }
 
-/// Reads until the buffer is full or there is no more.
-fn fill(contents: &mut dyn Contents, buffer: &mut [u8]) -> std::io::Result<usize> {
+/// Reads until the buffer is full or the contents end; returns the number of bytes.
+fn fill(contents: &mut dyn SparseRead, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match contents.read(&mut buffer[filled..]) {

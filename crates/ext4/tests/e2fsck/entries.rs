@@ -1,23 +1,24 @@
-//! Entries of every kind.
+//! Entries of all types, holes, indexed directories, layers and errors.
 
 use std::io::Read;
 
 use crate::image::{image, image_with};
-use container_ext4::{Metadata, Options, Special, Timestamp, Writer};
+use container_ext4::{Metadata, Options, SpecialFile, Timestamp, Writer};
 
 const SMALL: u64 = 1 << 30;
 
 #[test]
-fn an_empty_one_of_512_gib_takes_next_to_nothing() {
+fn an_empty_image_of_512_gib_uses_less_than_16_mib() {
     use std::os::unix::fs::MetadataExt;
     let image = image(512 << 30, |_| ());
-    let about = std::fs::metadata(&image.path).unwrap();
-    assert_eq!(about.len(), 512 << 30);
-    assert!(about.blocks() * 512 < 16 << 20, "{} blocks", about.blocks());
+    let metadata = std::fs::metadata(&image.path).unwrap();
+    assert_eq!(metadata.len(), 512 << 30);
+    let blocks = metadata.blocks();
+    assert!(blocks * 512 < 16 << 20, "{blocks} blocks");
 }
 
 #[test]
-fn every_type_of_file_reads_back() {
+fn files_of_all_types_are_read_back() {
     let mtime = Timestamp {
         seconds: 4_000_000_000,
         nanoseconds: 123_456_789,
@@ -52,7 +53,7 @@ fn every_type_of_file_reads_back() {
             .special(
                 b"dev/tty",
                 &Metadata::file(0o620),
-                Special::CharDevice { major, minor },
+                SpecialFile::CharDevice { major, minor },
             )
             .unwrap();
         let (major, minor) = (259, 70_000);
@@ -60,18 +61,18 @@ fn every_type_of_file_reads_back() {
             .special(
                 b"dev/disk",
                 &Metadata::file(0o660),
-                Special::BlockDevice { major, minor },
+                SpecialFile::BlockDevice { major, minor },
             )
             .unwrap();
         writer
-            .special(b"fifo", &Metadata::file(0o600), Special::Fifo)
+            .special(b"fifo", &Metadata::file(0o600), SpecialFile::Fifo)
             .unwrap();
         writer
-            .special(b"socket", &Metadata::file(0o600), Special::Socket)
+            .special(b"socket", &Metadata::file(0o600), SpecialFile::Socket)
             .unwrap();
     });
     assert_eq!(image.contents("/bin/same"), b"contents");
-    let stat = image.ask("stat /bin/tool");
+    let stat = image.debugfs("stat /bin/tool");
     for expected in [
         "Mode:  04751",
         "User: 70000",
@@ -82,29 +83,30 @@ fn every_type_of_file_reads_back() {
     ] {
         assert!(stat.contains(expected), "{expected}: {stat}");
     }
-    assert!(image.ask("ea_get /bin/tool user.short").contains('y'));
+    assert!(image.debugfs("ea_get /bin/tool user.short").contains('y'));
     assert!(
         image
-            .ask("ea_get /bin/tool user.long")
+            .debugfs("ea_get /bin/tool user.long")
             .contains(&"x".repeat(3000))
     );
     assert!(
         image
-            .ask("stat /dev/disk")
+            .debugfs("stat /dev/disk")
             .contains("major/minor number: 259:70000"),
         "{}",
-        image.ask("stat /dev/disk")
+        image.debugfs("stat /dev/disk")
     );
-    assert!(image.ask("stat /dev/tty").contains("05:01"));
-    assert!(image.ask("stat /short").contains("bin/tool"));
+    assert!(image.debugfs("stat /dev/tty").contains("05:01"));
+    assert!(image.debugfs("stat /short").contains("bin/tool"));
     assert_eq!(image.contents("/long").len(), 4000);
     assert!(
-        image.ask("stat /fifo").contains("FIFO") && image.ask("stat /socket").contains("socket")
+        image.debugfs("stat /fifo").contains("FIFO")
+            && image.debugfs("stat /socket").contains("socket")
     );
 }
 
 #[test]
-fn a_hundred_thousand_names_in_one_directory_are_found_by_their_hash() {
+fn names_in_a_directory_of_100_000_are_found_by_hash() {
     let image = image(4 << 30, |writer| {
         for number in 0..100_000 {
             let path =
@@ -120,17 +122,21 @@ fn a_hundred_thousand_names_in_one_directory_are_found_by_their_hash() {
                 .unwrap();
         }
     });
-    assert!(image.ask("htree_dump /many").contains("Indirect levels: 1"));
-    let found =
-        image.ask("stat \"/many/a name that is rather long, so that there are many blocks 99999\"");
+    assert!(
+        image
+            .debugfs("htree_dump /many")
+            .contains("Indirect levels: 1")
+    );
+    let found = image
+        .debugfs("stat \"/many/a name that is rather long, so that there are many blocks 99999\"");
     assert!(found.contains("Type: regular"), "{found}");
-    assert!(image.ask("stat /wide").contains("Links: 302"));
+    assert!(image.debugfs("stat /wide").contains("Links: 302"));
 }
 
 #[test]
-fn holes_stay_holes_and_scattered_blocks_are_mapped() {
+fn holes_are_kept_and_scattered_blocks_are_mapped() {
     use std::os::unix::fs::MetadataExt;
-    // Every other block is a hole, so each is an extent, and the map needs blocks of its own.
+    // Every other block is a hole, so the file has 1500 extents, which do not fit into the inode.
     let mut scattered = vec![0; 4096 * 2 * 1500];
     for block in scattered.chunks_mut(8192) {
         block[..4096].fill(7);
@@ -149,14 +155,14 @@ fn holes_stay_holes_and_scattered_blocks_are_mapped() {
             .unwrap();
     });
     assert!(image.contents("/scattered") == scattered);
-    assert!(image.ask("stat /hole").contains("Size: 3221225477"));
+    assert!(image.debugfs("stat /hole").contains("Size: 3221225477"));
     assert!(image.contents("/large").iter().all(|byte| *byte == 9));
     let blocks = std::fs::metadata(&image.path).unwrap().blocks();
     assert!(blocks * 512 < 230 << 20, "{blocks}");
 }
 
 #[test]
-fn what_is_replaced_or_whited_out_is_gone_and_so_are_its_blocks() {
+fn replaced_and_whited_out_files_are_removed_with_their_blocks() {
     let image = image(SMALL, |writer| {
         let mut large = std::io::repeat(1).take(50 << 20);
         writer
@@ -179,15 +185,15 @@ fn what_is_replaced_or_whited_out_is_gone_and_so_are_its_blocks() {
             .file(b"swapped", &Metadata::file(0o644), &mut &b"a file now"[..])
             .unwrap();
     });
-    assert!(image.ask("stat /dir/large").contains("not found"));
-    assert!(image.ask("stat /dir/kept").contains("not found"));
+    assert!(image.debugfs("stat /dir/large").contains("not found"));
+    assert!(image.debugfs("stat /dir/kept").contains("not found"));
     assert_eq!(image.contents("/dir/new"), b"new");
     assert_eq!(image.contents("\"/also kept\""), b"kept");
     assert_eq!(image.contents("/swapped"), b"a file now");
 }
 
 #[test]
-fn what_fails_changes_nothing() {
+fn failed_calls_leave_existing_entries_unchanged() {
     struct Broken;
     impl Read for Broken {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -224,11 +230,11 @@ fn what_fails_changes_nothing() {
         assert!(writer.directory(b"d", &metadata).is_err());
     });
     assert_eq!(image.contents("/file"), b"old");
-    assert!(image.ask("stat /link").contains("not found"));
+    assert!(image.debugfs("stat /link").contains("not found"));
 }
 
 #[test]
-fn more_than_fits_is_refused() {
+fn a_file_larger_than_the_image_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options {
         size: 256 << 20,
@@ -239,11 +245,11 @@ fn more_than_fits_is_refused() {
     let error = writer
         .file(b"large", &Metadata::file(0o644), &mut large)
         .unwrap_err();
-    assert!(matches!(error, container_ext4::Error::Full), "{error}");
+    assert!(matches!(error, container_ext4::WriteError::Full), "{error}");
 }
 
 #[test]
-fn files_of_all_sizes_are_kept_apart() {
+fn files_of_different_sizes_do_not_overlap() {
     let contents = |number: usize| -> Vec<u8> {
         let size = [1, 5000, 300_000, 600_000, 1 << 20, 2_500_000][number % 6];
         vec![number as u8 | 1; size + number]
@@ -269,7 +275,7 @@ fn files_of_all_sizes_are_kept_apart() {
 }
 
 #[test]
-fn an_id_of_zeroes_orders_names_as_the_kernel_does() {
+fn with_a_uuid_of_zeroes_names_have_the_default_hash_seed() {
     let options = Options {
         size: SMALL,
         uuid: uuid::Uuid::nil(),
@@ -279,7 +285,7 @@ fn an_id_of_zeroes_orders_names_as_the_kernel_does() {
         for number in 0..1000 {
             let path = format!("many/name {number}");
             writer
-                .special(path.as_bytes(), &Metadata::file(0o600), Special::Fifo)
+                .special(path.as_bytes(), &Metadata::file(0o600), SpecialFile::Fifo)
                 .unwrap();
         }
     });

@@ -1,4 +1,4 @@
-//! A file system that was written here grows as one from mke2fs does.
+//! Growth of a written file system with `resize2fs`.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -23,11 +23,11 @@ fn filled(size: u64) -> Image {
     })
 }
 
-fn look_into(image: &Image, size: u64) {
+fn check_contents(image: &Image, size: u64) {
     image.check();
     let blocks = format!("Block count:              {}", size / 4096);
-    let said = image.ask("stats");
-    assert!(said.contains(&blocks), "{said}");
+    let stats = image.debugfs("stats");
+    assert!(stats.contains(&blocks), "{stats}");
     assert_eq!(image.contents("\"/d3/file 3\""), [3; 5000]);
     assert_eq!(image.contents("/large").len(), 300 << 20);
 }
@@ -42,16 +42,16 @@ fn set_size(path: &Path, size: u64) {
 }
 
 #[test]
-fn it_grows_while_it_is_not_mounted() {
+fn unmounted_file_systems_grow() {
     for (before, after) in [(GIB, 20 * GIB), (512 * GIB, 1024 * GIB), (GIB / 4, 3 * GIB)] {
         let image = filled_or_small(before);
         set_size(&image.path, after);
-        let (grown, said) = run("resize2fs", &["-f"], &image.path);
-        assert!(grown, "{said}");
-        // Descriptors go to the blocks kept for them: no table has to move.
-        assert!(image.ask("stats").contains("resize_inode"));
+        let (is_grown, output) = run("resize2fs", &["-f"], &image.path);
+        assert!(is_grown, "{output}");
+        // New descriptors go to the reserved blocks, so no inode table has to be moved.
+        assert!(image.debugfs("stats").contains("resize_inode"));
         if before >= GIB {
-            look_into(&image, after);
+            check_contents(&image, after);
         } else {
             image.check();
         }

@@ -1,4 +1,4 @@
-//! A file system that is written for a test, looked at with e2fsprogs.
+//! File systems written for a test, and the programs of e2fsprogs that check them.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,15 +7,15 @@ use std::{
 
 use container_ext4::{Options, Writer};
 
-/// A file system in a file of its own.
-pub struct Image {
+/// Image in a temporary directory.
+pub(crate) struct Image {
     _directory: tempfile::TempDir,
-    /// The file.
+    /// Path of the image file.
     pub path: PathBuf,
 }
 
-/// What `fill` writes, which e2fsck has nothing to say of.
-pub fn image(size: u64, fill: impl FnOnce(&mut Writer)) -> Image {
+/// Writes an image of `size` bytes with the entries that `fill` adds, and checks it with `e2fsck`.
+pub(crate) fn image(size: u64, fill: impl FnOnce(&mut Writer)) -> Image {
     let options = Options {
         size,
         ..Options::default()
@@ -23,8 +23,8 @@ pub fn image(size: u64, fill: impl FnOnce(&mut Writer)) -> Image {
     image_with(&options, fill)
 }
 
-/// The same of a certain kind.
-pub fn image_with(options: &Options, fill: impl FnOnce(&mut Writer)) -> Image {
+/// Writes and checks an image like [`image`], with options.
+pub(crate) fn image_with(options: &Options, fill: impl FnOnce(&mut Writer)) -> Image {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.ext4");
     let mut writer = Writer::create(&path, options).unwrap();
@@ -38,14 +38,14 @@ pub fn image_with(options: &Options, fill: impl FnOnce(&mut Writer)) -> Image {
     image
 }
 
-/// Whether the program succeeds on the image, and what it says.
-pub fn run(program: &str, arguments: &[&str], image: &Path) -> (bool, String) {
+/// Runs a program on an image. Returns whether it succeeded, and its output.
+pub(crate) fn run(program: &str, arguments: &[&str], image: &Path) -> (bool, String) {
     let output = Command::new(program)
         .args(arguments)
         .arg(image)
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
         .output()
-        .unwrap_or_else(|error| panic!("{program} (of e2fsprogs) is needed: {error}"));
+        .unwrap_or_else(|error| panic!("cannot run {program} (install e2fsprogs): {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (
         output.status.success(),
@@ -54,25 +54,25 @@ pub fn run(program: &str, arguments: &[&str], image: &Path) -> (bool, String) {
 }
 
 impl Image {
-    /// Fails if e2fsck finds anything.
-    pub fn check(&self) {
-        let (clean, said) = run("e2fsck", &["-fn"], &self.path);
-        assert!(clean, "{said}");
+    /// Panics if `e2fsck` reports an error.
+    pub(crate) fn check(&self) {
+        let (is_clean, output) = run("e2fsck", &["-fn"], &self.path);
+        assert!(is_clean, "{output}");
         assert!(
-            !said.contains("Fix?") && !said.contains("IGNORED"),
-            "{said}"
+            !output.contains("Fix?") && !output.contains("IGNORED"),
+            "{output}"
         );
     }
 
-    /// What debugfs answers.
-    pub fn ask(&self, request: &str) -> String {
+    /// Returns the output of a `debugfs` request.
+    pub(crate) fn debugfs(&self, request: &str) -> String {
         run("debugfs", &["-R", request], &self.path).1
     }
 
-    /// What is in a file.
-    pub fn contents(&self, path: &str) -> Vec<u8> {
+    /// Returns the contents of a file in the image.
+    pub(crate) fn contents(&self, path: &str) -> Vec<u8> {
         let to = self.path.with_extension("dumped");
-        self.ask(&format!("dump {path} {}", to.display()));
+        self.debugfs(&format!("dump {path} {}", to.display()));
         std::fs::read(to).unwrap()
     }
 }

@@ -1,5 +1,5 @@
-//! Every file system that is written here, e2fsprogs find nothing to say of, and reads back as it
-//! was written.
+//! Writes file systems and checks them with e2fsprogs: `e2fsck` must report no error, and `debugfs`
+//! must read back what was written.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod entries;
