@@ -1,12 +1,12 @@
-//! What the bound costs: every file of a directory looked up, asked about and forgotten by
-//! nobody, with the plain file system below and with ours, in the same process.
+//! Cost of the limit of open files: looks up every file of a tree and reads its attributes, with
+//! virtiofsd's file system and with ours, in the same process.
 //!
-//! `cargo bench --package container-file-share`; `FILES` says how many.
+//! `cargo bench --package container-file-share`; `FILES` is the number of files.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{env, ffi::CString, fs, io, path::Path, time::Instant};
 
-use container_file_share::Bounded;
+use container_file_share::BoundedFileSystem;
 use virtiofsd::{
     filesystem::{Context, FileSystem, FsOptions, ROOT_ID},
     passthrough::{Config, InodeFileHandlesMode, PassthroughFs},
@@ -25,23 +25,27 @@ fn main() -> io::Result<()> {
             fs::write(directory.join(file.to_string()), "")?;
         }
     }
-    let below = |handles| PassthroughFs::new(config(home.path(), handles));
+    let inner = |handles| PassthroughFs::new(config(home.path(), handles));
     let (never, prefer) = (InodeFileHandlesMode::Never, InodeFileHandlesMode::Prefer);
     let few = files as u64 / 10;
     for round in 0..ROUNDS {
         println!("round {round}, {files} files: first walk, second walk");
-        measure("plain", &below(never)?, files)?;
-        measure("ours", &Bounded::new(below(never)?, u64::MAX), files)?;
+        measure("plain", &inner(never)?, files)?;
+        measure(
+            "ours",
+            &BoundedFileSystem::new(inner(never)?, u64::MAX),
+            files,
+        )?;
         measure(
             "ours, a tenth held",
-            &Bounded::new(below(never)?, few),
+            &BoundedFileSystem::new(inner(never)?, few),
             files,
         )?;
         if rustix::process::geteuid().is_root() {
-            measure("plain, handles", &below(prefer)?, files)?;
+            measure("plain, handles", &inner(prefer)?, files)?;
             measure(
                 "ours, handles",
-                &Bounded::new(below(prefer)?, u64::MAX),
+                &BoundedFileSystem::new(inner(prefer)?, u64::MAX),
                 files,
             )?;
         }

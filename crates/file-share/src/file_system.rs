@@ -1,3 +1,5 @@
+//! Requests of the guest, with its inode numbers translated for the inner file system.
+
 use std::{ffi::CStr, io, time::Duration};
 
 use virtiofsd::{
@@ -10,12 +12,12 @@ use virtiofsd::{
 };
 
 use crate::{
-    bounded::{Bounded, Used, check_name, place, stale},
-    table::Outer,
+    bounded::{BoundedFileSystem, PinnedFile, check_name, entry_location, stale_handle},
+    table::GuestInode,
 };
 
-/// Requests about one file that only need its number translated.
-macro_rules! about_a_file {
+/// Implements requests about one file that only need its inode number translated.
+macro_rules! forward_with_inner_inode {
     ($(fn $request:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(
             fn $request(
@@ -24,87 +26,88 @@ macro_rules! about_a_file {
                 inode: u64,
                 $($argument: $type),*
             ) -> io::Result<$answer> {
-                let file = self.used(context, inode)?;
-                self.below.$request(context, file.inner, $($argument),*)
+                let file = self.pin(context, inode)?;
+                self.inner.$request(context, file.inner_inode, $($argument),*)
             }
         )*
     };
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> Bounded<F> {
-    /// Notes that the guest has the file open, if it has.
-    fn opened(&self, outer: Outer, handle: Option<u64>) {
+impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
+    /// Counts an open file of the guest. There is no handle if the file was not opened.
+    fn opened(&self, guest_inode: GuestInode, handle: Option<u64>) {
         if handle.is_some() {
-            self.table().opened(outer);
+            self.table().opened(guest_inode);
         }
     }
 
-    fn closed(&self, context: Context, outer: Outer) {
-        let unknown = self.table().closed(outer);
+    fn closed(&self, context: Context, guest_inode: GuestInode) {
+        let unknown = self.table().closed(guest_inode);
         self.close(context, unknown);
     }
 
-    /// The answer for a name that was just made.
-    fn made(
+    /// Translates the entry of a file that was just created.
+    fn created_entry(
         &self,
         context: Context,
-        directory: &Used<'_, F>,
+        directory: &PinnedFile<'_, F>,
         name: &CStr,
         entry: Entry,
     ) -> io::Result<Entry> {
-        match self.told(context, directory, name, entry)? {
+        match self.to_guest_entry(context, directory, name, entry)? {
             Some(entry) => Ok(entry),
             None => self.look_up(context, directory, name),
         }
     }
 
-    /// Removes a name, with what is to be done below.
+    /// Removes a name. `act` removes it in the inner file system, given the directory's inner
+    /// inode.
     fn remove(
         &self,
         context: Context,
         parent: u64,
         name: &CStr,
-        below: impl FnOnce(u64) -> io::Result<()>,
+        act: impl FnOnce(u64) -> io::Result<()>,
     ) -> io::Result<()> {
         check_name(name)?;
-        let directory = self.used(context, parent)?;
-        let removed = self.named(context, &directory, name);
-        below(directory.inner)?;
+        let directory = self.pin(context, parent)?;
+        let removed = self.pin_by_name(context, &directory, name);
+        act(directory.inner_inode)?;
         if let Some(removed) = removed {
-            let place = place(&directory, name);
-            self.table().name_removed(removed.outer, &place);
+            let location = entry_location(&directory, name);
+            self.table().remove_name(removed.guest_inode, &location);
         }
         Ok(())
     }
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
+impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<F> {
     type Inode = u64;
     type Handle = u64;
     type DirIter = F::DirIter;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         self.clear();
-        self.below.init(capable)
+        self.inner.init(capable)
     }
 
     fn destroy(&self) {
         self.clear();
-        self.below.destroy();
+        self.inner.destroy();
     }
 
     fn lookup(&self, context: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         check_name(name)?;
-        let directory = self.used(context, parent)?;
+        let directory = self.pin(context, parent)?;
         self.look_up(context, &directory, name)
     }
 
     fn forget(&self, context: Context, inode: u64, count: u64) {
-        let closed = self.table().forgotten(Outer(inode), count);
+        let closed = self.table().forget_lookups(GuestInode(inode), count);
         self.close(context, closed);
     }
 
-    about_a_file! {
+    forward_with_inner_inode! {
         fn getattr(handle: Option<u64>) -> (fuse::Attr, Duration);
         fn setattr(
             attributes: fuse::SetattrIn,
@@ -136,11 +139,11 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         extensions: Extensions,
     ) -> io::Result<Entry> {
         check_name(name)?;
-        let directory = self.used(context, parent)?;
+        let directory = self.pin(context, parent)?;
         let entry = self
-            .below
-            .symlink(context, target, directory.inner, name, extensions)?;
-        self.made(context, &directory, name, entry)
+            .inner
+            .symlink(context, target, directory.inner_inode, name, extensions)?;
+        self.created_entry(context, &directory, name, entry)
     }
 
     fn mknod(
@@ -154,17 +157,17 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         extensions: Extensions,
     ) -> io::Result<Entry> {
         check_name(name)?;
-        let directory = self.used(context, parent)?;
-        let entry = self.below.mknod(
+        let directory = self.pin(context, parent)?;
+        let entry = self.inner.mknod(
             context,
-            directory.inner,
+            directory.inner_inode,
             name,
             mode,
             device,
             umask,
             extensions,
         )?;
-        self.made(context, &directory, name, entry)
+        self.created_entry(context, &directory, name, entry)
     }
 
     fn mkdir(
@@ -177,22 +180,27 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         extensions: Extensions,
     ) -> io::Result<Entry> {
         check_name(name)?;
-        let directory = self.used(context, parent)?;
-        let entry = self
-            .below
-            .mkdir(context, directory.inner, name, mode, umask, extensions)?;
-        self.made(context, &directory, name, entry)
+        let directory = self.pin(context, parent)?;
+        let entry = self.inner.mkdir(
+            context,
+            directory.inner_inode,
+            name,
+            mode,
+            umask,
+            extensions,
+        )?;
+        self.created_entry(context, &directory, name, entry)
     }
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
         self.remove(context, parent, name, |directory| {
-            self.below.unlink(context, directory, name)
+            self.inner.unlink(context, directory, name)
         })
     }
 
     fn rmdir(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
         self.remove(context, parent, name, |directory| {
-            self.below.rmdir(context, directory, name)
+            self.inner.rmdir(context, directory, name)
         })
     }
 
@@ -207,38 +215,38 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
     ) -> io::Result<()> {
         check_name(old_name)?;
         check_name(new_name)?;
-        let old_directory = self.used(context, old_parent)?;
-        let new_directory = self.used(context, new_parent)?;
-        let moved = self.named(context, &old_directory, old_name);
-        let replaced = self.named(context, &new_directory, new_name);
-        self.below.rename(
+        let old_directory = self.pin(context, old_parent)?;
+        let new_directory = self.pin(context, new_parent)?;
+        let moved = self.pin_by_name(context, &old_directory, old_name);
+        let replaced = self.pin_by_name(context, &new_directory, new_name);
+        self.inner.rename(
             context,
-            old_directory.inner,
+            old_directory.inner_inode,
             old_name,
-            new_directory.inner,
+            new_directory.inner_inode,
             new_name,
             flags,
         )?;
-        let moved = moved.as_ref().map(|file| file.outer);
-        let replaced = replaced.as_ref().map(|file| file.outer);
+        let moved = moved.as_ref().map(|file| file.guest_inode);
+        let replaced = replaced.as_ref().map(|file| file.guest_inode);
         if moved == replaced {
-            // Two names of one file: a rename leaves both.
+            // Two hard links to one file: rename(2) leaves both.
             return Ok(());
         }
         let (old, new) = (
-            place(&old_directory, old_name),
-            place(&new_directory, new_name),
+            entry_location(&old_directory, old_name),
+            entry_location(&new_directory, new_name),
         );
         let mut table = self.table();
         if let Some(replaced) = replaced {
             if flags & libc::RENAME_EXCHANGE != 0 {
-                table.moved(replaced, old);
+                table.set_name(replaced, old);
             } else {
-                table.name_removed(replaced, &new);
+                table.remove_name(replaced, &new);
             }
         }
         if let Some(moved) = moved {
-            table.moved(moved, new);
+            table.set_name(moved, new);
         }
         Ok(())
     }
@@ -251,12 +259,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         new_name: &CStr,
     ) -> io::Result<Entry> {
         check_name(new_name)?;
-        let file = self.used(context, inode)?;
-        let directory = self.used(context, new_parent)?;
+        let file = self.pin(context, inode)?;
+        let directory = self.pin(context, new_parent)?;
         let entry = self
-            .below
-            .link(context, file.inner, directory.inner, new_name)?;
-        self.made(context, &directory, new_name, entry)
+            .inner
+            .link(context, file.inner_inode, directory.inner_inode, new_name)?;
+        self.created_entry(context, &directory, new_name, entry)
     }
 
     fn open(
@@ -266,11 +274,11 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         kill_privileges: bool,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        let file = self.used(context, inode)?;
-        let (handle, options) = self
-            .below
-            .open(context, file.inner, kill_privileges, flags)?;
-        self.opened(file.outer, handle);
+        let file = self.pin(context, inode)?;
+        let (handle, options) =
+            self.inner
+                .open(context, file.inner_inode, kill_privileges, flags)?;
+        self.opened(file.guest_inode, handle);
         Ok((handle, options))
     }
 
@@ -286,10 +294,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         check_name(name)?;
-        let directory = self.used(context, parent)?;
-        let (entry, handle, options) = self.below.create(
+        let directory = self.pin(context, parent)?;
+        let (entry, handle, options) = self.inner.create(
             context,
-            directory.inner,
+            directory.inner_inode,
             name,
             mode,
             kill_privileges,
@@ -297,18 +305,18 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
             umask,
             extensions,
         )?;
-        let inner = entry.inode;
-        match self.told(context, &directory, name, entry) {
+        let inner_inode = entry.inode;
+        match self.to_guest_entry(context, &directory, name, entry) {
             Ok(Some(entry)) => {
-                self.opened(Outer(entry.inode), handle);
+                self.opened(GuestInode(entry.inode), handle);
                 Ok((entry, handle, options))
             }
             other => {
                 if let Some(handle) = handle {
-                    self.below
-                        .release(context, inner, flags, handle, false, false, None)?;
+                    self.inner
+                        .release(context, inner_inode, flags, handle, false, false, None)?;
                 }
-                Err(other.err().unwrap_or_else(stale))
+                Err(other.err().unwrap_or_else(stale_handle))
             }
         }
     }
@@ -324,9 +332,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         lock_owner: Option<u64>,
         flags: u32,
     ) -> io::Result<usize> {
-        let file = self.used(context, inode)?;
-        self.below.read(
-            context, file.inner, handle, to, size, offset, lock_owner, flags,
+        let file = self.pin(context, inode)?;
+        self.inner.read(
+            context,
+            file.inner_inode,
+            handle,
+            to,
+            size,
+            offset,
+            lock_owner,
+            flags,
         )
     }
 
@@ -343,10 +358,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         kill_privileges: bool,
         flags: u32,
     ) -> io::Result<usize> {
-        let file = self.used(context, inode)?;
-        self.below.write(
+        let file = self.pin(context, inode)?;
+        self.inner.write(
             context,
-            file.inner,
+            file.inner_inode,
             handle,
             from,
             size,
@@ -368,11 +383,17 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         unlock: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
-        let file = self.used(context, inode)?;
-        self.below.release(
-            context, file.inner, flags, handle, flush, unlock, lock_owner,
+        let file = self.pin(context, inode)?;
+        self.inner.release(
+            context,
+            file.inner_inode,
+            flags,
+            handle,
+            flush,
+            unlock,
+            lock_owner,
         )?;
-        self.closed(context, file.outer);
+        self.closed(context, file.guest_inode);
         Ok(())
     }
 
@@ -382,17 +403,17 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         inode: u64,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        let directory = self.used(context, inode)?;
-        let (handle, options) = self.below.opendir(context, directory.inner, flags)?;
-        self.opened(directory.outer, handle);
+        let directory = self.pin(context, inode)?;
+        let (handle, options) = self.inner.opendir(context, directory.inner_inode, flags)?;
+        self.opened(directory.guest_inode, handle);
         Ok((handle, options))
     }
 
     fn releasedir(&self, context: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
-        let directory = self.used(context, inode)?;
-        self.below
-            .releasedir(context, directory.inner, flags, handle)?;
-        self.closed(context, directory.outer);
+        let directory = self.pin(context, inode)?;
+        self.inner
+            .releasedir(context, directory.inner_inode, flags, handle)?;
+        self.closed(context, directory.guest_inode);
         Ok(())
     }
 
@@ -408,46 +429,53 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Bounded<F> {
         length: u64,
         flags: u64,
     ) -> io::Result<usize> {
-        let from = self.used(context, inode_in)?;
-        let to = self.used(context, inode_out)?;
-        self.below.copyfilerange(
-            context, from.inner, handle_in, offset_in, to.inner, handle_out, offset_out, length,
+        let from = self.pin(context, inode_in)?;
+        let to = self.pin(context, inode_out)?;
+        self.inner.copyfilerange(
+            context,
+            from.inner_inode,
+            handle_in,
+            offset_in,
+            to.inner_inode,
+            handle_out,
+            offset_out,
+            length,
             flags,
         )
     }
 
     fn getlk(&self) -> io::Result<()> {
-        self.below.getlk()
+        self.inner.getlk()
     }
 
     fn setlk(&self) -> io::Result<()> {
-        self.below.setlk()
+        self.inner.setlk()
     }
 
     fn setlkw(&self) -> io::Result<()> {
-        self.below.setlkw()
+        self.inner.setlkw()
     }
 
     fn ioctl(&self) -> io::Result<()> {
-        self.below.ioctl()
+        self.inner.ioctl()
     }
 
     fn bmap(&self) -> io::Result<()> {
-        self.below.bmap()
+        self.inner.bmap()
     }
 
     fn poll(&self) -> io::Result<()> {
-        self.below.poll()
+        self.inner.poll()
     }
 
     fn notify_reply(&self) -> io::Result<()> {
-        self.below.notify_reply()
+        self.inner.notify_reply()
     }
 
     fn tmpfile(&self) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
-        self.below.tmpfile()
+        self.inner.tmpfile()
     }
 }
 
-/// A running machine is not moved to another host: every attempt is refused.
-impl<F> SerializableFileSystem for Bounded<F> {}
+/// Live migration is not supported: the default implementation refuses every attempt.
+impl<F> SerializableFileSystem for BoundedFileSystem<F> {}

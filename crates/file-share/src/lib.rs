@@ -1,8 +1,29 @@
-//! A directory served to a virtual machine over vhost-user, however many files it holds.
+//! A directory of the host served to a virtual machine (virtiofs over vhost-user).
 //!
-//! The `virtiofsd` crate does the passing through: names, attributes and contents, the guest's
-//! users to the host's. [`Bounded`] sees to it that the files which the guest remembers may be
-//! more than a process may hold open.
+//! The `virtiofsd` crate passes requests through to the host's files and translates the guest's
+//! users. It holds a descriptor for each file that the guest remembers; [`BoundedFileSystem`]
+//! limits those, so a shared directory can hold any number of files.
+//!
+//! | module | responsibility |
+//! |---|---|
+//! | `serve` | serves a directory in a process of its own |
+//! | `file_system` | the guest's requests |
+//! | `bounded` | opens, closes and reopens files within the limit |
+//! | `table` | records of the files that the guest remembers |
+//! | `identity` | recognizes a file of the host |
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::os::unix::net::UnixListener;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // QEMU connects to this socket (`-chardev socket`, `vhost-user-fs-pci`).
+//! let listener = UnixListener::bind("/tmp/share.sock")?;
+//! container_file_share::serve("/home/me", false, listener)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod bounded;
 mod file_system;
@@ -10,5 +31,5 @@ mod identity;
 mod serve;
 mod table;
 
-pub use bounded::Bounded;
+pub use bounded::BoundedFileSystem;
 pub use serve::{ServeError, serve};

@@ -1,3 +1,5 @@
+//! Serving a directory in a process of its own.
+
 use std::{io, os::unix::net::UnixListener, sync::Arc, time::Duration};
 
 use nix::unistd::{getegid, geteuid};
@@ -16,57 +18,76 @@ use virtiofsd::{
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::Bounded;
+use crate::BoundedFileSystem;
 
-/// For how long the guest may believe what it knows of a file: changes made on the host show
-/// after this at the latest.
-const BELIEF: Duration = Duration::from_secs(1);
+/// Time for which the guest may cache names and attributes. The host's changes are visible in the
+/// guest after this at the latest.
+const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Descriptors that the server keeps for itself, as the crate's own program reckons: its
-/// memory slots and some more.
+/// Descriptors that are reserved for the server, mostly for its memory slots. The number is that of
+/// virtiofsd's own program.
 const OWN_DESCRIPTORS: u64 = 620;
 
-/// Why a directory cannot be served.
+/// Error of serving a directory.
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The limit of open files cannot be read or raised.
-    #[error("the limit of open files: {0}")]
+    #[error("cannot raise the limit of open files: {0}")]
     Limit(String),
-    /// The limit of open files leaves none for the guest.
+    /// The limit of open files is lower than what the server reserves.
     #[error("the limit of {0} open files is too low (ulimit -n)")]
     TooFewDescriptors(u64),
-    /// The process cannot confine itself.
-    #[error("confining the process to what it needs: {0}")]
-    Confine(#[from] seccomp::Error),
+    /// The process cannot restrict its system calls.
+    #[error("cannot enable seccomp: {0}")]
+    Seccomp(seccomp::Error),
     /// The directory cannot be opened.
-    #[error("opening it: {0}")]
-    Open(#[from] io::Error),
-    /// The device's back end cannot be made.
-    #[error("making the device: {0}")]
-    Device(#[from] vhost_user::Error),
-    /// The engine does not speak as it should.
-    #[error("speaking with the engine: {0}")]
+    #[error("cannot open {path}: {cause}")]
+    Open {
+        /// Path of the directory.
+        path: String,
+        /// Error of the system call.
+        cause: io::Error,
+    },
+    /// The device's back end cannot be created.
+    #[error("cannot create the virtiofs device: {0}")]
+    Device(vhost_user::Error),
+    /// The connection to the engine failed, or the engine broke the protocol.
+    #[error("vhost-user connection to the engine failed: {0}")]
     Engine(String),
 }
 
-/// Serves a directory to the engine that connects to `listener`, until it disconnects.
+/// Serves a directory to the engine that connects to `listener`, until the engine disconnects.
 ///
-/// To be called in a process of its own, which is confined by it. Run by an ordinary user it
-/// needs no privilege and nothing from `/etc/subuid`: everyone in the guest acts on the files as
-/// that user, so what is written belongs to the user.
+/// It must be called in a process of its own, because it restricts the process' system calls. It
+/// needs no privilege and nothing from `/etc/subuid`: for an ordinary user, all users of the guest
+/// act on the files as that user, and new files belong to that user.
+///
+/// # Errors
+/// If the directory cannot be opened or the limit of open files is too low, or if the process
+/// cannot be restricted or the device cannot be created.
 pub fn serve(directory: &str, read_only: bool, listener: UnixListener) -> Result<(), ServeError> {
     let descriptors = setup_rlimit_nofile(None).map_err(ServeError::Limit)?;
     let guest_fd_limit = descriptors
         .checked_sub(OWN_DESCRIPTORS)
         .ok_or(ServeError::TooFewDescriptors(descriptors))?;
     let config = config(directory, guest_fd_limit);
-    enable_seccomp(SeccompAction::Kill, false)?;
+    enable_seccomp(SeccompAction::Kill, false).map_err(ServeError::Seccomp)?;
     let listener = Listener::from(listener);
+    let open_error = |cause| ServeError::Open {
+        path: directory.to_owned(),
+        cause,
+    };
     if read_only {
-        let file_system = Bounded::new(PassthroughFsRo::new(config)?, guest_fd_limit);
+        let file_system = BoundedFileSystem::new(
+            PassthroughFsRo::new(config).map_err(open_error)?,
+            guest_fd_limit,
+        );
         serve_file_system(file_system, listener)
     } else {
-        let file_system = Bounded::new(PassthroughFs::new(config)?, guest_fd_limit);
+        let file_system = BoundedFileSystem::new(
+            PassthroughFs::new(config).map_err(open_error)?,
+            guest_fd_limit,
+        );
         serve_file_system(file_system, listener)
     }
 }
@@ -75,26 +96,26 @@ fn config(path: &str, guest_fd_limit: u64) -> Config {
     let is_root = geteuid().is_root();
     Config {
         root_dir: path.to_owned(),
-        entry_timeout: BELIEF,
-        attr_timeout: BELIEF,
+        entry_timeout: CACHE_TIMEOUT,
+        attr_timeout: CACHE_TIMEOUT,
         cache_policy: CachePolicy::Auto,
         announce_submounts: true,
-        // Handles in place of open descriptors take a capability that only root has.
+        // File handles instead of open descriptors require a capability that only root has.
         inode_file_handles: if is_root {
             InodeFileHandlesMode::Prefer
         } else {
             InodeFileHandlesMode::Never
         },
-        uid_map: Some(translation(is_root, geteuid().as_raw())),
-        gid_map: Some(translation(is_root, getegid().as_raw())),
+        uid_map: Some(id_map(is_root, geteuid().as_raw())),
+        gid_map: Some(id_map(is_root, getegid().as_raw())),
         guest_fd_limit,
         ..Config::default()
     }
 }
 
-/// Everyone in the guest becomes `id` on the host; what the host has keeps its number in the
-/// guest. Root needs no translation: it may act as anyone.
-fn translation(is_root: bool, id: u32) -> Vec<IdMap> {
+/// Returns the map of user (or group) ids: every id of the guest becomes `id` on the host, and ids
+/// of the host are unchanged in the guest. For root it is empty, because root may act as any user.
+fn id_map(is_root: bool, id: u32) -> Vec<IdMap> {
     if is_root {
         return Vec::new();
     }
@@ -120,19 +141,23 @@ fn translation(is_root: bool, id: u32) -> Vec<IdMap> {
     map
 }
 
-fn serve_file_system<F>(file_system: Bounded<F>, mut listener: Listener) -> Result<(), ServeError>
+fn serve_file_system<F>(
+    file_system: BoundedFileSystem<F>,
+    mut listener: Listener,
+) -> Result<(), ServeError>
 where
     F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
 {
     let backend = VhostUserFsBackendBuilder::default()
         .set_thread_pool_size(0)
-        .build(file_system)?;
+        .build(file_system)
+        .map_err(ServeError::Device)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let spoke = |error| ServeError::Engine(format!("{error:?}"));
-    let mut daemon =
-        VhostUserDaemon::new("file-share".to_owned(), Arc::new(backend), memory).map_err(spoke)?;
-    daemon.start(&mut listener).map_err(spoke)?;
-    // However the engine's connection ends, the machine has ended.
+    let engine_error = |error| ServeError::Engine(format!("{error:?}"));
+    let mut daemon = VhostUserDaemon::new("file-share".to_owned(), Arc::new(backend), memory)
+        .map_err(engine_error)?;
+    daemon.start(&mut listener).map_err(engine_error)?;
+    // Any end of the connection means that the machine has ended.
     let _ = daemon.wait();
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What is known of the files that the guest remembers. No file is touched here.
+//! The table of files that the guest remembers. It only keeps records; files are opened and closed
+//! by the caller.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,96 +8,97 @@ use std::{
 
 use virtiofsd::filesystem::ROOT_ID;
 
-use crate::identity::Identity;
+use crate::identity::FileIdentity;
 
-/// The number under which the guest knows a file. Never given to another.
+/// The inode number that the guest uses for a file. It is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Outer(pub u64);
+pub(crate) struct GuestInode(pub u64);
 
-/// The number under which the file system below holds a file open.
+/// The inode number that the inner file system uses for an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Inner(pub u64);
+pub(crate) struct InnerInode(pub u64);
 
-/// Where a file was last seen.
+/// The directory and name at which a file was last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub directory: Outer,
+pub(crate) struct Location {
+    pub directory: GuestInode,
     pub name: Box<CStr>,
 }
 
 /// A file that the guest remembers.
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub identity: Identity,
-    /// None when the guest has removed the name: held open, since it could not be found again.
-    pub place: Option<Place>,
-    /// None when the file is not held open below.
-    pub inner: Option<Inner>,
+    pub identity: FileIdentity,
+    /// `None` after the guest has removed the name. The file must stay open then, because it could
+    /// not be found again.
+    pub location: Option<Location>,
+    /// `None` while the file is closed in the inner file system.
+    pub inner_inode: Option<InnerInode>,
     is_directory: bool,
-    /// How often the guest was told of it and has not said that it forgot.
+    /// Number of the guest's references (FUSE lookups without the forgets).
     lookups: u64,
-    /// Requests that are being answered, and open files.
-    uses: u32,
-    /// When it was used last, on the table's own clock; its key in `idle`.
+    /// Number of requests in progress and of open files.
+    pins: u32,
+    /// Time of the last use, on the table's clock: the file's key in `idle`.
     last_use: u64,
 }
 
-/// What may be closed first. Directories are kept longer than files, because all below is found
-/// through them, and a working directory that is renamed on the host can only be followed while
-/// it is open. What has no name comes last.
+/// Order in which open files are closed. Directories are kept longer than files, because the files
+/// in them are found through them, and because a working directory that the host renames can only
+/// be followed while it is open. Files without a name are closed last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum EvictionClass {
     File,
     Directory,
     Nameless,
 }
 
 impl Node {
-    fn kind(&self) -> Kind {
-        match (&self.place, self.is_directory) {
-            (None, _) => Kind::Nameless,
-            (Some(_), true) => Kind::Directory,
-            (Some(_), false) => Kind::File,
+    fn eviction_class(&self) -> EvictionClass {
+        match (&self.location, self.is_directory) {
+            (None, _) => EvictionClass::Nameless,
+            (Some(_), true) => EvictionClass::Directory,
+            (Some(_), false) => EvictionClass::File,
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.uses == 0 && self.inner.is_some()
+        self.pins == 0 && self.inner_inode.is_some()
     }
 }
 
-/// All files that the guest remembers.
+/// The files that the guest remembers.
 #[derive(Debug)]
 pub(crate) struct Table {
-    nodes: HashMap<Outer, Node>,
-    by_identity: HashMap<Identity, Outer>,
-    by_inner: HashMap<Inner, Outer>,
-    /// By kind, those that are held open though nothing uses them, by their last use.
-    idle: [BTreeMap<u64, Outer>; 3],
+    nodes: HashMap<GuestInode, Node>,
+    by_identity: HashMap<FileIdentity, GuestInode>,
+    by_inner: HashMap<InnerInode, GuestInode>,
+    /// Open files that nothing uses, by class and last use.
+    idle: [BTreeMap<u64, GuestInode>; 3],
     clock: u64,
     last_number: u64,
-    /// How many files and directories the guest has open.
+    /// Number of files and directories that the guest has open.
     open_files: u64,
 }
 
-pub(crate) const ROOT: Outer = Outer(ROOT_ID);
+pub(crate) const ROOT: GuestInode = GuestInode(ROOT_ID);
 
 impl Table {
-    /// A table of the root alone, which stays open.
-    pub fn new() -> Table {
+    /// Creates a table with the root only, which is never closed.
+    pub(crate) fn new() -> Table {
         let root = Node {
-            identity: Identity::default(),
-            place: None,
-            inner: Some(Inner(ROOT_ID)),
+            identity: FileIdentity::default(),
+            location: None,
+            inner_inode: Some(InnerInode(ROOT_ID)),
             is_directory: true,
             lookups: 1,
-            uses: 1,
+            pins: 1,
             last_use: 0,
         };
         Table {
             nodes: HashMap::from([(ROOT, root)]),
             by_identity: HashMap::new(),
-            by_inner: HashMap::from([(Inner(ROOT_ID), ROOT)]),
+            by_inner: HashMap::from([(InnerInode(ROOT_ID), ROOT)]),
             idle: Default::default(),
             clock: 0,
             last_number: ROOT_ID,
@@ -104,181 +106,191 @@ impl Table {
         }
     }
 
-    /// Forgets everything; numbers are still not given twice.
-    pub fn clear(&mut self) {
+    /// Removes everything but the root. Inode numbers are still not reused.
+    pub(crate) fn clear(&mut self) {
         let last_number = self.last_number;
         *self = Table::new();
         self.last_number = last_number;
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// How many descriptors are held for the guest.
-    pub fn held(&self) -> u64 {
+    /// Returns the number of descriptors that are held for the guest.
+    pub(crate) fn open_descriptors(&self) -> u64 {
         self.by_inner.len() as u64 + self.open_files
     }
 
-    pub fn get(&self, outer: Outer) -> Option<&Node> {
-        self.nodes.get(&outer)
+    pub(crate) fn get(&self, guest_inode: GuestInode) -> Option<&Node> {
+        self.nodes.get(&guest_inode)
     }
 
-    pub fn by_inner(&self, inner: Inner) -> Option<Outer> {
-        self.by_inner.get(&inner).copied()
+    pub(crate) fn by_inner(&self, inner_inode: InnerInode) -> Option<GuestInode> {
+        self.by_inner.get(&inner_inode).copied()
     }
 
-    pub fn by_identity(&self, identity: &Identity) -> Option<Outer> {
+    pub(crate) fn by_identity(&self, identity: &FileIdentity) -> Option<GuestInode> {
         self.by_identity.get(identity).copied()
     }
 
-    /// Takes in a file that is held open below.
-    pub fn insert(
+    /// Adds a file that is open in the inner file system.
+    pub(crate) fn insert(
         &mut self,
-        identity: Identity,
-        place: Place,
-        inner: Inner,
+        identity: FileIdentity,
+        location: Location,
+        inner_inode: InnerInode,
         is_directory: bool,
-    ) -> Outer {
+    ) -> GuestInode {
         self.last_number += 1;
-        let outer = Outer(self.last_number);
+        let guest_inode = GuestInode(self.last_number);
         let node = Node {
             identity,
-            place: Some(place),
-            inner: Some(inner),
+            location: Some(location),
+            inner_inode: Some(inner_inode),
             is_directory,
             lookups: 0,
-            uses: 0,
+            pins: 0,
             last_use: 0,
         };
-        self.nodes.insert(outer, node);
-        self.by_identity.insert(identity, outer);
-        self.by_inner.insert(inner, outer);
-        self.list(outer);
-        outer
+        self.nodes.insert(guest_inode, node);
+        self.by_identity.insert(identity, guest_inode);
+        self.by_inner.insert(inner_inode, guest_inode);
+        self.add_idle(guest_inode);
+        guest_inode
     }
 
-    /// The file is held open below again.
-    pub fn opened_below(&mut self, outer: Outer, inner: Inner) {
-        if let Some(node) = self.nodes.get_mut(&outer) {
-            node.inner = Some(inner);
-            self.by_inner.insert(inner, outer);
-            self.list(outer);
+    /// Records that a file has been reopened.
+    pub(crate) fn set_inner_inode(&mut self, guest_inode: GuestInode, inner_inode: InnerInode) {
+        if let Some(node) = self.nodes.get_mut(&guest_inode) {
+            node.inner_inode = Some(inner_inode);
+            self.by_inner.insert(inner_inode, guest_inode);
+            self.add_idle(guest_inode);
         }
     }
 
-    /// The file that is to be closed below next when `limit` files may be open, and its number
-    /// there. None when all are in use.
-    pub fn close_coldest(&mut self, limit: u64) -> Option<Inner> {
+    /// Records that the least recently used file is closed, and returns its inner inode for the
+    /// caller to close. Returns `None` when all files are in use.
+    pub(crate) fn evict(&mut self, limit: u64) -> Option<InnerInode> {
         let [files, directories, nameless] = &self.idle;
+        // With most of the limit in directories, none would be left for files.
         let many_directories = directories.len() as u64 > limit / 2;
         let order = if many_directories {
             [directories, files, nameless]
         } else {
             [files, directories, nameless]
         };
-        let (_, &outer) = order.iter().find_map(|kind| kind.first_key_value())?;
-        self.unlist(outer);
-        let inner = self.nodes.get_mut(&outer)?.inner.take()?;
-        self.by_inner.remove(&inner);
-        Some(inner)
+        let (_, &guest_inode) = order.iter().find_map(|kind| kind.first_key_value())?;
+        self.remove_idle(guest_inode);
+        let inner_inode = self.nodes.get_mut(&guest_inode)?.inner_inode.take()?;
+        self.by_inner.remove(&inner_inode);
+        Some(inner_inode)
     }
 
-    /// The guest was told of the file, by this name.
-    pub fn told(&mut self, outer: Outer, place: Place) {
-        if let Some(node) = self.nodes.get_mut(&outer) {
+    /// Counts a reference of the guest, which has looked the file up by this name.
+    pub(crate) fn add_lookup(&mut self, guest_inode: GuestInode, location: Location) {
+        if let Some(node) = self.nodes.get_mut(&guest_inode) {
             node.lookups += 1;
         }
-        self.moved(outer, place);
+        self.set_name(guest_inode, location);
     }
 
-    /// The file has this name now.
-    pub fn moved(&mut self, outer: Outer, place: Place) {
-        if outer != ROOT {
-            self.set_place(outer, Some(place));
+    /// Records a file's current name.
+    pub(crate) fn set_name(&mut self, guest_inode: GuestInode, location: Location) {
+        if guest_inode != ROOT {
+            self.set_location(guest_inode, Some(location));
         }
     }
 
-    /// The name is gone. Matters only if the file is known by it.
-    pub fn name_removed(&mut self, outer: Outer, place: &Place) {
-        let known = self.get(outer).and_then(|node| node.place.as_ref());
-        if known == Some(place) {
-            self.set_place(outer, None);
+    /// Records that a name has been removed. It matters only if the file is known by that name.
+    pub(crate) fn remove_name(&mut self, guest_inode: GuestInode, location: &Location) {
+        let known = self
+            .get(guest_inode)
+            .and_then(|node| node.location.as_ref());
+        if known == Some(location) {
+            self.set_location(guest_inode, None);
         }
     }
 
-    fn set_place(&mut self, outer: Outer, place: Option<Place>) {
-        self.unlist(outer);
-        if let Some(node) = self.nodes.get_mut(&outer) {
-            node.place = place;
+    fn set_location(&mut self, guest_inode: GuestInode, location: Option<Location>) {
+        self.remove_idle(guest_inode);
+        if let Some(node) = self.nodes.get_mut(&guest_inode) {
+            node.location = location;
         }
-        self.list(outer);
+        self.add_idle(guest_inode);
     }
 
-    /// The guest forgot the file this many times. Returns what is to be closed below.
-    pub fn forgotten(&mut self, outer: Outer, count: u64) -> Option<Inner> {
-        let node = self.nodes.get_mut(&outer).filter(|_| outer != ROOT)?;
+    /// Removes references of the guest. Returns the file to close, if it was the last use.
+    pub(crate) fn forget_lookups(
+        &mut self,
+        guest_inode: GuestInode,
+        count: u64,
+    ) -> Option<InnerInode> {
+        let node = self
+            .nodes
+            .get_mut(&guest_inode)
+            .filter(|_| guest_inode != ROOT)?;
         node.lookups = node.lookups.saturating_sub(count);
-        self.drop_if_unknown(outer)
+        self.remove_if_unused(guest_inode)
     }
 
-    /// From here on the file stays open below.
-    pub fn begin_use(&mut self, outer: Outer) {
-        self.unlist(outer);
-        if let Some(node) = self.nodes.get_mut(&outer) {
-            node.uses += 1;
+    /// Keeps a file open until [`Table::unpin`].
+    pub(crate) fn pin(&mut self, guest_inode: GuestInode) {
+        self.remove_idle(guest_inode);
+        if let Some(node) = self.nodes.get_mut(&guest_inode) {
+            node.pins += 1;
         }
     }
 
-    /// Ends what [`Table::begin_use`] began. Returns what is to be closed below.
-    pub fn end_use(&mut self, outer: Outer) -> Option<Inner> {
-        let node = self.nodes.get_mut(&outer)?;
-        node.uses = node.uses.saturating_sub(1);
-        self.list(outer);
-        self.drop_if_unknown(outer)
+    /// Reverts one [`Table::pin`]. Returns the file to close, if it was the last use.
+    pub(crate) fn unpin(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
+        let node = self.nodes.get_mut(&guest_inode)?;
+        node.pins = node.pins.saturating_sub(1);
+        self.add_idle(guest_inode);
+        self.remove_if_unused(guest_inode)
     }
 
-    /// The guest has opened the file.
-    pub fn opened(&mut self, outer: Outer) {
-        self.begin_use(outer);
+    /// Records that the guest has opened a file.
+    pub(crate) fn opened(&mut self, guest_inode: GuestInode) {
+        self.pin(guest_inode);
         self.open_files += 1;
     }
 
-    /// The guest has closed the file. Returns what is to be closed below.
-    pub fn closed(&mut self, outer: Outer) -> Option<Inner> {
+    /// Records that the guest has closed a file. Returns the file to close, if it was the last use.
+    pub(crate) fn closed(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
         self.open_files = self.open_files.saturating_sub(1);
-        self.end_use(outer)
+        self.unpin(guest_inode)
     }
 
-    fn drop_if_unknown(&mut self, outer: Outer) -> Option<Inner> {
-        let node = self.nodes.get(&outer)?;
-        if outer == ROOT || node.lookups > 0 || node.uses > 0 {
+    fn remove_if_unused(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
+        let node = self.nodes.get(&guest_inode)?;
+        if guest_inode == ROOT || node.lookups > 0 || node.pins > 0 {
             return None;
         }
-        self.unlist(outer);
-        let node = self.nodes.remove(&outer)?;
-        if self.by_identity.get(&node.identity) == Some(&outer) {
+        self.remove_idle(guest_inode);
+        let node = self.nodes.remove(&guest_inode)?;
+        if self.by_identity.get(&node.identity) == Some(&guest_inode) {
             self.by_identity.remove(&node.identity);
         }
-        let inner = node.inner?;
-        self.by_inner.remove(&inner);
-        Some(inner)
+        let inner_inode = node.inner_inode?;
+        self.by_inner.remove(&inner_inode);
+        Some(inner_inode)
     }
 
-    fn list(&mut self, outer: Outer) {
-        if let Some(node) = self.nodes.get_mut(&outer)
+    fn add_idle(&mut self, guest_inode: GuestInode) {
+        if let Some(node) = self.nodes.get_mut(&guest_inode)
             && node.is_idle()
-            && outer != ROOT
+            && guest_inode != ROOT
         {
             self.clock += 1;
             node.last_use = self.clock;
-            self.idle[node.kind() as usize].insert(node.last_use, outer);
+            self.idle[node.eviction_class() as usize].insert(node.last_use, guest_inode);
         }
     }
 
-    fn unlist(&mut self, outer: Outer) {
-        if let Some(node) = self.nodes.get(&outer) {
-            self.idle[node.kind() as usize].remove(&node.last_use);
+    fn remove_idle(&mut self, guest_inode: GuestInode) {
+        if let Some(node) = self.nodes.get(&guest_inode) {
+            self.idle[node.eviction_class() as usize].remove(&node.last_use);
         }
     }
 }

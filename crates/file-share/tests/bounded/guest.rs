@@ -1,4 +1,4 @@
-//! A guest that asks for files as a kernel does, and the host's side of the directory.
+//! A guest that sends requests as a kernel does, and the host's side of the directory.
 
 use std::{
     ffi::CString,
@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_file_share::Bounded;
+use container_file_share::BoundedFileSystem;
 use tempfile::TempDir;
 use virtiofsd::{
     filesystem::{
@@ -20,10 +20,10 @@ use virtiofsd::{
     passthrough::{Config, PassthroughFs, read_only::PassthroughFsRo},
 };
 
-/// How many descriptors the tests' file systems may hold for the guest.
-pub const LIMIT: u64 = 80;
+/// Limit of descriptors in the tests.
+pub(crate) const LIMIT: u64 = 80;
 
-pub struct Guest<F> {
+pub(crate) struct Guest<F> {
     pub file_system: F,
     pub home: TempDir,
 }
@@ -38,46 +38,46 @@ fn config(home: &TempDir) -> Config {
     }
 }
 
-impl Guest<Bounded<PassthroughFs>> {
-    pub fn new() -> Self {
+impl Guest<BoundedFileSystem<PassthroughFs>> {
+    pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let below = PassthroughFs::new(config(&home)).unwrap();
-        Guest::start(Bounded::new(below, LIMIT), home)
+        let inner = PassthroughFs::new(config(&home)).unwrap();
+        Guest::start(BoundedFileSystem::new(inner, LIMIT), home)
     }
 }
 
-impl Guest<Bounded<PassthroughFsRo>> {
-    pub fn of_read_only(home: TempDir) -> Self {
-        let below = PassthroughFsRo::new(config(&home)).unwrap();
-        Guest::start(Bounded::new(below, LIMIT), home)
+impl Guest<BoundedFileSystem<PassthroughFsRo>> {
+    pub(crate) fn new_read_only(home: TempDir) -> Self {
+        let inner = PassthroughFsRo::new(config(&home)).unwrap();
+        Guest::start(BoundedFileSystem::new(inner, LIMIT), home)
     }
 }
 
 impl Guest<PassthroughFs> {
-    pub fn without_bound() -> Self {
+    pub(crate) fn without_bound() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let below = PassthroughFs::new(config(&home)).unwrap();
-        Guest::start(below, home)
+        let inner = PassthroughFs::new(config(&home)).unwrap();
+        Guest::start(inner, home)
     }
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<Bounded<F>> {
-    /// Uses so much else that nothing of before is still held open.
-    pub fn use_much_else(&self) {
-        let other = self.host("much-else");
+impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<BoundedFileSystem<F>> {
+    /// Uses so many other files that all files used before are closed.
+    pub(crate) fn use_many_other_files(&self) {
+        let other = self.host("other");
         for number in 0..LIMIT {
             let directory = other.join(number.to_string());
             if !directory.exists() {
                 fs::create_dir_all(&directory).unwrap();
                 fs::write(directory.join("file"), "").unwrap();
             }
-            self.find(&format!("much-else/{number}/file")).unwrap();
+            self.find(&format!("other/{number}/file")).unwrap();
         }
-        assert!(self.file_system.held() <= LIMIT);
+        assert!(self.file_system.open_descriptors() <= LIMIT);
     }
 
-    /// Whether a file of the host is held open.
-    pub fn holds(&self, path: &str) -> bool {
+    /// Whether this process has a file of the host open.
+    pub(crate) fn holds(&self, path: &str) -> bool {
         let path = self.host(path);
         fs::read_dir("/proc/self/fd")
             .unwrap()
@@ -92,20 +92,20 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         Guest { file_system, home }
     }
 
-    /// Where the host has it.
-    pub fn host(&self, path: &str) -> PathBuf {
+    /// Returns the path on the host.
+    pub(crate) fn host(&self, path: &str) -> PathBuf {
         self.home.path().join(path)
     }
 
-    /// Writes a file on the host, with its directories.
-    pub fn host_writes(&self, path: &str, contents: &str) {
+    /// Writes a file on the host, creating its directories.
+    pub(crate) fn host_writes(&self, path: &str, contents: &str) {
         let path = self.host(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, contents).unwrap();
     }
 
-    /// Walks a path from the root.
-    pub fn find(&self, path: &str) -> io::Result<Entry> {
+    /// Looks up a path, component by component.
+    pub(crate) fn find(&self, path: &str) -> io::Result<Entry> {
         let mut entry = None;
         let mut at = ROOT_ID;
         for name in Path::new(path) {
@@ -116,32 +116,32 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         Ok(entry.unwrap())
     }
 
-    pub fn number(&self, path: &str) -> u64 {
+    pub(crate) fn inode(&self, path: &str) -> u64 {
         self.find(path).unwrap().inode
     }
 
-    pub fn look_up(&self, directory: u64, name: &str) -> io::Result<Entry> {
+    pub(crate) fn look_up(&self, directory: u64, name: &str) -> io::Result<Entry> {
         self.file_system
             .lookup(context(), directory, &c_string(name))
     }
 
-    pub fn about(&self, inode: u64) -> io::Result<Attr> {
+    pub(crate) fn attributes(&self, inode: u64) -> io::Result<Attr> {
         Ok(self.file_system.getattr(context(), inode, None)?.0)
     }
 
-    pub fn open(&self, inode: u64, flags: i32) -> io::Result<u64> {
+    pub(crate) fn open(&self, inode: u64, flags: i32) -> io::Result<u64> {
         let flags = u32::try_from(flags).unwrap();
         let (handle, _) = self.file_system.open(context(), inode, false, flags)?;
         Ok(handle.unwrap())
     }
 
-    pub fn close(&self, inode: u64, handle: u64) {
+    pub(crate) fn close(&self, inode: u64, handle: u64) {
         self.file_system
             .release(context(), inode, 0, handle, false, false, None)
             .unwrap();
     }
 
-    pub fn read_open(&self, inode: u64, handle: u64) -> io::Result<String> {
+    pub(crate) fn read_open(&self, inode: u64, handle: u64) -> io::Result<String> {
         let mut contents = Contents::default();
         let to = &mut contents;
         self.file_system
@@ -149,14 +149,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         Ok(String::from_utf8(contents.0).unwrap())
     }
 
-    pub fn read(&self, inode: u64) -> io::Result<String> {
+    pub(crate) fn read(&self, inode: u64) -> io::Result<String> {
         let handle = self.open(inode, libc::O_RDONLY)?;
         let contents = self.read_open(inode, handle);
         self.close(inode, handle);
         contents
     }
 
-    pub fn write(&self, inode: u64, contents: &str) -> io::Result<()> {
+    pub(crate) fn write(&self, inode: u64, contents: &str) -> io::Result<()> {
         let handle = self.open(inode, libc::O_WRONLY)?;
         let from = &mut Contents(contents.into());
         let size = u32::try_from(contents.len()).unwrap();
@@ -176,8 +176,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         Ok(())
     }
 
-    /// Makes a file and leaves it open.
-    pub fn create(&self, directory: u64, name: &str) -> io::Result<(Entry, u64)> {
+    /// Creates a file and leaves it open.
+    pub(crate) fn create(&self, directory: u64, name: &str) -> io::Result<(Entry, u64)> {
         let flags = u32::try_from(libc::O_RDWR).unwrap();
         let (entry, handle, _) = self.file_system.create(
             context(),
@@ -192,8 +192,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         Ok((entry, handle.unwrap()))
     }
 
-    /// The names in a directory but for `.` and `..`, sorted.
-    pub fn list(&self, inode: u64) -> io::Result<Vec<String>> {
+    /// Returns the sorted names in a directory, without `.` and `..`.
+    pub(crate) fn list(&self, inode: u64) -> io::Result<Vec<String>> {
         let (handle, _) = self.file_system.opendir(context(), inode, 0)?;
         let handle = handle.unwrap();
         let mut names = Vec::new();
@@ -217,7 +217,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         Ok(names)
     }
 
-    pub fn rename(&self, old: (u64, &str), new: (u64, &str), flags: u32) -> io::Result<()> {
+    pub(crate) fn rename(&self, old: (u64, &str), new: (u64, &str), flags: u32) -> io::Result<()> {
         self.file_system.rename(
             context(),
             old.0,
@@ -228,13 +228,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
         )
     }
 
-    pub fn unlink(&self, directory: u64, name: &str) -> io::Result<()> {
+    pub(crate) fn unlink(&self, directory: u64, name: &str) -> io::Result<()> {
         self.file_system
             .unlink(context(), directory, &c_string(name))
     }
 }
 
-pub fn context() -> Context {
+pub(crate) fn context() -> Context {
     Context {
         uid: 0.into(),
         gid: 0.into(),
@@ -242,16 +242,16 @@ pub fn context() -> Context {
     }
 }
 
-pub fn c_string(text: &str) -> CString {
+pub(crate) fn c_string(text: &str) -> CString {
     CString::new(std::ffi::OsStr::new(text).as_bytes()).unwrap()
 }
 
-/// The number of an error.
-pub fn errno<T>(result: io::Result<T>) -> Option<i32> {
+/// Returns the errno of an error.
+pub(crate) fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-/// What goes to and from the guest's memory.
+/// A buffer in the guest's memory.
 #[derive(Default)]
 struct Contents(Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! The file system asked directly, with few descriptors: what was closed is found again, and
-//! never taken for another file, whatever the host and the guest do to names meanwhile.
+//! Requests to the file system with a low limit of descriptors: closed files are found again, and
+//! never confused with others, whatever the host and the guest do to names meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod guest;
