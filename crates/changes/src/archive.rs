@@ -1,33 +1,33 @@
-//! The archive on its way from the guest.
+//! The stream in which the guest sends the archive.
 //!
-//! The bytes of a tar archive in pieces, so that what holes in files read as need not travel
-//! (archives with holes of their own are not for layers: image-spec, layer.md, "File Types"), and
-//! the end of it all can be told from an end in the middle. A piece is its kind, a byte, its
-//! length, eight bytes with the lowest first, and what it holds.
+//! The tar archive is sent in pieces, so that holes in files are not transferred (layers must not
+//! contain sparse files: image-spec, layer.md, "File Types"), and so that a complete archive can be
+//! distinguished from a broken connection. A piece is one byte for its type, eight bytes for its
+//! length (little-endian), and its data.
 
 use std::io::{self, ErrorKind, Read, Write};
 
 const DATA: u8 = b'd';
-/// That many bytes of zero, which are not sent.
+/// A run of zero bytes, of which only the length is sent.
 const ZEROES: u8 = b'z';
-/// A sentence that whoever asked should read.
+/// A sentence for the user.
 const NOTE: u8 = b'n';
-/// Why there will be no more, a sentence.
+/// A sentence with the reason of a failure; the last piece.
 const FAILURE: u8 = b'f';
-/// The end of a whole archive.
+/// The end of a complete archive.
 const END: u8 = b'e';
 
-/// Bytes of the longest sentence that is read.
-const LONGEST: u64 = 64 << 10;
+/// Limit for sentences from the guest, in bytes.
+const LONGEST_SENTENCE: u64 = 64 << 10;
 
-/// The guest's end.
-pub(crate) struct Outgoing<W> {
+/// Writes pieces, in the guest.
+pub(crate) struct ArchiveWriter<W> {
     to: W,
 }
 
-impl<W: Write> Outgoing<W> {
-    pub(crate) fn new(to: W) -> Outgoing<W> {
-        Outgoing { to }
+impl<W: Write> ArchiveWriter<W> {
+    pub(crate) fn new(to: W) -> ArchiveWriter<W> {
+        ArchiveWriter { to }
     }
 
     pub(crate) fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -36,10 +36,10 @@ impl<W: Write> Outgoing<W> {
     }
 
     pub(crate) fn zeroes(&mut self, count: u64) -> io::Result<()> {
-        match count {
-            0 => Ok(()),
-            _ => self.head(ZEROES, count),
+        if count == 0 {
+            return Ok(());
         }
+        self.head(ZEROES, count)
     }
 
     pub(crate) fn note(&mut self, sentence: &str) -> io::Result<()> {
@@ -64,19 +64,20 @@ impl<W: Write> Outgoing<W> {
     }
 }
 
-/// Tells the host why there is no archive.
+/// Reports to the host why there is no archive.
 ///
 /// # Errors
 /// Those of the writer.
-pub fn refuse(to: impl Write, reason: &str) -> io::Result<()> {
-    Outgoing::new(to).fail(reason)
+pub fn send_failure(to: impl Write, reason: &str) -> io::Result<()> {
+    ArchiveWriter::new(to).fail(reason)
 }
 
-/// The host's end: reads as the tar archive. An archive that is not whole ends in an error.
-pub struct Archive<R, N> {
+/// Reads pieces on the host, and yields the bytes of the tar archive. An incomplete archive ends in
+/// an error.
+pub struct ArchiveReader<R, N> {
     from: R,
     note: N,
-    /// What is left of the piece that is being read.
+    /// The rest of the current piece.
     piece: Piece,
 }
 
@@ -87,10 +88,11 @@ enum Piece {
     End,
 }
 
-impl<R: Read, N: FnMut(String)> Archive<R, N> {
-    /// What [`pack`](crate::pack) writes; `note` hears the sentences in it.
-    pub fn new(from: R, note: N) -> Archive<R, N> {
-        Archive {
+impl<R: Read, N: FnMut(String)> ArchiveReader<R, N> {
+    /// Reads the stream that [`pack`](crate::pack) writes. `note` is called with each sentence for
+    /// the user.
+    pub fn new(from: R, note: N) -> ArchiveReader<R, N> {
+        ArchiveReader {
             from,
             note,
             piece: Piece::Data(0),
@@ -104,7 +106,7 @@ impl<R: Read, N: FnMut(String)> Archive<R, N> {
             .map_err(|error| match error.kind() {
                 ErrorKind::UnexpectedEof => io::Error::new(
                     ErrorKind::UnexpectedEof,
-                    "the machine ended before all of its changes were read",
+                    "the connection to the machine ended before all of its changes were read",
                 ),
                 _ => error,
             })?;
@@ -120,13 +122,17 @@ impl<R: Read, N: FnMut(String)> Archive<R, N> {
             }
             FAILURE => Err(io::Error::other(self.sentence(length)?)),
             END => Ok(Piece::End),
-            _ => Err(io::Error::other("the machine sends what is no archive")),
+            _ => Err(io::Error::other(
+                "the machine sent an invalid piece of the archive",
+            )),
         }
     }
 
     fn sentence(&mut self, length: u64) -> io::Result<String> {
-        if length > LONGEST {
-            return Err(io::Error::other("the machine sends too long a message"));
+        if length > LONGEST_SENTENCE {
+            return Err(io::Error::other(
+                "the machine sent a message of more than 64 KiB",
+            ));
         }
         let mut bytes = Vec::new();
         (&mut self.from).take(length).read_to_end(&mut bytes)?;
@@ -134,7 +140,7 @@ impl<R: Read, N: FnMut(String)> Archive<R, N> {
     }
 }
 
-impl<R: Read, N: FnMut(String)> Read for Archive<R, N> {
+impl<R: Read, N: FnMut(String)> Read for ArchiveReader<R, N> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.piece {
@@ -160,7 +166,6 @@ impl<R: Read, N: FnMut(String)> Read for Archive<R, N> {
     }
 }
 
-/// No larger than a buffer, so it fits.
 fn at_most(buffer: usize, limit: u64) -> usize {
     usize::try_from(limit).map_or(buffer, |limit| limit.min(buffer))
 }
@@ -172,19 +177,19 @@ mod tests {
     fn read(stream: &[u8]) -> (io::Result<Vec<u8>>, Vec<String>) {
         let mut notes = Vec::new();
         let mut bytes = Vec::new();
-        let result = Archive::new(stream, |note| notes.push(note)).read_to_end(&mut bytes);
+        let result = ArchiveReader::new(stream, |note| notes.push(note)).read_to_end(&mut bytes);
         (result.map(|_| bytes), notes)
     }
 
     #[test]
-    fn holes_and_notes_are_put_in_and_taken_out() {
+    fn zeroes_and_notes_survive_a_round_trip() {
         let mut stream = Vec::new();
-        let mut outgoing = Outgoing::new(&mut stream);
-        outgoing.data(b"ab").unwrap();
-        outgoing.zeroes(5).unwrap();
-        outgoing.note("look").unwrap();
-        outgoing.data(b"c").unwrap();
-        outgoing.finish().unwrap();
+        let mut writer = ArchiveWriter::new(&mut stream);
+        writer.data(b"ab").unwrap();
+        writer.zeroes(5).unwrap();
+        writer.note("look").unwrap();
+        writer.data(b"c").unwrap();
+        writer.finish().unwrap();
         let (bytes, notes) = read(&stream);
         assert_eq!(bytes.unwrap(), b"ab\0\0\0\0\0c");
         assert_eq!(notes, ["look"]);
@@ -194,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told() {
+    fn a_failure_is_reported() {
         let mut stream = Vec::new();
-        refuse(&mut stream, "no disk").unwrap();
+        send_failure(&mut stream, "no disk").unwrap();
         assert_eq!(read(&stream).0.unwrap_err().to_string(), "no disk");
         assert!(read(b"n\xff\xff\xff\xff\xff\xff\xff\xff").0.is_err());
         assert!(read(b"?\0\0\0\0\0\0\0\0").0.is_err());

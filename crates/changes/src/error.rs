@@ -1,20 +1,22 @@
+//! Errors of comparing and packing.
+
 use std::io;
 
-/// Why the changes could not be packed.
+/// Reason why the changes cannot be packed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangesError {
-    /// A file on the machine's disk.
-    #[error("reading {path} on the machine's disk: {source}")]
+    /// A file on the machine's disk cannot be read.
+    #[error("cannot read {path} on the machine's disk: {cause}")]
     File {
-        /// Its path.
+        /// Path from the root of the disk.
         path: String,
-        /// Why it cannot be read.
-        source: io::Error,
+        /// Error of the system call.
+        cause: io::Error,
     },
-    /// What the host sends.
-    #[error("reading what the machine's image has: {0}")]
-    Listing(#[source] io::Error),
-    /// Nobody takes the archive any more.
-    #[error("writing the archive: {0}")]
-    Write(#[source] io::Error),
+    /// The listing of the base cannot be read from the host.
+    #[error("cannot read the listing of the machine's base image: {0}")]
+    Listing(io::Error),
+    /// The archive cannot be written to the host, usually because it closed the stream.
+    #[error("cannot write the archive: {0}")]
+    Write(io::Error),
 }

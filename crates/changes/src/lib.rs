@@ -1,36 +1,62 @@
-//! What differs between an image and a machine that was made from it, as the archive of a layer
+//! Differences between an image and a machine made from it, as the tar archive of a layer
 //! (image-spec, layer.md, "Representing Changes").
 //!
-//! The host knows the disk that the machine began with, the base; the guest sees what has become
-//! of it. So the host sends a [listing](write_listing) of the base, the guest [packs](pack) what
-//! differs from it, and the host reads an [`Archive`]. Both stream, and neither side holds more of
-//! it than the names of a few directories at a time.
+//! The host has the machine's base image; the guest has the machine's current disk. The host sends
+//! a [listing](write_listing) of the base, the guest [packs](pack) the differences, and the host
+//! reads them with an [`ArchiveReader`]. Both directions are streams: neither side holds more than
+//! the names of a few directories in memory.
 //!
-//! An entry is as it was exactly if the base has that name with the same inode, last changed at
-//! the same time. The kernel sets that time to now with every change of an inode, its contents,
-//! attributes and links, and lets nobody set it to another. The inode's number is compared as
-//! well because of what was moved: in an image whose files all have one time, a directory that
-//! took another one's place would be taken for that one.
+//! An entry is unchanged if the base has the same name with the same inode number and the same
+//! change time (`st_ctime`). The kernel sets that time at every change of an inode's contents,
+//! attributes or links, and no program can set it. The inode number is compared as well because of
+//! moved directories: in an image whose files all have one timestamp, a directory that replaced
+//! another one would look unchanged.
 //!
 //! | left out | because |
 //! |---|---|
-//! | `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf`, `/var/host-services` | each machine writes its own |
-//! | `/etc/machine-id` | each machine has its own; an empty one is put in its place, so that the next boot makes one and yet counts as no first boot (machine-id(5)) |
-//! | `/var/lib/dbus/machine-id`, unless it is a link | as above |
-//! | `/var/lib/systemd/random-seed`, `/var/lib/systemd/credential.secret` | must be nobody else's |
-//! | what is in `/var/log/journal` | belongs to the machine with that id |
-//! | swap files | memory that lies on the disk |
-//! | sockets | an archive has none |
-//! | what is mounted | only the disk is read, also what mounts hide of it |
+//! | `/etc/hostname`, `/etc/hosts`, `/etc/resolv.conf`, `/var/host-services` | written at each boot |
+//! | `/etc/machine-id` | replaced by an empty file, so that the next boot creates an id but is not a first boot (machine-id(5)) |
+//! | `/var/lib/dbus/machine-id`, unless it is a link | likewise |
+//! | `/var/lib/systemd/random-seed`, `/var/lib/systemd/credential.secret` | must be unique to a machine |
+//! | files in `/var/log/journal` | belong to the machine with that id |
+//! | swap files | contain memory |
+//! | sockets | cannot be archived |
+//! | mounted file systems | only the disk is read, including what mounts hide |
+//!
+//! ```
+//! use std::{fs, io::Read, os::fd::AsFd, os::unix::fs::MetadataExt};
+//!
+//! use container_changes::{ArchiveReader, BaseEntry, UnixTime, pack, write_listing};
+//!
+//! let disk = tempfile::tempdir()?;
+//! fs::write(disk.path().join("new"), "text")?;
+//! // The base had an empty root directory.
+//! let root = BaseEntry {
+//!     name: Vec::new(),
+//!     inode: fs::metadata(disk.path())?.ino(),
+//!     changed: UnixTime { seconds: 0, nanoseconds: 0 },
+//!     is_directory: true,
+//! };
+//! let mut listing = Vec::new();
+//! write_listing(root, &mut |_| Ok(Vec::new()), &mut listing)?;
+//!
+//! let mut stream = Vec::new();
+//! pack(fs::File::open(disk.path())?.as_fd(), listing.as_slice(), &mut stream)?;
+//! let mut archive = Vec::new();
+//! ArchiveReader::new(stream.as_slice(), |_| ()).read_to_end(&mut archive)?;
+//! assert!(archive.windows(4).any(|window| window == b"text"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod archive;
+mod disk;
 mod error;
+mod excluded;
 mod listing;
 mod member;
-mod own;
 mod walk;
 
-pub use archive::{Archive, refuse};
+pub use archive::{ArchiveReader, send_failure};
 pub use error::ChangesError;
-pub use listing::{Entry, Time, write_listing};
+pub use listing::{BaseEntry, UnixTime, write_listing};
 pub use walk::pack;

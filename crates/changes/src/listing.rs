@@ -1,61 +1,70 @@
-//! What the base has, as it is told to the guest.
+//! The listing of the base, as it is sent to the guest.
 //!
-//! A directory is the number of its entries and then these, in the order of their names; after
-//! it come the directories in it, in that order too, each with all that is below. The first
-//! one holds nothing but the root, without a name. Numbers are little-endian.
+//! A directory is the number of its entries, the entries sorted by name, and then its
+//! subdirectories in the same order, each with everything below it. The first directory holds only
+//! the root, whose name is empty. Numbers are little-endian.
+//!
+//! | bytes | of an entry |
+//! |---|---|
+//! | 1 | length of the name |
+//! | 1 | 1 for a directory, else 0 |
+//! | 8 | inode number |
+//! | 8, 4 | change time: seconds, nanoseconds |
+//! | … | name |
 
 use std::{
     io::{self, Read, Write},
     vec,
 };
 
-/// The longest name (`EXT4_NAME_LEN`).
+/// Length of the longest name (`EXT4_NAME_LEN`).
 const LONGEST_NAME: usize = 255;
 
 /// An entry of a directory in the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its name.
+pub struct BaseEntry {
+    /// The name, empty for the root.
     pub name: Vec<u8>,
-    /// Its inode.
+    /// Inode number.
     pub inode: u64,
-    /// When the inode last changed.
-    pub changed: Time,
+    /// Time of the inode's last change (`st_ctime`).
+    pub changed: UnixTime,
     /// Whether it is a directory.
     pub is_directory: bool,
 }
 
-/// Since 1970, UTC.
+/// Time since 1970-01-01 00:00 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Time {
-    /// Seconds.
+pub struct UnixTime {
+    /// Whole seconds, negative before 1970.
     pub seconds: i64,
     /// Nanoseconds, below 1,000,000,000.
     pub nanoseconds: u32,
 }
 
-/// Writes the listing of a whole tree. `entries_of` gives a directory's entries, by its inode.
+/// Writes the listing of a whole tree. `entries_of` returns the entries of the directory with the
+/// given inode number.
 ///
 /// # Errors
 /// Those of `entries_of` and of the writer.
 pub fn write_listing(
-    root: Entry,
-    entries_of: &mut dyn FnMut(u64) -> io::Result<Vec<Entry>>,
+    root: BaseEntry,
+    entries_of: &mut dyn FnMut(u64) -> io::Result<Vec<BaseEntry>>,
     to: &mut dyn Write,
 ) -> io::Result<()> {
-    // The directories of each level that are still to be listed.
-    let mut left = vec![directories(vec![root], to)?];
-    while let Some(directory) = left.last_mut().map(Iterator::next) {
+    // The directories still to be listed, per level.
+    let mut levels = vec![write_sorted(vec![root], to)?];
+    while let Some(directory) = levels.last_mut().map(Iterator::next) {
         match directory {
-            Some(inode) => left.push(directories(entries_of(inode)?, to)?),
-            None => drop(left.pop()),
+            Some(inode) => levels.push(write_sorted(entries_of(inode)?, to)?),
+            None => drop(levels.pop()),
         }
     }
     Ok(())
 }
 
-/// Writes a directory. Returns the inodes of those in it.
-fn directories(mut entries: Vec<Entry>, to: &mut dyn Write) -> io::Result<vec::IntoIter<u64>> {
+/// Writes a directory. Returns the inode numbers of its subdirectories.
+fn write_sorted(mut entries: Vec<BaseEntry>, to: &mut dyn Write) -> io::Result<vec::IntoIter<u64>> {
     entries.sort_by(|one, other| one.name.cmp(&other.name));
     write_directory(&entries, to)?;
     let directories = entries.iter().filter(|entry| entry.is_directory);
@@ -63,7 +72,7 @@ fn directories(mut entries: Vec<Entry>, to: &mut dyn Write) -> io::Result<vec::I
     Ok(inodes.into_iter())
 }
 
-fn write_directory(entries: &[Entry], to: &mut dyn Write) -> io::Result<()> {
+fn write_directory(entries: &[BaseEntry], to: &mut dyn Write) -> io::Result<()> {
     let count = u32::try_from(entries.len()).map_err(io::Error::other)?;
     to.write_all(&count.to_le_bytes())?;
     for entry in entries {
@@ -77,22 +86,22 @@ fn write_directory(entries: &[Entry], to: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads one directory's entries.
-pub(crate) fn read_directory(from: &mut dyn Read) -> io::Result<Vec<Entry>> {
-    let count = u32::from_le_bytes(bytes(from)?);
+/// Reads the entries of one directory.
+pub(crate) fn read_directory(from: &mut dyn Read) -> io::Result<Vec<BaseEntry>> {
+    let count = u32::from_le_bytes(read_bytes(from)?);
     let mut entries = Vec::new();
     for _ in 0..count {
-        let [length, is_directory] = bytes(from)?;
-        let inode = u64::from_le_bytes(bytes(from)?);
-        let seconds = i64::from_le_bytes(bytes(from)?);
-        let nanoseconds = u32::from_le_bytes(bytes(from)?);
+        let [length, is_directory] = read_bytes(from)?;
+        let inode = u64::from_le_bytes(read_bytes(from)?);
+        let seconds = i64::from_le_bytes(read_bytes(from)?);
+        let nanoseconds = u32::from_le_bytes(read_bytes(from)?);
         let mut name = [0; LONGEST_NAME];
         let name = &mut name[..usize::from(length)];
         from.read_exact(name)?;
-        entries.push(Entry {
+        entries.push(BaseEntry {
             name: name.to_vec(),
             inode,
-            changed: Time {
+            changed: UnixTime {
                 seconds,
                 nanoseconds,
             },
@@ -102,19 +111,19 @@ pub(crate) fn read_directory(from: &mut dyn Read) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Reads all that is below a directory, and forgets it.
+/// Reads and discards a directory with everything below it.
 pub(crate) fn skip_directory(from: &mut dyn Read) -> io::Result<()> {
-    // A number, not a recursion: nothing but how many are still to come is of interest.
-    let mut left = 1u64;
-    while left > 0 {
+    // Only the number of outstanding directories matters, so a count replaces recursion.
+    let mut outstanding = 1u64;
+    while outstanding > 0 {
         let entries = read_directory(from)?;
-        left -= 1;
-        left += entries.iter().filter(|entry| entry.is_directory).count() as u64;
+        outstanding -= 1;
+        outstanding += entries.iter().filter(|entry| entry.is_directory).count() as u64;
     }
     Ok(())
 }
 
-fn bytes<const COUNT: usize>(from: &mut dyn Read) -> io::Result<[u8; COUNT]> {
+fn read_bytes<const COUNT: usize>(from: &mut dyn Read) -> io::Result<[u8; COUNT]> {
     let mut bytes = [0; COUNT];
     from.read_exact(&mut bytes)?;
     Ok(bytes)

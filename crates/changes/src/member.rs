@@ -1,42 +1,39 @@
-//! A member's headers: ustar, and before it PAX for what does not fit (POSIX.1-2017, pax, "ustar
-//! Interchange Format" and "pax Extended Header").
+//! Headers of archive members: a ustar header, preceded by a pax extended header for values that do
+//! not fit (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header").
 
-use crate::Time;
+use crate::UnixTime;
 
-/// Everything in an archive is a multiple of this.
-pub const BLOCK: usize = 512;
+/// Block size of a tar archive, in bytes.
+pub(crate) const BLOCK: usize = 512;
 
-/// Bytes of a path or target in a plain header.
+/// Length of the `name` and `linkname` fields. Longer paths use a pax record, not `prefix`.
 const LONGEST: usize = 100;
-/// The highest number of seven octal digits, and of eleven.
+/// Largest value of a field with seven octal digits.
 const SEVEN_DIGITS: u64 = 0o7_777_777;
+/// Largest value of a field with eleven octal digits.
 const ELEVEN_DIGITS: u64 = 0o77_777_777_777;
 
-/// An extended attribute's name and value.
-pub type Xattr = (Vec<u8>, Vec<u8>);
+/// Name and value of an extended attribute.
+pub(crate) type Xattr = (Vec<u8>, Vec<u8>);
 
-/// What a header says.
+/// The contents of a member's headers.
 #[derive(Debug)]
-pub struct Member<'a> {
-    /// From the root, without a slash before it; a directory's with one behind it.
+pub(crate) struct MemberHeader<'a> {
+    /// Path without a leading slash; a directory's ends in a slash.
     pub path: &'a [u8],
-    /// What it is.
-    pub kind: Kind<'a>,
-    /// Permission bits.
+    pub kind: MemberType<'a>,
+    /// Permission bits, including set-user-ID, set-group-ID and sticky.
     pub mode: u32,
-    /// Its owner.
     pub uid: u32,
-    /// Its group.
     pub gid: u32,
-    /// When its contents last changed.
-    pub modified: Time,
-    /// Its extended attributes.
+    /// Modification time.
+    pub modified: UnixTime,
     pub xattrs: &'a [Xattr],
 }
 
-/// What a member is.
+/// Type of a member, with the data that only this type has.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind<'a> {
+pub(crate) enum MemberType<'a> {
     File { size: u64 },
     HardLink(&'a [u8]),
     Symlink(&'a [u8]),
@@ -46,34 +43,34 @@ pub enum Kind<'a> {
     Fifo,
 }
 
-impl Member<'_> {
-    /// The headers' bytes; a file's contents follow, filled up to a block.
-    pub fn encode(&self) -> Vec<u8> {
+impl MemberHeader<'_> {
+    /// Encodes the headers. A file's contents follow, padded to a whole block.
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let records = self.records();
         let mut bytes = Vec::new();
         if !records.is_empty() {
-            let mut header = Header::new(b'x', b"PaxHeaders/member");
+            let mut header = UstarBlock::new(b'x', b"PaxHeaders/member");
             header.number(100, 8, 0o644);
             header.number(124, 12, records.len() as u64);
             bytes.extend_from_slice(&header.finish());
             bytes.extend_from_slice(&records);
             bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         }
-        bytes.extend_from_slice(&self.header());
+        bytes.extend_from_slice(&self.ustar_header());
         bytes
     }
 
-    fn header(&self) -> [u8; BLOCK] {
+    fn ustar_header(&self) -> [u8; BLOCK] {
         let (letter, target, size, (major, minor)) = match self.kind {
-            Kind::File { size } => (b'0', &b""[..], size, (0, 0)),
-            Kind::HardLink(target) => (b'1', target, 0, (0, 0)),
-            Kind::Symlink(target) => (b'2', target, 0, (0, 0)),
-            Kind::CharDevice { major, minor } => (b'3', &b""[..], 0, (major, minor)),
-            Kind::BlockDevice { major, minor } => (b'4', &b""[..], 0, (major, minor)),
-            Kind::Directory => (b'5', &b""[..], 0, (0, 0)),
-            Kind::Fifo => (b'6', &b""[..], 0, (0, 0)),
+            MemberType::File { size } => (b'0', &b""[..], size, (0, 0)),
+            MemberType::HardLink(target) => (b'1', target, 0, (0, 0)),
+            MemberType::Symlink(target) => (b'2', target, 0, (0, 0)),
+            MemberType::CharDevice { major, minor } => (b'3', &b""[..], 0, (major, minor)),
+            MemberType::BlockDevice { major, minor } => (b'4', &b""[..], 0, (major, minor)),
+            MemberType::Directory => (b'5', &b""[..], 0, (0, 0)),
+            MemberType::Fifo => (b'6', &b""[..], 0, (0, 0)),
         };
-        let mut header = Header::new(letter, self.path);
+        let mut header = UstarBlock::new(letter, self.path);
         header.number(100, 8, self.mode.into());
         header.number(108, 8, within(self.uid.into(), SEVEN_DIGITS));
         header.number(116, 8, within(self.gid.into(), SEVEN_DIGITS));
@@ -86,19 +83,19 @@ impl Member<'_> {
         header.finish()
     }
 
-    /// What the plain header cannot say.
+    /// The pax records for values that the ustar header cannot hold.
     fn records(&self) -> Vec<u8> {
         let mut records = Vec::new();
         let is_plain = |text: &[u8]| text.len() <= LONGEST && text.is_ascii();
         if !is_plain(self.path) {
             add(&mut records, b"path", self.path);
         }
-        if let Kind::HardLink(target) | Kind::Symlink(target) = self.kind
+        if let MemberType::HardLink(target) | MemberType::Symlink(target) = self.kind
             && !is_plain(target)
         {
             add(&mut records, b"linkpath", target);
         }
-        if let Kind::File { size } = self.kind
+        if let MemberType::File { size } = self.kind
             && size > ELEVEN_DIGITS
         {
             add(&mut records, b"size", size.to_string().as_bytes());
@@ -123,13 +120,14 @@ impl Member<'_> {
     }
 }
 
+/// Zero for values that a pax record holds instead.
 fn within(number: u64, limit: u64) -> u64 {
     if number <= limit { number } else { 0 }
 }
 
-/// Seconds with a fraction. One before 1970 has its sign before both.
-fn decimal(time: Time) -> String {
-    let Time {
+/// Formats a time as decimal seconds. Before 1970 the sign applies to the fraction as well.
+fn decimal(time: UnixTime) -> String {
+    let UnixTime {
         seconds,
         nanoseconds,
     } = time;
@@ -144,7 +142,7 @@ fn decimal(time: Time) -> String {
     }
 }
 
-/// A record: `<length> <key>=<value>\n`, where the length counts its own digits.
+/// Appends a record, `<length> <key>=<value>\n`. The length includes its own digits.
 fn add(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
@@ -158,11 +156,11 @@ fn add(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     records.push(b'\n');
 }
 
-struct Header([u8; BLOCK]);
+struct UstarBlock([u8; BLOCK]);
 
-impl Header {
-    fn new(letter: u8, path: &[u8]) -> Header {
-        let mut header = Header([0; BLOCK]);
+impl UstarBlock {
+    fn new(letter: u8, path: &[u8]) -> UstarBlock {
+        let mut header = UstarBlock([0; BLOCK]);
         header.text(0, path);
         header.0[156] = letter;
         header.0[257..265].copy_from_slice(b"ustar\x0000");
@@ -174,7 +172,7 @@ impl Header {
         self.0[at..at + length].copy_from_slice(&text[..length]);
     }
 
-    /// Octal digits, and a zero byte behind them.
+    /// Writes octal digits, followed by a NUL.
     fn number(&mut self, at: usize, width: usize, number: u64) {
         let digits = format!("{number:0width$o}", width = width - 1);
         self.0[at..at + width - 1].copy_from_slice(&digits.as_bytes()[..width - 1]);
@@ -193,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_records_length_counts_itself() {
+    fn the_length_of_a_record_includes_itself() {
         let record = |value: &str| {
             let mut records = Vec::new();
             add(&mut records, b"a", value.as_bytes());
@@ -207,16 +205,16 @@ mod tests {
     }
 
     #[test]
-    fn times_have_their_sign_before_both_parts() {
-        let of = |seconds, nanoseconds| {
-            decimal(Time {
+    fn the_sign_of_a_time_applies_to_its_fraction() {
+        let format = |seconds, nanoseconds| {
+            decimal(UnixTime {
                 seconds,
                 nanoseconds,
             })
         };
-        assert_eq!(of(5, 1), "5.000000001");
-        assert_eq!(of(-2, 500_000_000), "-1.500000000");
-        assert_eq!(of(-1, 999_999_999), "-0.000000001");
-        assert_eq!(of(-7, 0), "-7");
+        assert_eq!(format(5, 1), "5.000000001");
+        assert_eq!(format(-2, 500_000_000), "-1.500000000");
+        assert_eq!(format(-1, 999_999_999), "-0.000000001");
+        assert_eq!(format(-7, 0), "-7");
     }
 }

@@ -1,10 +1,9 @@
-//! The disk, compared with the listing of its base.
+//! Compares the disk with the listing of its base, and packs the differences.
 
 use std::{
     collections::HashMap,
-    ffi::CString,
     fs::File,
-    io::{self, BufWriter, Read, Write},
+    io::{BufWriter, Read, Write},
     iter::Peekable,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
@@ -14,45 +13,49 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom},
+    fs::{FileType, Mode, OFlags, SeekFrom},
     io::Errno,
 };
 
 use crate::{
-    ChangesError, Entry, Time,
-    archive::Outgoing,
+    BaseEntry, ChangesError, UnixTime,
+    archive::ArchiveWriter,
+    disk::{
+        Attributes, DiskEntry, display, file_error, join, open, present, read_entries, seek_extent,
+    },
+    excluded::{Treatment, is_swap, treatment},
     listing::{read_directory, skip_directory},
-    member::{BLOCK, Kind, Member, Xattr},
-    own::{Treatment, is_swap, treatment},
+    member::{BLOCK, MemberHeader, MemberType, Xattr},
 };
 
-/// Bytes of a file that are read at once.
+/// Read size, in bytes.
 const CHUNK: usize = 128 << 10;
 
+/// Name prefix of whiteouts (image-spec, layer.md, "Whiteouts").
 const WHITEOUT: &[u8] = b".wh.";
 
-/// Reads the disk whose root directory this is, and the listing of its base, and writes the
-/// archive of what differs, as [`Archive`](crate::Archive) reads it. Why it fails is told there
-/// too.
+/// Compares the disk whose root directory is `root` with the listing of its base, and writes the
+/// differences as an archive for [`ArchiveReader`](crate::ArchiveReader). A failure is sent to the
+/// reader too.
 ///
-/// A file that changes while it is read has the size that it had when it was opened: what is
-/// missing is filled up with zeroes.
+/// A file that changes while it is read keeps the size it had when it was opened; missing bytes
+/// are zero.
 ///
 /// # Errors
-/// [`ChangesError`], in most cases because nobody takes the archive any more.
+/// [`ChangesError`], mostly because the reader has closed the stream.
 pub fn pack(root: BorrowedFd<'_>, listing: impl Read, to: impl Write) -> Result<(), ChangesError> {
     let mut walk = Walk {
         root,
         listing,
-        to: Outgoing::new(BufWriter::with_capacity(CHUNK, to)),
-        on_the_way: Vec::new(),
+        to: ArchiveWriter::new(BufWriter::with_capacity(CHUNK, to)),
+        ancestors: Vec::new(),
         links: HashMap::new(),
         buffer: vec![0; CHUNK],
     };
     match walk.run() {
         Ok(()) => walk.to.finish().map_err(ChangesError::Write),
         Err(error) => {
-            // Whoever does not read the archive does not read this either.
+            // If the stream is closed, the reader cannot be notified either.
             let _ = walk.to.fail(&error.to_string());
             Err(error)
         }
@@ -62,175 +65,169 @@ pub fn pack(root: BorrowedFd<'_>, listing: impl Read, to: impl Write) -> Result<
 struct Walk<'a, R, W: Write> {
     root: BorrowedFd<'a>,
     listing: R,
-    to: Outgoing<BufWriter<W>>,
-    /// The directories that lead to where the walk is.
-    on_the_way: Vec<Directory>,
-    /// The path in the archive of what has several names, by its inode.
+    to: ArchiveWriter<BufWriter<W>>,
+    /// The directories from the root to the current one.
+    ancestors: Vec<Directory>,
+    /// Archive path of the first name of each file with several hard links, by inode number.
     links: HashMap<u64, Vec<u8>>,
     buffer: Vec<u8>,
 }
 
-/// A directory that the walk is in.
+/// An ancestor of the current entry.
 struct Directory {
     path: Vec<u8>,
-    about: About,
-    /// Whether it is in the archive. It must be before anything in it is: whoever unpacks the
-    /// layer alone would give it any attributes.
-    is_told: bool,
+    attributes: Attributes,
+    /// Whether it is in the archive. Directories precede their entries, so that a tool that unpacks
+    /// the layer alone gives them the right attributes.
+    is_packed: bool,
 }
 
-/// A directory in the one that was just read.
-enum Below {
-    /// It is in the base, and there is nothing to be read of it any more.
-    Gone,
-    /// It is on the disk.
-    There {
+/// A subdirectory of the directory that was just compared.
+enum Subdirectory {
+    /// Only in the base; its part of the listing is skipped.
+    Removed,
+    /// On the disk.
+    Present {
         path: Vec<u8>,
-        about: About,
+        attributes: Attributes,
         is_in_base: bool,
         is_changed: bool,
     },
-}
-
-/// An entry's attributes.
-#[derive(Debug, Clone)]
-struct About {
-    file_type: FileType,
-    inode: u64,
-    changed: Time,
-    modified: Time,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    links: u64,
-    device: u64,
-    size: u64,
 }
 
 impl<R: Read, W: Write> Walk<'_, R, W> {
     fn run(&mut self) -> Result<(), ChangesError> {
         let top = self.read_listing()?;
         let root = rustix::fs::fstat(self.root).map_err(file_error(b""))?;
-        let about = About::from(&root);
-        let is_changed = !top.first().is_some_and(|entry| about.is(entry));
-        // What is still to be walked of each directory on the way.
-        let mut left = vec![self.enter(Vec::new(), about, !top.is_empty(), is_changed)?];
-        while let Some(below) = left.last_mut().map(Iterator::next) {
-            match below {
-                Some(Below::There {
+        let attributes = Attributes::from(&root);
+        let is_changed = !top
+            .first()
+            .is_some_and(|entry| attributes.is_unchanged(entry));
+        // The subdirectories still to be visited, per level.
+        let mut levels = vec![self.enter(Vec::new(), attributes, !top.is_empty(), is_changed)?];
+        while let Some(subdirectory) = levels.last_mut().map(Iterator::next) {
+            match subdirectory {
+                Some(Subdirectory::Present {
                     path,
-                    about,
+                    attributes,
                     is_in_base,
                     is_changed,
-                }) => left.push(self.enter(path, about, is_in_base, is_changed)?),
-                Some(Below::Gone) => self.skip_listing()?,
+                }) => levels.push(self.enter(path, attributes, is_in_base, is_changed)?),
+                Some(Subdirectory::Removed) => self.skip_listing()?,
                 None => {
-                    left.pop();
-                    self.on_the_way.pop();
+                    levels.pop();
+                    self.ancestors.pop();
                 }
             }
         }
-        // Two empty blocks end an archive.
+        // Two zero blocks end a tar archive.
         let end = self.to.zeroes(2 * BLOCK as u64);
         end.map_err(ChangesError::Write)
     }
 
-    /// Packs what has changed of a directory and in it. Returns the directories in it.
+    /// Packs a directory's changes. Returns its subdirectories.
     fn enter(
         &mut self,
         path: Vec<u8>,
-        about: About,
+        attributes: Attributes,
         is_in_base: bool,
         is_changed: bool,
-    ) -> Result<vec::IntoIter<Below>, ChangesError> {
-        let in_base = match is_in_base {
-            true => self.read_listing()?,
-            false => Vec::new(),
+    ) -> Result<vec::IntoIter<Subdirectory>, ChangesError> {
+        let in_base = if is_in_base {
+            self.read_listing()?
+        } else {
+            Vec::new()
         };
-        self.on_the_way.push(Directory {
+        self.ancestors.push(Directory {
             path: path.clone(),
-            about,
-            is_told: false,
+            attributes,
+            is_packed: false,
         });
         if is_changed {
-            self.tell_way()?;
+            self.add_ancestors()?;
         }
         Ok(self.compare(&path, in_base)?.into_iter())
     }
 
-    /// Packs what has changed in a directory itself. Returns the directories in it, in the order
-    /// of the listing.
-    fn compare(&mut self, path: &[u8], in_base: Vec<Entry>) -> Result<Vec<Below>, ChangesError> {
-        let mut below = Vec::new();
+    /// Packs the changed entries of a directory. Returns its subdirectories, in the order of the
+    /// listing.
+    fn compare(
+        &mut self,
+        path: &[u8],
+        in_base: Vec<BaseEntry>,
+    ) -> Result<Vec<Subdirectory>, ChangesError> {
+        let mut subdirectories = Vec::new();
         let directory = open(self.root, path, OFlags::DIRECTORY);
         let directory = present(directory).map_err(file_error(path))?;
         let on_disk = match &directory {
-            Some(directory) => entries(directory).map_err(file_error(path))?,
+            Some(directory) => read_entries(directory).map_err(file_error(path))?,
             None => Vec::new(),
         };
         let mut in_base = in_base.into_iter().peekable();
         let mut on_disk = on_disk.into_iter().peekable();
-        while let Some((name, before, now)) = next_of_both(&mut in_base, &mut on_disk) {
-            let path = joined(path, &name);
+        while let Some((name, before, now)) = next_pair(&mut in_base, &mut on_disk) {
+            let path = join(path, &name);
             let was_directory = before.as_ref().is_some_and(|before| before.is_directory);
             let file_type = now.as_ref().map_or(FileType::Unknown, |now| now.file_type);
             let treatment = treatment(&path, file_type);
-            let is_mark = name.starts_with(WHITEOUT);
-            if is_mark && now.is_some() {
-                let path = shown(&path);
+            let is_whiteout_name = name.starts_with(WHITEOUT);
+            if is_whiteout_name && now.is_some() {
+                let path = display(&path);
                 let note = format!(
-                    "{path} is left out: in a layer a name that begins with .wh. removes something"
+                    "{path} is left out: in a layer, a name that begins with .wh. is a whiteout"
                 );
                 self.to.note(&note).map_err(ChangesError::Write)?;
             }
-            let is_left_out = is_mark || treatment == Treatment::LeftOut;
+            let is_left_out = is_whiteout_name || treatment == Treatment::LeftOut;
             let now = now.filter(|_| !is_left_out);
             let is_directory = now
                 .as_ref()
                 .is_some_and(|now| now.file_type == FileType::Directory);
             if was_directory && !is_directory {
-                below.push(Below::Gone);
+                subdirectories.push(Subdirectory::Removed);
             }
             match (before, now) {
                 (_, None) if is_left_out => {}
-                (_, None) => self.white_out(&path)?,
-                (before, Some(about)) if is_directory => below.push(Below::There {
-                    is_changed: !before.is_some_and(|before| about.is(&before)),
-                    is_in_base: was_directory,
-                    path,
-                    about,
-                }),
-                (Some(before), Some(about)) if about.is(&before) => {}
-                (_, Some(about)) => {
+                (_, None) => self.add_whiteout(&path)?,
+                (before, Some(attributes)) if is_directory => {
+                    subdirectories.push(Subdirectory::Present {
+                        is_changed: !before.is_some_and(|before| attributes.is_unchanged(&before)),
+                        is_in_base: was_directory,
+                        path,
+                        attributes,
+                    })
+                }
+                (Some(before), Some(attributes)) if attributes.is_unchanged(&before) => {}
+                (_, Some(attributes)) => {
                     if let Some(directory) = &directory {
                         let is_emptied = treatment == Treatment::Emptied;
-                        self.add(directory.as_fd(), &name, &path, &about, is_emptied)?;
+                        self.add(directory.as_fd(), &name, &path, &attributes, is_emptied)?;
                     }
                 }
             }
         }
-        Ok(below)
+        Ok(subdirectories)
     }
 
-    /// Packs something that is no directory.
+    /// Packs an entry other than a directory.
     fn add(
         &mut self,
         directory: BorrowedFd<'_>,
         name: &[u8],
         path: &[u8],
-        about: &About,
+        attributes: &Attributes,
         is_emptied: bool,
     ) -> Result<(), ChangesError> {
-        if let Some(first) = self.links.get(&about.inode).cloned() {
-            return self.tell(path, about, Kind::HardLink(&first), &[]);
+        if let Some(first) = self.links.get(&attributes.inode).cloned() {
+            return self.add_member(path, attributes, MemberType::HardLink(&first), &[]);
         }
         let (major, minor) = (
-            rustix::fs::major(about.device),
-            rustix::fs::minor(about.device),
+            rustix::fs::major(attributes.device),
+            rustix::fs::minor(attributes.device),
         );
         let target;
-        let kind = match about.file_type {
-            FileType::RegularFile if is_emptied => Kind::File { size: 0 },
+        let kind = match attributes.file_type {
+            FileType::RegularFile if is_emptied => MemberType::File { size: 0 },
             FileType::RegularFile => return self.add_file(directory, name, path),
             FileType::Symlink => {
                 let read = rustix::fs::readlinkat(directory, name, Vec::new());
@@ -238,16 +235,16 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
                     return Ok(());
                 };
                 target = read;
-                Kind::Symlink(target.as_bytes())
+                MemberType::Symlink(target.as_bytes())
             }
-            FileType::CharacterDevice => Kind::CharDevice { major, minor },
-            FileType::BlockDevice => Kind::BlockDevice { major, minor },
-            FileType::Fifo => Kind::Fifo,
+            FileType::CharacterDevice => MemberType::CharDevice { major, minor },
+            FileType::BlockDevice => MemberType::BlockDevice { major, minor },
+            FileType::Fifo => MemberType::Fifo,
             _ => return Ok(()),
         };
         let xattrs = self.xattrs(directory, name, path)?;
-        self.remember(path, about);
-        self.tell(path, about, kind, &xattrs)
+        self.record_link(path, attributes);
+        self.add_member(path, attributes, kind, &xattrs)
     }
 
     fn add_file(
@@ -258,34 +255,41 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
     ) -> Result<(), ChangesError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(directory, name, flags, Mode::empty());
-        // Where it has gone, or became something else, since it was looked at.
+        // It may have been removed or replaced since the directory was read.
         let Some(file) = present(opened).map_err(file_error(path))? else {
             return Ok(());
         };
-        let about = About::from(&rustix::fs::fstat(&file).map_err(file_error(path))?);
+        let attributes = Attributes::from(&rustix::fs::fstat(&file).map_err(file_error(path))?);
         let file = File::from(file);
-        if about.file_type != FileType::RegularFile
-            || is_swap(about.size, |bytes, at| {
+        if attributes.file_type != FileType::RegularFile
+            || is_swap(attributes.size, |bytes, at| {
                 file.read_exact_at(bytes, at).is_ok()
             })
         {
             return Ok(());
         }
         let xattrs = self.xattrs(directory, name, path)?;
-        self.remember(path, &about);
-        self.tell(path, &about, Kind::File { size: about.size }, &xattrs)?;
-        self.contents(&file, about.size, path)?;
-        let filling = about.size.wrapping_neg() % BLOCK as u64;
-        self.to.zeroes(filling).map_err(ChangesError::Write)
+        self.record_link(path, &attributes);
+        self.add_member(
+            path,
+            &attributes,
+            MemberType::File {
+                size: attributes.size,
+            },
+            &xattrs,
+        )?;
+        self.add_contents(&file, attributes.size, path)?;
+        let padding = attributes.size.wrapping_neg() % BLOCK as u64;
+        self.to.zeroes(padding).map_err(ChangesError::Write)
     }
 
-    /// A file's bytes, as many as were promised.
-    fn contents(&mut self, file: &File, size: u64, path: &[u8]) -> Result<(), ChangesError> {
+    /// Packs a file's contents, exactly `size` bytes. Holes are not read.
+    fn add_contents(&mut self, file: &File, size: u64, path: &[u8]) -> Result<(), ChangesError> {
         let mut at = 0;
         while at < size {
-            let data = edge(file, SeekFrom::Data(at), size).map_err(file_error(path))?;
+            let data = seek_extent(file, SeekFrom::Data(at), size).map_err(file_error(path))?;
             self.to.zeroes(data - at).map_err(ChangesError::Write)?;
-            let hole = edge(file, SeekFrom::Hole(data), size).map_err(file_error(path))?;
+            let hole = seek_extent(file, SeekFrom::Hole(data), size).map_err(file_error(path))?;
             at = data;
             while at < hole {
                 let most = usize::try_from(hole - at).map_or(CHUNK, |left| left.min(CHUNK));
@@ -302,24 +306,24 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
         Ok(())
     }
 
-    /// What further names of the same are to lead to.
-    fn remember(&mut self, path: &[u8], about: &About) {
-        if about.links > 1 {
-            self.links.insert(about.inode, path.to_vec());
+    /// Records a file's first name, to which later hard links refer.
+    fn record_link(&mut self, path: &[u8], attributes: &Attributes) {
+        if attributes.links > 1 {
+            self.links.insert(attributes.inode, path.to_vec());
         }
     }
 
-    fn white_out(&mut self, path: &[u8]) -> Result<(), ChangesError> {
-        self.tell_way()?;
+    fn add_whiteout(&mut self, path: &[u8]) -> Result<(), ChangesError> {
+        self.add_ancestors()?;
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let directory = &path[..path.len() - name.len()];
-        let member = Member {
+        let member = MemberHeader {
             path: &[directory, WHITEOUT, name].concat(),
-            kind: Kind::File { size: 0 },
+            kind: MemberType::File { size: 0 },
             mode: 0,
             uid: 0,
             gid: 0,
-            modified: Time {
+            modified: UnixTime {
                 seconds: 0,
                 nanoseconds: 0,
             },
@@ -328,25 +332,27 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
         self.to.data(&member.encode()).map_err(ChangesError::Write)
     }
 
-    /// Sees to it that all directories on the way are in the archive.
-    fn tell_way(&mut self) -> Result<(), ChangesError> {
-        let untold = self.on_the_way.iter().position(|it| !it.is_told);
-        let Some(first) = untold else { return Ok(()) };
-        for at in first..self.on_the_way.len() {
-            let Directory { path, about, .. } = &self.on_the_way[at];
-            let (path, about) = (path.clone(), about.clone());
+    /// Packs those ancestors that are not in the archive yet.
+    fn add_ancestors(&mut self) -> Result<(), ChangesError> {
+        let missing = self.ancestors.iter().position(|it| !it.is_packed);
+        let Some(first) = missing else { return Ok(()) };
+        for at in first..self.ancestors.len() {
+            let Directory {
+                path, attributes, ..
+            } = &self.ancestors[at];
+            let (path, attributes) = (path.clone(), attributes.clone());
             let opened = open(self.root, &path, OFlags::DIRECTORY);
             let xattrs = match present(opened).map_err(file_error(&path))? {
                 Some(directory) => self.xattrs(directory.as_fd(), b".", &path)?,
                 None => Vec::new(),
             };
-            self.on_the_way[at].is_told = true;
-            // The root itself is the directory that the archive is of.
-            let slashed = match path.is_empty() {
-                true => b"./".to_vec(),
-                false => [path.as_slice(), b"/"].concat(),
+            self.ancestors[at].is_packed = true;
+            let name = if path.is_empty() {
+                b"./".to_vec()
+            } else {
+                [path.as_slice(), b"/"].concat()
             };
-            let member = about.member(&slashed, Kind::Directory, &xattrs);
+            let member = attributes.member(&name, MemberType::Directory, &xattrs);
             self.to
                 .data(&member.encode())
                 .map_err(ChangesError::Write)?;
@@ -354,19 +360,19 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
         Ok(())
     }
 
-    fn tell(
+    fn add_member(
         &mut self,
         path: &[u8],
-        about: &About,
-        kind: Kind<'_>,
+        attributes: &Attributes,
+        kind: MemberType<'_>,
         xattrs: &[Xattr],
     ) -> Result<(), ChangesError> {
-        self.tell_way()?;
-        let member = about.member(path, kind, xattrs);
+        self.add_ancestors()?;
+        let member = attributes.member(path, kind, xattrs);
         self.to.data(&member.encode()).map_err(ChangesError::Write)
     }
 
-    /// The attributes of an entry, links not followed.
+    /// Reads the extended attributes of an entry; a symbolic link's own, not its target's.
     fn xattrs(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -388,8 +394,8 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
                 continue;
             }
             if name.contains(&b'=') {
-                let (path, name) = (shown(path), name.escape_ascii());
-                let note = format!("the attribute {name} of {path} is left out: = is in its name");
+                let (path, name) = (display(path), name.escape_ascii());
+                let note = format!("attribute {name} of {path} is left out: its name contains =");
                 self.to.note(&note).map_err(ChangesError::Write)?;
                 continue;
             }
@@ -410,63 +416,18 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
         skip_directory(&mut self.listing).map_err(ChangesError::Listing)
     }
 
-    fn read_listing(&mut self) -> Result<Vec<Entry>, ChangesError> {
+    fn read_listing(&mut self) -> Result<Vec<BaseEntry>, ChangesError> {
         read_directory(&mut self.listing).map_err(ChangesError::Listing)
     }
 }
 
-impl About {
-    /// Whether it is what the base has there.
-    fn is(&self, before: &Entry) -> bool {
-        self.inode == before.inode
-            && self.changed == before.changed
-            && (self.file_type == FileType::Directory) == before.is_directory
-    }
+/// A name, and its entries in the base and on the disk.
+type Pair = (Vec<u8>, Option<BaseEntry>, Option<Attributes>);
 
-    fn member<'a>(&self, path: &'a [u8], kind: Kind<'a>, xattrs: &'a [Xattr]) -> Member<'a> {
-        Member {
-            path,
-            kind,
-            mode: self.mode & 0o7777,
-            uid: self.uid,
-            gid: self.gid,
-            modified: self.modified,
-            xattrs,
-        }
-    }
-}
-
-impl From<&rustix::fs::Stat> for About {
-    fn from(stat: &rustix::fs::Stat) -> About {
-        let time = |seconds, nanoseconds: u64| Time {
-            seconds,
-            nanoseconds: u32::try_from(nanoseconds).unwrap_or_default(),
-        };
-        About {
-            file_type: FileType::from_raw_mode(stat.st_mode),
-            inode: stat.st_ino,
-            changed: time(stat.st_ctime, stat.st_ctime_nsec),
-            modified: time(stat.st_mtime, stat.st_mtime_nsec),
-            mode: stat.st_mode,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            links: stat.st_nlink,
-            device: stat.st_rdev,
-            size: u64::try_from(stat.st_size).unwrap_or_default(),
-        }
-    }
-}
-
-/// An entry of a directory on the disk.
-type Named = (Vec<u8>, About);
-
-/// What base and disk have under one name.
-type Pair = (Vec<u8>, Option<Entry>, Option<About>);
-
-/// The next name of the two lists, and what each has under it.
-fn next_of_both(
-    in_base: &mut Peekable<vec::IntoIter<Entry>>,
-    on_disk: &mut Peekable<vec::IntoIter<Named>>,
+/// The next name of two sorted lists, with its entry in each.
+fn next_pair(
+    in_base: &mut Peekable<vec::IntoIter<BaseEntry>>,
+    on_disk: &mut Peekable<vec::IntoIter<DiskEntry>>,
 ) -> Option<Pair> {
     let name = match (in_base.peek(), on_disk.peek()) {
         (Some(before), Some((now, _))) => before.name.as_slice().min(now),
@@ -477,101 +438,5 @@ fn next_of_both(
     let name = name.to_vec();
     let before = in_base.next_if(|before| before.name == name);
     let now = on_disk.next_if(|(now, _)| *now == name);
-    Some((name, before, now.map(|(_, about)| about)))
-}
-
-/// A directory's entries, in the order of their names.
-fn entries(directory: impl AsFd) -> rustix::io::Result<Vec<Named>> {
-    let mut names: Vec<CString> = Vec::new();
-    for entry in Dir::read_from(&directory)? {
-        let name = entry?.file_name().to_owned();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push(name);
-        }
-    }
-    names.sort();
-    let mut entries = Vec::with_capacity(names.len());
-    for name in names {
-        let stat = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW);
-        if let Some(stat) = present(stat)? {
-            entries.push((name.into_bytes(), About::from(&stat)));
-        }
-    }
-    Ok(entries)
-}
-
-/// Opens an entry below the root, wherever links would lead. One descriptor for each is open at a
-/// time, however deep the tree.
-fn open(
-    root: BorrowedFd<'_>,
-    path: &[u8],
-    flags: OFlags,
-) -> rustix::io::Result<std::os::fd::OwnedFd> {
-    let open = |from: BorrowedFd<'_>, path: &[u8]| {
-        rustix::fs::openat2(
-            from,
-            if path.is_empty() { b"." } else { path },
-            flags | OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )
-    };
-    // What is longer than the kernel takes at once is gone in steps.
-    let (step, mut rest) = split(path);
-    let mut reached = open(root, step)?;
-    while let Some(path) = rest {
-        let (step, further) = split(path);
-        reached = open(reached.as_fd(), step)?;
-        rest = further;
-    }
-    Ok(reached)
-}
-
-/// The beginning of a path, as much of it as the kernel takes at once (`PATH_MAX`), and the rest.
-fn split(path: &[u8]) -> (&[u8], Option<&[u8]>) {
-    const MOST: usize = 4095;
-    if path.len() <= MOST {
-        return (path, None);
-    }
-    // Names have 255 bytes at most.
-    let slash = path[..=MOST].iter().rposition(|byte| *byte == b'/');
-    let (step, rest) = path.split_at(slash.unwrap_or(MOST));
-    (step, Some(rest.get(1..).unwrap_or_default()))
-}
-
-/// None if it has gone, or has become something else, since its name was read.
-fn present<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
-    match result {
-        Ok(found) => Ok(Some(found)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Where data or a hole begins; the end of the file where there is none any more.
-fn edge(file: &File, from: SeekFrom, size: u64) -> rustix::io::Result<u64> {
-    match rustix::fs::seek(file, from) {
-        Ok(at) => Ok(at.min(size)),
-        Err(Errno::NXIO) => Ok(size),
-        Err(error) => Err(error),
-    }
-}
-
-fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
-    match directory.is_empty() {
-        true => name.to_vec(),
-        false => [directory, b"/", name].concat(),
-    }
-}
-
-fn shown(path: &[u8]) -> String {
-    format!("/{}", String::from_utf8_lossy(path).escape_debug())
-}
-
-fn file_error<E: Into<io::Error>>(path: &[u8]) -> impl FnOnce(E) -> ChangesError + use<E> {
-    let path = shown(path);
-    move |source| ChangesError::File {
-        path,
-        source: source.into(),
-    }
+    Some((name, before, now.map(|(_, attributes)| attributes)))
 }

@@ -1,4 +1,4 @@
-//! Trees of this host, changed and packed.
+//! Packs trees of this host after changing them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
@@ -16,26 +16,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_changes::{Archive, Entry, Time, pack, write_listing};
+use container_changes::{ArchiveReader, BaseEntry, UnixTime, pack, write_listing};
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, lsetxattr, mknodat};
 
-/// A directory, and the listing of what it had.
+/// A directory, and the listing of its original contents.
 struct Machine {
     root: tempfile::TempDir,
     listing: Vec<u8>,
 }
 
 impl Machine {
-    /// With what `fill` makes in it.
-    fn made(fill: impl FnOnce(&Path)) -> Machine {
+    /// Creates a directory with `fill`, and lists it.
+    fn new(fill: impl FnOnce(&Path)) -> Machine {
         let root = tempfile::tempdir_in("/var/tmp").unwrap();
         fill(root.path());
         let entry = |path: &Path, name: &OsStr| {
             let about = path.symlink_metadata().unwrap();
-            Entry {
+            BaseEntry {
                 name: name.as_bytes().to_vec(),
                 inode: about.ino(),
-                changed: Time {
+                changed: UnixTime {
                     seconds: about.ctime(),
                     nanoseconds: about.ctime_nsec() as u32,
                 },
@@ -46,15 +46,15 @@ impl Machine {
         let mut entries = BTreeMap::new();
         let mut directories = vec![(top.inode, root.path().to_owned())];
         while let Some((inode, path)) = directories.pop() {
-            let mut of_directory = Vec::new();
+            let mut found_entries = Vec::new();
             for found in fs::read_dir(path).unwrap().map(Result::unwrap) {
                 let entry = entry(&found.path(), &found.file_name());
                 if entry.is_directory {
                     directories.push((entry.inode, found.path()));
                 }
-                of_directory.push(entry);
+                found_entries.push(entry);
             }
-            entries.insert(inode, of_directory);
+            entries.insert(inode, found_entries);
         }
         let mut listing = Vec::new();
         let mut entries_of = |inode| Ok(entries.remove(&inode).unwrap());
@@ -66,7 +66,7 @@ impl Machine {
         self.root.path().join(below)
     }
 
-    /// The archive of what has changed, and the notes with it.
+    /// Packs the changes; returns the archive and the notes.
     fn archive(&self) -> (Vec<u8>, Vec<String>) {
         let root = File::open(self.root.path()).unwrap();
         let mut stream = Vec::new();
@@ -77,14 +77,14 @@ impl Machine {
         )
         .unwrap();
         let (mut archive, mut notes) = (Vec::new(), Vec::new());
-        Archive::new(stream.as_slice(), |note| notes.push(note))
+        ArchiveReader::new(stream.as_slice(), |note| notes.push(note))
             .read_to_end(&mut archive)
             .unwrap();
         assert!(archive.len().is_multiple_of(512));
         (archive, notes)
     }
 
-    /// The paths in it, in order, what they are behind them.
+    /// Paths in the archive, in order, with the targets of links.
     fn changes(&self) -> Vec<String> {
         let (archive, _) = self.archive();
         let mut archive = tar::Archive::new(archive.as_slice());
@@ -106,8 +106,8 @@ fn write(path: &Path, text: &str) {
 }
 
 #[test]
-fn what_is_as_it_was_is_not_in_it() {
-    let machine = Machine::made(|root| {
+fn unchanged_entries_are_not_packed() {
+    let machine = Machine::new(|root| {
         write(&root.join("a/b/file"), "text");
         symlink("file", root.join("a/b/link")).unwrap();
     });
@@ -117,8 +117,8 @@ fn what_is_as_it_was_is_not_in_it() {
 }
 
 #[test]
-fn what_was_changed_comes_with_the_directories_that_lead_to_it() {
-    let machine = Machine::made(|root| {
+fn changed_entries_are_packed_with_their_ancestors() {
+    let machine = Machine::new(|root| {
         write(&root.join("a/b/one"), "text");
         write(&root.join("a/b/two"), "text");
         write(&root.join("a/c"), "text");
@@ -133,8 +133,8 @@ fn what_was_changed_comes_with_the_directories_that_lead_to_it() {
 }
 
 #[test]
-fn what_is_gone_is_whited_out_once() {
-    let machine = Machine::made(|root| {
+fn removed_trees_get_one_whiteout() {
+    let machine = Machine::new(|root| {
         write(&root.join("a/gone/deep/file"), "text");
         write(&root.join("a/gone/file"), "text");
         write(&root.join("a/stays/file"), "text");
@@ -146,19 +146,19 @@ fn what_is_gone_is_whited_out_once() {
 }
 
 #[test]
-fn what_has_become_something_else_takes_its_place() {
-    let machine = Machine::made(|root| {
+fn entries_of_another_type_replace_the_old_ones() {
+    let machine = Machine::new(|root| {
         write(&root.join("directory/sub/file"), "text");
         write(&root.join("file"), "text");
-        write(&root.join("made-anew/old"), "text");
+        write(&root.join("recreated/old"), "text");
         write(&root.join("z"), "text");
     });
     fs::remove_dir_all(machine.path("directory")).unwrap();
-    fs::remove_dir_all(machine.path("made-anew")).unwrap();
+    fs::remove_dir_all(machine.path("recreated")).unwrap();
     fs::remove_file(machine.path("file")).unwrap();
     write(&machine.path("directory"), "text");
     write(&machine.path("file/sub/new"), "text");
-    write(&machine.path("made-anew/new"), "text");
+    write(&machine.path("recreated/new"), "text");
     assert_eq!(
         machine.changes(),
         [
@@ -167,21 +167,21 @@ fn what_has_become_something_else_takes_its_place() {
             "file/",
             "file/sub/",
             "file/sub/new",
-            "made-anew/",
-            "made-anew/new",
-            "made-anew/.wh.old"
+            "recreated/",
+            "recreated/new",
+            "recreated/.wh.old"
         ]
     );
 }
 
 #[test]
-fn a_directory_in_the_place_of_another_one_is_known_though_all_times_are_the_same() {
-    let machine = Machine::made(|root| {
+fn a_directory_moved_to_anothers_place_is_noticed_though_all_times_are_equal() {
+    let machine = Machine::new(|root| {
         for version in ["1", "2"] {
             write(&root.join(version).join("file"), version);
         }
     });
-    // As in an image whose files all have one time.
+    // Give both the same change time, as in an image whose files all have one timestamp.
     let mut listing = machine.listing.clone();
     let file = fs::metadata(machine.path("1/file")).unwrap();
     let other = fs::metadata(machine.path("2/file")).unwrap();
@@ -207,8 +207,8 @@ fn a_directory_in_the_place_of_another_one_is_known_though_all_times_are_the_sam
 }
 
 #[test]
-fn names_of_one_file_are_one_file() {
-    let machine = Machine::made(|root| {
+fn hard_links_stay_hard_links() {
+    let machine = Machine::new(|root| {
         write(&root.join("b"), "text");
         fs::hard_link(root.join("b"), root.join("c")).unwrap();
         write(&root.join("other"), "text");
@@ -221,8 +221,8 @@ fn names_of_one_file_are_one_file() {
 }
 
 #[test]
-fn all_that_a_file_can_have_is_kept() {
-    let machine = Machine::made(|_| ());
+fn long_names_types_times_and_attributes_are_kept() {
+    let machine = Machine::new(|_| ());
     let long = "n".repeat(255);
     let odd = OsStr::from_bytes(b"odd-\xff");
     write(&machine.path(&format!("{long}/{long}")), "deep");
@@ -277,8 +277,8 @@ fn all_that_a_file_can_have_is_kept() {
 }
 
 #[test]
-fn holes_are_read_as_zeroes_and_do_not_travel() {
-    let machine = Machine::made(|_| ());
+fn holes_are_not_transferred() {
+    let machine = Machine::new(|_| ());
     let file = File::create(machine.path("sparse")).unwrap();
     file.set_len(64 << 20).unwrap();
     file.write_at(b"in the middle", 32 << 20).unwrap();
@@ -300,8 +300,8 @@ fn holes_are_read_as_zeroes_and_do_not_travel() {
 }
 
 #[test]
-fn what_is_the_machines_own_stays_with_it() {
-    let machine = Machine::made(|root| {
+fn files_of_one_machine_are_left_out() {
+    let machine = Machine::new(|root| {
         write(&root.join("etc/hosts"), "the image's");
         write(&root.join("var/log/journal/0/old"), "");
     });
@@ -346,8 +346,8 @@ fn what_is_the_machines_own_stays_with_it() {
 }
 
 #[test]
-fn a_name_that_would_remove_something_is_told() {
-    let machine = Machine::made(|_| ());
+fn names_that_look_like_whiteouts_are_reported() {
+    let machine = Machine::new(|_| ());
     write(&machine.path(".wh.file"), "");
     write(&machine.path(".wh.tree/file"), "");
     let (_, notes) = machine.archive();
@@ -357,8 +357,8 @@ fn a_name_that_would_remove_something_is_told() {
 }
 
 #[test]
-fn a_listing_that_breaks_off_is_a_failure_at_both_ends() {
-    let machine = Machine::made(|root| write(&root.join("a/b"), ""));
+fn a_truncated_listing_fails_on_both_sides() {
+    let machine = Machine::new(|root| write(&root.join("a/b"), ""));
     let root = File::open(machine.root.path()).unwrap();
     for length in 0..machine.listing.len() {
         let mut stream = Vec::new();
@@ -369,15 +369,15 @@ fn a_listing_that_breaks_off_is_a_failure_at_both_ends() {
         );
         assert!(packed.is_err(), "{length}");
         let mut archive = Vec::new();
-        let read = Archive::new(stream.as_slice(), |_| ()).read_to_end(&mut archive);
+        let read = ArchiveReader::new(stream.as_slice(), |_| ()).read_to_end(&mut archive);
         let error = read.unwrap_err().to_string();
-        assert!(error.contains("image has"), "{error}");
+        assert!(error.contains("base image"), "{error}");
     }
 }
 
 #[test]
-fn a_path_may_be_longer_than_the_kernel_takes_at_once() {
-    let machine = Machine::made(|_| ());
+fn paths_may_be_longer_than_path_max() {
+    let machine = Machine::new(|_| ());
     let (name, depth) = ("d".repeat(200), 50);
     let mut directory = OwnedFd::from(File::open(machine.root.path()).unwrap());
     for _ in 0..depth {
@@ -395,7 +395,7 @@ fn a_path_may_be_longer_than_the_kernel_takes_at_once() {
 
 #[test]
 fn a_deep_tree_needs_few_descriptors() {
-    let machine = Machine::made(|_| ());
+    let machine = Machine::new(|_| ());
     let deep = ["d"; 1500].join("/");
     fs::create_dir_all(machine.path(&deep)).unwrap();
     assert_eq!(machine.changes().len(), 1501);

@@ -1,4 +1,4 @@
-//! A tar stream, turned into files.
+//! Writing the files of a tar stream.
 
 use std::{
     error::Error,
@@ -10,80 +10,87 @@ use std::{
 
 use tar::{Archive, Entry, EntryType};
 
-use crate::ArchiveError;
+use crate::CopyError;
 
-/// What a stream is to its destination.
+/// Form of the stream, and its placement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Arrival {
-    /// A copy of one file or directory, as [`Root::Itself`](crate::Root::Itself) packs it. In a
-    /// directory that is there it gets this name; without a name a directory's contents go there.
+pub enum UnpackMode {
+    /// The stream is a copy of one file or directory, packed with
+    /// [`RootName::Dot`](crate::RootName::Dot). If the destination is a directory, the copy gets
+    /// this name in it; without a name, a directory's contents are written to the destination
+    /// itself.
     Copy {
-        /// The source's own name.
+        /// Name of the source.
         name: Option<OsString>,
     },
-    /// Any tar stream, unpacked in a directory that is there.
+    /// The stream is any tar archive. The destination must be an existing directory.
     Tar,
 }
 
-/// Unpacks a stream at `destination`. `note` hears what is left out. Nothing is written outside
-/// the destination, whatever the stream says.
+/// Unpacks a stream to `destination`, and writes nothing outside it even if the stream is hostile.
+/// `note` receives a message for each member that is skipped.
+///
+/// # Errors
+/// [`CopyError`]. Files that were written before the error stay.
 pub fn unpack(
     from: impl Read,
     destination: &Path,
-    arrival: &Arrival,
+    mode: &UnpackMode,
     note: &mut dyn FnMut(String),
-) -> Result<(), ArchiveError> {
+) -> Result<(), CopyError> {
     let mut archive = Archive::new(from);
-    unpack_archive(&mut archive, destination, arrival, note)?;
-    // Whoever writes the stream is not done before its padding is read.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Stream)?;
+    unpack_archive(&mut archive, destination, mode, note)?;
+    // The writer may fail with a broken pipe if the padding at the end is not read.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(CopyError::Stream)?;
     Ok(())
 }
 
 fn unpack_archive(
     archive: &mut Archive<impl Read>,
     destination: &Path,
-    arrival: &Arrival,
+    mode: &UnpackMode,
     note: &mut dyn FnMut(String),
-) -> Result<(), ArchiveError> {
-    let mut entries = archive.entries().map_err(ArchiveError::Stream)?.peekable();
+) -> Result<(), CopyError> {
+    let mut entries = archive.entries().map_err(CopyError::Stream)?.peekable();
     let is_directory = match entries.peek() {
         Some(Ok(first)) => first.header().entry_type().is_dir(),
-        // It is told below.
+        // The error is returned below.
         Some(Err(_)) => true,
-        // Whoever packs has told why there is nothing.
+        // The packing side has reported why the stream is empty.
         None => return Ok(()),
     };
-    match arrival {
-        Arrival::Copy { name } if !is_directory => {
+    match mode {
+        UnpackMode::Copy { name } if !is_directory => {
             let target = target_of_file(destination, name.as_ref())?;
             if let Some(entry) = entries.next() {
-                let mut entry = entry.map_err(ArchiveError::Stream)?;
+                let mut entry = entry.map_err(CopyError::Stream)?;
                 entry.set_preserve_permissions(false);
                 write_file(&mut entry, &target)
                     .map_err(innermost)
-                    .map_err(ArchiveError::file("writing", &target))?;
+                    .map_err(CopyError::file("write", &target))?;
             }
             Ok(())
         }
-        Arrival::Copy { name } => {
+        UnpackMode::Copy { name } => {
             let (target, is_new) = target_of_directory(destination, name.as_ref())?;
-            // A directory that is there keeps its own mode.
-            let is_wanted = |entry: &io::Result<Entry<'_, _>>| {
+            // An existing directory keeps its mode.
+            let is_unpacked = |entry: &io::Result<Entry<'_, _>>| {
                 is_new || entry.as_ref().map_or(true, |entry| !is_root(entry))
             };
-            unpack_all(entries.filter(is_wanted), &target, note)
+            unpack_all(entries.filter(is_unpacked), &target, note)
         }
-        Arrival::Tar if destination.is_dir() => unpack_all(entries, destination, note),
-        Arrival::Tar if !destination.exists() => refused(destination, "there is no such directory"),
-        Arrival::Tar => refused(destination, "it is not a directory"),
+        UnpackMode::Tar if destination.is_dir() => unpack_all(entries, destination, note),
+        UnpackMode::Tar if !destination.exists() => {
+            refused(destination, "not found: no such directory")
+        }
+        UnpackMode::Tar => refused(destination, "is not a directory"),
     }
 }
 
-/// Writes a file beside its place and moves it there, so that one that is there already is replaced
-/// by the whole of it or stays. What is no file, a device or a pipe, is written into.
+/// Writes a file to a temporary directory beside the target and renames it, so that an existing
+/// file is replaced atomically. An existing device or pipe is written to instead.
 fn write_file<R: Read>(entry: &mut Entry<'_, R>, target: &Path) -> io::Result<()> {
-    if fs::metadata(target).is_ok_and(|about| !about.is_file()) {
+    if fs::metadata(target).is_ok_and(|metadata| !metadata.is_file()) {
         let mut target = fs::File::options().write(true).open(target)?;
         return io::copy(entry, &mut target).map(drop);
     }
@@ -98,23 +105,20 @@ fn write_file<R: Read>(entry: &mut Entry<'_, R>, target: &Path) -> io::Result<()
     fs::rename(&written, target)
 }
 
-/// Where a file goes.
-fn target_of_file(destination: &Path, name: Option<&OsString>) -> Result<PathBuf, ArchiveError> {
+/// Returns the path that a file is written to.
+fn target_of_file(destination: &Path, name: Option<&OsString>) -> Result<PathBuf, CopyError> {
     if destination.is_dir() {
         let target = name.map(|name| destination.join(name));
         let target = target.unwrap_or_else(|| destination.to_owned());
-        return match target.is_dir() {
-            true => refused(
-                &target,
-                "a directory is there, and a file would take its place",
-            ),
-            false => Ok(target),
-        };
+        if target.is_dir() {
+            return refused(&target, "is a directory, which a file cannot replace");
+        }
+        return Ok(target);
     }
     if ends_with_slash(destination) {
-        return refused(destination, "there is no such directory");
+        return refused(destination, "not found: no such directory");
     }
-    // A link leads to the file that is meant.
+    // The target of a symlink is replaced, not the symlink.
     if let Ok(target) = fs::canonicalize(destination) {
         return Ok(target);
     }
@@ -122,41 +126,38 @@ fn target_of_file(destination: &Path, name: Option<&OsString>) -> Result<PathBuf
     Ok(destination.to_owned())
 }
 
-/// Where a directory goes, and whether it had to be made there.
+/// Returns the path that a directory is written to, and whether it was created.
 fn target_of_directory(
     destination: &Path,
     name: Option<&OsString>,
-) -> Result<(PathBuf, bool), ArchiveError> {
+) -> Result<(PathBuf, bool), CopyError> {
     let target = match name {
         Some(name) if destination.is_dir() => destination.join(name),
         _ => destination.to_owned(),
     };
     if target != destination && target.is_symlink() {
-        return refused(
-            &target,
-            "a link is there, and a directory would take its place",
-        );
+        return refused(&target, "is a symlink, which a directory cannot replace");
     }
     if target.is_dir() {
         return Ok((target, false));
     }
     if target.symlink_metadata().is_ok() {
-        return refused(&target, "it is there and is not a directory");
+        return refused(&target, "exists and is not a directory");
     }
     ensure_parent(&target)?;
-    fs::create_dir(&target).map_err(ArchiveError::file("making", &target))?;
+    fs::create_dir(&target).map_err(CopyError::file("create", &target))?;
     Ok((target, true))
 }
 
-fn ensure_parent(path: &Path) -> Result<(), ArchiveError> {
+fn ensure_parent(path: &Path) -> Result<(), CopyError> {
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
     match parent {
         Some(parent) if parent.exists() && !parent.is_dir() => {
-            refused(parent, "it is not a directory")
+            refused(parent, "is not a directory")
         }
-        Some(parent) if !parent.is_dir() => refused(parent, "there is no such directory"),
+        Some(parent) if !parent.is_dir() => refused(parent, "not found: no such directory"),
         _ => Ok(()),
     }
 }
@@ -165,23 +166,23 @@ fn ends_with_slash(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-fn refused<T>(path: &Path, reason: &'static str) -> Result<T, ArchiveError> {
-    Err(ArchiveError::Refused {
+fn refused<T>(path: &Path, reason: &'static str) -> Result<T, CopyError> {
+    Err(CopyError::Refused {
         path: path.to_owned(),
         reason,
     })
 }
 
-/// Unpacks entries below `target`. Directories come last, deepest first: their modes and times
-/// must not be in the way of what goes into them.
+/// Unpacks entries below `target`. Directories are unpacked last, deepest first: a read-only mode
+/// would prevent writing into them, and writing into them would change their timestamps.
 fn unpack_all<'a, R: Read + 'a>(
     entries: impl Iterator<Item = io::Result<Entry<'a, R>>>,
     target: &Path,
     note: &mut dyn FnMut(String),
-) -> Result<(), ArchiveError> {
+) -> Result<(), CopyError> {
     let mut directories = Vec::new();
     for entry in entries {
-        let mut entry = entry.map_err(ArchiveError::Stream)?;
+        let mut entry = entry.map_err(CopyError::Stream)?;
         entry.set_preserve_permissions(false);
         match entry.header().entry_type() {
             EntryType::Directory => directories.push(entry),
@@ -189,48 +190,49 @@ fn unpack_all<'a, R: Read + 'a>(
             | EntryType::Continuous
             | EntryType::GNUSparse
             | EntryType::Symlink
-            | EntryType::Link => place(&mut entry, target, note)?,
+            | EntryType::Link => unpack_entry(&mut entry, target, note)?,
             _ => note(format!(
-                "{} is left out: it is no file, directory or link",
+                "{} skipped: it is not a file, directory or link",
                 path_of(&entry).display()
             )),
         }
     }
     directories.sort_by(|one, other| other.path_bytes().cmp(&one.path_bytes()));
     for mut directory in directories {
-        place(&mut directory, target, note)?;
+        unpack_entry(&mut directory, target, note)?;
     }
     Ok(())
 }
 
-fn place<R: Read>(
+fn unpack_entry<R: Read>(
     entry: &mut Entry<'_, R>,
     directory: &Path,
     note: &mut dyn FnMut(String),
-) -> Result<(), ArchiveError> {
+) -> Result<(), CopyError> {
     let path = path_of(entry);
-    let mut placed = entry.unpack_in(directory);
+    let mut unpacked = entry.unpack_in(directory);
     let target = directory.join(&path);
-    // As for any other file, what is there makes room. It lies inside: that was looked at first.
+    // The library replaces existing files, but not with hard links. Removing the file is safe: the
+    // library has checked that the path is inside `directory`.
     let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AlreadyExists;
     if entry.header().entry_type().is_hard_link()
-        && placed.as_ref().is_err_and(is_taken)
+        && unpacked.as_ref().is_err_and(is_taken)
         && fs::remove_file(&target).is_ok()
     {
-        placed = entry.unpack_in(directory);
+        unpacked = entry.unpack_in(directory);
     }
-    let failed = ArchiveError::file("writing", &target);
-    match placed.map_err(innermost).map_err(failed)? {
-        true => {}
-        false => note(format!(
-            "{} is left out: it lies outside the archive",
+    let failed = CopyError::file("write", &target);
+    let is_inside = unpacked.map_err(innermost).map_err(failed)?;
+    if !is_inside {
+        note(format!(
+            "{} skipped: it would be outside the destination",
             path.display()
-        )),
+        ));
     }
     Ok(())
 }
 
-/// The reason itself: the library's own words around it name what is named already.
+/// Returns the innermost cause. The library wraps it in messages that repeat the path.
 fn innermost(error: io::Error) -> io::Error {
     let mut cause: &dyn Error = &error;
     while let Some(deeper) = cause.source() {

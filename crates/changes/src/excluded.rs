@@ -1,20 +1,20 @@
-//! What belongs to the machine and not to an image made from it: see the [crate].
+//! Files that belong to one machine and are not part of an image; the [crate] lists them.
 
 use rustix::fs::FileType;
 
-/// What becomes of an entry.
+/// Treatment of an entry of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Treatment {
-    /// It is in the image as in the machine.
-    Taken,
-    /// It is not spoken of: the image has of it what the base has.
+pub(crate) enum Treatment {
+    /// As it is.
+    Included,
+    /// Not at all, neither as a file nor as a whiteout: the image keeps the base's entry.
     LeftOut,
-    /// It is a file with nothing in it.
+    /// As an empty file.
     Emptied,
 }
 
-/// What becomes of the entry with this path, from the root without a slash before it.
-pub fn treatment(path: &[u8], file_type: FileType) -> Treatment {
+/// Treatment of the entry at this path, which is relative to the root.
+pub(crate) fn treatment(path: &[u8], file_type: FileType) -> Treatment {
     match path {
         b"lost+found"
         | b"etc/hostname"
@@ -26,13 +26,13 @@ pub fn treatment(path: &[u8], file_type: FileType) -> Treatment {
         b"var/lib/dbus/machine-id" if file_type == FileType::RegularFile => Treatment::LeftOut,
         b"etc/machine-id" if file_type == FileType::RegularFile => Treatment::Emptied,
         _ if path.starts_with(b"var/log/journal/") => Treatment::LeftOut,
-        _ => Treatment::Taken,
+        _ => Treatment::Included,
     }
 }
 
-/// Whether a file of that size is one for swapping, by what stands at the end of its first page
+/// Whether a file of this size is a swap file, by the signature at the end of its first page
 /// (mkswap(8)).
-pub fn is_swap(size: u64, read_at: impl FnOnce(&mut [u8], u64) -> bool) -> bool {
+pub(crate) fn is_swap(size: u64, read_at: impl FnOnce(&mut [u8], u64) -> bool) -> bool {
     const MAGIC: &[u8; 10] = b"SWAPSPACE2";
     const PAGE: u64 = 4096;
     let mut found = [0; MAGIC.len()];

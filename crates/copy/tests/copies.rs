@@ -1,4 +1,4 @@
-//! What a copy keeps, and where it goes.
+//! What a copy preserves, and where it is written.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
@@ -7,19 +7,19 @@ use std::{
     path::Path,
 };
 
-use container_archive::{ArchiveError, Arrival, Root, pack, unpack};
+use container_copy::{CopyError, RootName, UnpackMode, pack, unpack};
 
-/// Copies as the two sides do, and returns what was noted.
-fn copy(from: &Path, to: &Path, contents_only: bool) -> Result<Vec<String>, ArchiveError> {
+/// Packs and unpacks as the two sides do. Returns the messages about skipped files.
+fn copy(from: &Path, to: &Path, contents_only: bool) -> Result<Vec<String>, CopyError> {
     let (mut stream, mut notes) = (Vec::new(), Vec::new());
-    pack(from, Root::Itself, &mut stream, &mut |note| {
+    pack(from, RootName::Dot, &mut stream, &mut |note| {
         notes.push(note);
     })?;
     let name = from.file_name().filter(|_| !contents_only);
-    let arrival = Arrival::Copy {
+    let mode = UnpackMode::Copy {
         name: name.map(Into::into),
     };
-    unpack(stream.as_slice(), to, &arrival, &mut |note| {
+    unpack(stream.as_slice(), to, &mode, &mut |note| {
         notes.push(note);
     })?;
     Ok(notes)
@@ -38,7 +38,7 @@ fn tree() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_tree_keeps_contents_modes_and_links() {
+fn a_copied_tree_keeps_contents_modes_and_links() {
     let (from, to) = (tree(), tempfile::tempdir().unwrap());
     let notes = copy(&from.path().join("tree"), to.path(), false).unwrap();
     assert_eq!(notes, [""; 0]);
@@ -68,7 +68,7 @@ fn a_tree_keeps_contents_modes_and_links() {
 }
 
 #[test]
-fn the_destination_decides_on_the_name() {
+fn a_copy_is_named_by_its_destination() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (file, directory) = (from.path().join("file"), from.path().join("dir"));
     fs::write(&file, "one").unwrap();
@@ -94,14 +94,18 @@ fn the_destination_decides_on_the_name() {
     fs::set_permissions(to.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     copy(&directory, to.path(), true).unwrap();
     let mode = fs::metadata(to.path()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o7777, 0o1777, "what is there keeps its mode");
+    assert_eq!(
+        mode & 0o7777,
+        0o1777,
+        "an existing directory keeps its mode"
+    );
     copy(&directory, &at("new dir"), false).unwrap();
     assert_eq!(read("new dir/dir/in"), "two");
 
     symlink("file", at("link")).unwrap();
     fs::write(&file, "three").unwrap();
     copy(&file, &at("link"), false).unwrap();
-    assert_eq!(read("file"), "three", "a link leads to what is meant");
+    assert_eq!(read("file"), "three", "the symlink's target is replaced");
 
     let refused = |from: &Path, to: &str| copy(from, &at(to), false).unwrap_err().to_string();
     assert!(refused(&file, "none/").contains("no such directory"));
@@ -110,12 +114,12 @@ fn the_destination_decides_on_the_name() {
     fs::create_dir(at("other")).unwrap();
     fs::create_dir(at("other/file")).unwrap();
     symlink("/tmp", at("other/dir")).unwrap();
-    assert!(refused(&directory, "other").contains("a link is there"));
-    assert!(refused(&file, "other").contains("a directory is there"));
+    assert!(refused(&directory, "other").contains("is a symlink"));
+    assert!(refused(&file, "other").contains("is a directory"));
 }
 
 #[test]
-fn what_cannot_be_copied_is_told_and_the_rest_is_there() {
+fn a_socket_is_reported_and_the_rest_is_copied() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let _socket = UnixListener::bind(from.path().join("socket")).unwrap();
     fs::write(from.path().join("file"), "x").unwrap();
@@ -125,20 +129,20 @@ fn what_cannot_be_copied_is_told_and_the_rest_is_there() {
 }
 
 #[test]
-fn what_is_no_file_is_refused_and_nothing_is_made() {
+fn a_device_is_refused_and_nothing_is_created() {
     let to = tempfile::tempdir().unwrap();
     let target = to.path().join("target");
     let refused = copy(Path::new("/dev/null"), &target, false)
         .unwrap_err()
         .to_string();
     assert!(refused.contains("a device"), "{refused}");
-    let arrival = Arrival::Copy { name: None };
-    unpack(&[0; 1024][..], &target, &arrival, &mut |_| ()).unwrap();
+    let mode = UnpackMode::Copy { name: None };
+    unpack(&[0; 1024][..], &target, &mode, &mut |_| ()).unwrap();
     assert!(!target.exists());
 }
 
 #[test]
-fn a_hard_link_replaces_what_is_there() {
+fn a_hard_link_replaces_an_existing_file() {
     let to = tempfile::tempdir().unwrap();
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -152,13 +156,13 @@ fn a_hard_link_replaces_what_is_there() {
     builder.append_link(&mut header, "hard", "file").unwrap();
     let stream = builder.into_inner().unwrap();
     for _ in 0..2 {
-        unpack(&*stream, to.path(), &Arrival::Tar, &mut |_| ()).unwrap();
+        unpack(&*stream, to.path(), &UnpackMode::Tar, &mut |_| ()).unwrap();
         assert_eq!(fs::read_to_string(to.path().join("hard")).unwrap(), "new");
     }
 }
 
 #[test]
-fn a_hostile_stream_stays_inside() {
+fn a_hostile_stream_writes_nothing_outside_its_destination() {
     let place = tempfile::tempdir().unwrap();
     let target = place.path().join("target");
     fs::create_dir(&target).unwrap();
@@ -166,13 +170,13 @@ fn a_hostile_stream_stays_inside() {
     let mut header = tar::Header::new_gnu();
     header.set_size(3);
     header.set_mode(0o644);
-    // The library's own setters refuse such a name.
+    // Written directly, because the library's setters refuse such a name.
     header.as_old_mut().name[..10].copy_from_slice(b"../outside");
     header.set_cksum();
     builder.append(&header, &b"bad"[..]).unwrap();
     let stream = builder.into_inner().unwrap();
     let mut notes = Vec::new();
-    unpack(stream.as_slice(), &target, &Arrival::Tar, &mut |note| {
+    unpack(stream.as_slice(), &target, &UnpackMode::Tar, &mut |note| {
         notes.push(note);
     })
     .unwrap();
@@ -181,22 +185,19 @@ fn a_hostile_stream_stays_inside() {
 }
 
 #[test]
-fn what_is_no_tar_stream_is_refused() {
+fn a_stream_that_is_no_tar_archive_is_refused() {
     let target = tempfile::tempdir().unwrap();
     let refused = unpack(
         &vec![b'x'; 2048][..],
         target.path(),
-        &Arrival::Tar,
+        &UnpackMode::Tar,
         &mut |_| (),
     );
-    assert!(
-        matches!(refused, Err(ArchiveError::Stream(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(CopyError::Stream(_))), "{refused:?}");
 }
 
 #[test]
-fn what_is_no_file_is_written_into() {
+fn an_existing_pipe_is_written_to() {
     let place = tempfile::tempdir().unwrap();
     let (from, pipe) = (place.path().join("from"), place.path().join("pipe"));
     fs::write(&from, "through the pipe").unwrap();
