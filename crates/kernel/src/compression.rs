@@ -1,26 +1,26 @@
-//! What kernels, their modules and archives are compressed with.
+//! Compression of kernels, modules and archives.
 
 use std::io::{self, BufRead, Read};
 
-/// A compression, known by a stream's first bytes.
+/// A compression format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// None.
+pub(crate) enum Compression {
+    /// Not compressed, or in an unknown format.
     None,
     /// RFC 1952.
     Gzip,
-    /// The .xz file format, 1.2.
+    /// The .xz file format, version 1.2.
     Xz,
     /// RFC 8878.
     Zstd,
-    /// LZ4's legacy frame (lz4_Frame_format.md), which the kernel's build makes.
+    /// The legacy frame of LZ4 (lz4_Frame_format.md), which the kernel's build uses.
     Lz4,
 }
 
 impl Compression {
-    /// The compression of a stream that begins with these bytes.
-    pub fn of(begin: &[u8]) -> Compression {
-        match begin {
+    /// Detects the format by a stream's first bytes.
+    pub(crate) fn detect(start: &[u8]) -> Compression {
+        match start {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
@@ -30,13 +30,13 @@ impl Compression {
     }
 }
 
-/// What a stream holds, decompressed if it is compressed.
+/// Returns a reader of the decompressed stream. A stream in an unknown format is returned as it is.
 ///
 /// # Errors
-/// If its beginning cannot be read.
-pub fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let begin = stream.fill_buf()?;
-    Ok(match Compression::of(begin) {
+/// If the start of the stream cannot be read.
+pub(crate) fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let start = stream.fill_buf()?;
+    Ok(match Compression::detect(start) {
         Compression::None => Box::new(stream),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stream)),
         Compression::Xz => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(stream)),

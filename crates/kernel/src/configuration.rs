@@ -1,10 +1,11 @@
-//! What a kernel can do, as its configuration says (Linux, Documentation/kbuild/kconfig.rst).
+//! A kernel's configuration (Linux, Documentation/kbuild/kconfig.rst), and the options that
+//! machines need.
 
 use std::collections::HashMap;
 
-/// A kernel's configuration: the options that are set.
+/// The options that are set in a kernel's configuration, without `CONFIG_`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KernelConfiguration {
+pub(crate) struct KernelConfiguration {
     options: HashMap<String, Setting>,
 }
 
@@ -12,19 +13,20 @@ pub struct KernelConfiguration {
 enum Setting {
     BuiltIn,
     Module,
+    /// A number or a string.
     Other,
 }
 
-/// What a machine asks of its kernel.
+/// Features that a machine requires of its kernel, beyond those that every machine does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// It shares a directory of the host's.
-    pub home: bool,
-    /// It is to run virtual machines of its own.
+pub struct Requirements {
+    /// A shared directory of the host (virtiofs).
+    pub shared_home: bool,
+    /// Virtual machines in the machine (KVM).
     pub virtualization: bool,
 }
 
-/// What every machine needs and no module can give.
+/// Options that every machine needs and that cannot be modules.
 const ALWAYS: [&str; 22] = [
     "BINFMT_ELF",
     "BINFMT_SCRIPT",
@@ -50,7 +52,7 @@ const ALWAYS: [&str; 22] = [
     "UTS_NS",
 ];
 
-/// What every machine needs and a module can give.
+/// Options that every machine needs and that can be modules.
 const DRIVERS: [&str; 6] = [
     "EXT4_FS",
     "UNIX",
@@ -61,8 +63,8 @@ const DRIVERS: [&str; 6] = [
 ];
 
 impl KernelConfiguration {
-    /// Reads the text of a `.config`.
-    pub fn of(text: &str) -> KernelConfiguration {
+    /// Parses the text of a `.config` file.
+    pub(crate) fn parse(text: &str) -> KernelConfiguration {
         let options = text.lines().filter_map(|line| {
             let (option, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
             let setting = match value {
@@ -77,28 +79,32 @@ impl KernelConfiguration {
         }
     }
 
-    /// Whether an option, named without `CONFIG_`, is set in any way.
-    pub fn is_set(&self, option: &str) -> bool {
+    /// Whether an option, without `CONFIG_`, is set to any value.
+    #[cfg(test)]
+    pub(crate) fn is_set(&self, option: &str) -> bool {
         self.options.contains_key(option)
     }
 
-    /// The options that are missing, each with `CONFIG_`. Modules count where there are some.
-    pub fn missing(&self, needs: Needs, has_modules: bool) -> Vec<String> {
+    /// Returns the missing options, with `CONFIG_`. Options that are modules count as missing
+    /// unless `has_modules`.
+    pub(crate) fn missing(&self, requirements: Requirements, has_modules: bool) -> Vec<String> {
         let is_built_in = |option: &&str| self.options.get(*option) == Some(&Setting::BuiltIn);
-        let is_there = |option: &&str| match self.options.get(*option) {
+        let is_available = |option: &&str| match self.options.get(*option) {
             Some(Setting::BuiltIn) => true,
             Some(Setting::Module) => has_modules,
             _ => false,
         };
-        let drivers = DRIVERS.iter().chain(match needs.home {
-            true => &["FUSE_FS", "VIRTIO_FS"][..],
-            false => &[],
-        });
-        let drivers = drivers.chain(needs.virtualization.then_some(&"KVM"));
+        let shared_home = if requirements.shared_home {
+            &["FUSE_FS", "VIRTIO_FS"][..]
+        } else {
+            &[]
+        };
+        let drivers = DRIVERS.iter().chain(shared_home);
+        let drivers = drivers.chain(requirements.virtualization.then_some(&"KVM"));
         let always = ALWAYS.iter().filter(|it| !is_built_in(it));
-        let missing = always.chain(drivers.filter(|it| !is_there(it)));
+        let missing = always.chain(drivers.filter(|it| !is_available(it)));
         let mut missing: Vec<String> = missing.map(|it| format!("CONFIG_{it}")).collect();
-        if needs.virtualization && !["KVM_AMD", "KVM_INTEL"].iter().any(is_there) {
+        if requirements.virtualization && !["KVM_AMD", "KVM_INTEL"].iter().any(is_available) {
             missing.push("CONFIG_KVM_AMD or CONFIG_KVM_INTEL".to_owned());
         }
         missing
@@ -110,15 +116,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_options_are_listed() {
         let built_in = ALWAYS.map(|it| format!("CONFIG_{it}=y\n")).concat();
         let drivers = DRIVERS.map(|it| format!("CONFIG_{it}=m\n")).concat();
-        let all = KernelConfiguration::of(&format!("# words\n{built_in}{drivers}"));
+        let all = KernelConfiguration::parse(&format!("# words\n{built_in}{drivers}"));
         let (plain, home) = (
-            Needs::default(),
-            Needs {
-                home: true,
-                ..Needs::default()
+            Requirements::default(),
+            Requirements {
+                shared_home: true,
+                ..Requirements::default()
             },
         );
         assert!(all.missing(plain, true).is_empty());
@@ -128,13 +134,13 @@ mod tests {
             ["CONFIG_FUSE_FS", "CONFIG_VIRTIO_FS"]
         );
         let text = format!("{built_in}{drivers}# CONFIG_KVM is not set\nCONFIG_KVM_AMD=y\n");
-        let virtualizing = Needs {
+        let virtualizing = Requirements {
             virtualization: true,
             ..plain
         };
-        let without = KernelConfiguration::of(&text);
+        let without = KernelConfiguration::parse(&text);
         assert_eq!(without.missing(virtualizing, true), ["CONFIG_KVM"]);
-        let neither = KernelConfiguration::of(&format!("{built_in}{drivers}CONFIG_KVM=y\n"));
+        let neither = KernelConfiguration::parse(&format!("{built_in}{drivers}CONFIG_KVM=y\n"));
         let missing = neither.missing(virtualizing, true);
         assert_eq!(missing, ["CONFIG_KVM_AMD or CONFIG_KVM_INTEL"]);
     }

@@ -1,98 +1,69 @@
-//! The kernels that there are.
+//! The kernels of an installation and of its user.
 
 use std::{
-    env, fmt, fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
-use crate::prepare::{self, About, PrepareError, VMLINUX};
+use crate::{
+    metadata::{KernelMetadata, VMLINUX},
+    name::{DEFAULT, KernelName},
+    prepare::{PrepareError, install},
+};
 
-/// What kernels that came with the program are called, the best first.
+/// Names of the kernels that come with the program, the preferred one first.
 const SHIPPED: [&str; 2] = ["container", "debian"];
 
-/// The file with the name of the one that was chosen.
-const DEFAULT: &str = "default";
-
-/// The name of a kernel: letters, digits, `.`, `_`, `+` and `-`, beginning with a letter or a digit.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KernelName(String);
-
-/// A word that names no kernel.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} cannot name a kernel: a name has up to 100 letters, digits, dots, underscores, plus signs and hyphens, and begins with a letter or a digit"
-)]
-pub struct InvalidKernelName(String);
-
-impl FromStr for KernelName {
-    type Err = InvalidKernelName;
-
-    fn from_str(word: &str) -> Result<KernelName, InvalidKernelName> {
-        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
-        let begins = word.starts_with(|it: char| it.is_ascii_alphanumeric());
-        match begins && word.len() <= 100 && word.bytes().all(is_allowed) && word != DEFAULT {
-            true => Ok(KernelName(word.to_owned())),
-            false => Err(InvalidKernelName(word.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for KernelName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
-
-/// A prepared kernel.
+/// A kernel in the installation or in the user's data directory, prepared for fast boots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernel {
-    /// Its name.
+    /// The kernel's name.
     pub name: KernelName,
-    /// What boots.
+    /// Path of the `vmlinux`.
     pub image: PathBuf,
-    /// What is known of it.
-    pub about: About,
-    /// Whether it came with the program.
+    /// Release, source and features.
+    pub metadata: KernelMetadata,
+    /// Whether the kernel came with the program.
     pub is_shipped: bool,
 }
 
-/// Why something about kernels could not be done.
+/// Error of listing or changing kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelsError {
-    /// There is none of this name.
-    #[error("there is no kernel {0}: `container system kernel ls` lists those there are")]
+    /// No kernel has this name.
+    #[error("kernel {0:?} not found (list kernels with: container system kernel ls)")]
     NotFound(KernelName),
-    /// There is one of this name already.
+    /// Another kernel has this name.
     #[error(
-        "there is a kernel {0} already: `container system kernel set {0}` chooses it; for another one give another --name, or remove this one with `container system kernel rm {0}`"
+        "kernel {0:?} already exists: choose it (container system kernel set {0}), give the new one another --name, or remove it first (container system kernel rm {0})"
     )]
     Exists(KernelName),
-    /// It came with the program.
-    #[error("the kernel {0} came with the program, and stays")]
+    /// A kernel that came with the program was to be removed.
+    #[error("cannot remove kernel {0:?}: it came with the program")]
     Shipped(KernelName),
-    /// There is none at all.
+    /// Neither the installation nor the user has a kernel.
     #[error(
-        "there is no kernel in {}: run `make build` in a checkout, or `make install`",
-        .0.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or ")
+        "no kernel found in {}: run `make build` in a checkout, or `make install`",
+        .0.iter().map(|directory| directory.display().to_string()).collect::<Vec<_>>().join(" or ")
     )]
     None(Vec<PathBuf>),
-    /// It cannot be used.
+    /// The kernel to be added cannot be used.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
-    /// The files could not be read or written.
-    #[error("{doing} {path}: {source}", path = .path.display())]
+    /// The files of the kernels cannot be read or written.
+    #[error("cannot {action} {path}: {cause}", path = .path.display())]
     Files {
-        /// What was being done.
-        doing: &'static str,
-        /// With which file.
+        /// Attempted operation, an infinitive.
+        action: &'static str,
+        /// Directory of the user's kernels.
         path: PathBuf,
-        /// What went wrong.
-        source: io::Error,
+        /// Error of the system call.
+        cause: io::Error,
     },
 }
 
-/// All kernels: those that came with the program, and those that were added to one world.
+/// The kernels of an installation and those that its user has added. Every change is one step, so
+/// nothing needs to be locked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kernels {
     shipped: Vec<PathBuf>,
@@ -100,36 +71,36 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// Kernels that came with the program lie in the first of the directories `shipped` that has one of
-    /// their name; those that were added in `own`, which may not be there yet.
+    /// Uses these directories. The first directory in `shipped` that has a kernel wins; the user's
+    /// kernels are in `own`, which need not exist.
     pub fn new(shipped: Vec<PathBuf>, own: PathBuf) -> Kernels {
         Kernels { shipped, own }
     }
 
-    /// The kernels of this installation (`../lib/container` beside an installed program, `../guest` beside one
-    /// that was built in a checkout), and those in `own`.
+    /// Uses the kernels of the running program's installation, and the user's in `own`. They are in
+    /// `../lib/container` beside an installed program, or `../guest` beside one in a checkout.
     ///
     /// # Errors
-    /// If the program's own place is unknown.
-    pub fn of_program(own: PathBuf) -> io::Result<Kernels> {
+    /// If the path of the running program cannot be determined.
+    pub fn from_installation(own: PathBuf) -> io::Result<Kernels> {
         let program = env::current_exe()?;
         let directory = program.parent().unwrap_or(Path::new("/"));
-        let places = ["../lib/container/kernels", "../guest/kernels"];
-        let shipped = places.map(|place| directory.join(place));
+        let shipped = ["../lib/container/kernels", "../guest/kernels"];
+        let shipped = shipped.map(|relative| directory.join(relative));
         Ok(Kernels::new(shipped.into(), own))
     }
 
-    /// All of them: those that came with the program, then the others by name.
+    /// Returns all kernels: those that came with the program, then the others by name.
     ///
     /// # Errors
-    /// If the directory of those that were added cannot be read.
+    /// If the directory of the user's kernels cannot be read.
     pub fn all(&self) -> Result<Vec<Kernel>, KernelsError> {
         let shipped = SHIPPED.iter().filter_map(|name| self.shipped(name));
         let mut all: Vec<Kernel> = shipped.collect();
         let mut own = Vec::new();
         match fs::read_dir(&self.own) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(self.failed("reading")(error)),
+            Err(error) => return Err(self.files_error("read")(error)),
             Ok(entries) => {
                 let names = entries
                     .flatten()
@@ -143,26 +114,37 @@ impl Kernels {
     }
 
     fn shipped(&self, name: &str) -> Option<Kernel> {
-        let directories = self.shipped.iter().map(|place| place.join(name));
-        let mut found = directories.filter_map(|directory| found(name, &directory, true));
-        found.next()
+        self.shipped.iter().find_map(|directory| {
+            read_kernel(KernelName::shipped(name), &directory.join(name), true)
+        })
     }
 
     fn own(&self, name: &KernelName) -> Option<Kernel> {
-        found(&name.0, &self.own.join(&name.0), false)
+        read_kernel(name.clone(), &self.own.join(name.as_str()), false)
     }
 
-    /// The kernel of this name.
+    /// Returns the kernel with this name.
     ///
     /// # Errors
     /// If there is none.
     pub fn get(&self, name: &KernelName) -> Result<Kernel, KernelsError> {
-        let kernel = self.shipped(&name.0).or_else(|| self.own(name));
+        let kernel = self.shipped(name.as_str()).or_else(|| self.own(name));
         kernel.ok_or_else(|| KernelsError::NotFound(name.clone()))
     }
 
-    /// What machines boot that name no other: the one that was chosen, else the best that came with the
-    /// program.
+    /// Checks that no kernel has this name.
+    ///
+    /// # Errors
+    /// If one has.
+    pub fn check_unused(&self, name: &KernelName) -> Result<(), KernelsError> {
+        if self.get(name).is_ok() {
+            return Err(KernelsError::Exists(name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Returns the kernel that machines boot by default: the chosen one, or else the preferred one
+    /// that came with the program.
     ///
     /// # Errors
     /// If there is none at all.
@@ -172,79 +154,79 @@ impl Kernels {
         if let Some(kernel) = chosen.and_then(|name| self.get(&name).ok()) {
             return Ok(kernel);
         }
-        let mut shipped = SHIPPED.iter().filter_map(|name| self.shipped(name));
-        shipped
-            .next()
+        SHIPPED
+            .iter()
+            .find_map(|name| self.shipped(name))
             .ok_or_else(|| KernelsError::None(self.shipped.clone()))
     }
 
-    /// Has machines boot the kernel of this name from their next start on.
+    /// Makes a kernel the default from the machines' next start on.
     ///
     /// # Errors
-    /// If there is none of this name, or the choice cannot be written down.
+    /// If there is none with this name, or the choice cannot be stored.
     pub fn set_default(&self, name: &KernelName) -> Result<Kernel, KernelsError> {
         let kernel = self.get(name)?;
-        let failed = self.failed("writing into");
+        let failed = self.files_error("write into");
         fs::create_dir_all(&self.own).map_err(&failed)?;
         let new = tempfile::NamedTempFile::new_in(&self.own).map_err(&failed)?;
-        fs::write(new.path(), &name.0).map_err(&failed)?;
-        let kept = new.persist(self.own.join(DEFAULT));
-        kept.map_err(|error| failed(error.error))?;
+        fs::write(new.path(), name.as_str()).map_err(&failed)?;
+        let persisted = new.persist(self.own.join(DEFAULT));
+        persisted.map_err(|error| failed(error.error))?;
         Ok(kernel)
     }
 
-    /// Adds a kernel, or nothing at all.
+    /// Prepares and adds a kernel. A failure or a crash leaves no kernel with this name.
     ///
     /// # Errors
-    /// If the image cannot be used, there is one of this name, or the files cannot be written.
+    /// If the image cannot be used, the name is in use, or the files cannot be written.
     pub fn add(
         &self,
         name: &KernelName,
         image: &Path,
         source: String,
     ) -> Result<Kernel, KernelsError> {
-        if self.get(name).is_ok() {
-            return Err(KernelsError::Exists(name.clone()));
-        }
-        let failed = self.failed("writing into");
+        self.check_unused(name)?;
+        let failed = self.files_error("write into");
         fs::create_dir_all(&self.own).map_err(&failed)?;
-        // A name that begins with a dot is nobody's.
+        // The directory's name begins with a dot, which no kernel's does.
         let scratch = tempfile::tempdir_in(&self.own).map_err(&failed)?;
-        prepare::install(image, source, scratch.path())?;
-        fs::rename(scratch.path(), self.own.join(&name.0)).map_err(&failed)?;
+        install(image, source, scratch.path())?;
+        fs::rename(scratch.path(), self.own.join(name.as_str())).map_err(&failed)?;
         self.get(name)
     }
 
-    /// Removes a kernel that was added. Machines that run on it go on.
+    /// Removes a kernel that was added. Running machines are not affected.
     ///
     /// # Errors
-    /// If there is none of this name, it came with the program, or the files cannot be removed.
+    /// If there is none with this name, it came with the program, or the files cannot be removed.
     pub fn remove(&self, name: &KernelName) -> Result<(), KernelsError> {
         if self.get(name)?.is_shipped {
             return Err(KernelsError::Shipped(name.clone()));
         }
-        let failed = self.failed("removing from");
-        // Gone at once, and then bit by bit.
+        let failed = self.files_error("remove from");
+        // The kernel disappears in one step; its files are deleted afterwards.
         let scratch = tempfile::tempdir_in(&self.own).map_err(&failed)?;
-        fs::rename(self.own.join(&name.0), scratch.path().join("removed")).map_err(&failed)?;
+        fs::rename(self.own.join(name.as_str()), scratch.path().join("removed"))
+            .map_err(&failed)?;
         scratch.close().map_err(&failed)
     }
 
-    fn failed(&self, doing: &'static str) -> impl Fn(io::Error) -> KernelsError {
+    fn files_error(&self, action: &'static str) -> impl Fn(io::Error) -> KernelsError {
         let path = self.own.clone();
-        move |source| KernelsError::Files {
-            doing,
+        move |cause| KernelsError::Files {
+            action,
             path: path.clone(),
-            source,
+            cause,
         }
     }
 }
 
-fn found(name: &str, directory: &Path, is_shipped: bool) -> Option<Kernel> {
+/// Reads a prepared kernel; `None` unless the directory has one.
+fn read_kernel(name: KernelName, directory: &Path, is_shipped: bool) -> Option<Kernel> {
     let image = directory.join(VMLINUX);
     Some(Kernel {
-        name: KernelName(name.to_owned()),
-        about: prepare::about(&image)?,
+        name,
+        metadata: KernelMetadata::read(&image)?,
         image,
         is_shipped,
     })
@@ -258,17 +240,17 @@ mod tests {
     #[test]
     fn kernels_are_added_chosen_and_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let place = directory.path().join("shipped");
-        let kernels = Kernels::new(vec![place.clone()], directory.path().join("own"));
+        let shipped = directory.path().join("shipped");
+        let kernels = Kernels::new(vec![shipped.clone()], directory.path().join("own"));
         assert!(matches!(
             kernels.default_kernel(),
             Err(KernelsError::None(_))
         ));
         let image = directory.path().join("image");
         fs::write(&image, elf(None, true)).unwrap();
-        let debian = place.join("debian");
+        let debian = shipped.join("debian");
         fs::create_dir_all(&debian).unwrap();
-        prepare::install(&image, "a package".to_owned(), &debian).unwrap();
+        install(&image, "a package".to_owned(), &debian).unwrap();
         let name = |word: &str| word.parse::<KernelName>().unwrap();
         let default = || kernels.default_kernel().unwrap().name.to_string();
         assert_eq!(default(), "debian");
@@ -299,7 +281,7 @@ mod tests {
             Err(KernelsError::NotFound(_))
         ));
 
-        // Nothing of what cannot be used is left.
+        // A failure leaves nothing but the file with the default.
         fs::write(&image, "no kernel").unwrap();
         assert!(kernels.add(&name("broken"), &image, String::new()).is_err());
         let left: Vec<_> = fs::read_dir(directory.path().join("own"))

@@ -1,5 +1,5 @@
-//! The modules that a machine needs before it has a disk, in an archive for its initial RAM file system;
-//! kmod's `modules.dep` says what needs what (depmod(8), modules.dep(5)).
+//! The modules that a machine needs before it has a disk, packed into an initramfs. Dependencies
+//! come from kmod's `modules.dep` (depmod(8), modules.dep(5)).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,10 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{archive::Archive, compression::decompress};
+use crate::{compression::decompress, initramfs::Initramfs};
 
-/// What a machine's devices, its disk and its shared home are driven by, programs of other architectures
-/// are run by, what listens on its network is found by, and virtual machines in it are run by.
+/// Modules that are packed if the kernel has them: drivers of the machine's devices, disk and
+/// shared home, programs of other architectures (`binfmt_misc`), finding listeners (`*_diag`), and
+/// nested virtualization. The names have underscores, as the kernel's own.
 const WANTED: [&str; 17] = [
     "virtio_pci",
     "virtio_console",
@@ -21,7 +22,7 @@ const WANTED: [&str; 17] = [
     "virtio_balloon",
     "virtiofs",
     "ext4",
-    // What ext4 asks the kernel's cryptography for by name.
+    // ext4 requests it by name from the kernel's cryptography, so modules.dep does not list it.
     "crc32c_generic",
     "unix",
     "af_packet",
@@ -33,34 +34,39 @@ const WANTED: [&str; 17] = [
     "kvm_intel",
 ];
 
-/// Why modules could not be packed.
+/// Error of packing modules.
 #[derive(Debug, thiserror::Error)]
 pub enum ModulesError {
-    /// Nobody has written down what needs what.
+    /// The modules have no `modules.dep`.
     #[error(
-        "the modules in {directory} have no list of what needs what (modules.dep): `depmod -b BASE {release}` makes it, BASE being the directory that holds lib/modules",
+        "modules.dep not found in {directory}: create it with `depmod -b BASE {release}`, BASE being the directory that contains lib/modules",
         release = .directory.file_name().unwrap_or_default().display(),
         directory = .directory.display()
     )]
-    NoList {
-        /// Where they are.
+    NoDependencies {
+        /// Directory of the modules.
         directory: PathBuf,
     },
-    /// Something could not be read or written.
-    #[error("packing the module {path}: {source}")]
+    /// A module or the archive cannot be read or written.
+    #[error("cannot pack {path}: {cause}", path = .path.display())]
     Pack {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Error of the system call or of the decompression.
+        cause: io::Error,
     },
 }
 
-/// Where the modules of a kernel are, whose image has this absolute path: in a tree of a distribution's or
-/// a package's around the image, or where this host has its own.
-pub fn module_directory(image: &Path, release: &str) -> Option<PathBuf> {
+fn pack_error(path: &Path) -> impl FnOnce(io::Error) -> ModulesError {
+    let path = path.to_owned();
+    move |cause| ModulesError::Pack { path, cause }
+}
+
+/// Finds the modules of a kernel whose image has this absolute path: in the tree of a distribution
+/// or package around the image, or where this host has its own.
+pub(crate) fn find_modules(image: &Path, release: &str) -> Option<PathBuf> {
     let beside = image.parent()?;
-    // Some distributions keep the image among the modules.
+    // Some distributions store the image among the modules.
     if beside.ends_with(Path::new("lib/modules").join(release)) {
         return Some(beside.to_owned());
     }
@@ -77,78 +83,116 @@ pub fn module_directory(image: &Path, release: &str) -> Option<PathBuf> {
     directories.into_iter().find(|directory| directory.is_dir())
 }
 
-/// Packs those of the wanted modules that are in a kernel's directory, and all that they need, with their
-/// own `modules.dep`. What is compressed there is not in the archive.
+/// Packs the wanted modules of a kernel and their dependencies into an archive, decompressed, with
+/// a `modules.dep` of their own.
 ///
 /// # Errors
 /// If the directory has no `modules.dep`, or a module cannot be read.
-pub fn pack(directory: &Path, release: &str, archive: &Path) -> Result<(), ModulesError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ModulesError::Pack { path, source }
-    };
-    let list = match fs::read_to_string(directory.join("modules.dep")) {
-        Ok(list) => list,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = directory.to_owned();
-            return Err(ModulesError::NoList { directory });
-        }
-        Err(error) => return Err(failed(&directory.join("modules.dep"))(error)),
-    };
-    let needs: HashMap<&str, &str> = list
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .collect();
-    let mut packed = BTreeSet::new();
-    for wanted in WANTED {
-        let module = needs.keys().find(|path| name(path) == wanted);
-        // What is not there as a module is built in, or is not for this kernel.
-        if let Some(module) = module {
-            packed.insert(*module);
-            packed.extend(needs[module].split_whitespace());
-        }
-    }
-
-    let mut contents = Archive::default();
-    let mut made = BTreeSet::new();
-    let base = format!("lib/modules/{release}");
-    let mut file = |path: String, bytes: Vec<u8>| {
-        for (position, _) in path.match_indices('/') {
-            if made.insert(path[..position].to_owned()) {
-                contents.directory(&path[..position]);
-            }
-        }
-        contents.file(&path, 0o644, bytes);
-    };
-    let lines = packed.iter().map(|module| {
-        let needs = needs.get(module).copied().unwrap_or_default();
-        let needs = needs.split_whitespace().map(unpacked_name);
-        let needs: String = needs.map(|it| format!(" {it}")).collect();
-        format!("{}:{needs}\n", unpacked_name(module))
-    });
-    let lines: String = lines.collect();
-    file(format!("{base}/modules.dep"), lines.into_bytes());
-    for module in packed {
+pub(crate) fn pack(directory: &Path, release: &str, archive: &Path) -> Result<(), ModulesError> {
+    let list = read_dependencies(directory)?;
+    let dependencies = parse_dependencies(&list);
+    let modules = select(&dependencies);
+    let mut packed = ModuleTree::new(release);
+    packed.file("modules.dep", write_dependencies(&modules, &dependencies));
+    for module in modules {
         let path = directory.join(module);
-        let bytes = read(&path).map_err(failed(&path))?;
-        file(format!("{base}/{}", unpacked_name(module)), bytes);
+        let bytes = read_module(&path).map_err(pack_error(&path))?;
+        packed.file(decompressed_name(module), bytes);
     }
-    contents.write(archive).map_err(failed(archive))
+    packed.archive.write(archive).map_err(pack_error(archive))
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Dependencies by module, all as paths in the modules' directory. The dependencies of one module
+/// are separated by spaces, and complete.
+type Dependencies<'a> = HashMap<&'a str, &'a str>;
+
+fn read_dependencies(directory: &Path) -> Result<String, ModulesError> {
+    let path = directory.join("modules.dep");
+    fs::read_to_string(&path).map_err(|cause| {
+        if cause.kind() == io::ErrorKind::NotFound {
+            let directory = directory.to_owned();
+            ModulesError::NoDependencies { directory }
+        } else {
+            pack_error(&path)(cause)
+        }
+    })
+}
+
+fn parse_dependencies(list: &str) -> Dependencies<'_> {
+    list.lines()
+        .filter_map(|line| line.split_once(':'))
+        .collect()
+}
+
+/// Returns the wanted modules and their dependencies.
+fn select<'a>(dependencies: &Dependencies<'a>) -> BTreeSet<&'a str> {
+    let mut selected = BTreeSet::new();
+    for wanted in WANTED {
+        let module = dependencies.keys().find(|path| module_name(path) == wanted);
+        // A driver without a module is built in, or not for this kernel.
+        if let Some(module) = module {
+            selected.insert(*module);
+            selected.extend(dependencies[module].split_whitespace());
+        }
+    }
+    selected
+}
+
+/// Returns the text of a `modules.dep` for the decompressed modules.
+fn write_dependencies(modules: &BTreeSet<&str>, dependencies: &Dependencies<'_>) -> Vec<u8> {
+    let lines = modules.iter().map(|module| {
+        let list = dependencies.get(module).copied().unwrap_or_default();
+        let list = list.split_whitespace().map(decompressed_name);
+        let list: String = list.map(|it| format!(" {it}")).collect();
+        format!("{}:{list}\n", decompressed_name(module))
+    });
+    lines.collect::<String>().into_bytes()
+}
+
+/// An initramfs with `lib/modules/RELEASE`.
+struct ModuleTree {
+    archive: Initramfs,
+    base: String,
+    /// Directories that have been added.
+    directories: BTreeSet<String>,
+}
+
+impl ModuleTree {
+    fn new(release: &str) -> ModuleTree {
+        ModuleTree {
+            archive: Initramfs::default(),
+            base: format!("lib/modules/{release}"),
+            directories: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a file, and the directories above it that are missing.
+    fn file(&mut self, path: &str, bytes: Vec<u8>) {
+        let path = format!("{}/{path}", self.base);
+        for (position, _) in path.match_indices('/') {
+            let directory = &path[..position];
+            if self.directories.insert(directory.to_owned()) {
+                self.archive.directory(directory);
+            }
+        }
+        self.archive.file(&path, 0o644, bytes);
+    }
+}
+
+fn read_module(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let stream = BufReader::new(fs::File::open(path)?);
     decompress(stream)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// `a/b.ko` of `a/b.ko.xz`.
-fn unpacked_name(path: &str) -> &str {
+/// Removes the extension of the compression: `a/b.ko.xz` becomes `a/b.ko`.
+fn decompressed_name(path: &str) -> &str {
     path.find(".ko.").map_or(path, |at| &path[..at + 3])
 }
 
-fn name(path: &str) -> String {
+/// Returns the kernel's name of a module: `a/virtio-rng.ko` is `virtio_rng`.
+fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     let stem = file.split('.').next().unwrap_or(file);
     stem.replace('-', "_")
@@ -159,18 +203,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_is_named_as_the_kernel_names_it() {
+    fn module_names_are_the_kernels() {
         assert_eq!(
-            name("kernel/drivers/char/hw_random/virtio-rng.ko"),
+            module_name("kernel/drivers/char/hw_random/virtio-rng.ko"),
             "virtio_rng"
         );
-        assert_eq!(name("kernel/fs/ext4/ext4.ko.xz"), "ext4");
-        assert_eq!(unpacked_name("fs/ext4.ko.zst"), "fs/ext4.ko");
-        assert_eq!(unpacked_name("fs/ext4.ko"), "fs/ext4.ko");
+        assert_eq!(module_name("kernel/fs/ext4/ext4.ko.xz"), "ext4");
+        assert_eq!(decompressed_name("fs/ext4.ko.zst"), "fs/ext4.ko");
+        assert_eq!(decompressed_name("fs/ext4.ko"), "fs/ext4.ko");
     }
 
     #[test]
-    fn modules_come_unpacked_with_what_they_need_and_without_the_rest() {
+    fn wanted_modules_are_packed_with_their_dependencies() {
         let directory = tempfile::tempdir().unwrap();
         let write =
             |name: &str, bytes: &[u8]| fs::write(directory.path().join(name), bytes).unwrap();
@@ -195,14 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_around_their_kernel() {
+    fn modules_are_found_around_the_image() {
         let root = tempfile::tempdir().unwrap();
         let modules = root.path().join("lib/modules/6.1-x");
         fs::create_dir_all(&modules).unwrap();
         for image in ["boot/vmlinuz-6.1-x", "vmlinuz", "lib/modules/6.1-x/vmlinuz"] {
-            let found = module_directory(&root.path().join(image), "6.1-x");
+            let found = find_modules(&root.path().join(image), "6.1-x");
             assert_eq!(found.as_ref(), Some(&modules), "{image}");
         }
-        assert_eq!(module_directory(&root.path().join("boot/k"), "6.1-y"), None);
+        assert_eq!(find_modules(&root.path().join("boot/k"), "6.1-y"), None);
     }
 }

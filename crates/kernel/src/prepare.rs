@@ -1,261 +1,278 @@
-//! From an image to what boots.
+//! Checking a kernel, and preparing it for booting.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    configuration::{KernelConfiguration, Needs},
-    image::{Image, ImageError},
-    modules::{ModulesError, module_directory, pack},
+    configuration::{KernelConfiguration, Requirements},
+    image::KernelImage,
+    image_error::ImageError,
+    metadata::{KernelMetadata, METADATA, MODULES, VMLINUX},
+    modules::{ModulesError, find_modules, pack},
 };
 
-/// Names of the files of a prepared kernel, in one directory.
-pub const VMLINUX: &str = "vmlinux";
-pub const MODULES: &str = "modules.cpio";
-pub const ABOUT: &str = "kernel.json";
-
-/// What is known of a prepared kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct About {
-    /// The version that it was built as: what `uname -r` says.
-    pub release: String,
-    /// Where it comes from, for people.
-    pub source: String,
-    /// Whether machines on it can run virtual machines of their own, if its configuration says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub virtualization: Option<bool>,
-}
-
-/// Why a kernel could not be prepared.
+/// Error of checking or preparing a kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// Its image cannot be used.
+    /// The image cannot be read, or is not a kernel.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// Its modules cannot be.
-    #[error("the kernel {path} cannot be used: {source}", path = .path.display())]
+    /// The modules cannot be packed.
+    #[error("kernel {path} cannot be used: {cause}", path = .path.display())]
     Modules {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// Why not.
-        source: ModulesError,
+        /// Error of packing the modules.
+        cause: ModulesError,
     },
-    /// It lacks something.
-    #[error("the kernel {path} cannot be used: it has no {lack}", path = .path.display())]
-    Lacks {
-        /// The image.
+    /// The ELF file has no PVH entry point.
+    #[error(
+        "kernel {path} cannot be used: it has no CONFIG_PVH, so it cannot be started directly; use its bzImage (arch/x86/boot/bzImage, vmlinuz)",
+        path = .path.display()
+    )]
+    NotStartable {
+        /// Path of the image.
         path: PathBuf,
-        /// What it lacks, and what to do about it.
-        lack: String,
     },
-    /// What boots could not be written.
-    #[error("preparing the kernel {path}: {source}", path = .path.display())]
+    /// The bzImage has no PVH entry point, and would start slowly.
+    #[error(
+        "kernel {path} cannot be added: it has no CONFIG_PVH, without which it starts slowly; to use it for one machine: container machine set kernel={path}",
+        path = .path.display()
+    )]
+    StartsSlowly {
+        /// Path of the image.
+        path: PathBuf,
+    },
+    /// The kernel lacks options that machines need.
+    #[error(
+        "kernel {path} cannot be used: it has no {options}, which machines need{hint}",
+        path = .path.display(),
+        options = .options.join(", "),
+        hint = modules_hint(.missing_modules.as_deref())
+    )]
+    MissingOptions {
+        /// Path of the image.
+        path: PathBuf,
+        /// The options, with `CONFIG_`.
+        options: Vec<String>,
+        /// The kernel's release, if its modules were not found: the options may be modules.
+        missing_modules: Option<String>,
+    },
+    /// The kernel lacks options for virtual machines in the machine.
+    #[error(
+        "kernel {path} cannot be used: it has no {options}, so machines cannot run virtual machines",
+        path = .path.display(),
+        options = .options.join(", ")
+    )]
+    NoVirtualization {
+        /// Path of the image.
+        path: PathBuf,
+        /// The options, with `CONFIG_`.
+        options: Vec<String>,
+    },
+    /// The prepared files cannot be written.
+    #[error("cannot prepare kernel {path}: {cause}", path = .path.display())]
     Write {
-        /// The image.
+        /// Path of the image.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Error of the system call.
+        cause: io::Error,
     },
 }
 
-/// A kernel that was looked at.
-struct Checked {
-    image: Image,
+fn modules_hint(missing_modules: Option<&str>) -> String {
+    missing_modules.map_or_else(String::new, |release| {
+        format!(
+            " (they may be modules, but lib/modules/{release} was not found beside the kernel or on this host)"
+        )
+    })
+}
+
+/// A kernel that meets the requirements.
+struct InspectedKernel {
+    image: KernelImage,
+    /// `None` when the kernel has no configuration, so that its options are unknown.
     configuration: Option<KernelConfiguration>,
+    /// Directory of the kernel's modules.
     modules: Option<PathBuf>,
 }
 
-/// Refuses a kernel of which it can be told that a machine with these needs does not run on it. What has
-/// been prepared was checked then, and is only asked what may differ from machine to machine.
+/// Checks whether a kernel is known not to meet the requirements. A prepared kernel was checked
+/// when it was prepared; only requirements that differ between machines are checked again.
 ///
 /// # Errors
-/// If it cannot be read, is no kernel, or lacks an option.
-pub fn check(path: &Path, needs: Needs) -> Result<(), PrepareError> {
-    match about(path) {
-        Some(about) if needs.virtualization && about.virtualization == Some(false) => {
-            Err(PrepareError::Lacks {
+/// If it cannot be read, is not a kernel, or lacks an option.
+pub fn check(path: &Path, requirements: Requirements) -> Result<(), PrepareError> {
+    match KernelMetadata::read(path) {
+        Some(metadata) if requirements.virtualization && metadata.virtualization == Some(false) => {
+            Err(PrepareError::NoVirtualization {
                 path: path.to_owned(),
-                lack: virtualization_lack("CONFIG_KVM"),
+                options: vec!["CONFIG_KVM".to_owned()],
             })
         }
         Some(_) => Ok(()),
-        None => looked_at(path, needs).map(drop),
+        None => inspect(path, requirements).map(drop),
     }
 }
 
-/// Makes what boots of an image: returns the file to start and the archive of its modules. What has been
-/// prepared already stays where it is; else the files are made in `directory`.
+/// Prepares a kernel for one boot. Returns the path of the file to start and of the archive with
+/// its modules. The files of a prepared kernel are used in place; others are created in
+/// `directory`.
 ///
 /// # Errors
 /// As for [`check`], and if the files cannot be written.
 pub fn prepare(
     path: &Path,
-    needs: Needs,
+    requirements: Requirements,
     directory: &Path,
 ) -> Result<(PathBuf, Option<PathBuf>), PrepareError> {
-    if about(path).is_some() {
-        check(path, needs)?;
+    if KernelMetadata::read(path).is_some() {
+        check(path, requirements)?;
         let modules = path.with_file_name(MODULES);
         return Ok((path.to_owned(), modules.exists().then_some(modules)));
     }
-    let checked = looked_at(path, needs)?;
-    let image = match checked.image.is_bzimage() && checked.image.has_pvh() {
-        true => {
-            let image = directory.join(VMLINUX);
-            fs::write(&image, checked.image.elf()).map_err(|source| PrepareError::Write {
-                path: path.to_owned(),
-                source,
-            })?;
-            image
-        }
-        false => path.to_owned(),
+    let kernel = inspect(path, requirements)?;
+    // A bzImage with PVH starts faster as the ELF file in it, because nothing has to be
+    // decompressed in the machine.
+    let image = if kernel.image.is_bzimage() && kernel.image.has_pvh() {
+        let image = directory.join(VMLINUX);
+        fs::write(&image, kernel.image.elf()).map_err(write_error(path))?;
+        image
+    } else {
+        path.to_owned()
     };
-    let modules = packed(path, &checked, directory)?;
+    let modules = pack_modules(path, &kernel, directory)?;
     Ok((image, modules))
 }
 
-/// Prepares a kernel for good: fills an empty directory.
+/// Prepares a kernel permanently: writes its files into an empty directory. `source` says where it
+/// comes from, for people to read.
 ///
 /// # Errors
-/// As for [`prepare`], and for a bzImage that could only be started as such.
-pub fn install(path: &Path, source: String, directory: &Path) -> Result<About, PrepareError> {
-    let failed = |source| PrepareError::Write {
-        path: path.to_owned(),
-        source,
+/// As for [`prepare`], and for a bzImage without PVH.
+pub fn install(
+    path: &Path,
+    source: String,
+    directory: &Path,
+) -> Result<KernelMetadata, PrepareError> {
+    let basic = Requirements {
+        shared_home: true,
+        virtualization: false,
     };
-    let checked = looked_at(
-        path,
-        Needs {
-            home: true,
-            ..Needs::default()
-        },
-    )?;
-    if !checked.image.has_pvh() {
-        return Err(PrepareError::Lacks {
-            path: path.to_owned(),
-            lack: "CONFIG_PVH, without which it starts slowly: `set kernel=PATH` uses it for one machine"
-                .to_owned(),
-        });
+    let kernel = inspect(path, basic)?;
+    if !kernel.image.has_pvh() {
+        let path = path.to_owned();
+        return Err(PrepareError::StartsSlowly { path });
     }
-    fs::write(directory.join(VMLINUX), checked.image.elf()).map_err(failed)?;
-    packed(path, &checked, directory)?;
-    let virtualization = checked.configuration.as_ref().map(|configuration| {
-        let needs = Needs {
-            home: true,
+    fs::write(directory.join(VMLINUX), kernel.image.elf()).map_err(write_error(path))?;
+    pack_modules(path, &kernel, directory)?;
+    let virtualization = kernel.configuration.as_ref().map(|configuration| {
+        let all = Requirements {
             virtualization: true,
+            ..basic
         };
         configuration
-            .missing(needs, checked.modules.is_some())
+            .missing(all, kernel.modules.is_some())
             .is_empty()
     });
-    let about = About {
-        release: checked.image.release().to_owned(),
+    let metadata = KernelMetadata {
+        release: kernel.image.release().to_owned(),
         source,
         virtualization,
     };
-    let text = serde_json::to_vec_pretty(&about).map_err(|error| failed(error.into()))?;
-    fs::write(directory.join(ABOUT), text).map_err(failed)?;
-    Ok(about)
+    let text = serde_json::to_vec_pretty(&metadata)
+        .map_err(|error| write_error(path)(io::Error::from(error)))?;
+    fs::write(directory.join(METADATA), text).map_err(write_error(path))?;
+    Ok(metadata)
 }
 
-fn packed(
+fn write_error(path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+    let path = path.to_owned();
+    move |cause| PrepareError::Write { path, cause }
+}
+
+fn pack_modules(
     path: &Path,
-    checked: &Checked,
+    kernel: &InspectedKernel,
     directory: &Path,
 ) -> Result<Option<PathBuf>, PrepareError> {
-    let Some(modules) = &checked.modules else {
+    let Some(modules) = &kernel.modules else {
         return Ok(None);
     };
     let archive = directory.join(MODULES);
-    pack(modules, checked.image.release(), &archive).map_err(|source| PrepareError::Modules {
+    pack(modules, kernel.image.release(), &archive).map_err(|cause| PrepareError::Modules {
         path: path.to_owned(),
-        source,
+        cause,
     })?;
     Ok(Some(archive))
 }
 
-/// What is known of a prepared kernel with this image; nothing if it was not prepared.
-pub fn about(image: &Path) -> Option<About> {
-    if image.file_name()? != VMLINUX {
-        return None;
-    }
-    let text = fs::read(image.with_file_name(ABOUT)).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-fn looked_at(path: &Path, needs: Needs) -> Result<Checked, PrepareError> {
-    let image = Image::read(path)?;
-    let lacks = |lack: String| PrepareError::Lacks {
-        path: path.to_owned(),
-        lack,
-    };
+/// Reads a kernel with its configuration and modules, and checks the requirements.
+fn inspect(path: &Path, requirements: Requirements) -> Result<InspectedKernel, PrepareError> {
+    let image = KernelImage::read(path)?;
     if !image.is_bzimage() && !image.has_pvh() {
-        return Err(lacks(
-            "CONFIG_PVH, so it cannot be started as it is: its bzImage can be (arch/x86/boot/bzImage, vmlinuz)"
-                .to_owned(),
-        ));
+        let path = path.to_owned();
+        return Err(PrepareError::NotStartable { path });
     }
-    // What lies around the image lies around what a link to it leads to.
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    // The other files may be beside the image or, if the path is a link, beside its target.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let release = image.release();
-    let around = |path: &Path| module_directory(path, release);
-    let modules = around(&real).or_else(|| around(path));
-    let configuration = image.configuration();
-    let configuration = configuration
-        .or_else(|| beside(&real, release))
-        .or_else(|| beside(path, release));
+    let modules = find_modules(&target, release).or_else(|| find_modules(path, release));
+    let configuration = image
+        .configuration()
+        .or_else(|| read_configuration_beside(&target, release))
+        .or_else(|| read_configuration_beside(path, release));
     if let Some(configuration) = &configuration {
-        let missing = configuration.missing(needs, modules.is_some());
-        if !missing.is_empty() {
-            let only_virtualization = configuration
-                .missing(
-                    Needs {
-                        virtualization: false,
-                        ..needs
-                    },
-                    modules.is_some(),
-                )
-                .is_empty();
-            let options = missing.join(", ");
-            return Err(lacks(match only_virtualization {
-                true => virtualization_lack(&options),
-                false => {
-                    let hint = match modules {
-                        Some(_) => String::new(),
-                        None => format!(
-                            " (or has it as a module, and there is no lib/modules/{} beside it or on this computer)",
-                            image.release()
-                        ),
-                    };
-                    format!("{options}, which machines need{hint}")
-                }
-            }));
-        }
+        check_options(
+            path,
+            release,
+            configuration,
+            requirements,
+            modules.is_some(),
+        )?;
     }
-    Ok(Checked {
+    Ok(InspectedKernel {
         image,
         configuration,
         modules,
     })
 }
 
-fn virtualization_lack(options: &str) -> String {
-    format!("{options}, so machines on it cannot run virtual machines of their own")
+fn check_options(
+    path: &Path,
+    release: &str,
+    configuration: &KernelConfiguration,
+    requirements: Requirements,
+    has_modules: bool,
+) -> Result<(), PrepareError> {
+    let options = configuration.missing(requirements, has_modules);
+    if options.is_empty() {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    let basic = Requirements {
+        virtualization: false,
+        ..requirements
+    };
+    if configuration.missing(basic, has_modules).is_empty() {
+        return Err(PrepareError::NoVirtualization { path, options });
+    }
+    Err(PrepareError::MissingOptions {
+        path,
+        options,
+        missing_modules: (!has_modules).then(|| release.to_owned()),
+    })
 }
 
-/// The configuration that a distribution puts beside the image.
-fn beside(image: &Path, release: &str) -> Option<KernelConfiguration> {
+/// Reads the configuration file that distributions store beside the image.
+fn read_configuration_beside(image: &Path, release: &str) -> Option<KernelConfiguration> {
     let names = [format!("config-{release}"), "config".to_owned()];
-    let texts = names
+    let text = names
         .iter()
-        .map(|name| fs::read_to_string(image.with_file_name(name)));
-    let text = texts.into_iter().find_map(Result::ok)?;
-    Some(KernelConfiguration::of(&text))
+        .find_map(|name| fs::read_to_string(image.with_file_name(name)).ok())?;
+    Some(KernelConfiguration::parse(&text))
 }
 
 #[cfg(test)]
@@ -264,26 +281,27 @@ mod tests {
     use crate::image::tests::elf;
 
     #[test]
-    fn a_kernel_that_lacks_something_is_refused_by_name() {
+    fn missing_options_are_named() {
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("k");
-        let refused = |needs: Needs| check(&kernel, needs).unwrap_err().to_string();
+        let refused =
+            |requirements: Requirements| check(&kernel, requirements).unwrap_err().to_string();
         fs::write(&kernel, elf(None, false)).unwrap();
-        assert!(refused(Needs::default()).contains("CONFIG_PVH"));
+        assert!(refused(Requirements::default()).contains("CONFIG_PVH"));
         fs::write(
             &kernel,
             elf(Some("CONFIG_PROC_FS=y\nCONFIG_EXT4_FS=m\n"), true),
         )
         .unwrap();
-        let reason = refused(Needs::default());
+        let reason = refused(Requirements::default());
         assert!(reason.contains("CONFIG_DEVTMPFS, ") && reason.contains("CONFIG_EXT4_FS"));
         assert!(!reason.contains("CONFIG_PROC_FS") && reason.contains("lib/modules/6.12.9-test"));
-        // Nothing can be told of one that does not say.
+        // Without a configuration, nothing is known to be missing.
         fs::write(&kernel, elf(None, true)).unwrap();
         check(
             &kernel,
-            Needs {
-                home: true,
+            Requirements {
+                shared_home: true,
                 virtualization: true,
             },
         )
@@ -293,35 +311,37 @@ mod tests {
             "CONFIG_NET=y\n",
         )
         .unwrap();
-        assert!(refused(Needs::default()).contains("CONFIG_INET"));
+        assert!(refused(Requirements::default()).contains("CONFIG_INET"));
     }
 
     #[test]
-    fn what_was_prepared_is_not_looked_at_again() {
+    fn a_prepared_kernel_is_not_inspected_again() {
         let directory = tempfile::tempdir().unwrap();
         let kernel = directory.path().join("k");
         fs::write(&kernel, elf(None, true)).unwrap();
         let made = directory.path().join("made");
         fs::create_dir(&made).unwrap();
-        let about = install(&kernel, "a test".to_owned(), &made).unwrap();
+        let metadata = install(&kernel, "a test".to_owned(), &made).unwrap();
         assert_eq!(
-            (about.release.as_str(), about.virtualization),
+            (metadata.release.as_str(), metadata.virtualization),
             ("6.12.9-test", None)
         );
         let image = made.join(VMLINUX);
         let nowhere = Path::new("/nowhere");
-        let prepared = prepare(&image, Needs::default(), nowhere).unwrap();
+        let prepared = prepare(&image, Requirements::default(), nowhere).unwrap();
         assert_eq!(prepared, (image.clone(), None));
         fs::write(
-            made.join(ABOUT),
+            made.join(METADATA),
             r#"{"release": "6", "source": "", "virtualization": false}"#,
         )
         .unwrap();
-        let needs = Needs {
+        let requirements = Requirements {
             virtualization: true,
-            ..Needs::default()
+            ..Requirements::default()
         };
-        let reason = prepare(&image, needs, nowhere).unwrap_err().to_string();
+        let reason = prepare(&image, requirements, nowhere)
+            .unwrap_err()
+            .to_string();
         assert!(reason.contains("CONFIG_KVM"), "{reason}");
     }
 }
