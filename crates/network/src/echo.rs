@@ -1,4 +1,5 @@
-//! ICMP echo: the guest's `ping`, by the host's own (icmp(7), "ICMP sockets").
+//! The guest's `ping`: ICMP echo requests, which are repeated from the host (icmp(7), "ICMP
+//! sockets").
 
 use std::{
     io,
@@ -20,35 +21,36 @@ use tokio::{
 
 use crate::packet::{HOP_LIMIT, Packet, icmp_packet, icmp6_packet};
 
-/// How many may be on their way.
-const MOST: usize = 128;
+/// Limit of requests that wait for a reply. More are dropped.
+const MAX_PENDING: usize = 128;
 
-/// How long an answer is waited for.
-const LATEST: Duration = Duration::from_secs(10);
+/// Timeout of a reply. Most pings time out sooner.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks on behalf of the guest.
-pub struct Pinger {
+/// Pings on behalf of the guest.
+pub(crate) struct Pinger {
     to_guest: mpsc::Sender<Vec<u8>>,
-    free: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-/// A question of the guest's.
-pub struct Question {
+/// An echo request of the guest.
+#[derive(Debug)]
+pub(crate) struct EchoRequest {
     pub guest: IpAddr,
-    pub asked: IpAddr,
+    pub destination: IpAddr,
     pub echo: Echo,
 }
 
-/// What an echo message carries, in IPv4 and in IPv6.
+/// The fields of an echo request or reply, the same in ICMP and ICMPv6.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Echo {
+pub(crate) struct Echo {
     pub ident: u16,
     pub sequence: u16,
     pub data: Vec<u8>,
 }
 
 impl Echo {
-    fn of(ident: u16, sequence: u16, data: &[u8]) -> Echo {
+    fn new(ident: u16, sequence: u16, data: &[u8]) -> Echo {
         Echo {
             ident,
             sequence,
@@ -57,8 +59,9 @@ impl Echo {
     }
 }
 
-impl Question {
-    pub fn of(packet: &Packet<'_>) -> Option<Question> {
+impl EchoRequest {
+    /// Parses a packet. Returns `None` when it is not a valid echo request.
+    pub(crate) fn parse(packet: &Packet<'_>) -> Option<EchoRequest> {
         let checksums = ChecksumCapabilities::default();
         let echo = match (packet.source, packet.destination) {
             (IpAddr::V4(_), IpAddr::V4(_)) => {
@@ -68,7 +71,7 @@ impl Question {
                         ident,
                         seq_no,
                         data,
-                    } => Echo::of(ident, seq_no, data),
+                    } => Echo::new(ident, seq_no, data),
                     _ => return None,
                 }
             }
@@ -79,48 +82,49 @@ impl Question {
                         ident,
                         seq_no,
                         data,
-                    } => Echo::of(ident, seq_no, data),
+                    } => Echo::new(ident, seq_no, data),
                     _ => return None,
                 }
             }
             _ => return None,
         };
-        Some(Question {
+        Some(EchoRequest {
             guest: packet.source,
-            asked: packet.destination,
+            destination: packet.destination,
             echo,
         })
     }
 
-    /// The packet that answers it.
-    pub fn answer(&self) -> Option<Vec<u8>> {
+    /// Returns the packet that replies to this request.
+    pub(crate) fn reply(&self) -> Option<Vec<u8>> {
         let Echo {
             ident,
             sequence: seq_no,
             ref data,
         } = self.echo;
-        match (self.asked, self.guest) {
-            (IpAddr::V4(asked), IpAddr::V4(guest)) => {
-                let answer = Icmpv4Repr::EchoReply {
+        match (self.destination, self.guest) {
+            (IpAddr::V4(destination), IpAddr::V4(guest)) => {
+                let reply = Icmpv4Repr::EchoReply {
                     ident,
                     seq_no,
                     data,
                 };
-                icmp_packet(asked, guest, &answer)
+                icmp_packet(destination, guest, &reply)
             }
-            (IpAddr::V6(asked), IpAddr::V6(guest)) => {
-                let answer = Icmpv6Repr::EchoReply {
+            (IpAddr::V6(destination), IpAddr::V6(guest)) => {
+                let reply = Icmpv6Repr::EchoReply {
                     ident,
                     seq_no,
                     data,
                 };
-                icmp6_packet(asked, guest, HOP_LIMIT, &answer)
+                icmp6_packet(destination, guest, HOP_LIMIT, &reply)
             }
             _ => None,
         }
     }
 
-    /// The message that asks, as a socket of the host's takes it. In IPv6 the kernel makes the checksum.
+    /// Returns the ICMP message for a socket of the host. For ICMPv6 the kernel overwrites the
+    /// checksum, which covers the host's address.
     fn message(&self) -> Vec<u8> {
         let Echo {
             ident,
@@ -128,8 +132,8 @@ impl Question {
             ref data,
         } = self.echo;
         let checksums = ChecksumCapabilities::default();
-        match (self.guest, self.asked) {
-            (IpAddr::V6(guest), IpAddr::V6(asked)) => {
+        match (self.guest, self.destination) {
+            (IpAddr::V6(guest), IpAddr::V6(destination)) => {
                 let request = Icmpv6Repr::EchoRequest {
                     ident,
                     seq_no,
@@ -137,7 +141,7 @@ impl Question {
                 };
                 let mut message = vec![0; request.buffer_len()];
                 let mut packet = Icmpv6Packet::new_unchecked(&mut message[..]);
-                request.emit(&guest, &asked, &mut packet, &checksums);
+                request.emit(&guest, &destination, &mut packet, &checksums);
                 message
             }
             _ => {
@@ -156,86 +160,89 @@ impl Question {
 }
 
 impl Pinger {
-    /// Packets for the guest go to `to_guest`.
-    pub fn new(to_guest: mpsc::Sender<Vec<u8>>) -> Pinger {
+    /// Creates a pinger whose replies are sent to `to_guest`.
+    pub(crate) fn new(to_guest: mpsc::Sender<Vec<u8>>) -> Pinger {
         Pinger {
             to_guest,
-            free: Arc::new(Semaphore::new(MOST)),
+            permits: Arc::new(Semaphore::new(MAX_PENDING)),
         }
     }
 
-    /// Asks from the host, and answers the guest if there is an answer.
-    pub fn ask(&self, question: Question) {
-        let Ok(free) = Arc::clone(&self.free).try_acquire_owned() else {
+    /// Pings from the host, and sends the guest a reply if one comes back in time.
+    pub(crate) fn ping(&self, request: EchoRequest) {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return;
         };
         let to_guest = self.to_guest.clone();
         tokio::spawn(async move {
-            let asked = timeout(LATEST, ask(&question)).await;
-            drop(free);
-            match asked {
+            let replied = timeout(REPLY_TIMEOUT, ping_from_host(&request)).await;
+            drop(permit);
+            match replied {
                 Ok(Ok(())) => {
-                    if let Some(packet) = question.answer() {
+                    if let Some(packet) = request.reply() {
                         let _ = to_guest.send(packet).await;
                     }
                 }
-                Ok(Err(error)) => tracing::debug!("a ping of {}: {error}", question.asked),
+                Ok(Err(error)) => tracing::debug!("cannot ping {}: {error}", request.destination),
                 Err(_) => {}
             }
         });
     }
 }
 
-/// Returns when the answer has come.
-async fn ask(question: &Question) -> io::Result<()> {
-    let is_v6 = question.asked.is_ipv6();
-    let (domain, protocol) = match is_v6 {
-        true => (Domain::IPV6, Protocol::ICMPV6),
-        false => (Domain::IPV4, Protocol::ICMPV4),
+/// Sends the request from the host, and returns when the reply has arrived.
+async fn ping_from_host(request: &EchoRequest) -> io::Result<()> {
+    let is_v6 = request.destination.is_ipv6();
+    let (domain, protocol) = if is_v6 {
+        (Domain::IPV6, Protocol::ICMPV6)
+    } else {
+        (Domain::IPV4, Protocol::ICMPV4)
     };
-    // What the host's users may do in general, or what root may.
+    // A ping socket needs no privilege where net.ipv4.ping_group_range allows it; a raw one needs
+    // root.
     let (socket, is_raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
         Ok(socket) => (socket, false),
         Err(_) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
     };
     socket.set_nonblocking(true)?;
-    socket.connect(&SocketAddr::new(question.asked, 0).into())?;
+    socket.connect(&SocketAddr::new(request.destination, 0).into())?;
     let socket = UdpSocket::from_std(socket.into())?;
-    socket.send(&question.message()).await?;
+    socket.send(&request.message()).await?;
     let mut buffer = vec![0; 65536];
     loop {
         let length = socket.recv(&mut buffer).await?;
         let mut message = &buffer[..length];
-        // In IPv4 such a socket gives the packet's header too (raw(7)).
+        // A raw IPv4 socket also returns the IP header (raw(7)).
         if is_raw && !is_v6 {
             let Ok(packet) = Ipv4Packet::new_checked(message) else {
                 continue;
             };
             message = &message[usize::from(packet.header_len())..];
         }
-        // A socket for ICMP has an identifier of its own, and hears what is for it alone.
-        if reply(message, question.guest, question.asked).is_some_and(|echo| {
-            echo.sequence == question.echo.sequence
-                && echo.data == question.echo.data
-                && (!is_raw || echo.ident == question.echo.ident)
+        // A ping socket has an identifier of its own, and receives only its own replies. A raw
+        // socket receives every reply from the destination.
+        if parse_reply(message, request.guest, request.destination).is_some_and(|echo| {
+            echo.sequence == request.echo.sequence
+                && echo.data == request.echo.data
+                && (!is_raw || echo.ident == request.echo.ident)
         }) {
             return Ok(());
         }
     }
 }
 
-/// What is in a message, if it is a reply; the kernel has looked at its checksum.
-fn reply(message: &[u8], guest: IpAddr, asked: IpAddr) -> Option<Echo> {
+/// Parses an echo reply. The kernel has verified its checksum.
+fn parse_reply(message: &[u8], guest: IpAddr, destination: IpAddr) -> Option<Echo> {
     let checksums = ChecksumCapabilities::ignored();
-    match (asked, guest) {
-        (IpAddr::V6(asked), IpAddr::V6(guest)) => {
+    match (destination, guest) {
+        (IpAddr::V6(destination), IpAddr::V6(guest)) => {
             let packet = Icmpv6Packet::new_checked(message).ok()?;
-            match Icmpv6Repr::parse(&asked, &guest, &packet, &checksums).ok()? {
+            match Icmpv6Repr::parse(&destination, &guest, &packet, &checksums).ok()? {
                 Icmpv6Repr::EchoReply {
                     ident,
                     seq_no,
                     data,
-                } => Some(Echo::of(ident, seq_no, data)),
+                } => Some(Echo::new(ident, seq_no, data)),
                 _ => None,
             }
         }
@@ -246,7 +253,7 @@ fn reply(message: &[u8], guest: IpAddr, asked: IpAddr) -> Option<Echo> {
                     ident,
                     seq_no,
                     data,
-                } => Some(Echo::of(ident, seq_no, data)),
+                } => Some(Echo::new(ident, seq_no, data)),
                 _ => None,
             }
         }

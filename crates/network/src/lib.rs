@@ -1,32 +1,81 @@
 //! A machine's network in user space, with no privilege on the host.
 //!
-//! One end of a pair of datagram sockets is the machine's network card: each datagram is an Ethernet
-//! frame. On this end a TCP/IP stack ([`smoltcp`]) stands for all the world: what the guest connects
-//! to is connected to from the host by ordinary sockets, and what the guest listens on is listened
-//! for on the host, at an address of the machine's own in 127/8.
+//! The machine's network card is connected to one end of a pair of datagram sockets; each datagram
+//! is an Ethernet frame. At the other end, a TCP/IP stack ([`smoltcp`]) answers for every address
+//! the guest connects to, and ordinary sockets of the host carry the data on. Ports that the guest
+//! listens on are listened on by the host too, at the machine's own address in 127/8.
 //!
-//! All of it runs on a thread of its own, in one task: frames from the card, then connections,
-//! then frames to the card, whenever anything of it can go on. Every buffer is bounded; who is slow
-//! slows the other side down, as over a real link.
+//! A network runs as one task on a thread of its own. Every buffer is bounded: a slow receiver
+//! slows its sender, as over a real link.
+//!
+//! # Modules
+//!
+//! | module | responsibility |
+//! |---|---|
+//! | `stack` | the task: polls everything below, in a fixed order |
+//! | `link`, `frame` | Ethernet frames from and to the guest's card |
+//! | `packet` | IP packets, UDP datagrams, ICMP errors, ARP and neighbour discovery |
+//! | `tcp_stack`, `connection` | TCP: smoltcp's sockets, each joined to a stream of the host |
+//! | `udp`, `host_senders` | UDP: sockets on the host for the guest, and the reverse |
+//! | `echo` | `ping` |
+//! | `host_listeners`, `host_socket`, `connect_queue` | connections from the host to the guest |
+//! | `connection_owner` | which user has connected |
+//! | `peers` | packets and names of the user's other machines |
+//! | `name_server`, `host_name_server` | DNS for the guest; DNS for the host |
+//! | `policy`, `address`, `settings` | which destinations are allowed, addresses, settings |
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::os::unix::net::UnixDatagram;
+//!
+//! use container_machine::MachineAddress;
+//! use container_network::{Network, Policy, Settings};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let (card, engine_end) = UnixDatagram::pair()?;
+//! let network = Network::start(
+//!     card,
+//!     Settings {
+//!         id: "dev".to_owned(),
+//!         address: MachineAddress::from_index(7),
+//!         policy: Policy::default(),
+//!         published: Vec::new(),
+//!         peer_directory: "/run/user/1000/container/segment".into(),
+//!         name_server: "127.19.0.1:5353".parse().unwrap(),
+//!     },
+//! )?;
+//! // QEMU gets `engine_end` as the socket of `-netdev dgram`.
+//! println!("{:?}", network.ports());
+//! # Ok(())
+//! # }
+//! ```
 
-mod caller;
+mod address;
+mod connect_queue;
+mod connection;
+mod connection_owner;
 mod echo;
-mod host_names;
-mod inbound;
+mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod host_listeners;
+mod host_name_server;
+mod host_senders;
+mod host_socket;
 mod link;
-mod names;
+mod name_server;
 mod packet;
+mod peers;
 mod policy;
-mod segment;
+mod settings;
 mod stack;
-mod tcp;
+mod tcp_stack;
 mod udp;
 
 use std::{
     io,
-    net::SocketAddr,
     os::unix::net::UnixDatagram,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
@@ -35,54 +84,34 @@ use container_machine::MachineAddress;
 use container_protocol::{PublishedPort, local::PortStatus};
 use tokio::sync::{mpsc, oneshot};
 
-pub use inbound::{GuestPort, Reach};
+use crate::stack::PortChange;
+
+pub use address::{GATEWAY, GATEWAY6, PREFIX, PREFIX6, ipv6_address, mac_address};
+pub use host_listeners::{GuestPort, Reach};
+pub use packet::MTU;
 pub use policy::Policy;
-pub use segment::{GATEWAY, GATEWAY6, MTU, PREFIX, PREFIX6, card, v6};
+pub use settings::Settings;
 
-/// What a machine's network is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The machine's name.
-    pub id: String,
-    /// Its addresses.
-    pub address: MachineAddress,
-    /// What the guest may reach.
-    pub policy: Policy,
-    /// What is published from the beginning on.
-    pub published: Vec<PublishedPort>,
-    /// The directory in which the machines of one user find each other; made by the caller.
-    pub segment: PathBuf,
-    /// Where the host's resolver may ask for them.
-    pub name_server: SocketAddr,
-}
-
-/// What is to be listened for on the host from now on.
-enum Change {
-    Guest(Vec<GuestPort>),
-    /// Whoever asks hears when it is done.
-    Published(Vec<PublishedPort>, oneshot::Sender<()>),
-}
-
-/// A network that runs. It ends when this is dropped, or when the card's other end is closed.
+/// A running network. It stops when this is dropped, or when the card's other end is closed.
 #[derive(Debug)]
 pub struct Network {
-    /// None once it is to end.
-    changes: Option<mpsc::UnboundedSender<Change>>,
+    /// `None` only while this is being dropped: closing the channel stops the thread.
+    changes: Option<mpsc::UnboundedSender<PortChange>>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
     address: MachineAddress,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Network {
-    /// Begins to serve the card.
+    /// Starts to serve the card.
     ///
     /// # Errors
-    /// If the thread or its event loop cannot be made.
+    /// If the thread or its event loop cannot be created.
     pub fn start(card: UnixDatagram, settings: Settings) -> io::Result<Network> {
         let address = settings.address;
-        let (changes, changed) = mpsc::unbounded_channel();
+        let (changes, change_receiver) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&statuses);
+        let published_statuses = Arc::clone(&statuses);
         let events = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -90,9 +119,9 @@ impl Network {
         let thread = thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
-                let served = events.block_on(stack::serve(card, settings, changed, told));
-                if let Err(error) = served {
-                    tracing::error!("the machine's network ended: {error}");
+                let served = stack::serve(card, settings, change_receiver, published_statuses);
+                if let Err(error) = events.block_on(served) {
+                    tracing::error!("the machine's network failed: {error}");
                 }
             })?;
         Ok(Network {
@@ -103,32 +132,32 @@ impl Network {
         })
     }
 
-    /// The machine's address.
+    /// Returns the machine's address.
     pub fn address(&self) -> MachineAddress {
         self.address
     }
 
-    /// What the guest listens on, all of it: listeners on the host appear and disappear with it.
+    /// Replaces the list of ports that the guest listens on; the host's listeners follow it.
     pub fn set_ports(&self, ports: Vec<GuestPort>) {
-        self.change(Change::Guest(ports));
+        self.send(PortChange::Guest(ports));
     }
 
-    /// What is published, all of it. Done when this returns.
+    /// Replaces the list of published ports, and returns once the host's listeners have followed.
     pub async fn set_published(&self, ports: Vec<PublishedPort>) {
         let (done, is_done) = oneshot::channel();
-        self.change(Change::Published(ports, done));
-        // It ends with an error when nothing is served any more.
+        self.send(PortChange::Published(ports, done));
+        // An error means that the network has stopped, and there is nothing to wait for.
         let _ = is_done.await;
     }
 
-    fn change(&self, change: Change) {
+    fn send(&self, change: PortChange) {
         if let Some(changes) = &self.changes {
-            // With the card's other end gone there is no machine to listen for.
+            // An error means that the network has stopped: there is no guest to listen for.
             let _ = changes.send(change);
         }
     }
 
-    /// What of the guest is reached where, and what is not and why.
+    /// Returns the state of every forwarded and published port, sorted by guest port.
     pub fn ports(&self) -> Vec<PortStatus> {
         let statuses = self.statuses.lock();
         statuses.unwrap_or_else(PoisonError::into_inner).clone()
@@ -136,11 +165,11 @@ impl Network {
 }
 
 impl Drop for Network {
-    /// Waits until nothing of it is left, which takes no longer than a turn of its loop.
+    /// Waits until the thread has ended, which takes at most one iteration of its loop.
     fn drop(&mut self) {
-        self.changes = None;
+        drop(self.changes.take());
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("the machine's network has failed");
+            tracing::error!("the machine's network panicked");
         }
     }
 }

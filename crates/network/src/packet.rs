@@ -1,4 +1,5 @@
-//! Packets that the stack does not make itself.
+//! IP packets, and the protocols that smoltcp's stack does not handle here: UDP, ICMP errors, ARP
+//! and neighbour discovery.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,29 +12,39 @@ use smoltcp::{
     },
 };
 
-use crate::segment::{GATEWAY, GATEWAY6, MTU};
+use crate::address::{GATEWAY, GATEWAY6};
 
-/// What packets have at the beginning of their way.
-pub const HOP_LIMIT: u8 = 64;
+/// Largest IP packet on a machine's card. Packets cost more than bytes on an emulated processor, so
+/// it is close to the largest possible one.
+pub const MTU: u16 = 65520;
 
-/// What a neighbour's messages must have, so that no router can have passed them on (RFC 4861, 7.1).
-const HOP_LIMIT_OF_NEIGHBOURS: u8 = 255;
+/// Hop limit (TTL) of packets that are sent to the guest.
+pub(crate) const HOP_LIMIT: u8 = 64;
 
-/// An IP packet.
+/// Hop limit of neighbour discovery messages. Every router decrements it, so 255 proves that a
+/// message comes from the same link (RFC 4861, 7.1).
+const NEIGHBOR_HOP_LIMIT: u8 = 255;
+
+/// Number of bytes of a packet's payload that an ICMP error quotes (RFC 792; 64 of RFC 4443's "as
+/// much as possible" are enough for the transport's header).
+const QUOTED: usize = 8;
+const QUOTED6: usize = 64;
+
+/// A parsed IP packet.
 #[derive(Debug, Clone, Copy)]
-pub struct Packet<'a> {
+pub(crate) struct Packet<'a> {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub protocol: IpProtocol,
     pub hop_limit: u8,
     pub payload: &'a [u8],
-    /// All of it, without what a card has padded it with.
+    /// The whole packet, without the padding of its frame.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
-    /// Reads the packet at the beginning of some bytes; none if there is none, or not all of it.
-    pub fn of(bytes: &'a [u8]) -> Option<Packet<'a>> {
+    /// Parses the packet at the start of `bytes`. Returns `None` when it is truncated or invalid.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Packet<'a>> {
         match bytes.first()? >> 4 {
             4 => {
                 let packet = Ipv4Packet::new_checked(bytes).ok()?;
@@ -61,8 +72,8 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// The packet with which the gateway says that this one leads nowhere (RFC 792; RFC 4443, 3.1).
-    pub fn unreachable(&self) -> Option<Vec<u8>> {
+    /// Returns the gateway's ICMP error for an unreachable destination (RFC 792; RFC 4443, 3.1).
+    pub(crate) fn unreachable(&self) -> Option<Vec<u8>> {
         let payload_len = self.payload.len();
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -75,7 +86,7 @@ impl<'a> Packet<'a> {
                         payload_len,
                         hop_limit: self.hop_limit,
                     },
-                    data: &self.payload[..payload_len.min(8)],
+                    data: &self.payload[..payload_len.min(QUOTED)],
                 };
                 icmp_packet(GATEWAY, source, &message)
             }
@@ -89,7 +100,7 @@ impl<'a> Packet<'a> {
                         payload_len,
                         hop_limit: self.hop_limit,
                     },
-                    data: &self.payload[..payload_len.min(64)],
+                    data: &self.payload[..payload_len.min(QUOTED6)],
                 };
                 icmp6_packet(GATEWAY6, source, HOP_LIMIT, &message)
             }
@@ -98,17 +109,17 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// A datagram from the guest.
+/// A UDP datagram from or to the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Datagram {
+pub(crate) struct Datagram {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub payload: Vec<u8>,
 }
 
 impl Datagram {
-    /// Reads an IP packet that holds a whole one.
-    pub fn of(packet: &Packet<'_>) -> Option<Datagram> {
+    /// Parses the payload of an IP packet.
+    pub(crate) fn parse(packet: &Packet<'_>) -> Option<Datagram> {
         let udp = UdpPacket::new_checked(packet.payload).ok()?;
         Some(Datagram {
             source: SocketAddr::new(packet.source, udp.src_port()),
@@ -117,8 +128,9 @@ impl Datagram {
         })
     }
 
-    /// The IP packet that holds it; none if it is too long for one.
-    pub fn packet(&self) -> Option<Vec<u8>> {
+    /// Returns the IP packet with this datagram; `None` when it does not fit into one, or if one
+    /// address is IPv4 and the other IPv6.
+    pub(crate) fn to_packet(&self) -> Option<Vec<u8>> {
         let udp = UdpRepr {
             src_port: self.source.port(),
             dst_port: self.destination.port(),
@@ -140,8 +152,8 @@ impl Datagram {
     }
 }
 
-/// An ICMP message in an IP packet.
-pub fn icmp_packet(
+/// Returns the IP packet with this ICMP message.
+pub(crate) fn icmp_packet(
     source: Ipv4Addr,
     destination: Ipv4Addr,
     message: &Icmpv4Repr<'_>,
@@ -155,8 +167,8 @@ pub fn icmp_packet(
     })
 }
 
-/// An ICMPv6 message in an IP packet.
-pub fn icmp6_packet(
+/// Returns the IP packet with this ICMPv6 message.
+pub(crate) fn icmp6_packet(
     source: Ipv6Addr,
     destination: Ipv6Addr,
     hop_limit: u8,
@@ -172,7 +184,8 @@ pub fn icmp6_packet(
     })
 }
 
-/// The header of a packet; none if the addresses are of two kinds, or the payload too long.
+/// Returns the header of a packet; `None` when one address is IPv4 and the other IPv6, or if the
+/// packet would exceed the MTU.
 fn ip_header(
     source: IpAddr,
     destination: IpAddr,
@@ -195,18 +208,18 @@ fn ip_packet(ip: IpRepr, fill: impl FnOnce(&mut [u8])) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Answers a neighbour's question for an address that `is_here` (RFC 4861, 7.2.4), with the gateway's
-/// card. None if it is no such question.
-pub fn neighbour_answer(
+/// Answers a neighbour solicitation (RFC 4861, 7.2.4) for an address that the gateway forwards to,
+/// with the gateway's MAC address. Returns `None` for other packets and addresses.
+pub(crate) fn neighbor_advertisement(
     packet: &Packet<'_>,
-    gateway_card: [u8; 6],
-    is_here: impl FnOnce(Ipv6Addr) -> bool,
+    gateway: [u8; 6],
+    is_forwarded: impl FnOnce(Ipv6Addr) -> bool,
 ) -> Option<Vec<u8>> {
     let (IpAddr::V6(source), IpAddr::V6(destination)) = (packet.source, packet.destination) else {
         return None;
     };
-    // What asks without an address of its own only wants to know that it is alone.
-    if packet.hop_limit != HOP_LIMIT_OF_NEIGHBOURS || source.is_unspecified() {
+    // An unspecified source means duplicate address detection: an answer would claim the address.
+    if packet.hop_limit != NEIGHBOR_HOP_LIMIT || source.is_unspecified() {
         return None;
     }
     let message = Icmpv6Packet::new_checked(packet.payload).ok()?;
@@ -215,36 +228,38 @@ pub fn neighbour_answer(
     let Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. }) = message else {
         return None;
     };
-    if !is_here(target_addr) {
+    if !is_forwarded(target_addr) {
         return None;
     }
-    let answer = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+    let advertisement = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
         flags: NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::SOLICITED,
         target_addr,
-        lladdr: Some(EthernetAddress(gateway_card).into()),
+        lladdr: Some(EthernetAddress(gateway).into()),
     });
-    icmp6_packet(target_addr, source, HOP_LIMIT_OF_NEIGHBOURS, &answer)
+    icmp6_packet(target_addr, source, NEIGHBOR_HOP_LIMIT, &advertisement)
 }
 
-/// Answers a question for an address of the machines' network with the gateway's card, which passes
-/// all of them on (RFC 826; RFC 1027, "proxy ARP"). None if it is no such question.
-pub fn arp_answer(request: &[u8], gateway_card: [u8; 6], own: Ipv4Addr) -> Option<[u8; 28]> {
-    // Ethernet, IPv4, lengths 6 and 4, a request.
+/// Answers an ARP request (RFC 826) with the gateway's MAC address, whatever the address: the
+/// gateway forwards to all of them ("proxy ARP", RFC 1027). Returns `None` for other messages.
+pub(crate) fn arp_reply(request: &[u8], gateway: [u8; 6], guest: Ipv4Addr) -> Option<[u8; 28]> {
+    // Ethernet, IPv4, address lengths 6 and 4, operation: request.
+    const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
+    const REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
     let request: &[u8; 28] = request.get(..28)?.try_into().ok()?;
-    if request[..8] != [0, 1, 8, 0, 6, 4, 0, 1] {
+    if request[..8] != REQUEST {
         return None;
     }
     let (sender, target) = (&request[8..18], &request[24..28]);
-    // What asks for its own address only wants to know that it is alone.
-    if target == own.octets() {
+    // A request for the guest's own address is duplicate address detection.
+    if target == guest.octets() {
         return None;
     }
-    let mut answer = [0; 28];
-    answer[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 2]);
-    answer[8..14].copy_from_slice(&gateway_card);
-    answer[14..18].copy_from_slice(target);
-    answer[18..28].copy_from_slice(sender);
-    Some(answer)
+    let mut reply = [0; 28];
+    reply[..8].copy_from_slice(&REPLY);
+    reply[8..14].copy_from_slice(&gateway);
+    reply[14..18].copy_from_slice(target);
+    reply[18..28].copy_from_slice(sender);
+    Some(reply)
 }
 
 #[cfg(test)]
@@ -252,15 +267,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_datagram_goes_there_and_back() {
+    fn a_written_datagram_is_parsed_again() {
         let datagram = Datagram {
             source: "198.19.1.2:4000".parse().unwrap(),
             destination: "192.0.2.1:53".parse().unwrap(),
             payload: b"question".to_vec(),
         };
-        let packet = datagram.packet().unwrap();
-        let read = Packet::of(&packet).unwrap();
-        assert_eq!(Datagram::of(&read), Some(datagram.clone()));
+        let packet = datagram.to_packet().unwrap();
+        let read = Packet::parse(&packet).unwrap();
+        assert_eq!(Datagram::parse(&read), Some(datagram.clone()));
         assert!(
             Ipv4Packet::new_checked(&packet[..])
                 .unwrap()
@@ -270,31 +285,31 @@ mod tests {
             payload: vec![0; 65_535],
             ..datagram
         };
-        assert_eq!(too_long.packet(), None);
-        let of_the_other_kind = Datagram {
+        assert_eq!(too_long.to_packet(), None);
+        let ipv6 = Datagram {
             source: "[fd00::1]:4000".parse().unwrap(),
             destination: "[2001:db8::1]:53".parse().unwrap(),
             payload: b"question".to_vec(),
         };
-        let packet = of_the_other_kind.packet().unwrap();
-        let read = Packet::of(&packet).unwrap();
-        assert_eq!(Datagram::of(&read), Some(of_the_other_kind.clone()));
-        let of_both = Datagram {
+        let packet = ipv6.to_packet().unwrap();
+        let read = Packet::parse(&packet).unwrap();
+        assert_eq!(Datagram::parse(&read), Some(ipv6.clone()));
+        let mixed = Datagram {
             source: "192.0.2.1:53".parse().unwrap(),
-            ..of_the_other_kind
+            ..ipv6
         };
-        assert_eq!(of_both.packet(), None);
+        assert_eq!(mixed.to_packet(), None);
     }
 
     #[test]
-    fn bytes_that_are_no_packet_are_not_read() {
+    fn invalid_packets_are_not_parsed() {
         for bytes in [&[][..], &[0x45], &[0x60; 39], &[0x45; 19], &[0xff; 60]] {
-            assert!(Packet::of(bytes).is_none(), "{bytes:?}");
+            assert!(Packet::parse(bytes).is_none(), "{bytes:?}");
         }
     }
 
     #[test]
-    fn what_leads_nowhere_is_quoted() {
+    fn an_icmp_error_quotes_the_packet() {
         for (source, destination, quoted) in [
             ("198.19.1.2:4000", "192.0.2.1:53", 20 + 8 + 20 + 8),
             ("[fd00::2]:4000", "[2001:db8::1]:53", 40 + 8 + 40 + 16),
@@ -304,17 +319,17 @@ mod tests {
                 destination: destination.parse().unwrap(),
                 payload: b"question".to_vec(),
             };
-            let packet = datagram.packet().unwrap();
-            let packet = Packet::of(&packet).unwrap();
+            let packet = datagram.to_packet().unwrap();
+            let packet = Packet::parse(&packet).unwrap();
             let answer = packet.unreachable().unwrap();
-            let answer = Packet::of(&answer).unwrap();
+            let answer = Packet::parse(&answer).unwrap();
             assert_eq!(answer.destination, packet.source);
             assert_eq!(answer.bytes.len(), quoted, "{source}");
         }
     }
 
     #[test]
-    fn the_gateway_is_everyones_neighbour() {
+    fn the_gateway_answers_neighbor_solicitations() {
         let guest: Ipv6Addr = "fd00::2".parse().unwrap();
         let target: Ipv6Addr = "fd00::1".parse().unwrap();
         let question = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit {
@@ -323,31 +338,31 @@ mod tests {
         });
         let to = "ff02::1:ff00:1".parse().unwrap();
         let packet = icmp6_packet(guest, to, 255, &question).unwrap();
-        let packet = Packet::of(&packet).unwrap();
-        let answer = neighbour_answer(&packet, [9; 6], |it| it == target).unwrap();
-        let answer = Packet::of(&answer).unwrap();
+        let packet = Packet::parse(&packet).unwrap();
+        let answer = neighbor_advertisement(&packet, [9; 6], |it| it == target).unwrap();
+        let answer = Packet::parse(&answer).unwrap();
         assert_eq!(answer.destination, guest);
         assert_eq!(answer.payload[0], 136);
         assert_eq!(answer.payload[24..], [2, 1, 9, 9, 9, 9, 9, 9]);
-        assert_eq!(neighbour_answer(&packet, [9; 6], |_| false), None);
-        // From beyond a router.
+        assert_eq!(neighbor_advertisement(&packet, [9; 6], |_| false), None);
+        // The hop limit shows that a router has forwarded it.
         let packet = icmp6_packet(guest, to, 64, &question).unwrap();
-        let packet = Packet::of(&packet).unwrap();
-        assert_eq!(neighbour_answer(&packet, [9; 6], |_| true), None);
+        let packet = Packet::parse(&packet).unwrap();
+        assert_eq!(neighbor_advertisement(&packet, [9; 6], |_| true), None);
     }
 
     #[test]
-    fn the_gateway_answers_for_everyone_but_the_machine() {
+    fn the_gateway_answers_arp_requests_for_all_but_the_guest() {
         let own = Ipv4Addr::new(198, 19, 1, 2);
         let mut request = [0; 28];
         request[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
         request[8..18].copy_from_slice(&[2, 0, 198, 19, 1, 2, 198, 19, 1, 2]);
         request[24..].copy_from_slice(&[198, 19, 0, 1]);
-        let answer = arp_answer(&request, [9; 6], own).unwrap();
+        let answer = arp_reply(&request, [9; 6], own).unwrap();
         assert_eq!(answer[6..18], [0, 2, 9, 9, 9, 9, 9, 9, 198, 19, 0, 1]);
         assert_eq!(answer[18..], [2, 0, 198, 19, 1, 2, 198, 19, 1, 2]);
         request[24..].copy_from_slice(&own.octets());
-        assert_eq!(arp_answer(&request, [9; 6], own), None);
-        assert_eq!(arp_answer(&request[..20], [9; 6], own), None);
+        assert_eq!(arp_reply(&request, [9; 6], own), None);
+        assert_eq!(arp_reply(&request[..20], [9; 6], own), None);
     }
 }

@@ -1,23 +1,25 @@
-//! What the guest may reach.
+//! Destinations that the guest may reach, and users who may reach the guest.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::segment::{is_gateway, is_of_segment};
+use crate::address::{is_gateway, is_in_machine_network};
 
-/// What the guest may reach beyond what every program of the host's user reaches elsewhere.
+/// Access to and from the guest, beyond what every program of the host's user can reach elsewhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Whether the gateway's address stands for the host's loopback.
+    /// Whether the gateway's address leads to the host's loopback.
     pub host_loopback: bool,
-    /// Whether only the owner of this process and root may connect to the guest.
+    /// Whether only programs of this process's user and of root may connect to the guest.
     pub same_user_only: bool,
 }
 
 impl Policy {
-    /// Where on the host's side an address of the guest's leads; none where the guest may not go:
-    /// the host's loopback, other machines' listeners among it, and what is no one's address.
+    /// Returns the address on the host's side that an address in the guest leads to.
+    ///
+    /// Returns `None` when the guest must not connect to: the host's loopback (which includes
+    /// other machines' listeners) and addresses that belong to no host.
     pub(crate) fn destination(self, wanted: SocketAddr) -> Option<SocketAddr> {
         let address = wanted.ip();
         if is_gateway(address) {
@@ -28,20 +30,21 @@ impl Policy {
             let host = SocketAddr::new(host, wanted.port());
             return self.host_loopback.then_some(host);
         }
-        let is_nowhere = address.is_loopback()
+        let is_forbidden = address.is_loopback()
             || address.is_multicast()
-            || is_of_segment(address)
+            || is_in_machine_network(address)
             || match address {
                 IpAddr::V4(address) => address.octets()[0] == 0 || address.is_broadcast(),
-                // One of one link means nothing on another; one that stands for an IPv4 address (RFC 4291,
-                // 2.5.5) would lead around what is said of that.
                 IpAddr::V6(address) => {
                     address.is_unspecified()
+                        // A link-local address has no meaning on another link.
                         || address.is_unicast_link_local()
+                        // An embedded IPv4 address (RFC 4291, 2.5.5) would evade the rules for
+                        // IPv4.
                         || address.to_ipv4().is_some()
                 }
             };
-        (!is_nowhere && wanted.port() != 0).then_some(wanted)
+        (!is_forbidden && wanted.port() != 0).then_some(wanted)
     }
 }
 
@@ -50,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_loopback_is_reached_by_name_and_leave_only() {
+    fn the_hosts_loopback_is_reachable_only_if_allowed_and_as_the_gateway() {
         let closed = Policy::default();
         let open = Policy {
             host_loopback: true,

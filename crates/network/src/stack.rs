@@ -1,129 +1,113 @@
-//! The loop that all of it runs in.
+//! The task that a network runs in.
 
 use std::{
-    collections::{HashMap, VecDeque},
     future::{Future, poll_fn},
-    io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    io, mem,
+    net::{IpAddr, SocketAddr},
     os::unix::net::UnixDatagram,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
-use container_protocol::{RELAY_PORT, Transport, local::PortStatus};
+use container_machine::MachineAddress;
+use container_protocol::{PublishedPort, RELAY_PORT, Transport, local::PortStatus, relay};
 use rustix::process::{Resource, getrlimit};
-use smoltcp::{
-    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
-    socket::tcp::{self as stack_tcp},
-    time::Instant,
-    wire::{HardwareAddress, IpCidr, IpEndpoint, IpProtocol, TcpPacket},
-};
+use smoltcp::{time::Instant, wire::IpProtocol};
 use tokio::{
-    net::{TcpStream, UnixDatagram as AsyncDatagram},
-    sync::mpsc,
+    net::UnixDatagram as AsyncDatagram,
+    sync::{mpsc, oneshot},
     time::{Sleep, sleep},
 };
 
 use crate::{
-    Change, Settings, caller,
-    echo::{Pinger, Question},
-    host_names,
-    inbound::{Accepted, Inbound, Reach, Received},
-    link::{ARP, HEADER, IPV4, IPV6, Link, Port},
-    names::{self, NameServer},
-    packet::{Datagram, Packet, arp_answer, neighbour_answer},
-    segment::{GATEWAY, GATEWAY6, PREFIX, PREFIX6, Segment, card, is_gateway, is_of_segment, v6},
-    tcp::{self, Connection, Progress},
-    udp::{Caller, Callers, Flows},
+    address::{GATEWAY, ipv6_address, is_gateway, is_in_machine_network, mac_address},
+    connect_queue::ConnectQueue,
+    connection::{HostConnect, connect_host, reset},
+    connection_owner,
+    echo::{EchoRequest, Pinger},
+    frame::{Frame, HEADER_LENGTH},
+    host_listeners::{AcceptedConnection, GuestPort, HostListeners, Reach, ReceivedDatagram},
+    host_name_server,
+    host_senders::{HostSender, HostSenders},
+    link::Link,
+    name_server::{self, NameServer},
+    packet::{Datagram, Packet, arp_reply, neighbor_advertisement},
+    peers::PeerNetwork,
+    policy::Policy,
+    settings::Settings,
+    tcp_stack::{FlowKey, TcpStack},
+    udp::UdpFlows,
 };
 
-/// Frames that are taken from the card before the rest has its turn.
-const BURST: usize = 64;
+/// Limit of frames read from the card before everything else is polled.
+const MAX_BURST: usize = 64;
 
-/// Packets for the guest that wait at most.
-const WAITING: usize = 256;
+/// Capacity of the queue of packets for the guest that other tasks make.
+const INJECTED_CAPACITY: usize = 256;
 
-/// Connections at most, where the process may have as many files open; beyond that none are taken.
-const MOST_CONNECTIONS: usize = 4096;
+/// Limit of connections, where the limit of open files allows as many.
+const MAX_CONNECTIONS: usize = 4096;
 
-/// The part of a process's files that connections, and that listeners may take, so that neither is in the
-/// way of anything else.
-const PART: usize = 3;
+/// Divisor of the limit of open files: connections get one part of it, and listeners another, so
+/// that neither keeps the rest of the process from opening files.
+const FILE_LIMIT_PARTS: usize = 3;
 
-/// How long a guest may refuse connections to a port that it was known to listen on.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Largest IP packet, which is also the largest datagram.
+const MAX_PACKET: usize = 65536;
 
-/// How often it is asked until then.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Interval at which the stack is polled while a socket is overdue but must not send yet.
+const OVERDUE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often what another program listens on is tried again: it may have ended.
-const LISTEN_AGAIN: Duration = Duration::from_secs(2);
+/// A new list of ports to listen on.
+#[derive(Debug)]
+pub(crate) enum PortChange {
+    /// The ports that the guest listens on.
+    Guest(Vec<GuestPort>),
+    /// The published ports. The sender is used once the change has been made.
+    Published(Vec<PublishedPort>, oneshot::Sender<()>),
+}
 
-/// How often what the stack's clock is to do is looked after while that cannot be told.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// How much faster than the world's the stack's clock is. What is lost it sends again after a second of
-/// its own at the earliest (RFC 6298, 2.4); this makes it 200 ms, as Linux has it, since a guest whose
-/// server is slow to accept drops what it has no room for.
-const HASTE: u32 = 5;
-
-/// Connections to one port of the guest's that may be on their way at once. A server with a short
-/// queue has no room for more, and the others are better off waiting here than being dropped there.
-const MOST_ASKED: usize = 8;
-
-/// Ports from which the gateway connects to the guest: those that Linux uses for that.
-const FIRST_PORT: u16 = 32768;
-const LAST_PORT: u16 = 60999;
-
-/// A connection's two ends: the guest's, and the one that it sees on the other side.
-type Ends = (SocketAddr, SocketAddr);
-
-/// Serves the card until its other end is closed, or nobody has the network any more.
-pub async fn serve(
+/// Serves the card until its other end is closed, or the [`crate::Network`] is dropped.
+pub(crate) async fn serve(
     card: UnixDatagram,
     settings: Settings,
-    changes: mpsc::UnboundedReceiver<Change>,
+    changes: mpsc::UnboundedReceiver<PortChange>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
 ) -> io::Result<()> {
     let name_server = settings.name_server;
     let mut stack = Stack::new(card, settings, changes, statuses)?;
-    tokio::spawn(host_names::serve(name_server, Arc::clone(&stack.segment)));
-    poll_fn(|context| stack.turn(context)).await
+    tokio::spawn(host_name_server::serve(
+        name_server,
+        Arc::clone(&stack.peers),
+    ));
+    match poll_fn(|context| stack.poll(context)).await {
+        Err(error) if is_disconnected(&error) => Ok(()),
+        ended => ended,
+    }
 }
 
 struct Stack {
-    settings: Settings,
+    address: MachineAddress,
+    policy: Policy,
     link: Link,
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    connections: HashMap<Ends, (SocketHandle, Connection)>,
-    most_connections: usize,
-    next_port: u16,
-    inbound: Inbound,
-    callers: Callers,
-    flows: Flows,
+    tcp: TcpStack,
+    connect_queue: ConnectQueue,
+    listeners: HostListeners,
+    host_senders: HostSenders,
+    udp_flows: UdpFlows,
     pinger: Pinger,
-    names: NameServer,
-    segment: Arc<Segment>,
-    peers: AsyncDatagram,
-    packets: mpsc::Receiver<Vec<u8>>,
-    changes: mpsc::UnboundedReceiver<Change>,
-    statuses: Arc<Mutex<Vec<PortStatus>>>,
-    /// Connections that wait until the guest can be asked, by its port, and how many it is asked for.
-    waiting: HashMap<u16, VecDeque<Accepted>>,
-    asked: HashMap<u16, usize>,
-    /// Connections that the guest has refused, to be asked for again.
-    refused: mpsc::UnboundedReceiver<Accepted>,
-    again: mpsc::UnboundedSender<Accepted>,
+    name_server: NameServer,
+    peers: Arc<PeerNetwork>,
+    /// Packets for the guest from other tasks (UDP, ping, DNS).
+    injected: mpsc::Receiver<Vec<u8>>,
+    changes: mpsc::UnboundedReceiver<PortChange>,
+    /// Wakes the task for the stack's next timer.
     timer: Pin<Box<Sleep>>,
-    /// When what could not be listened for is tried again.
-    again_at: Option<Pin<Box<Sleep>>>,
-    begin: std::time::Instant,
-    /// Sockets that are over, as soon as they have said so.
-    over: Vec<SocketHandle>,
+    /// Buffer for a frame of the guest.
     frame: Vec<u8>,
+    /// Buffer for a datagram of the host or a packet of another machine.
     buffer: Box<[u8]>,
 }
 
@@ -131,503 +115,375 @@ impl Stack {
     fn new(
         card: UnixDatagram,
         settings: Settings,
-        changes: mpsc::UnboundedReceiver<Change>,
+        changes: mpsc::UnboundedReceiver<PortChange>,
         statuses: Arc<Mutex<Vec<PortStatus>>>,
     ) -> io::Result<Stack> {
         let address = settings.address;
         let mut link = Link::new(AsyncDatagram::from_std(card)?, address);
-        let config = Config::new(HardwareAddress::Ip);
-        let mut port = Port {
-            link: &mut link,
-            packet: None,
-        };
-        let mut interface = Interface::new(config, &mut port, Instant::ZERO);
-        interface.update_ip_addrs(|own| {
-            // It is empty, and has room for two.
-            let _ = own.push(IpCidr::new(GATEWAY.into(), PREFIX));
-            let _ = own.push(IpCidr::new(GATEWAY6.into(), PREFIX6));
-        });
-        // All the world's addresses are this stack's own.
-        interface.set_any_ip(true);
-        let (to_guest, packets) = mpsc::channel(WAITING);
-        let (again, refused) = mpsc::unbounded_channel();
-        let (segment, peers) = Segment::join(&settings.segment, &settings.id, address)?;
-        let segment = Arc::new(segment);
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let files = usize::try_from(files).unwrap_or(usize::MAX);
-        let mut inbound = Inbound::at(address.host(), files / PART);
-        inbound.set_published(settings.published.clone());
-        let mut stack = Stack {
+        let (to_guest, injected) = mpsc::channel(INJECTED_CAPACITY);
+        let peers = PeerNetwork::join(&settings.peer_directory, &settings.id, address)?;
+        let peers = Arc::new(peers);
+        let max_files = max_open_files() / FILE_LIMIT_PARTS;
+        let mut listeners = HostListeners::new(address.host(), max_files, statuses);
+        listeners.set_published(settings.published);
+        Ok(Stack {
+            address,
+            policy: settings.policy,
+            tcp: TcpStack::new(&mut link, MAX_CONNECTIONS.min(max_files)),
             link,
-            interface,
-            sockets: SocketSet::new(Vec::new()),
-            connections: HashMap::new(),
-            most_connections: MOST_CONNECTIONS.min(files / PART),
-            next_port: FIRST_PORT,
-            inbound,
-            callers: Callers::default(),
-            flows: Flows::new(to_guest.clone()),
+            connect_queue: ConnectQueue::new(),
+            listeners,
+            host_senders: HostSenders::default(),
+            udp_flows: UdpFlows::new(to_guest.clone()),
             pinger: Pinger::new(to_guest.clone()),
-            names: NameServer::new(Arc::clone(&segment), to_guest),
-            segment,
+            name_server: NameServer::new(Arc::clone(&peers), to_guest),
             peers,
-            packets,
+            injected,
             changes,
-            statuses,
-            waiting: HashMap::new(),
-            asked: HashMap::new(),
-            refused,
-            again,
             timer: Box::pin(sleep(Duration::ZERO)),
-            again_at: None,
-            begin: std::time::Instant::now(),
-            over: Vec::new(),
-            frame: vec![0; HEADER + 65536],
-            buffer: vec![0; 65536].into_boxed_slice(),
-            settings,
-        };
-        stack.tell_statuses();
-        Ok(stack)
+            frame: vec![0; HEADER_LENGTH + MAX_PACKET],
+            buffer: vec![0; MAX_PACKET].into_boxed_slice(),
+        })
     }
 
-    /// What time it is for the stack, whose clock is fast.
-    fn now(&self) -> Instant {
-        let elapsed = self.begin.elapsed() * HASTE;
-        Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    /// Does all that can be done now. Ready when there is nothing left to serve.
-    fn turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Poll::Ready(change) = self.changes.poll_recv(context) {
-            match change {
-                None => return Poll::Ready(Ok(())),
-                Some(Change::Guest(ports)) => self.inbound.set_guest(ports),
-                Some(Change::Published(ports, done)) => {
-                    self.inbound.set_published(ports);
-                    self.tell_statuses();
-                    // Whoever asked may have gone.
-                    let _ = done.send(());
-                }
-            }
-            self.tell_statuses();
+    /// Does everything that can be done now. Ready when the network is to stop.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.poll_changes(context).is_ready() {
+            return Poll::Ready(Ok(()));
         }
-        while let Some(again_at) = &mut self.again_at
-            && again_at.as_mut().poll(context).is_ready()
-        {
-            self.inbound.listen();
-            self.tell_statuses();
-        }
-        if let Err(error) = self.link.poll_send(context) {
-            return Poll::Ready(ended(error));
-        }
-        let mut frame = std::mem::take(&mut self.frame);
-        let mut is_more = true;
-        for _ in 0..BURST {
-            match self.link.poll_receive(&mut frame, context) {
-                Poll::Pending => {
-                    is_more = false;
-                    break;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(ended(error)),
-                Poll::Ready(Ok(length)) => self.arrived(&frame[..length]),
-            }
-        }
-        self.frame = frame;
-        self.others(context);
-        while let Poll::Ready(Some(refused)) = self.refused.poll_recv(context) {
-            self.wait_for_guest(refused);
-        }
-        while self.connections.len() + self.waiting_count() < self.most_connections
-            && let Poll::Ready(accepted) = self.inbound.poll_accept(context)
-        {
-            if self.may_connect(&accepted.stream) {
-                self.wait_for_guest(accepted);
-            } else {
-                tcp::reset(&accepted.stream);
-            }
-        }
-        self.carry(context);
-        let now = self.now();
-        while self.depart(now) == PollResult::SocketStateChanged {
-            // Sent bytes make room for more.
-            self.carry(context);
-        }
-        if let Err(error) = self.link.poll_send(context) {
-            return Poll::Ready(ended(error));
-        }
-        if !self.link.is_blocked() {
-            for handle in self.over.drain(..) {
-                self.sockets.remove(handle);
-            }
-        }
-        match self.interface.poll_delay(now, &self.sockets) {
-            // The card's room is waited for.
-            _ if self.link.is_blocked() => {}
-            Some(delay) => {
-                // All that can be sent has been sent. A socket that would and may not yet, as the host has
-                // still to connect, is no reason to be busy.
-                let delay = match Duration::from(delay) / HASTE {
-                    Duration::ZERO => LOOK_AGAIN,
-                    delay => delay,
-                };
-                let deadline = tokio::time::Instant::now() + delay;
-                self.timer.as_mut().reset(deadline);
-                is_more |= self.timer.as_mut().poll(context).is_ready();
-            }
-            None => {}
-        }
-        if is_more {
+        self.listeners.poll_retry(context);
+        self.link.poll_send(context)?;
+        let has_more_frames = self.poll_frames(context)?;
+        self.poll_injected(context);
+        self.poll_host_datagrams(context);
+        self.poll_peers(context);
+        self.poll_host_connections(context);
+        self.poll_connections(context);
+        let now = self.tcp.now();
+        self.poll_egress(now, context);
+        self.link.poll_send(context)?;
+        self.remove_closed();
+        let is_overdue = self.poll_timer(now, context);
+        if has_more_frames || is_overdue {
             context.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
-    /// Tells how the listeners stand, after they have changed.
-    fn tell_statuses(&mut self) {
-        let is_lacking = self.inbound.is_lacking();
-        self.again_at = is_lacking.then(|| Box::pin(sleep(LISTEN_AGAIN)));
-        let mut statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-        *statuses = self.inbound.statuses();
+    /// Applies changes of the ports. Ready when the [`crate::Network`] has been dropped.
+    fn poll_changes(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(change) = self.changes.poll_recv(context) {
+            match change {
+                None => return Poll::Ready(()),
+                Some(PortChange::Guest(ports)) => self.listeners.set_guest(ports),
+                Some(PortChange::Published(ports, done)) => {
+                    self.listeners.set_published(ports);
+                    // The caller may have been cancelled.
+                    let _ = done.send(());
+                }
+            }
+        }
+        Poll::Pending
     }
 
-    /// Lets the stack send a packet for each socket that has one.
-    fn depart(&mut self, now: Instant) -> PollResult {
-        let mut port = Port {
-            link: &mut self.link,
-            packet: None,
-        };
-        self.interface
-            .poll_egress(now, &mut port, &mut self.sockets)
+    /// Handles frames of the guest. Returns whether there may be more.
+    fn poll_frames(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
+        let mut frame = mem::take(&mut self.frame);
+        let mut has_more = true;
+        for _ in 0..MAX_BURST {
+            let Poll::Ready(length) = self.link.poll_receive(&mut frame, context) else {
+                has_more = false;
+                break;
+            };
+            self.receive_frame(&frame[..length?]);
+        }
+        self.frame = frame;
+        Ok(has_more)
     }
 
-    /// Packets for the guest that do not come from the stack.
-    fn others(&mut self, context: &mut Context<'_>) {
+    /// Sends packets of other tasks to the guest.
+    fn poll_injected(&mut self, context: &mut Context<'_>) {
         while !self.link.is_blocked()
-            && let Poll::Ready(Some(packet)) = self.packets.poll_recv(context)
+            && let Poll::Ready(Some(packet)) = self.injected.poll_recv(context)
         {
             self.link.send_packet(&packet);
         }
-        while let Poll::Ready(received) = self.inbound.poll_datagram(context, &mut self.buffer) {
-            let Received {
-                from,
-                at,
-                port,
+    }
+
+    /// Sends datagrams of the host to the guest.
+    fn poll_host_datagrams(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(received) = self.listeners.poll_datagram(context, &mut self.buffer) {
+            let ReceivedDatagram {
+                sender,
+                listener,
+                guest_port,
                 length,
             } = received;
-            let gateway_port = self.callers.port_for(Caller {
-                address: from,
-                at,
-                guest_port: port,
+            let gateway_port = self.host_senders.port_for(HostSender {
+                address: sender,
+                listener,
+                guest_port,
             });
             let payload = &self.buffer[..length];
-            let (guest_port, payload) = match self.inbound.reach(Transport::Udp, port) {
-                Reach::Direct => (port, payload.to_vec()),
-                Reach::Relay => (RELAY_PORT, [&port.to_be_bytes(), payload].concat()),
+            let (port, payload) = match self.listeners.reach(Transport::Udp, guest_port) {
+                Reach::Direct => (guest_port, payload.to_vec()),
+                Reach::Relay => (RELAY_PORT, [&relay::preface(guest_port), payload].concat()),
             };
             let datagram = Datagram {
                 source: SocketAddr::from((GATEWAY, gateway_port)),
-                destination: SocketAddr::from((self.settings.address.guest(), guest_port)),
+                destination: SocketAddr::from((self.address.guest(), port)),
                 payload,
             };
-            if let Some(packet) = datagram.packet() {
+            if let Some(packet) = datagram.to_packet() {
                 self.link.send_packet(&packet);
             }
         }
+    }
+
+    /// Sends packets of other machines to the guest. They are checked, because any program of the
+    /// user can send them.
+    fn poll_peers(&mut self, context: &mut Context<'_>) {
         while !self.link.is_blocked()
-            && let Poll::Ready(Ok(())) = self.peers.poll_recv_ready(context)
+            && let Poll::Ready(length) = self.peers.poll_receive(&mut self.buffer, context)
         {
-            let Ok(length) = self.peers.try_recv(&mut self.buffer) else {
-                continue;
-            };
-            if let Some(packet) = Packet::of(&self.buffer[..length])
-                && self.is_own(packet.destination)
-                && !self.is_own(packet.source)
+            if let Some(packet) = Packet::parse(&self.buffer[..length])
+                && self.is_guest(packet.destination)
+                && !self.is_guest(packet.source)
                 && !is_gateway(packet.source)
-                && is_of_segment(packet.source)
+                && is_in_machine_network(packet.source)
             {
                 self.link.send_packet(packet.bytes);
             }
         }
     }
 
-    /// Whether this is one of the guest's addresses.
-    fn is_own(&self, address: IpAddr) -> bool {
-        let own = self.settings.address.guest();
-        address == own || address == v6(own)
+    /// Accepts connections of the host's programs, as long as there is space for more.
+    fn poll_host_connections(&mut self, context: &mut Context<'_>) {
+        self.connect_queue.poll_retries(context);
+        while self.tcp.has_space(self.connect_queue.len())
+            && let Poll::Ready(accepted) = self.listeners.poll_accept(context)
+        {
+            if self.policy.same_user_only && !connection_owner::is_user_or_root(&accepted.stream) {
+                reset(&accepted.stream);
+            } else {
+                self.connect_queue.push(accepted);
+            }
+        }
     }
 
-    /// A frame from the guest.
-    fn arrived(&mut self, frame: &[u8]) {
-        let Some((header, payload)) = frame.split_at_checked(HEADER) else {
-            return;
+    /// Moves data of all connections, and asks the guest for those that wait.
+    fn poll_connections(&mut self, context: &mut Context<'_>) {
+        let polled = self.tcp.poll_connections(&mut self.link, context);
+        for refused in polled.refused {
+            self.retry_or_reset(refused);
+        }
+        for accepted in self.connect_queue.take_ready(polled.connecting) {
+            self.connect_to_guest(accepted);
+        }
+    }
+
+    /// Sends everything that the stack has for the guest.
+    fn poll_egress(&mut self, now: Instant, context: &mut Context<'_>) {
+        while self.tcp.egress(now, &mut self.link) {
+            // Sent data leaves space in the send buffers for more.
+            self.poll_connections(context);
+        }
+    }
+
+    /// Removes the sockets of closed connections, unless the card still has to take their segments.
+    fn remove_closed(&mut self) {
+        if !self.link.is_blocked() {
+            self.tcp.remove_closed();
+        }
+    }
+
+    /// Schedules the stack's next timer. Returns whether it is due already.
+    fn poll_timer(&mut self, now: Instant, context: &mut Context<'_>) -> bool {
+        if self.link.is_blocked() {
+            // The task is woken when the card can take more.
+            return false;
+        }
+        let Some(delay) = self.tcp.next_timer(now) else {
+            return false;
         };
-        if header[12..] == ARP {
-            let own = self.settings.address.guest();
-            if let Some(answer) = arp_answer(payload, card(GATEWAY), own) {
-                self.link.send_arp(&answer);
+        // Everything that may be sent has been sent. A socket that is overdue anyway waits for the
+        // host to connect (its SYN-ACK is paused), so polling it at once would be a busy loop.
+        let delay = if delay.is_zero() {
+            OVERDUE_INTERVAL
+        } else {
+            delay
+        };
+        let deadline = tokio::time::Instant::now() + delay;
+        self.timer.as_mut().reset(deadline);
+        self.timer.as_mut().poll(context).is_ready()
+    }
+
+    /// Whether the address is one of the guest's.
+    fn is_guest(&self, address: IpAddr) -> bool {
+        let guest = self.address.guest();
+        address == guest || address == ipv6_address(guest)
+    }
+
+    /// Handles one frame of the guest. Frames that are invalid, or whose source is not the guest,
+    /// are dropped.
+    fn receive_frame(&mut self, frame: &[u8]) {
+        match Frame::parse(frame) {
+            Some(Frame::Arp(request)) => {
+                let guest = self.address.guest();
+                if let Some(reply) = arp_reply(request, mac_address(GATEWAY), guest) {
+                    self.link.send_arp(&reply);
+                }
             }
-            return;
+            Some(Frame::Ip(packet)) => self.receive_packet(&packet),
+            None => {}
         }
-        let Some(packet) = Packet::of(payload) else {
-            return;
-        };
-        if header[12..] != IPV4 && header[12..] != IPV6 {
-            return;
-        }
+    }
+
+    fn receive_packet(&mut self, packet: &Packet<'_>) {
         if packet.protocol == IpProtocol::Icmpv6 {
-            let is_here =
-                |target: Ipv6Addr| is_of_segment(target.into()) && !self.is_own(target.into());
-            if let Some(answer) = neighbour_answer(&packet, card(GATEWAY), is_here) {
-                return self.link.send_packet(&answer);
+            // The gateway answers for every other machine, because it forwards to all of them.
+            let is_forwarded =
+                |target: IpAddr| is_in_machine_network(target) && !self.is_guest(target);
+            let gateway = mac_address(GATEWAY);
+            let reply = neighbor_advertisement(packet, gateway, |it| is_forwarded(it.into()));
+            if let Some(reply) = reply {
+                return self.link.send_packet(&reply);
             }
         }
-        if !self.is_own(packet.source) {
+        if !self.is_guest(packet.source) {
             return;
         }
         let destination = packet.destination;
-        if is_of_segment(destination) && !is_gateway(destination) {
-            let sent = self.segment.send(&self.peers, destination, packet.bytes);
-            if sent.is_err() {
-                self.unreachable(&packet);
+        if is_in_machine_network(destination) && !is_gateway(destination) {
+            if self.peers.send(destination, packet.bytes).is_err() {
+                self.send_unreachable(packet);
             }
             return;
         }
         match packet.protocol {
-            IpProtocol::Tcp => self.segment_arrived(&packet),
-            IpProtocol::Udp => self.datagram_arrived(&packet),
-            IpProtocol::Icmp | IpProtocol::Icmpv6 => self.ping_arrived(&packet),
+            IpProtocol::Tcp => self.receive_segment(packet),
+            IpProtocol::Udp => self.receive_datagram(packet),
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => self.receive_ping(packet),
             _ => {}
         }
     }
 
-    fn segment_arrived(&mut self, packet: &Packet<'_>) {
-        let Ok(segment) = TcpPacket::new_checked(packet.payload) else {
+    /// Handles a TCP segment of the guest.
+    fn receive_segment(&mut self, packet: &Packet<'_>) {
+        let Some((key, is_first)) = FlowKey::parse(packet) else {
             return;
         };
-        let ends = (
-            SocketAddr::new(packet.source, segment.src_port()),
-            SocketAddr::new(packet.destination, segment.dst_port()),
-        );
-        let is_first = segment.syn() && !segment.ack();
-        if is_first && !self.connections.contains_key(&ends) {
-            self.guest_connects(ends, packet);
+        if is_first
+            && !self.tcp.has_connection(&key)
+            && let Some(connect) = self.connect_host(key.remote)
+        {
+            self.tcp.accept_from_guest(key, packet, connect);
         }
-        // What has no socket is answered with a reset.
-        let now = self.now();
-        let mut port = Port {
-            link: &mut self.link,
-            packet: Some(packet.bytes),
-        };
-        self.interface
-            .poll_ingress_single(now, &mut port, &mut self.sockets);
+        self.tcp.receive(packet, &mut self.link);
     }
 
-    /// The guest wants to connect: its first segment waits in a socket until the host has connected.
-    fn guest_connects(&mut self, ends: Ends, first: &Packet<'_>) {
-        let (_, wanted) = ends;
-        let is_of_names = is_gateway(wanted.ip()) && wanted.port() == names::PORT;
-        let connecting = match self.settings.policy.destination(wanted) {
-            _ if is_of_names => self.names.connect(),
-            Some(destination) => tcp::connect(destination),
-            None => return,
-        };
-        if self.connections.len() >= self.most_connections {
-            let most = self.most_connections;
-            tracing::warn!("the machine has {most} connections, and gets no more");
-            return;
+    /// Starts to connect to the server that the guest wants. Returns `None` when the policy forbids
+    /// it.
+    fn connect_host(&self, wanted: SocketAddr) -> Option<HostConnect> {
+        if is_gateway(wanted.ip()) && wanted.port() == name_server::PORT {
+            return Some(self.name_server.connect());
         }
-        let mut socket = tcp::socket();
-        socket.pause_synack(true);
-        if socket.listen(IpEndpoint::from(wanted)).is_ok() {
-            let handle = self.sockets.add(socket);
-            let connection = Connection::from_guest(connecting, first.bytes.to_vec());
-            self.connections.insert(ends, (handle, connection));
-        }
+        self.policy.destination(wanted).map(connect_host)
     }
 
-    /// Connections that wait until the guest can be asked.
-    fn waiting_count(&self) -> usize {
-        self.waiting.values().map(VecDeque::len).sum()
-    }
-
-    fn wait_for_guest(&mut self, accepted: Accepted) {
-        let waiting = self.waiting.entry(accepted.port).or_default();
-        waiting.push_back(accepted);
-    }
-
-    /// Asks the guest for those whose turn it is.
-    fn ask_waiting(&mut self) {
-        let mut next = Vec::new();
-        for (port, waiting) in &mut self.waiting {
-            let asked = self.asked.entry(*port).or_default();
-            while *asked < MOST_ASKED
-                && let Some(accepted) = waiting.pop_front()
-            {
-                *asked += 1;
-                next.push(accepted);
-            }
+    /// Asks the guest to accept a connection of the host.
+    fn connect_to_guest(&mut self, accepted: AcceptedConnection) {
+        let port = accepted.guest_port;
+        if let Err(error) = accepted.stream.set_nodelay(true) {
+            tracing::debug!("cannot set TCP_NODELAY for port {port}: {error}");
         }
-        self.waiting.retain(|_, waiting| !waiting.is_empty());
-        for accepted in next {
-            self.ask_guest(accepted);
-        }
-    }
-
-    /// Someone on the host has connected: the guest is connected to from the gateway.
-    fn ask_guest(&mut self, accepted: Accepted) {
-        let Accepted {
-            stream,
-            port,
-            since,
-        } = accepted;
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("a connection to port {port}: {error}");
-        }
-        let (guest_port, preface) = match self.inbound.reach(Transport::Tcp, port) {
+        // The agent's relay expects the wanted port ahead of the data.
+        let (guest_port, preface) = match self.listeners.reach(Transport::Tcp, port) {
             Reach::Direct => (port, Vec::new()),
-            Reach::Relay => (RELAY_PORT, port.to_be_bytes().to_vec()),
+            Reach::Relay => (RELAY_PORT, relay::preface(port).to_vec()),
         };
-        let guest = SocketAddr::from((self.settings.address.guest(), guest_port));
-        let Some(gateway) = self.free_end(guest) else {
-            return;
+        let guest = SocketAddr::from((self.address.guest(), guest_port));
+        self.tcp.connect_to_guest(guest, accepted, preface);
+    }
+
+    /// Retries a refused connection if the guest is known to listen: a server that restarts listens
+    /// again at once, but the host's side is connected already and cannot be refused any more.
+    fn retry_or_reset(&self, refused: AcceptedConnection) {
+        let has_listener = self
+            .listeners
+            .has_listener(Transport::Tcp, refused.guest_port);
+        let refused = if has_listener {
+            self.connect_queue.retry(refused)
+        } else {
+            Err(refused)
         };
-        let mut socket = tcp::socket();
-        let context = self.interface.context();
-        match socket.connect(context, IpEndpoint::from(guest), IpEndpoint::from(gateway)) {
-            Ok(()) => {
-                let handle = self.sockets.add(socket);
-                let question = tcp::Question {
-                    port,
-                    since,
-                    preface,
-                };
-                let connection = Connection::from_host(stream, question);
-                self.connections
-                    .insert((guest, gateway), (handle, connection));
-            }
-            Err(error) => tracing::warn!("connecting to the guest's port {guest_port}: {error}"),
+        if let Err(refused) = refused {
+            reset(&refused.stream);
         }
     }
 
-    /// Whether whoever has connected may.
-    fn may_connect(&self, stream: &TcpStream) -> bool {
-        !self.settings.policy.same_user_only || caller::is_owner_or_root(stream)
-    }
-
-    /// Asks the guest again in a moment, if it was known to listen: a server that starts anew listens
-    /// again at once, and nobody on the host could tell that it did not for a moment.
-    fn ask_again(&self, refused: Accepted) {
-        let is_known = self.inbound.is_listened_on(Transport::Tcp, refused.port);
-        if !is_known || refused.since.elapsed() > PATIENCE {
-            return tcp::reset(&refused.stream);
-        }
-        let again = self.again.clone();
-        tokio::spawn(async move {
-            sleep(ASK_AGAIN).await;
-            // With the network gone the connection goes as well.
-            let _ = again.send(refused);
-        });
-    }
-
-    /// An address of the gateway's from which there is no connection to the guest's.
-    fn free_end(&mut self, guest: SocketAddr) -> Option<SocketAddr> {
-        for _ in FIRST_PORT..=LAST_PORT {
-            let end = SocketAddr::from((GATEWAY, self.next_port));
-            self.next_port = match self.next_port {
-                LAST_PORT => FIRST_PORT,
-                port => port + 1,
-            };
-            if !self.connections.contains_key(&(guest, end)) {
-                return Some(end);
-            }
-        }
-        None
-    }
-
-    fn datagram_arrived(&mut self, packet: &Packet<'_>) {
-        let Some(datagram) = Datagram::of(packet) else {
+    /// Handles a datagram of the guest.
+    fn receive_datagram(&mut self, packet: &Packet<'_>) {
+        let Some(datagram) = Datagram::parse(packet) else {
             return;
         };
         let to = datagram.destination;
         if to.ip() == GATEWAY
-            && let Some(caller) = self.callers.caller(to.port(), datagram.source.port())
+            && let Some(sender) = self.host_senders.get(to.port(), datagram.source.port())
         {
             let payload = &datagram.payload;
-            return self.inbound.answer(caller.at, caller.address, payload);
+            return self
+                .listeners
+                .reply(sender.listener, sender.address, payload);
         }
-        if is_gateway(to.ip()) && to.port() == names::PORT {
-            return self.names.ask(datagram);
+        if is_gateway(to.ip()) && to.port() == name_server::PORT {
+            return self.name_server.ask(datagram);
         }
-        match self.settings.policy.destination(to) {
-            Some(destination) => self.flows.send(datagram, destination),
-            None => self.unreachable(packet),
+        match self.policy.destination(to) {
+            Some(destination) => self.udp_flows.send(datagram, destination),
+            None => self.send_unreachable(packet),
         }
     }
 
-    fn ping_arrived(&mut self, packet: &Packet<'_>) {
-        let Some(question) = Question::of(packet) else {
+    /// Handles an ICMP message of the guest. Only echo requests are supported.
+    fn receive_ping(&mut self, packet: &Packet<'_>) {
+        let Some(request) = EchoRequest::parse(packet) else {
             return;
         };
-        if is_gateway(question.asked) {
-            if let Some(answer) = question.answer() {
-                self.link.send_packet(&answer);
+        if is_gateway(request.destination) {
+            if let Some(reply) = request.reply() {
+                self.link.send_packet(&reply);
             }
             return;
         }
-        // The port is of no account.
-        match self.settings.policy.destination((question.asked, 7).into()) {
-            Some(_) => self.pinger.ask(question),
-            None => self.unreachable(packet),
+        // The policy is about addresses here, but refuses port 0: any other port will do.
+        match self.policy.destination((request.destination, 7).into()) {
+            Some(_) => self.pinger.ping(request),
+            None => self.send_unreachable(packet),
         }
     }
 
-    /// Tells the guest that a packet goes nowhere.
-    fn unreachable(&mut self, packet: &Packet<'_>) {
-        if let Some(answer) = packet.unreachable() {
-            self.link.send_packet(&answer);
+    /// Notifies the guest that its packet cannot be delivered.
+    fn send_unreachable(&mut self, packet: &Packet<'_>) {
+        if let Some(reply) = packet.unreachable() {
+            self.link.send_packet(&reply);
         }
-    }
-
-    /// Every connection's turn.
-    fn carry(&mut self, context: &mut Context<'_>) {
-        let mut refused = Vec::new();
-        let link = &mut self.link;
-        let (sockets, over) = (&mut self.sockets, &mut self.over);
-        let asked = &mut self.asked;
-        asked.clear();
-        self.connections.retain(|_, (handle, connection)| {
-            let socket = sockets.get_mut::<stack_tcp::Socket<'_>>(*handle);
-            let progress = connection.turn(socket, context);
-            if progress == Progress::Refused {
-                refused.extend(connection.refused());
-            }
-            if progress == Progress::Unreachable {
-                let first = connection.first_packet();
-                if let Some(answer) = first.and_then(|first| first.unreachable()) {
-                    link.send_packet(&answer);
-                }
-            }
-            if progress != Progress::Open {
-                over.push(*handle);
-            } else if let Some(port) = connection.asked_port() {
-                *asked.entry(port).or_default() += 1;
-            }
-            progress == Progress::Open
-        });
-        for refused in refused {
-            self.ask_again(refused);
-        }
-        self.ask_waiting();
     }
 }
 
-/// The card's other end is gone, which is how a machine ends, or something else is wrong.
-fn ended(error: io::Error) -> io::Result<()> {
-    match error.kind() {
+/// Returns the limit of open files of this process.
+fn max_open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Whether the card's other end has been closed, which is how a machine ends.
+fn is_disconnected(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
         io::ErrorKind::ConnectionRefused
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::NotConnected
-        | io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(error),
-    }
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::BrokenPipe
+    )
 }

@@ -1,137 +1,143 @@
-//! Datagrams of the guest's: a socket on the host for each that the guest sends from, so that whoever
-//! is sent to sees one sender, and any who is may answer (RFC 4787, REQ-1).
+//! UDP from the guest to the host's side.
+//!
+//! Each socket of the guest has one socket on the host, whatever its destinations, so that every
+//! receiver sees the same sender and any of them may reply (endpoint-independent mapping, RFC 4787,
+//! REQ-1).
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use container_protocol::RELAY_PORT;
 use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 
 use crate::{
+    address::{GATEWAY, GATEWAY6},
     packet::{Datagram, Packet},
-    segment::{GATEWAY, GATEWAY6},
 };
 
-/// Sockets at most; the one that was not used for longest goes.
-const MOST: usize = 512;
+/// Limit of sockets. Beyond it, the least recently used one is closed.
+const MAX_FLOWS: usize = 512;
 
-/// How long one is kept that nothing comes through (RFC 4787, REQ-5).
-const IDLE: Duration = Duration::from_secs(300);
+/// Time after which an idle socket is closed (RFC 4787, REQ-5).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Datagrams that wait for one socket at most.
-const WAITING: usize = 64;
+/// Capacity of the queue of datagrams for one socket.
+const QUEUE_CAPACITY: usize = 64;
 
-/// The guest's sockets that have one on the host.
-pub struct Flows {
-    flows: HashMap<SocketAddr, Flow>,
+/// Size of the buffer for one datagram, which is larger than any.
+const BUFFER_SIZE: usize = 65536;
+
+/// The host's sockets, by the guest's address.
+pub(crate) struct UdpFlows {
+    flows: HashMap<SocketAddr, UdpFlow>,
     to_guest: mpsc::Sender<Vec<u8>>,
 }
 
-struct Flow {
+struct UdpFlow {
+    /// Datagrams of the guest and their destinations on the host's side.
     outgoing: mpsc::Sender<(SocketAddr, Datagram)>,
-    used: Instant,
+    used_at: Instant,
 }
 
-impl Flows {
-    /// Packets for the guest go to `to_guest`.
-    pub fn new(to_guest: mpsc::Sender<Vec<u8>>) -> Flows {
-        Flows {
+impl UdpFlows {
+    /// Creates an empty set. Packets for the guest are sent to `to_guest`.
+    pub(crate) fn new(to_guest: mpsc::Sender<Vec<u8>>) -> UdpFlows {
+        UdpFlows {
             flows: HashMap::new(),
             to_guest,
         }
     }
 
-    /// Sends a datagram of the guest's to an address on the host's side.
-    pub fn send(&mut self, datagram: Datagram, to: SocketAddr) {
+    /// Sends a datagram of the guest to an address on the host's side. It is dropped if too many
+    /// wait already.
+    pub(crate) fn send(&mut self, datagram: Datagram, to: SocketAddr) {
         let guest = datagram.source;
         self.flows.retain(|_, flow| !flow.outgoing.is_closed());
         if !self.flows.contains_key(&guest) {
-            if self.flows.len() >= MOST {
-                let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used);
+            if self.flows.len() >= MAX_FLOWS {
+                let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.used_at);
                 if let Some(oldest) = oldest.map(|(guest, _)| *guest) {
                     self.flows.remove(&oldest);
                 }
             }
-            let (outgoing, waiting) = mpsc::channel(WAITING);
-            tokio::spawn(carry(guest, waiting, self.to_guest.clone()));
-            let used = Instant::now();
-            self.flows.insert(guest, Flow { outgoing, used });
+            let (outgoing, datagrams) = mpsc::channel(QUEUE_CAPACITY);
+            tokio::spawn(run_flow(guest, datagrams, self.to_guest.clone()));
+            let used_at = Instant::now();
+            self.flows.insert(guest, UdpFlow { outgoing, used_at });
         }
         if let Some(flow) = self.flows.get_mut(&guest) {
-            flow.used = Instant::now();
-            // Beyond what may wait they are lost, as on any link.
+            flow.used_at = Instant::now();
             let _ = flow.outgoing.try_send((to, datagram));
         }
     }
 }
 
-async fn carry(
+/// Serves one socket of the guest until it is idle or has been removed from the set.
+async fn run_flow(
     guest: SocketAddr,
     mut outgoing: mpsc::Receiver<(SocketAddr, Datagram)>,
     to_guest: mpsc::Sender<Vec<u8>>,
 ) {
-    let carried = async {
-        let any: IpAddr = match guest {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        let mut buffer = vec![0; 65536];
-        loop {
-            let turn = async {
-                tokio::select! {
-                    next = outgoing.recv() => match next {
-                        Some((to, datagram)) => {
-                            if let Err(error) = socket.send_to(&datagram.payload, to).await {
-                                tracing::debug!("a datagram to {to}: {error}");
-                                if is_unreachable(&error)
-                                    && let Some(packet) = unreachable(&datagram)
-                                {
-                                    let _ = to_guest.send(packet).await;
-                                }
-                            }
-                            true
-                        }
-                        None => false,
-                    },
-                    Ok((length, from)) = socket.recv_from(&mut buffer) => {
-                        if let Some(packet) = answer(guest, from, &buffer[..length]) {
-                            let _ = to_guest.send(packet).await;
-                        }
-                        true
-                    }
-                }
-            };
-            match timeout(IDLE, turn).await {
-                Ok(true) => {}
-                Ok(false) | Err(_) => return io::Result::Ok(()),
-            }
+    let unspecified: IpAddr = match guest {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = match UdpSocket::bind((unspecified, 0)).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!("cannot open a UDP socket for the guest: {error}");
+            return;
         }
     };
-    if let Err(error) = carried.await {
-        tracing::warn!("a socket for the machine's datagrams: {error}");
+    let mut buffer = vec![0; BUFFER_SIZE];
+    loop {
+        let step = async {
+            tokio::select! {
+                next = outgoing.recv() => {
+                    let (to, datagram) = next?;
+                    Some(send_to_host(&socket, to, &datagram).await)
+                }
+                Ok((length, from)) = socket.recv_from(&mut buffer) => {
+                    Some(reply_packet(guest, from, &buffer[..length]))
+                }
+            }
+        };
+        match timeout(IDLE_TIMEOUT, step).await {
+            Ok(Some(packet)) => {
+                if let Some(packet) = packet {
+                    let _ = to_guest.send(packet).await;
+                }
+            }
+            Ok(None) | Err(_) => return,
+        }
     }
 }
 
-/// Whether the host has no way to where something was to go.
-pub fn is_unreachable(error: &io::Error) -> bool {
+/// Sends a datagram from the host. Returns an ICMP packet for the guest if there is no route.
+async fn send_to_host(socket: &UdpSocket, to: SocketAddr, datagram: &Datagram) -> Option<Vec<u8>> {
+    let error = socket.send_to(&datagram.payload, to).await.err()?;
+    tracing::debug!("cannot send a datagram to {to}: {error}");
+    if !is_unreachable(&error) {
+        return None;
+    }
+    Packet::parse(&datagram.to_packet()?)?.unreachable()
+}
+
+/// Whether the host has no route to the destination.
+pub(crate) fn is_unreachable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable
     )
 }
 
-fn unreachable(datagram: &Datagram) -> Option<Vec<u8>> {
-    Packet::of(&datagram.packet()?)?.unreachable()
-}
-
-fn answer(guest: SocketAddr, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+/// Returns the packet that delivers a datagram of the host's side to the guest.
+fn reply_packet(guest: SocketAddr, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
     let source = match from.ip() {
-        // What stands for it.
+        // The guest has sent it to the gateway, which stands for the host's loopback.
         IpAddr::V4(address) if address.is_loopback() => GATEWAY.into(),
         IpAddr::V6(address) if address.is_loopback() => GATEWAY6.into(),
         source => source,
@@ -141,85 +147,5 @@ fn answer(guest: SocketAddr, from: SocketAddr, payload: &[u8]) -> Option<Vec<u8>
         destination: guest,
         payload: payload.to_vec(),
     };
-    datagram.packet()
-}
-
-/// Who on the host has sent datagrams to the guest: each has a port of the gateway's, so that answers
-/// find the way back.
-#[derive(Default)]
-pub struct Callers {
-    callers: HashMap<u16, (Caller, Instant)>,
-    next: u16,
-}
-
-/// Someone on the host who has sent to a port of the guest's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
-    /// Where from.
-    pub address: SocketAddr,
-    /// Where the datagram came to.
-    pub at: SocketAddr,
-    /// The guest's port.
-    pub guest_port: u16,
-}
-
-/// Ports of the gateway's from here on are callers'.
-const FIRST: u16 = 32768;
-
-impl Callers {
-    /// The gateway's port that stands for this caller.
-    pub fn port_for(&mut self, caller: Caller) -> u16 {
-        let now = Instant::now();
-        let known = self.callers.iter_mut().find(|(_, (it, _))| *it == caller);
-        if let Some((port, (_, used))) = known {
-            *used = now;
-            return *port;
-        }
-        if self.callers.len() >= MOST {
-            let oldest = self.callers.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(oldest) = oldest.map(|(port, _)| *port) {
-                self.callers.remove(&oldest);
-            }
-        }
-        loop {
-            let port = FIRST + self.next % (u16::MAX - FIRST);
-            self.next = self.next.wrapping_add(1);
-            if let Entry::Vacant(free) = self.callers.entry(port) {
-                free.insert((caller, now));
-                return port;
-            }
-        }
-    }
-
-    /// Who is meant by a datagram from this port of the guest's to that port of the gateway's.
-    pub fn caller(&self, port: u16, guest_port: u16) -> Option<Caller> {
-        let (caller, _) = self.callers.get(&port)?;
-        let is_meant = guest_port == caller.guest_port || guest_port == RELAY_PORT;
-        is_meant.then_some(*caller)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn callers_are_told_apart_and_few_enough() {
-        let mut callers = Callers::default();
-        let caller = |port: u16, guest_port: u16| Caller {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            at: SocketAddr::from((Ipv4Addr::LOCALHOST, guest_port)),
-            guest_port,
-        };
-        let first = callers.port_for(caller(1, 53));
-        assert_eq!(callers.port_for(caller(1, 53)), first);
-        assert_ne!(callers.port_for(caller(1, 54)), first);
-        assert_eq!(callers.caller(first, 53), Some(caller(1, 53)));
-        assert_eq!(callers.caller(first, 54), None);
-        for port in 2..2000 {
-            callers.port_for(caller(port, 53));
-        }
-        assert_eq!(callers.callers.len(), MOST);
-        assert_eq!(callers.caller(first, 53), None);
-    }
+    datagram.to_packet()
 }

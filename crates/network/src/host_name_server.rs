@@ -1,9 +1,10 @@
-//! The names of machines for the host's own programs: a name server that the host's resolver may be
-//! told of. Every machine of one user answers for all of them, at one port that they share.
+//! The host's DNS server for machines: the server that the host's resolver asks for names below the
+//! machines' domains. Every running machine answers for all machines of the user, at one port that
+//! they share.
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
-use container_machine::{DnsDomain, MachineAddress, NAME_SERVERS, domains_of};
+use container_machine::{DnsDomain, MachineAddress, RESOLVED_DIRECTORY, domains_of_server};
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{RData, Record, RecordType, rdata::A},
@@ -12,86 +13,93 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::{
-    names::{TIME_TO_LIVE, reply},
-    segment::Segment,
+    name_server::{TIME_TO_LIVE, reply_to},
+    peers::PeerNetwork,
 };
 
-/// Answers at this address until it is dropped. Where that cannot be, machines are of use without.
-pub async fn serve(server: SocketAddr, segment: Arc<Segment>) {
-    if let Err(error) = answer_all(server, &segment).await {
-        tracing::warn!("answering the host's questions for machines at {server}: {error}");
+/// Size of the buffer for a query.
+const BUFFER_SIZE: usize = 4096;
+
+/// Serves at this address until it is cancelled. A failure is logged and not returned, because
+/// machines are usable without host names.
+pub(crate) async fn serve(server: SocketAddr, peers: Arc<PeerNetwork>) {
+    if let Err(error) = answer_all(server, &peers).await {
+        tracing::warn!("cannot answer the host's DNS queries at {server}: {error}");
     }
 }
 
-async fn answer_all(server: SocketAddr, segment: &Segment) -> io::Result<()> {
+async fn answer_all(server: SocketAddr, peers: &PeerNetwork) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
-    // The kernel lets programs of one user share a port (socket(7), SO_REUSEPORT).
+    // Only processes of one user can share a port (socket(7), SO_REUSEPORT).
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&server.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         let (length, from) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // An earlier answer has come back.
+            // The error belongs to an earlier reply, whose receiver is gone.
             Err(error) => {
-                tracing::debug!("the host's questions for machines: {error}");
+                tracing::debug!("cannot receive a DNS query of the host: {error}");
                 continue;
             }
         };
-        let domains = domains_of(server, Path::new(NAME_SERVERS));
-        let machine = |id: &str| MachineAddress::of_guest(segment.machine(id)?);
-        if let Some(answer) = answer(&buffer[..length], &domains, machine)
-            && let Err(error) = socket.send_to(&answer, from).await
+        let domains = domains_of_server(server, Path::new(RESOLVED_DIRECTORY));
+        let machine = |id: &str| MachineAddress::from_guest(peers.address_of(id)?);
+        if let Some(reply) = answer(&buffer[..length], &domains, machine)
+            && let Err(error) = socket.send_to(&reply, from).await
         {
-            tracing::debug!("an answer to {from}: {error}");
+            tracing::debug!("cannot send a DNS reply to {from}: {error}");
         }
     }
 }
 
-/// What a message is answered with; nothing where it is no question. Names that are not of these domains
-/// are for other servers to answer.
-fn answer(
+/// Returns the reply to a message; `None` when it is not a query. Names outside of `domains` are
+/// refused, because other servers answer for them.
+pub(crate) fn answer(
     message: &[u8],
     domains: &[DnsDomain],
     machine: impl Fn(&str) -> Option<MachineAddress>,
 ) -> Option<Vec<u8>> {
-    let question = Message::from_vec(message).ok()?;
-    if question.metadata.message_type != MessageType::Query {
+    let query = Message::from_vec(message).ok()?;
+    if query.metadata.message_type != MessageType::Query {
         return None;
     }
-    let [query] = &question.queries[..] else {
-        return reply(&question, ResponseCode::FormErr).to_vec().ok();
+    let [question] = &query.queries[..] else {
+        return reply_to(&query, ResponseCode::FormErr).to_vec().ok();
     };
-    let name = query.name().to_string().to_ascii_lowercase();
+    let name = question.name().to_string().to_ascii_lowercase();
     let name = name.trim_end_matches('.');
-    let is_ours = |domain: &DnsDomain| {
+    let is_in_domain = |domain: &DnsDomain| {
         let domain = domain.to_string();
         name == domain
             || name
                 .strip_suffix(&domain)
                 .is_some_and(|it| it.ends_with('.'))
     };
-    if !domains.iter().any(is_ours) {
-        return reply(&question, ResponseCode::Refused).to_vec().ok();
+    if !domains.iter().any(is_in_domain) {
+        return reply_to(&query, ResponseCode::Refused).to_vec().ok();
     }
     let is_domain = domains.iter().any(|domain| domain.to_string() == name);
     let mut labels = domains.iter().filter_map(|domain| domain.label_of(name));
-    let code = match labels.find_map(machine) {
-        Some(address) => {
-            let mut answer = reply(&question, ResponseCode::NoError);
-            answer.metadata.authoritative = true;
-            if matches!(query.query_type(), RecordType::A | RecordType::ANY) {
-                let data = RData::A(A(address.host()));
-                answer.add_answer(Record::from_rdata(query.name().clone(), TIME_TO_LIVE, data));
-            }
-            return answer.to_vec().ok();
-        }
-        None if is_domain => ResponseCode::NoError,
-        None => ResponseCode::NXDomain,
+    let Some(address) = labels.find_map(machine) else {
+        // The domain itself exists, but has no addresses.
+        let code = if is_domain {
+            ResponseCode::NoError
+        } else {
+            ResponseCode::NXDomain
+        };
+        return reply_to(&query, code).to_vec().ok();
     };
-    reply(&question, code).to_vec().ok()
+    let mut reply = reply_to(&query, ResponseCode::NoError);
+    reply.metadata.authoritative = true;
+    if matches!(question.query_type(), RecordType::A | RecordType::ANY) {
+        let data = RData::A(A(address.host()));
+        let name = question.name().clone();
+        reply.add_answer(Record::from_rdata(name, TIME_TO_LIVE, data));
+    }
+    reply.to_vec().ok()
 }
 
 #[cfg(test)]
@@ -101,11 +109,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machines_are_known_below_their_domains() {
+    fn machines_are_found_below_the_domains() {
         let domains: Vec<DnsDomain> = ["machine", "dev.example"]
             .map(|domain| domain.parse().unwrap())
             .into();
-        let own = MachineAddress::numbered(7);
+        let own = MachineAddress::from_index(7);
         let ask = |name: &str, kind: RecordType| {
             let mut question = Message::query();
             question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));

@@ -1,4 +1,4 @@
-//! Whose program has connected. A TCP connection does not say; the kernel's list of sockets does
+//! The user whose program has made a TCP connection, from the kernel's list of sockets
 //! (sock_diag(7)).
 
 use std::{io, net::SocketAddr};
@@ -13,25 +13,25 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_
 use rustix::process::getuid;
 use tokio::net::TcpStream;
 
-/// Whether the other end of a connection on this host belongs to the user of this process, or to root.
-/// Not where that cannot be told.
-pub fn is_owner_or_root(stream: &TcpStream) -> bool {
-    match owner_of_peer(stream) {
+/// Whether the other end of a connection on this host belongs to the user of this process or to
+/// root. Returns false if the owner cannot be determined.
+pub(crate) fn is_user_or_root(stream: &TcpStream) -> bool {
+    match peer_owner(stream) {
         Ok(uid) => uid == 0 || uid == getuid().as_raw(),
         Err(error) => {
-            tracing::warn!("finding out who has connected: {error}");
+            tracing::warn!("connection refused: cannot determine its owner: {error}");
             false
         }
     }
 }
 
-fn owner_of_peer(stream: &TcpStream) -> io::Result<u32> {
-    owner(stream.peer_addr()?, stream.local_addr()?)
+fn peer_owner(stream: &TcpStream) -> io::Result<u32> {
+    socket_owner(stream.peer_addr()?, stream.local_addr()?)
 }
 
-/// Whose the socket is that is connected from here to there.
-fn owner(from: SocketAddr, to: SocketAddr) -> io::Result<u32> {
-    let (family, any) = match from {
+/// Returns the uid of the owner of the socket with this local and remote address.
+fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<u32> {
+    let (family, any) = match local {
         SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
         SocketAddr::V6(_) => (AF_INET6, SocketId::new_v6()),
     };
@@ -43,11 +43,11 @@ fn owner(from: SocketAddr, to: SocketAddr) -> io::Result<u32> {
         extensions: ExtensionFlags::empty(),
         states: StateFlags::all(),
         socket_id: SocketId {
-            source_port: from.port(),
-            destination_port: to.port(),
-            source_address: from.ip(),
-            destination_address: to.ip(),
-            // Any socket: the kernel compares this unless it is all ones.
+            source_port: local.port(),
+            destination_port: remote.port(),
+            source_address: local.ip(),
+            destination_address: remote.ip(),
+            // All ones: any socket. The kernel compares any other value with the socket's cookie.
             cookie: [0xff; 8],
             ..any
         },
@@ -79,13 +79,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_knows_whose_a_connection_is() {
+    fn the_owner_of_a_connection_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        assert_eq!(owner(from, to).unwrap(), getuid().as_raw());
+        assert_eq!(socket_owner(from, to).unwrap(), getuid().as_raw());
         drop(client);
         let nobody = SocketAddr::new(from.ip(), 1);
-        assert!(owner(nobody, to).is_err());
+        assert!(socket_owner(nobody, to).is_err());
     }
 }

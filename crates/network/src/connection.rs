@@ -1,0 +1,268 @@
+//! TCP connections: each joins a socket of the stack (the guest's side) to a stream of the host.
+//!
+//! Data is buffered only in the two sockets, whose buffers are bounded, so a slow reader closes its
+//! writer's window. The end of one direction is passed on and leaves the other direction open; a
+//! reset of one side resets the other.
+//!
+//! ```text
+//! guest connects ──▶ ConnectingHost ──┐
+//!                                     ├──▶ Joined ──▶ Closed
+//! host connects ───▶ ConnectingGuest ─┘
+//! ```
+
+use std::{
+    future::Future,
+    io, mem,
+    net::{Shutdown, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::{host_listeners::AcceptedConnection, udp::is_unreachable};
+
+/// Size of each of a connection's two buffers in the stack. The kernels of host and guest have
+/// buffers of their own.
+const BUFFER_SIZE: usize = 512 << 10;
+
+/// A connection to a server on the host's side that is being established.
+pub(crate) type HostConnect = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+
+/// One connection, apart from its socket in the stack, which is passed to [`Connection::poll`].
+pub(crate) struct Connection {
+    stage: Stage,
+}
+
+enum Stage {
+    /// The guest has connected. Its SYN is not answered until the host has connected too.
+    ConnectingHost {
+        connect: HostConnect,
+        /// The IP packet with the guest's SYN, to be quoted in an ICMP error.
+        first_packet: Vec<u8>,
+    },
+    /// A program on the host has connected, and the guest has not answered the stack's SYN yet.
+    ConnectingGuest {
+        accepted: AcceptedConnection,
+        /// Bytes for the guest ahead of the host's data.
+        preface: Vec<u8>,
+    },
+    /// Both sides have connected.
+    Joined(Joined),
+    /// The final stage, also while a stage is being replaced.
+    Closed,
+}
+
+/// The host's stream of an established connection.
+struct Joined {
+    stream: TcpStream,
+    /// The host has sent all its data, and the guest's side has been closed.
+    host_is_done: bool,
+    /// The guest has sent all its data, and the host's side has been shut down.
+    guest_is_done: bool,
+}
+
+/// The result of polling a connection. After anything but `Open` the connection is closed.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// The connection is being established, or is established.
+    Open,
+    /// Both sides have been notified of the end.
+    Closed,
+    /// The guest has refused the connection; the host's side is still open.
+    Refused(AcceptedConnection),
+    /// The host has no route to the destination. The guest, whose SYN packet this is, has not been
+    /// notified.
+    Unreachable(Vec<u8>),
+}
+
+/// Creates a socket of the stack with buffers for one connection.
+pub(crate) fn stack_socket() -> Socket<'static> {
+    let buffer = || SocketBuffer::new(vec![0; BUFFER_SIZE]);
+    let mut socket = Socket::new(buffer(), buffer());
+    // Both sides' kernels coalesce small writes if their programs want it.
+    socket.set_nagle_enabled(false);
+    socket
+}
+
+/// Connects to a server from the host.
+pub(crate) fn connect_host(to: SocketAddr) -> HostConnect {
+    Box::pin(async move {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    })
+}
+
+impl Connection {
+    /// Creates a connection that the guest has opened with `first_packet`.
+    pub(crate) fn from_guest(connect: HostConnect, first_packet: Vec<u8>) -> Connection {
+        Connection {
+            stage: Stage::ConnectingHost {
+                connect,
+                first_packet,
+            },
+        }
+    }
+
+    /// Creates a connection that a program on the host has opened. `preface` must fit into an empty
+    /// send buffer.
+    pub(crate) fn from_host(accepted: AcceptedConnection, preface: Vec<u8>) -> Connection {
+        Connection {
+            stage: Stage::ConnectingGuest { accepted, preface },
+        }
+    }
+
+    /// Returns the guest's port while the connection waits for the guest's answer.
+    pub(crate) fn connecting_port(&self) -> Option<u16> {
+        match &self.stage {
+            Stage::ConnectingGuest { accepted, .. } => Some(accepted.guest_port),
+            _ => None,
+        }
+    }
+
+    /// Moves as much data as possible. The task of `context` is woken when there is more to do.
+    pub(crate) fn poll(&mut self, socket: &mut Socket<'_>, context: &mut Context<'_>) -> Progress {
+        let mut joined = match mem::replace(&mut self.stage, Stage::Closed) {
+            Stage::ConnectingHost {
+                mut connect,
+                first_packet,
+            } => match connect.as_mut().poll(context) {
+                Poll::Pending if socket.is_open() => {
+                    self.stage = Stage::ConnectingHost {
+                        connect,
+                        first_packet,
+                    };
+                    return Progress::Open;
+                }
+                Poll::Pending => return Progress::Closed,
+                Poll::Ready(Ok(stream)) => {
+                    socket.pause_synack(false);
+                    Joined::new(stream)
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!("cannot connect for the guest: {error}");
+                    if is_unreachable(&error) {
+                        return Progress::Unreachable(first_packet);
+                    }
+                    socket.abort();
+                    return Progress::Closed;
+                }
+            },
+            Stage::ConnectingGuest { accepted, preface } => {
+                if socket.state() == State::SynSent {
+                    self.stage = Stage::ConnectingGuest { accepted, preface };
+                    return Progress::Open;
+                }
+                // The preface fits, so an error means that the guest has refused the connection.
+                if socket.send_slice(&preface).is_err() {
+                    return Progress::Refused(accepted);
+                }
+                Joined::new(accepted.stream)
+            }
+            Stage::Joined(joined) => joined,
+            Stage::Closed => return Progress::Closed,
+        };
+        let progress = joined.poll(socket, context);
+        if matches!(progress, Progress::Open) {
+            self.stage = Stage::Joined(joined);
+        }
+        progress
+    }
+}
+
+impl Joined {
+    fn new(stream: TcpStream) -> Joined {
+        Joined {
+            stream,
+            host_is_done: false,
+            guest_is_done: false,
+        }
+    }
+
+    fn poll(&mut self, socket: &mut Socket<'_>, context: &mut Context<'_>) -> Progress {
+        let copied = self
+            .copy_to_host(socket, context)
+            .and_then(|()| self.copy_to_guest(socket, context));
+        if let Err(error) = copied {
+            tracing::debug!("a connection of the host failed: {error}");
+            socket.abort();
+        }
+        let is_done = self.host_is_done && self.guest_is_done;
+        match socket.state() {
+            State::Closed | State::TimeWait if is_done => Progress::Closed,
+            State::Closed => {
+                reset(&self.stream);
+                Progress::Closed
+            }
+            _ => Progress::Open,
+        }
+    }
+
+    /// Copies received data of the guest to the host.
+    fn copy_to_host(
+        &mut self,
+        socket: &mut Socket<'_>,
+        context: &mut Context<'_>,
+    ) -> io::Result<()> {
+        while socket.can_recv() {
+            if self.stream.poll_write_ready(context)?.is_pending() {
+                return Ok(());
+            }
+            let written = socket.recv(|bytes| match self.stream.try_write(bytes) {
+                Ok(count) => (count, Ok(())),
+                Err(error) => (0, Err(error)),
+            });
+            match written.map_err(io::Error::other)? {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        let has_ended = matches!(
+            socket.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        if has_ended && !self.guest_is_done {
+            SockRef::from(&self.stream).shutdown(Shutdown::Write)?;
+            self.guest_is_done = true;
+        }
+        Ok(())
+    }
+
+    /// Copies data of the host into the guest's send buffer.
+    fn copy_to_guest(
+        &mut self,
+        socket: &mut Socket<'_>,
+        context: &mut Context<'_>,
+    ) -> io::Result<()> {
+        while !self.host_is_done && socket.can_send() {
+            if self.stream.poll_read_ready(context)?.is_pending() {
+                return Ok(());
+            }
+            let read = socket.send(|buffer| match self.stream.try_read(buffer) {
+                Ok(count) => (count, Ok(count)),
+                Err(error) => (0, Err(error)),
+            });
+            match read.map_err(io::Error::other)? {
+                Ok(0) => {
+                    socket.close();
+                    self.host_is_done = true;
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the stream end with a reset when it is dropped, so that its peer does not take truncated
+/// data for complete.
+pub(crate) fn reset(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!("cannot reset a connection: {error}");
+    }
+}
