@@ -1,28 +1,28 @@
-//! Content by digest, size and media type.
+//! Descriptors: references to blobs by digest, size and media type.
 
-use oci_spec::image::Descriptor as WrittenDescriptor;
+use oci_spec::image::Descriptor as OciDescriptor;
 
 use crate::{Digest, digest::InvalidDigest};
 
-/// What names a blob (image-spec, descriptor.md).
+/// Reference to a blob (image-spec, descriptor.md) whose digest is of a supported algorithm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
-    /// Of the bytes.
+    /// SHA-256 of the blob.
     pub digest: Digest,
-    /// What the bytes are.
+    /// Media type of the blob.
     pub media_type: String,
-    /// How many bytes.
+    /// Length of the blob in bytes.
     pub size: u64,
 }
 
-impl TryFrom<&WrittenDescriptor> for Descriptor {
+impl TryFrom<&OciDescriptor> for Descriptor {
     type Error = InvalidDigest;
 
-    fn try_from(written: &WrittenDescriptor) -> Result<Descriptor, InvalidDigest> {
+    fn try_from(descriptor: &OciDescriptor) -> Result<Descriptor, InvalidDigest> {
         Ok(Descriptor {
-            digest: written.digest().to_string().parse()?,
-            media_type: written.media_type().to_string(),
-            size: written.size(),
+            digest: descriptor.digest().to_string().parse()?,
+            media_type: descriptor.media_type().to_string(),
+            size: descriptor.size(),
         })
     }
 }

@@ -1,27 +1,27 @@
-//! The name of content: its SHA-256.
+//! Digests: the SHA-256 hashes that name blobs.
 
 use std::{fmt, str::FromStr};
 
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 digest (image-spec, descriptor.md, "Digests"), written `sha256:` and 64 hexadecimal
-/// digits.
+/// SHA-256 digest (image-spec, descriptor.md, "Digests"). Its text form is `sha256:` and 64
+/// lowercase hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of these bytes.
-    pub fn of(bytes: &[u8]) -> Digest {
+    /// Hashes these bytes.
+    pub fn compute(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
-    /// The 64 hexadecimal digits alone.
+    /// Returns the 64 hexadecimal digits, without the algorithm.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The first 16 bytes, for what must be as unique as the content but shorter.
-    pub(crate) fn half(&self) -> [u8; 16] {
+    /// Returns the first 16 bytes, which fit into a UUID.
+    pub(crate) fn first_half(&self) -> [u8; 16] {
         let mut half = [0; 16];
         half.copy_from_slice(&self.0[..16]);
         half
@@ -40,15 +40,16 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Not a digest that this crate can check.
+/// The text is not a SHA-256 digest. Other algorithms are not supported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a digest of the form sha256: and 64 hexadecimal digits")]
+#[error("invalid digest {0:?} (expected: sha256: and 64 lowercase hexadecimal digits)")]
 pub struct InvalidDigest(String);
 
 impl FromStr for Digest {
     type Err = InvalidDigest;
 
     fn from_str(word: &str) -> Result<Digest, InvalidDigest> {
+        // The text may come from an untrusted manifest; an error message has to stay short.
         let invalid = || InvalidDigest(word.chars().take(200).collect());
         let hex = word.strip_prefix("sha256:").ok_or_else(invalid)?;
         let is_lower_hex = |letter: u8| matches!(letter, b'0'..=b'9' | b'a'..=b'f');
@@ -63,7 +64,7 @@ impl FromStr for Digest {
     }
 }
 
-/// A digest in the making.
+/// Computes a digest piece by piece.
 #[derive(Default)]
 pub(crate) struct Hasher(Sha256);
 
@@ -82,14 +83,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_reads_as_it_is_written() {
+    fn a_digest_is_parsed_as_it_is_displayed() {
         let written = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(Digest::of(b"abc").to_string(), written);
-        assert_eq!(written.parse(), Ok(Digest::of(b"abc")));
+        assert_eq!(Digest::compute(b"abc").to_string(), written);
+        assert_eq!(written.parse(), Ok(Digest::compute(b"abc")));
     }
 
     #[test]
-    fn what_is_no_sha256_is_refused() {
+    fn text_that_is_no_sha256_digest_is_refused() {
         let long = format!("sha256:{}", "0".repeat(65));
         let upper = format!("sha256:{}", "A".repeat(64));
         let other = format!("sha512:{}", "0".repeat(64));

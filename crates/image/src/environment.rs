@@ -1,4 +1,4 @@
-//! The environment of whoever wants an image.
+//! Environment variables of the user on whose behalf the library works.
 
 use std::{
     collections::BTreeMap,
@@ -6,30 +6,39 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The variables of whoever wants an image; those of this process do not count. Empty values
-/// count as none. They may hold secrets, so `Debug` shows names only.
+/// Environment variables of the caller. The library never reads those of its own process, because a
+/// service works for a client that has another environment.
+///
+/// An empty value counts as unset. Values may be secrets, so `Debug` prints the names only.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The value of a variable.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    /// Returns the value of a variable, or `None` when it is unset or empty.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name).map(String::as_str);
         value.filter(|value| !value.is_empty())
     }
 
-    /// The value of a variable that names a file or directory, if it is an absolute path.
-    pub fn path(&self, name: &str) -> Option<&Path> {
+    /// Returns the value of a variable that holds a path, or `None` when the path is not absolute.
+    pub(crate) fn path(&self, name: &str) -> Option<&Path> {
         self.get(name).map(Path::new).filter(|it| it.is_absolute())
     }
 
-    /// A path below the home directory.
-    pub fn below_home(&self, path: &str) -> Option<PathBuf> {
+    /// Returns a path in the home directory, or `None` when `HOME` is not set.
+    pub(crate) fn home_path(&self, path: &str) -> Option<PathBuf> {
         self.path("HOME").map(|home| home.join(path))
     }
 
-    /// All variables, by name.
-    pub fn variables(&self) -> &BTreeMap<String, String> {
+    /// Returns the directory of the user's configuration files: `$XDG_CONFIG_HOME`, otherwise
+    /// `~/.config`.
+    pub(crate) fn config_directory(&self) -> Option<PathBuf> {
+        let configured = self.path("XDG_CONFIG_HOME").map(Path::to_owned);
+        configured.or_else(|| self.home_path(".config"))
+    }
+
+    /// Returns all variables, for the environment of a child process.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
         &self.0
     }
 }

@@ -1,81 +1,94 @@
-//! What can go wrong, made into sentences once.
+//! Error of the operations that turn a reference into an image or a base.
 
 use crate::{
-    exchange::{LoadError, SaveError},
+    archive::{LoadError, SaveError},
     platform::InvalidPlatform,
+    pull::PullError,
     push::PushError,
-    reference::ReferenceError,
-    registry::{FetchError, InvalidScheme},
-    store::{NotMeant, StoreError},
+    reference::{Reference, ReferenceError},
+    registry::InvalidScheme,
+    store::{ResolveError, StoreError},
     unpack::UnpackError,
 };
 
-/// Why there is no image, or no disk made from it.
+/// Error of an operation on images. The errors of the operations themselves do not name the image;
+/// this one adds its reference.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The name.
+    /// The reference is invalid.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
-    /// The platform.
+    /// The platform is invalid.
     #[error(transparent)]
     Platform(#[from] InvalidPlatform),
-    /// The scheme.
+    /// The scheme is invalid.
     #[error(transparent)]
     Scheme(#[from] InvalidScheme),
-    /// The way from the registry.
-    #[error("{}", fetching(reference, source))]
-    Fetch {
-        /// Which image.
+    /// The image cannot be fetched from its registry or imported from a local store.
+    #[error("cannot pull image {reference:?}: {cause}")]
+    Pull {
+        /// Reference of the image.
         reference: String,
-        /// What went wrong.
-        source: Box<FetchError>,
+        /// Error of the pull.
+        cause: Box<PullError>,
     },
-    /// The way to the registry.
-    #[error("pushing the image {reference}: {source}")]
+    /// The image cannot be sent to its registry.
+    #[error("cannot push image {reference:?}: {cause}")]
     Push {
-        /// Which image.
+        /// Reference of the image.
         reference: String,
-        /// What went wrong.
-        source: Box<PushError>,
+        /// Error of the push.
+        cause: Box<PushError>,
     },
-    /// The way to the disk.
-    #[error("unpacking the image {reference}: {source}")]
+    /// The layers cannot be unpacked into a base.
+    #[error("cannot unpack image {reference:?}: {cause}")]
     Unpack {
-        /// Which image.
+        /// Reference of the image.
         reference: String,
-        /// What went wrong.
-        source: Box<UnpackError>,
+        /// Error of the unpacking.
+        cause: Box<UnpackError>,
     },
-    /// A word that names no image.
+    /// No image in the store has the name or digest.
     #[error(transparent)]
-    NotMeant(#[from] NotMeant),
-    /// The way from an archive.
-    #[error("loading images: {0}")]
-    Load(#[from] LoadError),
-    /// The way into an archive.
-    #[error("saving images: {0}")]
-    Save(#[from] SaveError),
-    /// The store itself.
+    Resolve(#[from] ResolveError),
+    /// An archive cannot be loaded.
+    #[error("cannot load images: {0}")]
+    Load(LoadError),
+    /// An archive cannot be saved.
+    #[error("cannot save images: {0}")]
+    Save(SaveError),
+    /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// An error that names the image itself needs no second name.
-fn fetching(reference: &str, source: &FetchError) -> String {
-    match source {
-        FetchError::NotFound { .. } => source.to_string(),
-        _ => format!("fetching the image {reference}: {source}"),
+impl From<LoadError> for ImageError {
+    fn from(error: LoadError) -> ImageError {
+        ImageError::Load(error)
+    }
+}
+
+impl From<SaveError> for ImageError {
+    fn from(error: SaveError) -> ImageError {
+        ImageError::Save(error)
     }
 }
 
 impl ImageError {
-    /// Whether the image would fit into a larger file system.
-    pub fn is_of_size(&self) -> bool {
-        matches!(self, ImageError::Unpack { source, .. } if source.is_of_size())
+    pub(crate) fn pull(reference: &Reference, cause: PullError) -> ImageError {
+        ImageError::Pull {
+            reference: reference.to_string(),
+            cause: Box::new(cause),
+        }
     }
 
-    /// Whether no disk was made because a layer did not arrive.
-    pub(crate) fn is_of_missing_layer(&self) -> bool {
-        matches!(self, ImageError::Unpack { source, .. } if source.is_of_missing_layer())
+    /// Whether the image would fit into a larger base.
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, ImageError::Unpack { cause, .. } if cause.is_out_of_space())
+    }
+
+    /// Whether unpacking failed because the download of a layer failed.
+    pub(crate) fn is_missing_layer(&self) -> bool {
+        matches!(self, ImageError::Unpack { cause, .. } if cause.is_missing_layer())
     }
 }

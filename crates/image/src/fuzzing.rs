@@ -1,20 +1,28 @@
-//! The parts that read what strangers wrote, to be driven directly by fuzz targets and by the
-//! corpus: without a store, and without digests, which would keep most inputs from them.
+//! Entry points for the fuzz targets in `fuzz/`, compiled only with `--cfg fuzzing`.
+//!
+//! They call the parsers of untrusted bytes directly, without a store and without digests: a fuzzer
+//! cannot produce matching digests, so most inputs would not reach the parsers.
 
 use std::{io::Read, path::Path};
 
 use container_ext4::{Options, Writer};
 use uuid::Uuid;
 
+pub use crate::{
+    credentials::fuzzing::read_credentials,
+    registry::fuzzing::{read_body, read_header},
+    settings::fuzzing::read_settings,
+};
+
 use crate::{
-    FetchError, Limits, UnpackError, manifest,
+    Limits, ManifestError, UnpackError, manifest,
     unpack::{layer, limits::Budget},
 };
 
-/// Writes layers, which are plain archives, into a file system of this many bytes.
+/// Writes layers, given as uncompressed tar archives, into an ext4 file system of `size` bytes.
 ///
 /// # Errors
-/// As for the layers of an image.
+/// [`UnpackError`], as for the layers of an image.
 pub fn write_layers(
     layers: impl IntoIterator<Item = impl Read>,
     file: &Path,
@@ -34,18 +42,18 @@ pub fn write_layers(
     Ok(disk.finish()?)
 }
 
-/// Reads bytes as a manifest or an index.
+/// Parses bytes as a manifest or an index.
 ///
 /// # Errors
-/// As for an image's.
-pub fn read_manifest(bytes: &[u8]) -> Result<(), FetchError> {
+/// [`ManifestError`] if they are invalid.
+pub fn read_manifest(bytes: &[u8]) -> Result<(), ManifestError> {
     manifest::parse(bytes, None).map(drop)
 }
 
-/// Reads bytes as the configuration of an image with this many layers.
+/// Parses bytes as the configuration of an image with this many layers.
 ///
 /// # Errors
-/// As for an image's.
-pub fn read_configuration(bytes: &[u8], layers: usize) -> Result<(), FetchError> {
-    manifest::configuration(bytes, layers).map(drop)
+/// [`ManifestError`] if they are invalid.
+pub fn read_configuration(bytes: &[u8], layers: usize) -> Result<(), ManifestError> {
+    manifest::parse_config(bytes, layers).map(drop)
 }

@@ -1,20 +1,44 @@
 //! OCI images: references, registries, the image store, ext4 bases.
 //!
-//! The way of an image, each step a room here:
+//! An image gets onto a disk in three steps:
 //!
-//! 1. a [`Reference`] and a [`Platform`] say which image is meant;
-//! 2. [`ImageStore::pull`] asks the registry, and fetches into the store what is not there, every
-//!    byte checked against its digest;
-//! 3. [`ImageStore::base_of_size`] writes the layers into an ext4 file system, once for each image
-//!    and size.
+//! 1. A [`Reference`] and a [`Platform`] name it.
+//! 2. [`ImageStore::pull`] asks the registry and fetches the missing blobs into the store. The
+//!    digest of every blob is verified.
+//! 3. [`ImageStore::pull_to_base`] also unpacks the layers, while they arrive, into a base: an ext4
+//!    file system, made once for each image and size.
 //!
-//! [`ImageStore::pull_to_base`] does both at once: layers are written while they arrive.
+//! # Contract
+//!
+//! - The store is an OCI image layout. Several processes may use it at the same time, and a crash
+//!   leaves it usable (`store`).
+//! - Everything that comes from a registry or an archive is untrusted. It is limited in size before
+//!   it is read into memory, and nothing of it is used as a path on the host.
+//! - The library needs no privileges and reads no environment variables of its own process; callers
+//!   pass an [`Environment`].
+//!
+//! # Modules
+//!
+//! | module | responsibility |
+//! |---|---|
+//! | `reference`, `platform`, `digest`, `descriptor`, `media_type` | names of images and blobs |
+//! | `manifest` | parsers of manifests, indexes and configurations |
+//! | `registry`, `credentials` | client of registries, authentication |
+//! | `store` | image store on disk: blobs, names, locks, removal |
+//! | `pull`, `push` | transfers between registry and store |
+//! | `settings` | machine settings that are attached to images |
+//! | `local` | images of Docker, podman and buildah on this host |
+//! | `archive` | loading and saving of image archives |
+//! | `unpack`, `tar` | layers to ext4 bases |
+//! | `commit` | new images from the changes of a machine |
+//!
+//! # Example
 //!
 //! ```no_run
 //! use std::path::Path;
 //!
 //! use container_image::{
-//!     DEFAULT_SIZE, ImageError, ImageStore, Platform, PullOptions, Reference,
+//!     ImageError, ImageStore, Platform, PullOptions, Reference,
 //! };
 //!
 //! # async fn example() -> Result<(), ImageError> {
@@ -22,21 +46,23 @@
 //! let reference = Reference::parse("127.0.0.1:5000/debian-systemd:12", "docker.io")?;
 //! let options = PullOptions::default();
 //! let platform = Platform::host();
-//! let (image, disk) = store
-//!     .pull_to_base(&reference, &platform, &options, DEFAULT_SIZE, &|_| {})
+//! let (image, base) = store
+//!     .pull_to_base(&reference, &platform, &options, 512 << 30, &|_| {})
 //!     .await?;
+//! println!("{} is unpacked in {}", image.reference, base.display());
 //! # Ok(())
 //! # }
 //! ```
 
+mod archive;
 mod commit;
 mod credentials;
 mod descriptor;
 mod digest;
 mod environment;
 mod error;
-mod exchange;
-#[doc(hidden)]
+mod fill;
+#[cfg(fuzzing)]
 pub mod fuzzing;
 mod image;
 mod local;
@@ -51,38 +77,41 @@ mod registry;
 mod settings;
 mod store;
 mod tar;
+#[cfg(test)]
+mod test_registry;
 mod unpack;
 
+pub use archive::{
+    ArchiveFormat, ImageArchive, ImageToSave, LoadError, LoadOptions, LoadedImage, SaveError,
+};
 pub use commit::{
-    Change, CommitError, CommitOptions, InvalidChange, LayerFormat, write_listing_of_base,
+    Change, CommitError, CommitOptions, InvalidChange, InvalidLayerFormat, LayerFormat,
+    write_listing_of_base,
 };
 pub use credentials::{
-    AuthFileError, Credential, HelperError, KeepError, LoggedOut, Login, Place, Problem, Secret,
-    logins,
+    AuthFileError, CredentialReadError, CredentialStore, CredentialWriteError, HelperError,
+    LogoutOutcome, RegistryLogin, Secret, list_logins,
 };
 pub use descriptor::Descriptor;
 pub use digest::{Digest, InvalidDigest};
 pub use environment::Environment;
 pub use error::ImageError;
-pub use exchange::{
-    Archive, ArchiveFormat, ImageToSave, LoadError, LoadOptions, LoadedImage, SaveError,
-};
 pub use image::Image;
-pub use local::LocalStore;
-pub use manifest::HistoryStep;
+pub use local::{LocalStore, LocalStoreError};
+pub use manifest::{HistoryStep, ImageConfig, ManifestError};
 pub use platform::{InvalidPlatform, Platform};
-pub use progress::{Layers, Listener, Progress, Step};
-pub use pull::PullOptions;
+pub use progress::{LayerCount, Listener, Progress, Step};
+pub use pull::{ImageSources, PullError, PullOptions};
 pub use push::{PushError, PushOptions};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{
-    Access, AskedBy, FetchError, HostSettings, InvalidHost, InvalidScheme, LoginError, Mirror,
-    Registries, RegistryHost, Scheme, check_authorities, log_in, log_out,
+    Access, CertificateFileError, HostSettings, InvalidHost, InvalidScheme, LoginError, Mirror,
+    Registries, RegistryError, RegistryHost, Requester, Scheme, check_ca_file, log_in, log_out,
 };
-pub use settings::MachineSettings;
+pub use settings::{InvalidSettings, MachineSettings};
 pub use store::{
-    Alone, Base, Freed, Hold, ImageStore, Meant, Needed, NotMeant, StoreError, StoredImage,
-    Variant, references,
+    Base, ExclusiveGuard, Freed, GcRoots, ImageStore, ResolveError, Resolved, SharedGuard,
+    StoreError, StoredImage, Variant, references,
 };
 pub use tar::TarError;
-pub use unpack::{DEFAULT_SIZE, Limits, TooMuch, UnpackError};
+pub use unpack::{LimitExceeded, Limits, UnpackError};

@@ -1,5 +1,5 @@
-//! What the bytes of an image's parts are, in the words of OCI (image-spec, media-types.md) and
-//! of Docker (distribution, "Image Manifest Version 2, Schema 2").
+//! Media types of an image's parts, as OCI (image-spec, media-types.md) and Docker (distribution,
+//! "Image Manifest Version 2, Schema 2") name them.
 
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -11,22 +11,26 @@ const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
-/// All that a reference may lead to.
+/// Largest manifest, index or configuration that is read, in bytes. The distribution-spec asks
+/// registries to accept manifests of at least this size ("Pushing manifests").
+pub(crate) const LARGEST_MANIFEST: u64 = 4 << 20;
+
+/// Media types of everything that a reference may resolve to.
 pub(crate) const MANIFESTS: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST];
 
-/// What leads to several manifests.
+/// Media types of documents that list manifests.
 pub(crate) const INDEXES: [&str; 2] = [OCI_INDEX, DOCKER_INDEX];
 
-/// What a manifest describes.
+/// Kind of a document that a reference may resolve to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ManifestKind {
-    /// Images for several platforms.
+    /// A list of manifests, usually one for each platform.
     Index,
-    /// One image.
+    /// The manifest of one image.
     Image,
 }
 
-/// None if it is not a manifest's media type.
+/// Returns the kind of manifest with this media type; `None` for any other media type.
 pub(crate) fn manifest_kind(media_type: &str) -> Option<ManifestKind> {
     match media_type {
         OCI_INDEX | DOCKER_INDEX => Some(ManifestKind::Index),
@@ -35,8 +39,8 @@ pub(crate) fn manifest_kind(media_type: &str) -> Option<ManifestKind> {
     }
 }
 
-/// What a manifest is of that does not say so itself.
-pub(crate) fn unnamed(kind: ManifestKind) -> &'static str {
+/// Returns the media type of a manifest that names none itself.
+pub(crate) fn default_media_type(kind: ManifestKind) -> &'static str {
     match kind {
         ManifestKind::Index => OCI_INDEX,
         ManifestKind::Image => OCI_MANIFEST,
@@ -47,7 +51,7 @@ pub(crate) fn is_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
 }
 
-/// How a layer's tar archive is packed.
+/// Compression of a layer's tar archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,
@@ -55,8 +59,8 @@ pub(crate) enum Compression {
     Zstd,
 }
 
-/// What OCI calls a layer that is packed like this.
-pub(crate) fn oci_layer(compression: Compression) -> &'static str {
+/// Returns OCI's media type of a layer with this compression.
+pub(crate) fn oci_layer_type(compression: Compression) -> &'static str {
     match compression {
         Compression::None => OCI_LAYER,
         Compression::Gzip => OCI_LAYER_GZIP,
@@ -64,7 +68,7 @@ pub(crate) fn oci_layer(compression: Compression) -> &'static str {
     }
 }
 
-/// None if it is not a layer's media type.
+/// Returns the compression of layers with this media type; `None` for any other media type.
 pub(crate) fn layer_compression(media_type: &str) -> Option<Compression> {
     let format = media_type
         .strip_prefix("application/vnd.oci.image.layer.v1.")
@@ -79,14 +83,15 @@ pub(crate) fn layer_compression(media_type: &str) -> Option<Compression> {
     }
 }
 
-/// What OCI calls a layer of this media type; none if it is not one's.
-pub(crate) fn as_oci_layer(media_type: &str) -> Option<&str> {
+/// Returns OCI's media type for a layer's OCI or Docker media type; `None` for any other media
+/// type. Docker's and OCI's layers have the same bytes.
+pub(crate) fn to_oci_layer_type(media_type: &str) -> Option<&str> {
     let compression = layer_compression(media_type)?;
     let is_oci = media_type.starts_with("application/vnd.oci.");
     Some(if is_oci {
         media_type
     } else {
-        oci_layer(compression)
+        oci_layer_type(compression)
     })
 }
 
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_of_both_worlds_are_known() {
+    fn layer_types_of_oci_and_docker_are_known() {
         for (media_type, compression) in [
             (
                 "application/vnd.oci.image.layer.v1.tar",
@@ -125,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn manifests_are_told_apart() {
+    fn manifest_kinds_are_distinguished() {
         assert_eq!(manifest_kind(MANIFESTS[0]), Some(ManifestKind::Index));
         assert_eq!(manifest_kind(MANIFESTS[3]), Some(ManifestKind::Image));
         let schema_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws";

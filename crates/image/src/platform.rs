@@ -1,36 +1,32 @@
-//! What an image's programs run on.
+//! Platforms: the operating system and architecture that an image is built for.
 
 use std::{env::consts, fmt, str::FromStr};
 
-use crate::ImageError;
-
-/// An operating system and an architecture (image-spec, image-index.md, "platform"), in the
-/// words that Go and so all registries use: `linux/amd64`, `linux/arm64`, `linux/arm/v7`.
+/// Operating system and architecture (image-spec, image-index.md, "platform"), named as Go and
+/// therefore all registries name them: `linux/amd64`, `linux/arm64`, `linux/arm/v7`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
-    /// `linux`.
+    /// Operating system, such as `linux`.
     pub os: String,
-    /// `amd64`, `arm64` …
+    /// CPU architecture, such as `amd64` or `arm64`.
     pub architecture: String,
-    /// `v7`, `v8` …, where the architecture has such.
+    /// Architecture variant, such as `v7`. None for the usual one.
     pub variant: Option<String>,
 }
 
-/// Not a platform.
+/// Error for text that is not a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no platform: write os/architecture, such as linux/amd64, or os/architecture/variant"
-)]
+#[error("invalid platform {0:?} (expected os/architecture[/variant], such as linux/amd64)")]
 pub struct InvalidPlatform(String);
 
 impl Platform {
-    /// What this host runs: Linux, whatever the host's own system, on the host's architecture.
+    /// Returns the platform of guests on this host: Linux on the host's architecture.
     pub fn host() -> Platform {
         Platform::new("linux", consts::ARCH, None)
     }
 
-    /// A platform in normal form: `x86_64` is `amd64`, and a variant that says nothing is left
-    /// out.
+    /// Normalizes a platform: `x86_64` becomes `amd64`, and the usual variant of an architecture is
+    /// left out.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Platform {
         let architecture = match architecture {
             "x86_64" | "x86-64" => "amd64",
@@ -51,8 +47,8 @@ impl Platform {
         }
     }
 
-    /// How well an image for `offered` serves whoever wants this platform: lower is better,
-    /// `None` is not at all.
+    /// Ranks an image for `offered` when this platform is wanted. Lower is better; `None` means
+    /// that the image cannot be used.
     pub(crate) fn distance(&self, offered: &Platform) -> Option<u8> {
         if (&self.os, &self.architecture) != (&offered.os, &offered.architecture) {
             return None;
@@ -60,7 +56,7 @@ impl Platform {
         match (&self.variant, &offered.variant) {
             (wanted, offered) if wanted == offered => Some(0),
             (_, None) => Some(1),
-            // Nobody said which variant: the highest ARM that is common, else any.
+            // No variant is requested: prefer v7, the highest common variant of 32-bit ARM.
             (None, Some(variant)) if self.architecture != "arm" || variant == "v7" => Some(2),
             (None, Some(_)) => Some(3),
             (Some(_), Some(_)) => None,
@@ -69,13 +65,13 @@ impl Platform {
 }
 
 impl FromStr for Platform {
-    type Err = ImageError;
+    type Err = InvalidPlatform;
 
-    fn from_str(word: &str) -> Result<Platform, ImageError> {
+    fn from_str(word: &str) -> Result<Platform, InvalidPlatform> {
         let parts: Vec<&str> = word.split('/').collect();
-        let is_word = |part: &&str| {
-            let is_letter = |letter: u8| letter.is_ascii_alphanumeric() || b"_.-".contains(&letter);
-            !part.is_empty() && part.bytes().all(is_letter)
+        let is_valid = |part: &&str| {
+            let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            !part.is_empty() && part.bytes().all(is_allowed)
         };
         let platform = match parts.as_slice() {
             [os, architecture] => Some(Platform::new(os, architecture, None)),
@@ -83,8 +79,8 @@ impl FromStr for Platform {
             _ => None,
         };
         match platform {
-            Some(platform) if parts.iter().all(is_word) => Ok(platform),
-            _ => Err(InvalidPlatform(word.chars().take(200).collect()).into()),
+            Some(platform) if parts.iter().all(is_valid) => Ok(platform),
+            _ => Err(InvalidPlatform(word.chars().take(200).collect())),
         }
     }
 }
@@ -108,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn other_names_of_the_same_are_the_same() {
+    fn aliases_are_normalized() {
         assert_eq!(platform("linux/x86_64"), platform("linux/amd64"));
         assert_eq!(platform("linux/aarch64"), platform("linux/arm64/v8"));
         assert_eq!(platform("linux/arm/7").to_string(), "linux/arm/v7");
     }
 
     #[test]
-    fn what_is_no_platform_is_refused() {
+    fn invalid_platforms_are_refused() {
         for word in [
             "",
             "linux",
@@ -130,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_variant_is_taken() {
+    fn the_nearest_variant_ranks_first() {
         let distance = |wanted, offered| platform(wanted).distance(&platform(offered));
         assert_eq!(distance("linux/amd64", "linux/amd64"), Some(0));
         assert_eq!(distance("linux/arm", "linux/arm/v7"), Some(2));

@@ -1,80 +1,79 @@
-//! How far a pull or an unpacking is.
+//! Progress reports of pulls, pushes and unpacking.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What is being done, and how far it is.
+/// Progress of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done.
+    /// Current step.
     pub step: Step,
     /// Bytes done in this step.
     pub done: u64,
-    /// Bytes of this step in all, where that is known.
+    /// Total bytes of this step. `None` when unknown.
     pub total: Option<u64>,
-    /// Layers done in this step, where it is one of layers.
-    pub layers: Option<Layers>,
+    /// Layers of this step. `None` when it does not process layers.
+    pub layers: Option<LayerCount>,
 }
 
-/// How many layers of how many are done.
+/// Number of layers that a step has processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layers {
-    /// Those that are done.
+pub struct LayerCount {
+    /// Processed layers.
     pub done: usize,
-    /// All of this step.
+    /// All layers of the step.
     pub total: usize,
 }
 
-/// A step on the way from a reference to a disk.
+/// Step of an operation, or a notice about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// The registry is asked what the reference means.
+    /// The reference is resolved at the registry.
     Resolving,
-    /// The registry cannot be reached; the image that is here is used.
+    /// The registry cannot be reached; the image in the store is used.
     Offline {
-        /// Why it cannot be reached, a sentence.
+        /// Error of the registry.
         reason: String,
     },
-    /// The registry cannot tell whether the image has machine settings; those that it had before
-    /// are used, if it had any.
-    SettingsUnknown {
-        /// Why not, a sentence.
+    /// The machine settings of the image cannot be fetched; those in the store are used, if any.
+    SettingsUnavailable {
+        /// Error of the registry.
         reason: String,
     },
-    /// Somebody's credentials cannot be read. What everyone may have is fetched all the same.
-    CredentialsUnknown {
-        /// Why not, a sentence.
+    /// Stored credentials cannot be read. The registry was accessed without them.
+    CredentialsSkipped {
+        /// Error of the file or credential helper.
         reason: String,
     },
-    /// The engine that the environment names cannot be asked; images that it alone has are not
-    /// found.
-    EngineUnknown {
-        /// Which and why not.
+    /// The engine that `DOCKER_HOST` or `CONTAINER_HOST` names cannot be reached. Its images are
+    /// ignored.
+    EngineSkipped {
+        /// Variable, its value and the error.
         reason: String,
     },
-    /// Of an image for several platforms, only one is here whole; that one is sent.
+    /// An index is incomplete in the store. Only the image of this platform is pushed.
     OnePlatform {
-        /// Which.
+        /// Platform of the pushed image.
         platform: String,
     },
-    /// Layers are sent. Bytes count all of them together.
+    /// Layers are uploaded. Bytes count all layers together.
     Uploading,
-    /// Another program on this host hands the image over.
-    TakingOver {
-        /// Whose it is.
-        place: String,
+    /// The image is loaded from another program on this host.
+    Importing {
+        /// Engine or store that has the image, for people.
+        store: String,
     },
-    /// Layers are fetched. Bytes count all of them together.
+    /// Layers are downloaded. Bytes count all layers together.
     Downloading,
-    /// Layers are written to the disk, one after the other. Bytes are those of their compressed
-    /// form.
+    /// Layers are unpacked into the base, one after the other. Bytes are those of the compressed
+    /// layers.
     Unpacking,
 }
 
-/// Hears of progress. Called often: some ten times a second at most at usual speeds.
+/// Callback for progress. It is called up to about ten times a second.
 pub type Listener<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
-impl Progress {
-    pub(crate) fn step(step: Step) -> Progress {
+impl From<Step> for Progress {
+    fn from(step: Step) -> Progress {
         Progress {
             step,
             done: 0,
@@ -84,11 +83,11 @@ impl Progress {
     }
 }
 
-/// Bytes between two reports.
-const INTERVAL: u64 = 1 << 20;
+/// Bytes between two reports of a [`Meter`].
+const REPORT_INTERVAL: u64 = 1 << 20;
 
-/// Counts the bytes of layers from several sides and reports now and then, whenever a layer is
-/// done, and at the end.
+/// Counter of the bytes of a step, shared by concurrent transfers. It reports at intervals, after
+/// each layer, and at the end.
 pub(crate) struct Meter<'a> {
     listener: Listener<'a>,
     step: Step,
@@ -99,7 +98,7 @@ pub(crate) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    /// A meter of these layers' sizes.
+    /// Creates a meter for layers of these sizes and makes the first report.
     pub(crate) fn new(
         listener: Listener<'a>,
         step: Step,
@@ -111,6 +110,7 @@ impl<'a> Meter<'a> {
             done: AtomicU64::new(0),
             layers_done: AtomicUsize::new(0),
             layers: sizes.len(),
+            // The sizes come from a manifest, and may be wrong.
             total: sizes.fold(0, u64::saturating_add),
         };
         meter.report(0);
@@ -120,12 +120,13 @@ impl<'a> Meter<'a> {
     pub(crate) fn add(&self, bytes: u64) {
         let before = self.done.fetch_add(bytes, Ordering::Relaxed);
         let after = before + bytes;
-        if before / INTERVAL != after / INTERVAL || (after == self.total && bytes > 0) {
+        if before / REPORT_INTERVAL != after / REPORT_INTERVAL || (after == self.total && bytes > 0)
+        {
             self.report(after);
         }
     }
 
-    /// One layer more is done.
+    /// Counts a processed layer.
     pub(crate) fn layer_done(&self) {
         self.layers_done.fetch_add(1, Ordering::Relaxed);
         self.report(self.done.load(Ordering::Relaxed));
@@ -136,7 +137,7 @@ impl<'a> Meter<'a> {
             step: self.step.clone(),
             done,
             total: Some(self.total),
-            layers: Some(Layers {
+            layers: Some(LayerCount {
                 done: self.layers_done.load(Ordering::Relaxed),
                 total: self.layers,
             }),

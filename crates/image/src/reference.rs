@@ -1,172 +1,177 @@
-//! The name of an image.
+//! Image references: parsing, completing and printing the names of images.
 
 use std::fmt;
 
-use oci_spec::distribution::Reference as WrittenReference;
+use oci_spec::distribution::Reference as ParsedReference;
 
-use crate::{Digest, ImageError, registry::DOCKER_HUB};
+use crate::Digest;
 
-/// `[domain[:port]/]path[:tag][@digest]`, completed: it has a registry, and a tag or a digest
-/// (distribution-spec, "Pulling manifests"; the short forms are Docker's).
+/// Registry of references without one, where official images are under `library/`.
+pub(crate) const DOCKER_HUB: &str = "docker.io";
+
+/// Reference to an image, `registry[:port]/repository[:tag][@digest]`. It is complete: it has a
+/// registry, and a tag or a digest (distribution-spec, "Pulling manifests"; Docker defines the
+/// short forms).
 #[derive(Debug, Clone)]
 pub struct Reference {
-    written: WrittenReference,
+    parsed: ParsedReference,
     digest: Option<Digest>,
-    /// It was typed without a registry. Two that mean the same are the same all the same.
+    /// Whether it was entered without a registry. Not part of equality: `alpine` and
+    /// `docker.io/library/alpine` are the same image.
     is_short: bool,
 }
 
 impl PartialEq for Reference {
     fn eq(&self, other: &Reference) -> bool {
-        self.written == other.written
+        self.parsed == other.parsed
     }
 }
 
 impl Eq for Reference {}
 
-/// Why a name names no image.
+/// Error for text that is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
-    /// It is not of the right form.
+    /// The text does not have the form of a reference.
     #[error(
-        "{word:?} is no image's name: {reason}; names look like registry.example/path:tag or path@sha256:…"
+        "invalid image reference {word:?}: {reason} (expected registry.example/path:tag or path@sha256:…)"
     )]
     Invalid {
-        /// What was given.
+        /// Text that was entered, at most 300 characters of it.
         word: String,
-        /// What is wrong with it.
+        /// First rule that it breaks.
         reason: String,
     },
-    /// A digest that cannot be checked.
-    #[error("the image {word:?} is named by a digest that is not SHA-256, which cannot be checked")]
-    Digest {
-        /// What was given.
+    /// The digest uses another algorithm than SHA-256.
+    #[error("digest of image reference {word:?} is not supported (only sha256 is)")]
+    UnsupportedDigest {
+        /// Text that was entered, at most 300 characters of it.
         word: String,
     },
 }
 
 impl Reference {
-    /// Reads a reference. A name without a registry belongs to `default_registry`; with
-    /// `docker.io` for it, `alpine` is `docker.io/library/alpine:latest`.
+    /// Parses a reference. A name without a registry gets `default_registry`; if that is
+    /// `docker.io`, `alpine` becomes `docker.io/library/alpine:latest`.
     ///
     /// # Errors
-    /// [`ImageError::Reference`] if the word is not of the form.
-    pub fn parse(word: &str, default_registry: &str) -> Result<Reference, ImageError> {
-        let is_short = !names_registry(word);
+    /// [`ReferenceError`] if the text is not a reference, or its digest is not SHA-256.
+    pub fn parse(word: &str, default_registry: &str) -> Result<Reference, ReferenceError> {
+        let is_short = !has_registry(word);
         let full = if !is_short || default_registry == DOCKER_HUB {
             word.to_owned()
         } else {
             format!("{default_registry}/{word}")
         };
-        let written =
-            WrittenReference::try_from(full).map_err(|error| ReferenceError::Invalid {
-                word: shortened(word),
-                reason: error.to_string(),
-            })?;
-        if written.repository().contains(|it: char| it.is_uppercase()) {
+        let parsed = ParsedReference::try_from(full).map_err(|error| ReferenceError::Invalid {
+            word: truncated(word),
+            reason: error.to_string(),
+        })?;
+        // The parser accepts these, but no registry does.
+        if parsed.repository().contains(|it: char| it.is_uppercase()) {
             return Err(ReferenceError::Invalid {
-                word: shortened(word),
-                reason: "a repository's name has no upper-case letters".to_owned(),
-            }
-            .into());
+                word: truncated(word),
+                reason: "a repository name must be lower case".to_owned(),
+            });
         }
-        let digest = written.digest().map(str::parse).transpose();
-        let digest = digest.map_err(|_| ReferenceError::Digest {
-            word: shortened(word),
+        let digest = parsed.digest().map(str::parse).transpose();
+        let digest = digest.map_err(|_| ReferenceError::UnsupportedDigest {
+            word: truncated(word),
         })?;
         Ok(Reference {
-            written,
+            parsed,
             digest,
             is_short,
         })
     }
 
-    /// The name and tag as they were typed, if no registry was: other programs on this host may
-    /// have an image of that name which belongs to no registry.
-    pub(crate) fn as_typed(&self) -> Option<String> {
+    /// Returns the names under which other programs on this host may have the image: as it was
+    /// entered, if that was without a registry (it may have been built locally), then in full.
+    pub(crate) fn local_names(&self) -> impl Iterator<Item = String> {
+        self.short_form().into_iter().chain([self.to_string()])
+    }
+
+    /// Returns name and tag as they were entered, if they were entered without a registry.
+    fn short_form(&self) -> Option<String> {
         let repository = self.repository();
-        let typed = match self.registry() {
+        let entered = match self.registry() {
             DOCKER_HUB => repository.strip_prefix("library/").unwrap_or(repository),
             _ => repository,
         };
         let tag = self.tag()?;
-        self.is_short.then(|| format!("{typed}:{tag}"))
+        self.is_short.then(|| format!("{entered}:{tag}"))
     }
 
-    /// The registry as people name it, with its port.
+    /// Returns the registry, `host[:port]`.
     pub fn registry(&self) -> &str {
-        self.written.registry()
+        self.parsed.registry()
     }
 
-    /// The path at the registry, such as `library/alpine`.
+    /// Returns the path at the registry, such as `library/alpine`.
     pub fn repository(&self) -> &str {
-        self.written.repository()
+        self.parsed.repository()
     }
 
-    /// The last part of the repository, such as `alpine`.
-    pub fn last_part(&self) -> &str {
-        let repository = self.repository();
-        repository.rsplit('/').next().unwrap_or(repository)
-    }
-
-    /// The reference as people type it where `default_registry` is the one that is meant without a
-    /// name, and without tag and digest: `alpine`, `quay.io/fedora/fedora`.
+    /// Returns the shortest name that parses to this registry and repository when
+    /// `default_registry` is the default: `alpine`, `quay.io/fedora/fedora`. Tag and digest are
+    /// left out.
     pub fn short_name(&self, default_registry: &str) -> String {
         let (registry, repository) = (self.registry(), self.repository());
         let full = format!("{registry}/{repository}");
-        let same = |word: &&str| {
-            Reference::parse(word, default_registry)
-                .is_ok_and(|meant| (meant.registry(), meant.repository()) == (registry, repository))
+        let is_same = |word: &&str| {
+            Reference::parse(word, default_registry).is_ok_and(|parsed| {
+                (parsed.registry(), parsed.repository()) == (registry, repository)
+            })
         };
         let official = repository.strip_prefix("library/");
-        let shorter = official.into_iter().chain([repository]).find(same);
+        let shorter = official.into_iter().chain([repository]).find(is_same);
         shorter.map_or(full, str::to_owned)
     }
 
-    /// The same image under a name that says which content it is.
+    /// Returns the reference to this digest in the same repository, without a tag.
     pub fn with_digest(&self, digest: &Digest) -> Reference {
-        let written = WrittenReference::with_digest(
+        let parsed = ParsedReference::with_digest(
             self.registry().to_owned(),
             self.repository().to_owned(),
             digest.to_string(),
         );
         Reference {
-            written,
+            parsed,
             digest: Some(*digest),
             is_short: false,
         }
     }
 
-    /// The tag, if there is one.
+    /// Returns the tag. None only if there is a digest.
     pub fn tag(&self) -> Option<&str> {
-        self.written.tag()
+        self.parsed.tag()
     }
 
-    /// The digest, if there is one. It counts more than the tag.
+    /// Returns the digest, which takes precedence over the tag.
     pub fn digest(&self) -> Option<Digest> {
         self.digest
     }
 
-    /// The tag, or the digest where there is none.
-    pub fn tag_or_digest(&self) -> &str {
-        self.tag().or(self.written.digest()).unwrap_or_default()
+    /// Returns what to request from the registry: the digest, or the tag if there is none.
+    pub(crate) fn manifest_name(&self) -> &str {
+        self.parsed.digest().or(self.tag()).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.written.fmt(f)
+        self.parsed.fmt(f)
     }
 }
 
-/// Docker's rule: the first part is a registry if it could not be part of a path.
-fn names_registry(word: &str) -> bool {
+/// Docker's rule: the first part is a registry if it could not be part of a repository name.
+fn has_registry(word: &str) -> bool {
     word.split_once('/').is_some_and(|(first, _)| {
         first.contains(['.', ':']) || first == "localhost" || first.contains(char::is_uppercase)
     })
 }
 
-fn shortened(word: &str) -> String {
+fn truncated(word: &str) -> String {
     word.chars().take(300).collect()
 }
 
@@ -201,19 +206,23 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_registry_is_known_as_it_was_typed() {
-        let typed = |word: &str, default: &str| Reference::parse(word, default).unwrap().as_typed();
+    fn a_name_without_a_registry_keeps_its_short_form() {
+        let short_form =
+            |word: &str, default: &str| Reference::parse(word, default).unwrap().short_form();
         assert_eq!(
-            typed("alpine", "docker.io").as_deref(),
+            short_form("alpine", "docker.io").as_deref(),
             Some("alpine:latest")
         );
-        assert_eq!(typed("local/x:1", "quay.io").as_deref(), Some("local/x:1"));
-        assert_eq!(typed("docker.io/library/alpine", "docker.io"), None);
-        assert_eq!(typed("localhost/x", "docker.io"), None);
+        assert_eq!(
+            short_form("local/x:1", "quay.io").as_deref(),
+            Some("local/x:1")
+        );
+        assert_eq!(short_form("docker.io/library/alpine", "docker.io"), None);
+        assert_eq!(short_form("localhost/x", "docker.io"), None);
     }
 
     #[test]
-    fn a_short_name_means_the_same() {
+    fn a_short_name_parses_to_the_same_repository() {
         let short = |word: &str, default: &str| {
             Reference::parse(word, "docker.io")
                 .unwrap()
@@ -225,12 +234,12 @@ mod tests {
         assert_eq!(short("quay.io/a/b:1", "quay.io"), "a/b");
         assert_eq!(short("quay.io/a/b:1", "docker.io"), "quay.io/a/b");
         assert_eq!(short("localhost:5000/x", "docker.io"), "localhost:5000/x");
-        // Without the registry it would name another one.
+        // `a.b` would be parsed as a registry.
         assert_eq!(short("quay.io/a.b/c", "quay.io"), "quay.io/a.b/c");
     }
 
     #[test]
-    fn a_name_with_a_digest_reads_as_it_is_written() {
+    fn a_reference_with_a_digest_parses_back() {
         let named = Reference::parse("alpine:3", "docker.io").unwrap();
         let named = named.with_digest(&DIGEST.parse().unwrap());
         assert_eq!(
@@ -244,23 +253,23 @@ mod tests {
     }
 
     #[test]
-    fn parts_can_be_asked_for() {
+    fn a_reference_is_split_into_its_parts() {
         let word = format!("127.0.0.1:5000/a/debian-systemd:12@{DIGEST}");
         let reference = Reference::parse(&word, "docker.io").unwrap();
         assert_eq!(reference.to_string(), word);
         assert_eq!(reference.registry(), "127.0.0.1:5000");
         assert_eq!(reference.repository(), "a/debian-systemd");
-        assert_eq!(reference.last_part(), "debian-systemd");
-        assert_eq!(reference.tag_or_digest(), "12");
+        assert_eq!(reference.tag(), Some("12"));
+        assert_eq!(reference.manifest_name(), DIGEST);
         assert_eq!(reference.digest(), Some(DIGEST.parse().unwrap()));
 
         let by_digest = Reference::parse(&format!("alpine@{DIGEST}"), "docker.io").unwrap();
         assert_eq!(by_digest.tag(), None);
-        assert_eq!(by_digest.tag_or_digest(), DIGEST);
+        assert_eq!(by_digest.manifest_name(), DIGEST);
     }
 
     #[test]
-    fn what_is_no_name_is_refused_with_a_sentence() {
+    fn invalid_references_are_refused_with_a_short_message() {
         let short_digest = "alpine@sha256:1234";
         let sha512 = format!("alpine@sha512:{}", "0".repeat(128));
         let long = "a".repeat(100_000);
@@ -278,7 +287,6 @@ mod tests {
         ];
         for word in words {
             let error = Reference::parse(word, "docker.io").unwrap_err();
-            assert!(matches!(error, ImageError::Reference(_)), "{word}: {error}");
             assert!(error.to_string().len() < 600);
         }
     }

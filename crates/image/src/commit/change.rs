@@ -1,10 +1,10 @@
-//! What is to differ in an image's configuration, written as in a Dockerfile.
+//! Changes of an image's configuration, written as Dockerfile instructions.
 
 use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-/// One change of the configuration (image-spec, config.md, "config").
+/// A change of the configuration (image-spec, config.md, "config").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// `ENV NAME=VALUE`
@@ -23,10 +23,10 @@ pub enum Change {
     StopSignal(String),
 }
 
-/// No change that can be made.
+/// The text is not a supported instruction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no change: give ENV NAME=VALUE, LABEL NAME=VALUE, CMD, ENTRYPOINT, USER, WORKDIR or STOPSIGNAL, as in a Dockerfile"
+    "invalid change {0:?} (supported, as in a Dockerfile: ENV NAME=VALUE, LABEL NAME=VALUE, CMD, ENTRYPOINT, USER, WORKDIR, STOPSIGNAL)"
 )]
 pub struct InvalidChange(String);
 
@@ -40,15 +40,15 @@ impl FromStr for Change {
             let word = || (!rest.is_empty()).then(|| rest.to_owned());
             Some(match instruction.to_ascii_uppercase().as_str() {
                 "ENV" => {
-                    let (name, value) = pair(rest)?;
+                    let (name, value) = parse_pair(rest)?;
                     Change::Environment(name, value)
                 }
                 "LABEL" => {
-                    let (name, value) = pair(rest)?;
+                    let (name, value) = parse_pair(rest)?;
                     Change::Label(name, value)
                 }
-                "CMD" => Change::Command(line(rest)?),
-                "ENTRYPOINT" => Change::Entrypoint(line(rest)?),
+                "CMD" => Change::Command(parse_command(rest)?),
+                "ENTRYPOINT" => Change::Entrypoint(parse_command(rest)?),
                 "USER" => Change::User(word()?),
                 "WORKDIR" => Change::WorkingDirectory(word()?),
                 "STOPSIGNAL" => Change::StopSignal(word()?),
@@ -59,8 +59,8 @@ impl FromStr for Change {
     }
 }
 
-/// `NAME=VALUE`, or `NAME VALUE`; a value may stand in quotation marks.
-fn pair(text: &str) -> Option<(String, String)> {
+/// Parses `NAME=VALUE` or `NAME VALUE`, with the value optionally in double quotes.
+fn parse_pair(text: &str) -> Option<(String, String)> {
     let is_between = |letter: char| letter == '=' || letter.is_whitespace();
     let (name, value) = text.split_once(is_between)?;
     let value = value.trim();
@@ -71,17 +71,19 @@ fn pair(text: &str) -> Option<(String, String)> {
     (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
 }
 
-/// Words in JSON, or a line for the shell.
-fn line(text: &str) -> Option<Vec<String>> {
-    match text {
-        "" => None,
-        _ if text.starts_with('[') => serde_json::from_str(text).ok(),
-        _ => Some(["/bin/sh", "-c", text].map(str::to_owned).to_vec()),
+/// Parses a JSON array of words, or a line for the shell.
+fn parse_command(text: &str) -> Option<Vec<String>> {
+    if text.is_empty() {
+        None
+    } else if text.starts_with('[') {
+        serde_json::from_str(text).ok()
+    } else {
+        Some(["/bin/sh", "-c", text].map(str::to_owned).to_vec())
     }
 }
 
 impl Change {
-    /// Makes it.
+    /// Applies the change to the `config` object of an image configuration.
     pub(super) fn apply(&self, config: &mut Map<String, Value>) {
         let mut set = |key: &str, value: Value| drop(config.insert(key.to_owned(), value));
         match self {
@@ -100,12 +102,12 @@ impl Change {
             }
             Change::Environment(name, value) => {
                 let before = config.remove("Env").unwrap_or_default();
-                let is_of_name = |pair: &Value| {
+                let has_name = |pair: &Value| {
                     let named = pair.as_str().and_then(|pair| pair.split_once('='));
                     named.is_some_and(|(other, _)| other == name)
                 };
                 let mut pairs: Vec<Value> = before.as_array().cloned().unwrap_or_default();
-                pairs.retain(|pair| !is_of_name(pair));
+                pairs.retain(|pair| !has_name(pair));
                 pairs.push(json!(format!("{name}={value}")));
                 config.insert("Env".to_owned(), Value::Array(pairs));
             }

@@ -1,5 +1,5 @@
-//! The new image's configuration and manifest (image-spec, config.md, manifest.md), made from the
-//! base's.
+//! The new image's configuration and manifest (image-spec, config.md, manifest.md), derived from
+//! those of its base.
 
 use serde_json::{Map, Value, json};
 
@@ -9,8 +9,8 @@ use crate::{
     media_type::{self, OCI_MANIFEST},
 };
 
-/// What Docker writes of the container that an image was made from.
-const OF_THE_CONTAINER: [&str; 3] = ["container", "container_config", "docker_version"];
+/// Docker's fields about the container that an image was committed from. They would be wrong now.
+const CONTAINER_FIELDS: [&str; 3] = ["container", "container_config", "docker_version"];
 
 pub(super) fn config_digest(manifest: &Value) -> Result<Digest, CommitError> {
     let digest = manifest["config"]["digest"].as_str().unwrap_or_default();
@@ -19,7 +19,7 @@ pub(super) fn config_digest(manifest: &Value) -> Result<Digest, CommitError> {
         .map_err(|error| CommitError::Base(format!("{error}")))
 }
 
-/// The base's configuration with one layer more.
+/// Returns the base's configuration with one more layer. Unknown fields are kept.
 pub(super) fn config(
     base: Value,
     layer: &NewLayer,
@@ -27,25 +27,27 @@ pub(super) fn config(
     now: &str,
 ) -> Result<Value, CommitError> {
     let Value::Object(mut config) = base else {
-        return Err(CommitError::Base("its configuration is none".to_owned()));
+        return Err(CommitError::Base(
+            "its configuration is not a JSON object".to_owned(),
+        ));
     };
-    for key in OF_THE_CONTAINER {
+    for key in CONTAINER_FIELDS {
         config.remove(key);
     }
     config.insert("created".to_owned(), json!(now));
     config.remove("author");
-    let mut event = Map::new();
-    event.insert("created".to_owned(), json!(now));
-    event.insert("created_by".to_owned(), json!("container machine commit"));
+    let mut step = Map::new();
+    step.insert("created".to_owned(), json!(now));
+    step.insert("created_by".to_owned(), json!("container machine commit"));
     if let Some(author) = &options.author {
         config.insert("author".to_owned(), json!(author));
-        event.insert("author".to_owned(), json!(author));
+        step.insert("author".to_owned(), json!(author));
     }
     if let Some(message) = &options.message {
-        event.insert("comment".to_owned(), json!(message));
+        step.insert("comment".to_owned(), json!(message));
     }
     let history = config.entry("history").or_insert(Value::Null);
-    push(history, Value::Object(event));
+    push(history, Value::Object(step));
     let layers = config.entry("rootfs").or_insert(json!({"type": "layers"}));
     push(&mut layers["diff_ids"], json!(layer.diff_id.to_string()));
     let mut own = match config.remove("config") {
@@ -59,7 +61,7 @@ pub(super) fn config(
     Ok(Value::Object(config))
 }
 
-/// The base's manifest with one layer more, and in OCI's words.
+/// Returns the base's manifest with one more layer and OCI's media types.
 pub(super) fn manifest(
     base: &Value,
     config: &Descriptor,
@@ -69,8 +71,8 @@ pub(super) fn manifest(
     for written in base["layers"].as_array().into_iter().flatten() {
         let mut written = written.clone();
         let media_type = written["mediaType"].as_str().unwrap_or_default();
-        let media_type = media_type::as_oci_layer(media_type).ok_or_else(|| {
-            CommitError::Base(format!("it has a layer of the type {media_type:?}"))
+        let media_type = media_type::to_oci_layer_type(media_type).ok_or_else(|| {
+            CommitError::Base(format!("layers of type {media_type:?} are not supported"))
         })?;
         written["mediaType"] = json!(media_type);
         layers.push(written);
@@ -84,15 +86,15 @@ pub(super) fn manifest(
     }))
 }
 
-fn descriptor(of: &Descriptor) -> Value {
+fn descriptor(blob: &Descriptor) -> Value {
     json!({
-        "mediaType": of.media_type,
-        "digest": of.digest.to_string(),
-        "size": of.size,
+        "mediaType": blob.media_type,
+        "digest": blob.digest.to_string(),
+        "size": blob.size,
     })
 }
 
-/// Adds to an array, which may be missing.
+/// Appends to an array, or makes one of whatever else is there.
 fn push(array: &mut Value, value: Value) {
     match array {
         Value::Array(values) => values.push(value),

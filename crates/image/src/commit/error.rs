@@ -1,29 +1,32 @@
-//! What can go wrong.
+//! Errors of a commit.
 
 use std::io;
 
-use super::InvalidChange;
+use super::{InvalidChange, InvalidLayerFormat};
 use crate::{Digest, store::StoreError};
 
-/// Why there is no new image.
+/// Error of a commit. The reference is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A digest is of what is there already.
-    #[error("{0}: a new image cannot be given a digest: give it a name and a tag")]
+    /// The new image's reference has a digest, which cannot be chosen.
+    #[error("invalid reference {0:?}: a new image needs a name and a tag, not a digest")]
     Digest(String),
-    /// Something that is to be in the image's configuration.
+    /// A change of the configuration is invalid.
     #[error(transparent)]
     Change(#[from] InvalidChange),
-    /// The changes do not come.
-    #[error("reading what has changed in the machine: {0}")]
-    Archive(#[source] io::Error),
-    /// The base is not whole.
-    #[error("the image that the machine was made from lacks its part {0}: fetch it again")]
+    /// The compression's name is invalid.
+    #[error(transparent)]
+    Format(#[from] InvalidLayerFormat),
+    /// The archive of changes cannot be read.
+    #[error("cannot read the machine's changes: {0}")]
+    Archive(io::Error),
+    /// A blob of the base is missing.
+    #[error("blob {0} of the machine's image is missing; pull the image again")]
     Missing(Digest),
-    /// The base cannot be understood.
-    #[error("the image that the machine was made from cannot be understood: {0}")]
+    /// The base's manifest or configuration is invalid or not supported.
+    #[error("cannot use the machine's image as a base: {0}")]
     Base(String),
-    /// The store.
+    /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

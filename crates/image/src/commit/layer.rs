@@ -1,14 +1,11 @@
-//! The new layer's blob.
+//! Writing the new layer: compressed, and hashed before and after compression.
 
-use std::{
-    io::{self, ErrorKind, Read, Write},
-    str::FromStr,
-};
+use std::io::{self, ErrorKind, Read, Write};
 
 use flate2::{Compression as GzipLevel, GzBuilder, write::GzEncoder};
 use tempfile::NamedTempFile;
 
-use super::CommitError;
+use super::{CommitError, LayerFormat};
 use crate::{
     Descriptor, Digest, ImageStore,
     digest::Hasher,
@@ -16,39 +13,17 @@ use crate::{
     store::{StoreError, sync_directory},
 };
 
-/// Bytes of the archive that are read at once.
+/// Size in bytes of one read of the archive.
 const CHUNK: usize = 256 << 10;
 
-/// How a new layer is packed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LayerFormat {
-    /// With gzip, which everything reads.
-    #[default]
-    Gzip,
-    /// With zstd: faster and smaller, and newer tools only read it.
-    Zstd,
-}
-
-impl FromStr for LayerFormat {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<LayerFormat, String> {
-        match word {
-            "gzip" => Ok(LayerFormat::Gzip),
-            "zstd" => Ok(LayerFormat::Zstd),
-            _ => Err(format!("{word:?} is no compression: give gzip or zstd")),
-        }
-    }
-}
-
-/// A layer in the store.
+/// The new layer, stored as a blob.
 #[derive(Debug)]
 pub(super) struct NewLayer {
     pub(super) blob: Descriptor,
     pub(super) diff_id: Digest,
 }
 
-/// Keeps the archive as a layer.
+/// Stores the archive as a layer. `progress` is called with the number of bytes read.
 pub(super) fn write(
     store: &ImageStore,
     archive: &mut dyn Read,
@@ -57,14 +32,14 @@ pub(super) fn write(
 ) -> Result<NewLayer, CommitError> {
     let directory = store.incoming();
     let file = NamedTempFile::new_in(&directory);
-    let blob = Blob {
-        file: file.map_err(StoreError::io("making a file in", &directory))?,
+    let blob = HashedFile {
+        file: file.map_err(StoreError::io("create a file in", &directory))?,
         hasher: Hasher::default(),
         size: 0,
     };
     let path = blob.file.path().to_owned();
-    let failed = || StoreError::io("writing", &path);
-    let mut packer = Packer::new(blob, format).map_err(failed())?;
+    let failed = || StoreError::io("write", &path);
+    let mut encoder = Encoder::new(blob, format).map_err(failed())?;
     let mut hasher = Hasher::default();
     let mut chunk = vec![0; CHUNK];
     let mut done = 0;
@@ -76,20 +51,20 @@ pub(super) fn write(
             Err(error) => return Err(CommitError::Archive(error)),
         };
         hasher.update(&chunk[..count]);
-        packer.write(&chunk[..count]).map_err(failed())?;
+        encoder.write(&chunk[..count]).map_err(failed())?;
         done += count as u64;
         progress(done);
     }
-    let Blob {
+    let HashedFile {
         file,
-        hasher: of_blob,
+        hasher: blob_hasher,
         size,
-    } = packer.finish().map_err(failed())?;
-    let digest = of_blob.finish();
+    } = encoder.finish().map_err(failed())?;
+    let digest = blob_hasher.finish();
     let target = store.blob_path(&digest);
     file.as_file().sync_all().map_err(failed())?;
     let persisted = file.persist(&target);
-    persisted.map_err(|error| StoreError::io("writing", &target)(error.error))?;
+    persisted.map_err(|error| StoreError::io("write", &target)(error.error))?;
     target.parent().map_or(Ok(()), sync_directory)?;
     Ok(NewLayer {
         blob: Descriptor {
@@ -105,44 +80,44 @@ pub(super) fn write(
     })
 }
 
-enum Packer {
-    Gzip(GzEncoder<Blob>),
-    Zstd(zstd::Encoder<'static, Blob>),
+enum Encoder {
+    Gzip(GzEncoder<HashedFile>),
+    Zstd(zstd::Encoder<'static, HashedFile>),
 }
 
-impl Packer {
-    fn new(blob: Blob, format: LayerFormat) -> io::Result<Packer> {
+impl Encoder {
+    fn new(blob: HashedFile, format: LayerFormat) -> io::Result<Encoder> {
         Ok(match format {
-            LayerFormat::Gzip => Packer::Gzip(GzBuilder::new().write(blob, GzipLevel::default())),
+            LayerFormat::Gzip => Encoder::Gzip(GzBuilder::new().write(blob, GzipLevel::default())),
             LayerFormat::Zstd => {
-                Packer::Zstd(zstd::Encoder::new(blob, zstd::DEFAULT_COMPRESSION_LEVEL)?)
+                Encoder::Zstd(zstd::Encoder::new(blob, zstd::DEFAULT_COMPRESSION_LEVEL)?)
             }
         })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Packer::Gzip(packer) => packer.write_all(bytes),
-            Packer::Zstd(packer) => packer.write_all(bytes),
+            Encoder::Gzip(encoder) => encoder.write_all(bytes),
+            Encoder::Zstd(encoder) => encoder.write_all(bytes),
         }
     }
 
-    fn finish(self) -> io::Result<Blob> {
+    fn finish(self) -> io::Result<HashedFile> {
         match self {
-            Packer::Gzip(packer) => packer.finish(),
-            Packer::Zstd(packer) => packer.finish(),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Zstd(encoder) => encoder.finish(),
         }
     }
 }
 
-/// A blob whose digest is known when all of it has come. Dropped before, it leaves nothing.
-struct Blob {
+/// File that is hashed while it is written. Removed when dropped.
+struct HashedFile {
     file: NamedTempFile,
     hasher: Hasher,
     size: u64,
 }
 
-impl Write for Blob {
+impl Write for HashedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all(bytes)?;
         self.hasher.update(bytes);

@@ -1,17 +1,17 @@
-//! What a base has, as the machine is told.
+//! Listing of a base, which the agent compares with the machine's disk.
 
 use std::{
     io::{self, Write},
     path::Path,
 };
 
-use container_changes::{Entry, Time, write_listing};
-use container_ext4::{Listed, Reader};
+use container_changes::{BaseEntry, UnixTime, write_listing};
+use container_ext4::{DirEntry, Reader};
 
-/// Writes the listing of a base: see [`container_changes`].
+/// Writes the listing of a base in the format of [`container_changes`].
 ///
 /// # Errors
-/// Whatever keeps the base from being read, or the listing from being written.
+/// [`io::Error`] if the base cannot be read or the listing cannot be written.
 pub fn write_listing_of_base(base: &Path, to: &mut dyn Write) -> io::Result<()> {
     let reader = Reader::open(base).map_err(io::Error::other)?;
     let root = reader.root().map_err(io::Error::other)?;
@@ -23,11 +23,11 @@ pub fn write_listing_of_base(base: &Path, to: &mut dyn Write) -> io::Result<()> 
     write_listing(entry(root), &mut entries_of, to)
 }
 
-fn entry(listed: Listed) -> Entry {
-    Entry {
+fn entry(listed: DirEntry) -> BaseEntry {
+    BaseEntry {
         name: listed.name,
         inode: listed.inode.into(),
-        changed: Time {
+        changed: UnixTime {
             seconds: listed.changed.seconds,
             nanoseconds: listed.changed.nanoseconds,
         },

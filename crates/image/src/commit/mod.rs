@@ -1,16 +1,18 @@
-//! From what has changed in a machine to an image: its base's layers and one more over them.
+//! Committing a machine: its changes become a layer over the layers of the image that it was made
+//! from.
 //!
-//! The layer's archive is hashed and compressed as it comes. The new image's configuration and
-//! manifest are the base's with what is new in them; whatever else stands there stays as it is. A
-//! Docker base becomes an OCI image: its layers are the same bytes under OCI's names. Blobs come
-//! first, the reference last, so that a crash or an error leaves at most blobs that nothing leads
-//! to.
+//! The layer's archive is hashed and compressed while it is read. Configuration and manifest are
+//! the base's with the additions; unknown fields are kept. A Docker base becomes an OCI image, as
+//! its layers have the same bytes under OCI's media types. Blobs are written first and the
+//! reference last, so a crash or an error leaves at most unreferenced blobs.
 
 mod change;
 mod documents;
 mod error;
+mod format;
 mod layer;
 mod listing;
+mod options;
 
 use std::io::Read;
 
@@ -18,8 +20,9 @@ use jiff::{Timestamp, Unit};
 
 pub use change::{Change, InvalidChange};
 pub use error::CommitError;
-pub use layer::LayerFormat;
+pub use format::{InvalidLayerFormat, LayerFormat};
 pub use listing::write_listing_of_base;
+pub use options::CommitOptions;
 
 use crate::{
     Descriptor, Digest, Image, ImageStore, Reference,
@@ -27,28 +30,15 @@ use crate::{
     store::StoreError,
 };
 
-/// What a new image is to say of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CommitOptions {
-    /// Who made it.
-    pub author: Option<String>,
-    /// What it is, for its history.
-    pub message: Option<String>,
-    /// What is to differ from the base's configuration.
-    pub changes: Vec<Change>,
-    /// How its layer is packed.
-    pub format: LayerFormat,
-}
-
 impl ImageStore {
-    /// Makes an image of a base and this archive of changes over it, and gives it the reference,
-    /// whatever that meant before. The base's machine settings are the new image's too.
-    /// `progress` hears how many bytes of the archive have been read.
+    /// Makes an image of a base and an archive of changes, and assigns the reference to it, moving
+    /// the reference if it is in use. The base's machine settings are copied. `progress` is called
+    /// with the number of bytes of the archive read so far.
     ///
-    /// Works on the calling thread, for as long as the archive takes to come.
+    /// Works on the calling thread until the archive ends.
     ///
     /// # Errors
-    /// [`CommitError`]; the reference means what it meant before then.
+    /// [`CommitError`]. The reference is unchanged then.
     pub fn commit(
         &self,
         base: &Image,
@@ -63,36 +53,36 @@ impl ImageStore {
         let layer = layer::write(self, archive, options.format, progress)?;
         let now = Timestamp::now().round(Unit::Second);
         let now = now.unwrap_or_default().to_string();
-        let manifest = self.document(&base.manifest.digest)?;
-        let config = self.document(&documents::config_digest(&manifest)?)?;
+        let manifest = self.read_document(&base.manifest.digest)?;
+        let config = self.read_document(&documents::config_digest(&manifest)?)?;
         let config = documents::config(config, &layer, options, &now)?;
-        let config = self.keep_document(&config, OCI_CONFIG)?;
+        let config = self.write_document(&config, OCI_CONFIG)?;
         let manifest = documents::manifest(&manifest, &config, &layer.blob)?;
-        let manifest = self.keep_document(&manifest, OCI_MANIFEST)?;
+        let manifest = self.write_document(&manifest, OCI_MANIFEST)?;
         let settings = self.find_settings(&base.reference, &base.manifest.digest)?;
-        self.remember_settings(reference, &manifest.digest, settings.as_ref())?;
-        self.give(&[(manifest.clone(), Some(reference.clone()))])?;
+        self.record_settings(reference, &manifest.digest, settings.as_ref())?;
+        self.assign_names(&[(manifest.clone(), Some(reference.clone()))])?;
         Ok(manifest)
     }
 
-    fn document(&self, digest: &Digest) -> Result<serde_json::Value, CommitError> {
-        let bytes = self.small(digest)?;
+    fn read_document(&self, digest: &Digest) -> Result<serde_json::Value, CommitError> {
+        let bytes = self.read_small(digest)?;
         let bytes = bytes.ok_or(CommitError::Missing(*digest))?;
         serde_json::from_slice(&bytes).map_err(|error| CommitError::Base(error.to_string()))
     }
 
-    fn keep_document(
+    fn write_document(
         &self,
         document: &serde_json::Value,
         media_type: &str,
     ) -> Result<Descriptor, StoreError> {
         let bytes = document.to_string().into_bytes();
         let descriptor = Descriptor {
-            digest: Digest::of(&bytes),
+            digest: Digest::compute(&bytes),
             media_type: media_type.to_owned(),
             size: bytes.len() as u64,
         };
-        self.keep(&descriptor, &bytes)?;
+        self.write_blob(&descriptor, &bytes)?;
         Ok(descriptor)
     }
 }

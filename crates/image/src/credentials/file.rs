@@ -1,9 +1,8 @@
-//! The form that docker and podman keep credentials in (docker's `config.json`,
-//! containers-auth.json(5)).
+//! Credential files of docker and podman (docker's `config.json`, containers-auth.json(5)).
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fmt, fs,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
@@ -14,28 +13,30 @@ use serde::Deserialize;
 use super::{Credential, Secret};
 use crate::RegistryHost;
 
-/// Files larger than this hold something else.
-const LARGEST: u64 = 4 << 20;
+/// Size limit of a credential file.
+const LARGEST_FILE: u64 = 4 << 20;
 
-/// What such a file says about credentials; the rest of it is not looked at.
+/// Credentials in a file. Other fields of it are ignored.
 #[derive(Debug)]
 pub(super) struct AuthFile {
     path: PathBuf,
-    content: Content,
+    content: AuthFileContent,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Content {
-    auths: Option<BTreeMap<String, Entry>>,
+struct AuthFileContent {
+    auths: Option<BTreeMap<String, AuthEntry>>,
+    /// Helpers by registry.
     cred_helpers: Option<BTreeMap<String, String>>,
+    /// Helper for all other registries.
     creds_store: Option<String>,
 }
 
-// Not derived: an entry's fields are secrets.
-impl std::fmt::Debug for Content {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Content")
+// Not derived: `auths` contains secrets.
+impl fmt::Debug for AuthFileContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthFileContent")
             .field("cred_helpers", &self.cred_helpers)
             .field("creds_store", &self.creds_store)
             .finish_non_exhaustive()
@@ -44,66 +45,68 @@ impl std::fmt::Debug for Content {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Entry {
+struct AuthEntry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
     identitytoken: Option<String>,
 }
 
-/// Where a registry's credentials are.
+/// Form in which a file stores the credentials of a registry.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    Here(Credential),
-    /// With the program of this name.
-    ByHelper(String),
+pub(super) enum StoredCredential {
+    /// In the file itself.
+    Inline(Credential),
+    /// With the helper of this name.
+    Helper(String),
 }
 
-/// Why a file with credentials is of no use. What it holds is not quoted.
+/// Error of a credential file. The message never quotes the file's content.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthFileError {
-    /// It cannot be read.
-    #[error("reading credentials from {path}: {source}")]
+    /// The file cannot be read.
+    #[error("cannot read credentials from {path}: {cause}")]
     Read {
-        /// The file.
+        /// Path of the credential file.
         path: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Error of the file system.
+        cause: io::Error,
     },
-    /// It is not of that form.
+    /// The file is not JSON of the expected form.
     #[error(
-        "reading credentials from {path}: line {line}, column {column}, is not what docker's config.json may hold"
+        "cannot read credentials from {path}: line {line}, column {column} is not valid in docker's config.json"
     )]
-    Malformed {
-        /// The file.
+    InvalidJson {
+        /// Path of the credential file.
         path: PathBuf,
-        /// From 1.
+        /// Line of the error, from 1.
         line: usize,
-        /// From 1.
+        /// Column of the error, from 1.
         column: usize,
     },
-    /// An entry holds no credentials.
+    /// An entry cannot be decoded.
     #[error(
-        "reading credentials from {path}: \"auth\" of {key:?} is not NAME:PASSWORD in base64; log in anew, or remove it"
+        "cannot read credentials from {path}: invalid \"auth\" of {key:?}, expected NAME:PASSWORD in base64 (log in again, or remove the entry)"
     )]
-    Entry {
-        /// The file.
+    InvalidEntry {
+        /// Path of the credential file.
         path: PathBuf,
-        /// Whose it would be.
+        /// Key of the entry.
         key: String,
     },
 }
 
 impl AuthFile {
-    /// Reads a file; none where there is none.
+    /// Reads a credential file. `None` when it does not exist.
     pub(super) fn read(path: &Path) -> Result<Option<AuthFile>, AuthFileError> {
         let Some(bytes) = read(path)? else {
             return Ok(None);
         };
-        let content = match bytes.is_empty() {
-            // As podman leaves one that it begins.
-            true => Content::default(),
-            false => serde_json::from_slice(&bytes).map_err(malformed(path))?,
+        let content = if bytes.is_empty() {
+            // podman creates the file empty.
+            AuthFileContent::default()
+        } else {
+            serde_json::from_slice(&bytes).map_err(invalid_json(path))?
         };
         Ok(Some(AuthFile {
             path: path.to_owned(),
@@ -111,23 +114,23 @@ impl AuthFile {
         }))
     }
 
-    /// What there is for a repository. A program that is named for the registry counts most, then
-    /// the entry whose key says most of the repository's name, then the program for all.
-    pub(super) fn look_up(
+    /// Finds the credentials for a repository. The helper of the registry has precedence, then the
+    /// entry with the longest matching key, then the default helper.
+    pub(super) fn find(
         &self,
         host: &RegistryHost,
         repository: &str,
-    ) -> Result<Option<Kept>, AuthFileError> {
+    ) -> Result<Option<StoredCredential>, AuthFileError> {
         if let Some(helper) = self.helper_for(host) {
-            return Ok(Some(Kept::ByHelper(helper.to_owned())));
+            return Ok(Some(StoredCredential::Helper(helper.to_owned())));
         }
         let mut wanted = format!("{host}/{repository}");
         loop {
             for (key, entry) in self.entries() {
-                if normalized(key) == wanted
+                if normalize_key(key) == wanted
                     && let Some(credential) = self.credential(key, entry)?
                 {
-                    return Ok(Some(Kept::Here(credential)));
+                    return Ok(Some(StoredCredential::Inline(credential)));
                 }
             }
             match wanted.rsplit_once('/') {
@@ -135,58 +138,63 @@ impl AuthFile {
                 None => break,
             }
         }
-        Ok(self.store().map(|name| Kept::ByHelper(name.to_owned())))
+        let helper = self.default_helper();
+        Ok(helper.map(|name| StoredCredential::Helper(name.to_owned())))
     }
 
-    /// The program that is named for this registry.
+    /// Returns the helper that is configured for this registry.
     pub(super) fn helper_for(&self, host: &RegistryHost) -> Option<&str> {
         let helpers = self.content.cred_helpers.iter().flatten();
-        let mut named =
-            helpers.filter(|(key, name)| normalized(key) == host.as_str() && !name.is_empty());
-        named.next().map(|(_, name)| name.as_str())
+        let mut matching =
+            helpers.filter(|(key, name)| normalize_key(key) == host.as_str() && !name.is_empty());
+        matching.next().map(|(_, name)| name.as_str())
     }
 
-    /// The program for all registries that nothing else is said of.
-    pub(super) fn store(&self) -> Option<&str> {
-        let store = self.content.creds_store.as_deref();
-        store.filter(|name| !name.is_empty())
+    /// Returns the helper for registries without an entry.
+    pub(super) fn default_helper(&self) -> Option<&str> {
+        let helper = self.content.creds_store.as_deref();
+        helper.filter(|name| !name.is_empty())
     }
 
-    /// All registries, and parts of them, that credentials are kept for here, and whose they are.
+    /// Returns the normalized keys and user names of all entries with credentials.
     pub(super) fn users(&self) -> Result<Vec<(String, String)>, AuthFileError> {
         let mut users = Vec::new();
         for (key, entry) in self.entries() {
             if let Some(credential) = self.credential(key, entry)? {
-                users.push((normalized(key), credential.username().to_owned()));
+                users.push((normalize_key(key), credential.username().to_owned()));
             }
         }
         Ok(users)
     }
 
-    /// All registries that a program is named for, and its name.
+    /// Returns the normalized keys and names of all helpers for single registries.
     pub(super) fn helpers(&self) -> impl Iterator<Item = (String, &str)> {
         let helpers = self.content.cred_helpers.iter().flatten();
-        helpers.map(|(key, name)| (normalized(key), name.as_str()))
+        helpers.map(|(key, name)| (normalize_key(key), name.as_str()))
     }
 
-    fn entries(&self) -> impl Iterator<Item = (&String, &Entry)> {
+    fn entries(&self) -> impl Iterator<Item = (&String, &AuthEntry)> {
         self.content.auths.iter().flatten()
     }
 
-    /// None of an entry that only marks where a program keeps something.
-    fn credential(&self, key: &str, entry: &Entry) -> Result<Option<Credential>, AuthFileError> {
-        let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
-        if let Some(token) = given(&entry.identitytoken) {
+    /// Decodes an entry. `None` when it is empty, which marks that a helper has the credentials.
+    fn credential(
+        &self,
+        key: &str,
+        entry: &AuthEntry,
+    ) -> Result<Option<Credential>, AuthFileError> {
+        let non_empty = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
+        if let Some(token) = non_empty(&entry.identitytoken) {
             return Ok(Some(Credential::IdentityToken(Secret::new(token))));
         }
-        if let Some(auth) = given(&entry.auth) {
-            let credential = decoded(&auth).ok_or_else(|| AuthFileError::Entry {
+        if let Some(auth) = non_empty(&entry.auth) {
+            let credential = decode(&auth).ok_or_else(|| AuthFileError::InvalidEntry {
                 path: self.path.clone(),
                 key: key.to_owned(),
             })?;
             return Ok(Some(credential));
         }
-        let (username, password) = (given(&entry.username), given(&entry.password));
+        let (username, password) = (non_empty(&entry.username), non_empty(&entry.password));
         Ok(username.zip(password).map(|(username, password)| {
             let password = Secret::new(password);
             Credential::Password { username, password }
@@ -194,39 +202,39 @@ impl AuthFile {
     }
 }
 
-/// The bytes of a file with credentials; none where there is none.
+/// Reads the bytes of a credential file. `None` when it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, AuthFileError> {
-    let failed = |source| AuthFileError::Read {
+    let failed = |cause| AuthFileError::Read {
         path: path.to_owned(),
-        source,
+        cause,
     };
     match fs::metadata(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        Ok(about) if !about.is_file() => {
-            return Err(failed(io::Error::other("it is no regular file")));
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(failed(io::Error::other("not a regular file")));
         }
-        Ok(about) if about.len() > LARGEST => {
+        Ok(metadata) if metadata.len() > LARGEST_FILE => {
             return Err(failed(io::Error::other("it is larger than 4 MiB")));
         }
-        about => about.map_err(failed)?,
+        metadata => metadata.map_err(failed)?,
     };
     fs::read(path).map(Some).map_err(failed)
 }
 
-/// Without what a parser would quote.
-pub(super) fn malformed(path: &Path) -> impl FnOnce(serde_json::Error) -> AuthFileError {
+/// Converts a parser error to one without the quotes of the parser.
+pub(super) fn invalid_json(path: &Path) -> impl FnOnce(serde_json::Error) -> AuthFileError {
     let path = path.to_owned();
-    move |error| AuthFileError::Malformed {
+    move |error| AuthFileError::InvalidJson {
         path,
         line: error.line(),
         column: error.column(),
     }
 }
 
-/// `NAME:PASSWORD` in base64. Docker pads some with zeros.
-fn decoded(auth: &str) -> Option<Credential> {
+/// Decodes `NAME:PASSWORD` from base64. Docker pads some with NUL characters.
+fn decode(auth: &str) -> Option<Credential> {
     let bytes = STANDARD.decode(auth.trim()).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (username, password) = text.trim_end_matches('\0').split_once(':')?;
@@ -236,22 +244,22 @@ fn decoded(auth: &str) -> Option<Credential> {
     })
 }
 
-/// `NAME:PASSWORD` in base64, as [`decoded`] reads it.
-pub(super) fn encoded(username: &str, password: &Secret) -> String {
+/// Encodes `NAME:PASSWORD` in base64.
+pub(super) fn encode(username: &str, password: &Secret) -> String {
     STANDARD.encode(format!("{username}:{}", password.reveal()))
 }
 
-/// What a key means: `https://index.docker.io/v1/` is `docker.io`, `https://quay.io` is `quay.io`,
-/// and `quay.io/team/app` stays.
-pub(super) fn normalized(key: &str) -> String {
+/// Normalizes a key: `https://index.docker.io/v1/` becomes `docker.io`, `https://quay.io` becomes
+/// `quay.io`, and `quay.io/team/app` is unchanged.
+pub(super) fn normalize_key(key: &str) -> String {
     let without_scheme = key.strip_prefix("https://").or(key.strip_prefix("http://"));
-    let is_address = without_scheme.is_some();
+    let is_url = without_scheme.is_some();
     let rest = without_scheme.unwrap_or(key).trim_end_matches('/');
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = RegistryHost::hub_or(host);
+    let host = RegistryHost::normalize_alias(host);
     match path {
         "" | "v1" | "v2" => host.to_owned(),
-        _ if is_address => host.to_owned(),
+        _ if is_url => host.to_owned(),
         path => format!("{host}/{path}"),
     }
 }

@@ -1,6 +1,5 @@
-//! Programs that keep credentials: `docker-credential-NAME get|store|erase|list`
-//! (docker-credential-helpers, "Development"). They are told the registry on standard input, and
-//! find themselves in the environment of whoever wants the image.
+//! Credential helpers: `docker-credential-NAME get|store|erase|list` (docker-credential-helpers,
+//! "Development"). They read the registry from standard input and run in the caller's environment.
 
 use std::{
     collections::BTreeMap,
@@ -12,90 +11,87 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use super::{Credential, Secret};
+use super::{Credential, Secret, credential::TOKEN_USERNAME};
 use crate::{Environment, RegistryHost};
 
-/// The name that stands for nobody's: what belongs to it is an identity token.
-pub(super) const TOKEN: &str = "<token>";
+/// Timeout for a helper. It is long because a helper may ask the user for a passphrase.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long one may take: it may ask somebody for a passphrase.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What these programs say when they have nothing.
+/// Output of a helper without credentials for the registry, which the protocol defines.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
-/// Why such a program was of no use.
+/// Error of a credential helper.
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
-    /// Its name leads elsewhere.
-    #[error("{0:?} is no name of one")]
-    Name(String),
-    /// It cannot be started.
-    #[error("docker-credential-{name} cannot be started: {source}; is it installed and on PATH?")]
-    Start {
-        /// Its name.
+    /// The name contains a slash, so it would be a path.
+    #[error("invalid credential helper name {0:?}")]
+    InvalidName(String),
+    /// The program cannot be run.
+    #[error("cannot run docker-credential-{name}: {cause} (is it installed and on PATH?)")]
+    Run {
+        /// Name of the helper, without `docker-credential-`.
         name: String,
-        /// Why not.
-        source: io::Error,
+        /// Error of the start.
+        cause: io::Error,
     },
-    /// It says no.
+    /// The program reported an error.
     #[error("`docker-credential-{name} {verb}` failed: {message}")]
     Failed {
-        /// Its name.
+        /// Name of the helper, without `docker-credential-`.
         name: String,
-        /// What it was asked for.
+        /// Argument of the helper: `get`, `store`, `erase` or `list`.
         verb: &'static str,
-        /// Its words.
+        /// Its output, at most 300 characters.
         message: String,
     },
-    /// It does not end.
-    #[error("`docker-credential-{name} {verb}` did not end within {} seconds", PATIENCE.as_secs())]
-    Silent {
-        /// Its name.
+    /// The program did not end in time.
+    #[error("`docker-credential-{name} {verb}` timed out after {} s", TIMEOUT.as_secs())]
+    TimedOut {
+        /// Name of the helper, without `docker-credential-`.
         name: String,
-        /// What it was asked for.
+        /// Argument of the helper.
         verb: &'static str,
     },
-    /// Its answer is none. It is not quoted: it may hold a password.
-    #[error("`docker-credential-{name} {verb}` answered with something else than credentials")]
-    Malformed {
-        /// Its name.
+    /// The output cannot be parsed. The message does not quote it: it may contain a password.
+    #[error("`docker-credential-{name} {verb}` printed invalid credentials")]
+    InvalidOutput {
+        /// Name of the helper, without `docker-credential-`.
         name: String,
-        /// What it was asked for.
+        /// Argument of the helper.
         verb: &'static str,
     },
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperCredential {
     #[serde(rename = "ServerURL", default)]
     server_url: String,
     username: String,
     secret: String,
 }
 
-/// The credentials that the program keeps for a registry.
+/// Gets the credentials for a registry from the helper. `None` when it has none.
 pub(super) async fn get(
     name: &str,
     host: &RegistryHost,
     environment: &Environment,
 ) -> Result<Option<Credential>, HelperError> {
-    for server in host.spellings() {
+    for server in host.credential_keys() {
         let output = run(name, "get", server.as_bytes(), environment).await?;
         if !output.status.success() {
-            if words(&output).contains(NOT_FOUND) {
+            if message(&output).contains(NOT_FOUND) {
                 continue;
             }
             return Err(failed(name, "get", &output));
         }
-        let answer: Answer =
-            serde_json::from_slice(&output.stdout).map_err(|_| malformed(name, "get"))?;
-        let secret = Secret::new(answer.secret);
-        return Ok(Some(match answer.username.as_str() {
-            TOKEN => Credential::IdentityToken(secret),
+        let credential: HelperCredential =
+            serde_json::from_slice(&output.stdout).map_err(|_| invalid_output(name, "get"))?;
+        let secret = Secret::new(credential.secret);
+        return Ok(Some(match credential.username.as_str() {
+            TOKEN_USERNAME => Credential::IdentityToken(secret),
             _ => Credential::Password {
-                username: answer.username,
+                username: credential.username,
                 password: secret,
             },
         }));
@@ -103,7 +99,7 @@ pub(super) async fn get(
     Ok(None)
 }
 
-/// Has the program keep credentials for a registry.
+/// Stores credentials for a registry with the helper.
 pub(super) async fn store(
     name: &str,
     host: &RegistryHost,
@@ -111,35 +107,35 @@ pub(super) async fn store(
     password: &Secret,
     environment: &Environment,
 ) -> Result<(), HelperError> {
-    let told = serde_json::to_vec(&Answer {
-        server_url: host.spelling().to_owned(),
+    let input = serde_json::to_vec(&HelperCredential {
+        server_url: host.credential_key().to_owned(),
         username: username.to_owned(),
         secret: password.reveal().to_owned(),
     });
-    let told = told.map_err(|_| malformed(name, "store"))?;
-    let output = run(name, "store", &told, environment).await?;
+    let input = input.map_err(|_| invalid_output(name, "store"))?;
+    let output = run(name, "store", &input, environment).await?;
     if output.status.success() {
         return Ok(());
     }
     Err(failed(name, "store", &output))
 }
 
-/// Has the program forget what it keeps for a registry.
+/// Removes the credentials for a registry from the helper.
 pub(super) async fn erase(
     name: &str,
     host: &RegistryHost,
     environment: &Environment,
 ) -> Result<(), HelperError> {
-    for server in host.spellings() {
+    for server in host.credential_keys() {
         let output = run(name, "erase", server.as_bytes(), environment).await?;
-        if !output.status.success() && !words(&output).contains(NOT_FOUND) {
+        if !output.status.success() && !message(&output).contains(NOT_FOUND) {
             return Err(failed(name, "erase", &output));
         }
     }
     Ok(())
 }
 
-/// The servers that the program keeps credentials for, and whose they are.
+/// Lists the servers for which the helper has credentials, with their user names.
 pub(super) async fn list(
     name: &str,
     environment: &Environment,
@@ -148,7 +144,7 @@ pub(super) async fn list(
     if !output.status.success() {
         return Err(failed(name, "list", &output));
     }
-    serde_json::from_slice(&output.stdout).map_err(|_| malformed(name, "list"))
+    serde_json::from_slice(&output.stdout).map_err(|_| invalid_output(name, "list"))
 }
 
 async fn run(
@@ -158,11 +154,11 @@ async fn run(
     environment: &Environment,
 ) -> Result<Output, HelperError> {
     if name.contains('/') {
-        return Err(HelperError::Name(name.to_owned()));
+        return Err(HelperError::InvalidName(name.to_owned()));
     }
-    let start = |source| HelperError::Start {
+    let failed = |cause| HelperError::Run {
         name: name.to_owned(),
-        source,
+        cause,
     };
     tracing::debug!("docker-credential-{name} {verb}");
     let mut child = Command::new(format!("docker-credential-{name}"))
@@ -174,29 +170,29 @@ async fn run(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(start)?;
+        .map_err(failed)?;
     let stdin = child.stdin.take();
-    let asked = async {
+    let output = async {
         if let Some(mut stdin) = stdin {
             match stdin.write_all(input).await {
-                // One that reads no more may still answer.
+                // A helper that does not read its input may still print credentials.
                 Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
                 _ => drop(stdin),
             }
         }
         child.wait_with_output().await
     };
-    match timeout(PATIENCE, asked).await {
-        Ok(output) => output.map_err(start),
-        Err(_) => Err(HelperError::Silent {
+    match timeout(TIMEOUT, output).await {
+        Ok(output) => output.map_err(failed),
+        Err(_) => Err(HelperError::TimedOut {
             name: name.to_owned(),
             verb,
         }),
     }
 }
 
-fn malformed(name: &str, verb: &'static str) -> HelperError {
-    HelperError::Malformed {
+fn invalid_output(name: &str, verb: &'static str) -> HelperError {
+    HelperError::InvalidOutput {
         name: name.to_owned(),
         verb,
     }
@@ -206,23 +202,25 @@ fn failed(name: &str, verb: &'static str, output: &Output) -> HelperError {
     HelperError::Failed {
         name: name.to_owned(),
         verb,
-        message: words(output),
+        message: message(output),
     }
 }
 
-/// What a program that failed says: on standard output by the protocol, on the other by habit.
-fn words(output: &Output) -> String {
-    let said = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
-    let words = said.iter().map(|said| said.trim());
-    let words: Vec<&str> = words.filter(|said| !said.is_empty()).collect();
-    let line: String = words
+/// Returns the output of a failed helper in one line: by the protocol it is on standard output, but
+/// many programs print errors on standard error.
+fn message(output: &Output) -> String {
+    let outputs = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let texts = outputs.iter().map(|text| text.trim());
+    let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).collect();
+    let line: String = texts
         .join(", ")
         .replace('\n', ", ")
         .chars()
         .take(300)
         .collect();
-    match line.is_empty() {
-        true => output.status.to_string(),
-        false => line,
+    if line.is_empty() {
+        output.status.to_string()
+    } else {
+        line
     }
 }

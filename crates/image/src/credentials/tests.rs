@@ -1,20 +1,20 @@
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{Registries, Scheme};
+use crate::{Access, Environment, Registries, RegistryHost, Scheme};
 
-/// Somebody's home, with what is in it.
-struct Somebody {
+/// User with a home directory and environment.
+struct TestUser {
     root: TempDir,
     environment: Environment,
     registries: Registries,
 }
 
-impl Somebody {
-    fn new() -> Somebody {
+impl TestUser {
+    fn new() -> TestUser {
         let root = tempfile::tempdir().unwrap();
         let path = |below: &str| root.path().join(below).display().to_string();
         let variables = [
@@ -25,7 +25,7 @@ impl Somebody {
         let variables: BTreeMap<String, String> = variables
             .map(|(name, value)| (name.to_owned(), value))
             .into();
-        Somebody {
+        TestUser {
             registries: Registries {
                 own_credentials: Some(root.path().join("own/auth.json")),
                 ..Registries::default()
@@ -51,7 +51,7 @@ impl Somebody {
         fs::write(path, text).unwrap();
     }
 
-    /// A program `docker-credential-NAME` that keeps what it is told in files.
+    /// Installs a helper `docker-credential-NAME` that stores credentials in files.
     fn install_helper(&self, name: &str) {
         let kept = self.root.path().join(name).display().to_string();
         fs::create_dir_all(&kept).unwrap();
@@ -82,20 +82,20 @@ esac
         }
     }
 
-    async fn find(&self, host: &str, repository: &str) -> Lookup {
+    async fn find(&self, host: &str, repository: &str) -> CredentialLookup {
         find(&host.parse().unwrap(), repository, self.access()).await
     }
 
-    /// Whose credentials count.
-    async fn who(&self, host: &str, repository: &str) -> Option<String> {
+    /// Returns the user name of the credentials that are found.
+    async fn username(&self, host: &str, repository: &str) -> Option<String> {
         let found = self.find(host, repository).await.found;
         found.map(|found| found.credential.username().to_owned())
     }
 }
 
-/// A file with one user's credentials.
-fn auths(entries: &[(&str, &str)]) -> String {
-    let auth = |user: &str| file::encoded(user, &Secret::new("p:w".to_owned()));
+/// Formats a file with entries of these keys and user names.
+fn auth_file(entries: &[(&str, &str)]) -> String {
+    let auth = |user: &str| file::encode(user, &Secret::new("p:w".to_owned()));
     let entries: BTreeMap<&str, Value> = entries
         .iter()
         .map(|(key, user)| (*key, json!({ "auth": auth(user) })))
@@ -104,40 +104,38 @@ fn auths(entries: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn the_first_place_that_has_some_counts() {
-    let mut somebody = Somebody::new();
-    let places = [
+async fn the_first_file_with_credentials_is_used() {
+    let mut user = TestUser::new();
+    let files = [
         ("home/.docker/config.json", "docker"),
         ("home/.config/containers/auth.json", "podman-config"),
         ("run/containers/auth.json", "podman-run"),
         ("named.json", "named"),
         ("own/auth.json", "own"),
     ];
-    let named = somebody
-        .root
-        .path()
-        .join("named.json")
-        .display()
-        .to_string();
-    somebody.set("REGISTRY_AUTH_FILE", &named);
-    assert_eq!(somebody.who("quay.io", "a").await, None);
-    for (path, user) in places {
-        somebody.write(path, &auths(&[("quay.io", user)]));
-        assert_eq!(somebody.who("quay.io", "a").await.as_deref(), Some(user));
-        assert_eq!(somebody.who("other.io", "a").await, None);
+    let named = user.root.path().join("named.json").display().to_string();
+    user.set("REGISTRY_AUTH_FILE", &named);
+    assert_eq!(user.username("quay.io", "a").await, None);
+    for (path, name) in files {
+        user.write(path, &auth_file(&[("quay.io", name)]));
+        assert_eq!(user.username("quay.io", "a").await.as_deref(), Some(name));
+        assert_eq!(user.username("other.io", "a").await, None);
     }
-    let elsewhere = somebody.root.path().join("docker").display().to_string();
-    somebody.set("DOCKER_CONFIG", &elsewhere);
-    somebody.write("docker/config.json", &auths(&[("other.io", "elsewhere")]));
+    let elsewhere = user.root.path().join("docker").display().to_string();
+    user.set("DOCKER_CONFIG", &elsewhere);
+    user.write(
+        "docker/config.json",
+        &auth_file(&[("other.io", "elsewhere")]),
+    );
     assert_eq!(
-        somebody.who("other.io", "a").await.as_deref(),
+        user.username("other.io", "a").await.as_deref(),
         Some("elsewhere")
     );
 }
 
 #[tokio::test]
-async fn the_key_that_says_most_of_a_repository_counts() {
-    let somebody = Somebody::new();
+async fn the_longest_matching_key_is_used() {
+    let user = TestUser::new();
     let keys = [
         ("quay.io", "all"),
         ("quay.io/team", "team"),
@@ -145,8 +143,8 @@ async fn the_key_that_says_most_of_a_repository_counts() {
         ("https://index.docker.io/v1/", "hub"),
         ("https://old.example/v2/", "old"),
     ];
-    somebody.write("own/auth.json", &auths(&keys));
-    for (host, repository, user) in [
+    user.write("own/auth.json", &auth_file(&keys));
+    for (host, repository, name) in [
         ("quay.io", "other", "all"),
         ("quay.io", "teams/app", "all"),
         ("quay.io", "team/other", "team"),
@@ -155,15 +153,15 @@ async fn the_key_that_says_most_of_a_repository_counts() {
         ("docker.io", "library/alpine", "hub"),
         ("old.example", "a", "old"),
     ] {
-        let who = somebody.who(host, repository).await;
-        assert_eq!(who.as_deref(), Some(user), "{host}/{repository}");
+        let username = user.username(host, repository).await;
+        assert_eq!(username.as_deref(), Some(name), "{host}/{repository}");
     }
 }
 
 #[tokio::test]
-async fn every_form_of_an_entry_is_read() {
-    let somebody = Somebody::new();
-    somebody.write(
+async fn every_form_of_an_entry_is_decoded() {
+    let user = TestUser::new();
+    user.write(
         "own/auth.json",
         r#"{"auths": {
             "a.example": {"username": "ann", "password": "secret"},
@@ -172,7 +170,7 @@ async fn every_form_of_an_entry_is_read() {
             "d.example": {}
         }, "HttpHeaders": {"X": "y"}}"#,
     );
-    let find = async |host: &str| somebody.find(host, "a").await.found.map(|it| it.credential);
+    let find = async |host: &str| user.find(host, "a").await.found.map(|it| it.credential);
     let password = |username: &str, password: &str| {
         Some(Credential::Password {
             username: username.to_owned(),
@@ -187,9 +185,12 @@ async fn every_form_of_an_entry_is_read() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_named_without_secrets_and_passed_over() {
-    let somebody = Somebody::new();
-    somebody.write("home/.docker/config.json", &auths(&[("quay.io", "docker")]));
+async fn unreadable_credentials_are_reported_without_secrets_and_skipped() {
+    let user = TestUser::new();
+    user.write(
+        "home/.docker/config.json",
+        &auth_file(&[("quay.io", "docker")]),
+    );
     for (broken, said) in [
         (r#"{"auths": {"quay.io": "c2VjcmV0"}}"#, "line 1"),
         (
@@ -207,8 +208,8 @@ async fn what_cannot_be_read_is_named_without_secrets_and_passed_over() {
         (r#"{"credsStore": "../x"}"#, "../x"),
         ("{", "line 1"),
     ] {
-        somebody.write("own/auth.json", broken);
-        let lookup = somebody.find("quay.io", "a").await;
+        user.write("own/auth.json", broken);
+        let lookup = user.find("quay.io", "a").await;
         assert_eq!(lookup.found.unwrap().credential.username(), "docker");
         let problems: Vec<String> = lookup.problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 1, "{broken}");
@@ -217,56 +218,59 @@ async fn what_cannot_be_read_is_named_without_secrets_and_passed_over() {
         assert!(!problems[0].contains("c2VjcmV0"), "{problems:?}");
         assert!(!problems[0].contains("secret"), "{problems:?}");
     }
-    somebody.write("own/auth.json", "");
-    assert!(somebody.find("quay.io", "a").await.problems.is_empty());
+    user.write("own/auth.json", "");
+    assert!(user.find("quay.io", "a").await.problems.is_empty());
 }
 
 #[tokio::test]
-async fn programs_keep_credentials_too() {
-    let somebody = Somebody::new();
+async fn helpers_provide_credentials() {
+    let user = TestUser::new();
     for name in ["all", "one"] {
-        somebody.install_helper(name);
+        user.install_helper(name);
     }
-    somebody.write(
+    user.write(
         "home/.docker/config.json",
         r#"{"auths": {"quay.io": {}}, "credsStore": "all", "credHelpers": {"one.example": "one"}}"#,
     );
     let answer = |user: &str| format!(r#"{{"ServerURL":"x","Username":"{user}","Secret":"s"}}"#);
-    somebody.write("all/quay.io", &answer("ann"));
-    somebody.write("all/one.example", &answer("not-asked"));
-    somebody.write("one/one.example", &answer("bob"));
-    somebody.write("all/https:__index.docker.io_v1_", &answer("<token>"));
-    assert_eq!(somebody.who("quay.io", "a").await.as_deref(), Some("ann"));
+    user.write("all/quay.io", &answer("ann"));
+    user.write("all/one.example", &answer("not-used"));
+    user.write("one/one.example", &answer("bob"));
+    user.write("all/https:__index.docker.io_v1_", &answer("<token>"));
+    assert_eq!(user.username("quay.io", "a").await.as_deref(), Some("ann"));
     assert_eq!(
-        somebody.who("one.example", "a").await.as_deref(),
+        user.username("one.example", "a").await.as_deref(),
         Some("bob")
     );
-    assert_eq!(somebody.who("none.example", "a").await, None);
-    let hub = somebody.find("docker.io", "library/a").await.found.unwrap();
+    assert_eq!(user.username("none.example", "a").await, None);
+    let hub = user.find("docker.io", "library/a").await.found.unwrap();
     assert!(matches!(hub.credential, Credential::IdentityToken(_)));
-    assert_eq!(hub.place, Place::Helper("all".to_owned()));
+    assert_eq!(hub.store, CredentialStore::Helper("all".to_owned()));
 
-    somebody.write("all/quay.io", "{\"Username\": \"secret\"}");
-    let broken = somebody.find("quay.io", "a").await;
+    user.write("all/quay.io", "{\"Username\": \"secret\"}");
+    let broken = user.find("quay.io", "a").await;
     let problem = broken.problems[0].to_string();
     assert!(problem.contains("docker-credential-all get"), "{problem}");
     assert!(!problem.contains("secret"), "{problem}");
 }
 
 #[tokio::test]
-async fn what_is_kept_counts_most_and_can_be_forgotten() {
-    let somebody = Somebody::new();
-    somebody.write("run/containers/auth.json", &auths(&[("quay.io", "podman")]));
-    somebody.write(
+async fn stored_credentials_take_precedence_and_can_be_removed() {
+    let user = TestUser::new();
+    user.write(
+        "run/containers/auth.json",
+        &auth_file(&[("quay.io", "podman")]),
+    );
+    user.write(
         "own/auth.json",
         r#"{"other": 1, "auths": {"https://quay.io": {}}}"#,
     );
     let host: RegistryHost = "quay.io".parse().unwrap();
     let password = Secret::new("p:w ü".to_owned());
-    let (own, access) = (somebody.own(), somebody.access());
-    let place = keep(&host, "ann", &password, own, access).await.unwrap();
-    assert_eq!(place, Place::File(own.to_owned()));
-    let found = somebody.find("quay.io", "a").await.found.unwrap();
+    let (own, access) = (user.own(), user.access());
+    let stored_in = store(&host, "ann", &password, own, access).await.unwrap();
+    assert_eq!(stored_in, CredentialStore::File(own.to_owned()));
+    let found = user.find("quay.io", "a").await.found.unwrap();
     let username = "ann".to_owned();
     assert_eq!(
         found.credential,
@@ -274,74 +278,77 @@ async fn what_is_kept_counts_most_and_can_be_forgotten() {
     );
     let mode = fs::metadata(own).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let (logins, problems) = logins(access).await;
+    let (logins, problems) = list_logins(access).await;
     assert!(problems.is_empty());
     assert_eq!(
         logins,
-        [Login {
+        [RegistryLogin {
             server: "quay.io".to_owned(),
             username: "ann".to_owned(),
-            place: Place::File(own.to_owned()),
+            store: CredentialStore::File(own.to_owned()),
         }]
     );
 
-    let forgotten = forget(&host, own, access).await.unwrap();
-    assert_eq!(forgotten.removed, [Place::File(own.to_owned())]);
-    let podman = somebody.root.path().join("run/containers/auth.json");
-    assert_eq!(forgotten.left, [Place::File(podman)]);
+    let outcome = remove(&host, own, access).await.unwrap();
+    assert_eq!(outcome.removed, [CredentialStore::File(own.to_owned())]);
+    let podman = user.root.path().join("run/containers/auth.json");
+    assert_eq!(outcome.remaining, [CredentialStore::File(podman)]);
     assert_eq!(fs::read_to_string(own).unwrap(), "{\n  \"other\": 1\n}");
-    let nothing = forget(&host, own, access).await.unwrap();
+    let nothing = remove(&host, own, access).await.unwrap();
     assert_eq!(nothing.removed, []);
     assert_eq!(fs::read_dir(own.parent().unwrap()).unwrap().count(), 1);
 }
 
 #[tokio::test]
-async fn a_link_to_the_file_stays_one() {
-    let somebody = Somebody::new();
-    somebody.write("elsewhere/auth.json", "{}");
-    let own = somebody.own();
+async fn a_link_to_the_file_is_preserved() {
+    let user = TestUser::new();
+    user.write("elsewhere/auth.json", "{}");
+    let own = user.own();
     fs::create_dir_all(own.parent().unwrap()).unwrap();
-    let target = somebody.root.path().join("elsewhere/auth.json");
+    let target = user.root.path().join("elsewhere/auth.json");
     std::os::unix::fs::symlink(&target, own).unwrap();
     let (host, password) = ("quay.io".parse().unwrap(), Secret::new("x".to_owned()));
-    let kept = keep(&host, "ann", &password, own, somebody.access());
-    kept.await.unwrap();
+    let stored = store(&host, "ann", &password, own, user.access());
+    stored.await.unwrap();
     assert!(fs::symlink_metadata(own).unwrap().is_symlink());
     assert!(fs::read_to_string(target).unwrap().contains("quay.io"));
 }
 
 #[tokio::test]
-async fn dockers_program_keeps_what_we_are_asked_to_keep() {
-    let somebody = Somebody::new();
-    somebody.install_helper("all");
-    somebody.write("home/.docker/config.json", r#"{"credsStore": "all"}"#);
-    somebody.write("run/containers/auth.json", &auths(&[("quay.io", "podman")]));
+async fn dockers_helper_stores_our_credentials() {
+    let user = TestUser::new();
+    user.install_helper("all");
+    user.write("home/.docker/config.json", r#"{"credsStore": "all"}"#);
+    user.write(
+        "run/containers/auth.json",
+        &auth_file(&[("quay.io", "podman")]),
+    );
     let host: RegistryHost = "quay.io".parse().unwrap();
     let password = Secret::new("secret".to_owned());
-    let (own, access) = (somebody.own(), somebody.access());
-    let helper = Place::Helper("all".to_owned());
-    let place = keep(&host, "ann", &password, own, access).await.unwrap();
-    assert_eq!(place, helper);
+    let (own, access) = (user.own(), user.access());
+    let helper = CredentialStore::Helper("all".to_owned());
+    let stored_in = store(&host, "ann", &password, own, access).await.unwrap();
+    assert_eq!(stored_in, helper);
     assert!(!fs::read_to_string(own).unwrap().contains("ann"));
-    let found = somebody.find("quay.io", "a").await.found.unwrap();
+    let found = user.find("quay.io", "a").await.found.unwrap();
     assert_eq!(
-        (found.credential.username(), found.place),
+        (found.credential.username(), found.store),
         ("ann", helper.clone())
     );
-    let (logins, _) = logins(access).await;
-    let named = |login: &Login| (login.server.clone(), login.username.clone());
+    let (logins, _) = list_logins(access).await;
+    let named = |login: &RegistryLogin| (login.server.clone(), login.username.clone());
     let named: Vec<_> = logins.iter().map(named).collect();
     let expected = [("listed.example", "lister"), ("quay.io", "ann")];
     assert_eq!(
         named,
         expected.map(|(one, other)| (one.to_owned(), other.to_owned()))
     );
-    let forgotten = forget(&host, own, access).await.unwrap();
-    assert_eq!(forgotten.removed, [helper]);
-    assert!(!somebody.root.path().join("all/quay.io").exists());
+    let outcome = remove(&host, own, access).await.unwrap();
+    assert_eq!(outcome.removed, [helper]);
+    assert!(!user.root.path().join("all/quay.io").exists());
 
-    somebody.write("home/.docker/config.json", r#"{"credsStore": "none-such"}"#);
-    let error = keep(&host, "ann", &password, own, access)
+    user.write("home/.docker/config.json", r#"{"credsStore": "none-such"}"#);
+    let error = store(&host, "ann", &password, own, access)
         .await
         .unwrap_err()
         .to_string();
@@ -353,26 +360,26 @@ async fn dockers_program_keeps_what_we_are_asked_to_keep() {
 }
 
 #[tokio::test]
-async fn many_at_once_are_all_kept() {
-    let somebody = Somebody::new();
+async fn concurrent_stores_are_all_kept() {
+    let user = TestUser::new();
     let hosts: Vec<RegistryHost> = (0..20)
         .map(|n| format!("r{n}.example").parse().unwrap())
         .collect();
     std::thread::scope(|threads| {
         for host in &hosts {
-            let (own, access) = (somebody.own(), somebody.access());
+            let (own, access) = (user.own(), user.access());
             threads.spawn(move || {
                 let password = Secret::new("x".to_owned());
-                let kept = keep(host, "ann", &password, own, access);
-                futures::executor::block_on(kept).unwrap();
+                let stored = store(host, "ann", &password, own, access);
+                futures::executor::block_on(stored).unwrap();
             });
         }
     });
-    assert_eq!(logins(somebody.access()).await.0.len(), hosts.len());
+    assert_eq!(list_logins(user.access()).await.0.len(), hosts.len());
 }
 
 #[test]
-fn nothing_shows_a_secret() {
+fn debug_output_has_no_secret() {
     let credential = Credential::Password {
         username: "ann".to_owned(),
         password: Secret::new("hush".to_owned()),

@@ -1,40 +1,43 @@
-//! containers-storage, the store of podman, buildah and skopeo. How it looks on disk is their own
-//! affair, so one of them is asked.
+//! containers-storage, the image store of podman, buildah and skopeo. Its format on disk is
+//! internal, so one of these programs is run to read it.
 
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{LocalArchive, LocalImage, Program, names, program};
-use crate::{Digest, Environment, Platform, Reference, registry::FetchError};
+use super::{
+    LocalStoreError,
+    archive::{ArchiveWriter, LocalArchive, command},
+};
+use crate::{Digest, Environment, Platform, Reference};
 
-/// A program that knows the store.
+/// Program that reads the store.
 #[derive(Debug, Clone, Copy)]
-enum Tool {
+enum StorageTool {
     Podman,
     Buildah,
 }
 
-/// An image in the store.
+/// Image in the store.
 #[derive(Debug)]
-pub(super) struct Source {
-    tool: Tool,
+pub(super) struct StorageImage {
+    tool: StorageTool,
     id: Digest,
 }
 
+/// Searches the store for an image, with the first of the programs that is installed: all read the
+/// same store.
 pub(super) async fn find(
     reference: &Reference,
     platform: &Platform,
     environment: &Environment,
-) -> Option<LocalImage> {
-    // Both read the same store, so the first that is there is asked.
-    for tool in [Tool::Buildah, Tool::Podman] {
-        let mut is_there = false;
-        for name in names(reference) {
-            // It is not installed, or not for us.
+) -> Option<StorageImage> {
+    for tool in [StorageTool::Buildah, StorageTool::Podman] {
+        let mut is_installed = false;
+        for name in reference.local_names() {
             let Ok(output) = tool.inspect(&name, environment).output().await else {
                 break;
             };
-            is_there = true;
+            is_installed = true;
             if !output.status.success() {
                 tracing::debug!(
                     "{tool:?}: {}",
@@ -43,86 +46,92 @@ pub(super) async fn find(
                 continue;
             }
             let found = serde_json::from_slice(&output.stdout).ok();
-            let found = found.and_then(|inspected: Value| tool.read(&inspected));
+            let found = found.and_then(|inspected: Value| tool.parse(&inspected));
             if let Some((id, offered)) = found
                 && platform.distance(&offered).is_some()
             {
-                return Some(LocalImage {
-                    id,
-                    place: tool.store().to_owned(),
-                    source: super::Source::Storage(Source { tool, id }),
-                });
+                return Some(StorageImage { tool, id });
             }
         }
-        if is_there {
+        if is_installed {
             break;
         }
     }
     None
 }
 
-impl Tool {
+impl StorageTool {
     fn name(self) -> &'static str {
         match self {
-            Tool::Podman => "podman",
-            Tool::Buildah => "buildah",
-        }
-    }
-
-    fn store(self) -> &'static str {
-        match self {
-            Tool::Podman => "podman's store",
-            Tool::Buildah => "buildah's store",
+            StorageTool::Podman => "podman",
+            StorageTool::Buildah => "buildah",
         }
     }
 
     fn inspect(self, name: &str, environment: &Environment) -> Command {
-        let mut command = program(self.name(), environment);
+        let mut command = command(self.name(), environment);
         match self {
-            Tool::Podman => command.args(["image", "inspect", name]),
-            Tool::Buildah => command.args(["inspect", "--type", "image", name]),
+            StorageTool::Podman => command.args(["image", "inspect", name]),
+            StorageTool::Buildah => command.args(["inspect", "--type", "image", name]),
         };
         command
     }
 
-    /// The image's id and its platform.
-    fn read(self, inspected: &Value) -> Option<(Digest, Platform)> {
+    /// Parses id and platform from the output of `inspect`.
+    fn parse(self, inspected: &Value) -> Option<(Digest, Platform)> {
         let (id, platform) = match self {
-            Tool::Podman => (&inspected[0]["Id"], &inspected[0]),
-            Tool::Buildah => (&inspected["FromImageID"], &inspected["OCIv1"]),
+            StorageTool::Podman => (&inspected[0]["Id"], &inspected[0]),
+            StorageTool::Buildah => (&inspected["FromImageID"], &inspected["OCIv1"]),
         };
-        let word = |lower: &str, upper: &str| {
+        let field = |lower: &str, upper: &str| {
             let value = platform.get(lower).or(platform.get(upper));
             value.and_then(Value::as_str)
         };
-        let variant = word("variant", "Variant");
-        let (os, architecture) = (word("os", "Os")?, word("architecture", "Architecture")?);
+        let variant = field("variant", "Variant");
+        let (os, architecture) = (field("os", "Os")?, field("architecture", "Architecture")?);
         let id = format!("sha256:{}", id.as_str()?).parse().ok()?;
         Some((id, Platform::new(os, architecture, variant)))
     }
 }
 
-impl Source {
-    pub(super) fn archive(self, environment: &Environment) -> Result<LocalArchive, FetchError> {
-        let mut command = program(self.tool.name(), environment);
+impl StorageImage {
+    pub(super) fn id(&self) -> Digest {
+        self.id
+    }
+
+    /// Describes the store, for messages.
+    pub(super) fn store(&self) -> &'static str {
+        match self.tool {
+            StorageTool::Podman => "podman's store",
+            StorageTool::Buildah => "buildah's store",
+        }
+    }
+
+    /// Starts the program that writes the image as an archive.
+    pub(super) fn open(self, environment: &Environment) -> Result<LocalArchive, LocalStoreError> {
+        let mut command = command(self.tool.name(), environment);
         let id = self.id.hex();
         match self.tool {
-            Tool::Podman => command.args(["save", "--quiet", "--format", "docker-archive", &id]),
-            Tool::Buildah => command.args(["push", "--quiet", &id, "docker-archive:/dev/stdout"]),
+            StorageTool::Podman => {
+                command.args(["save", "--quiet", "--format", "docker-archive", &id])
+            }
+            StorageTool::Buildah => {
+                command.args(["push", "--quiet", &id, "docker-archive:/dev/stdout"])
+            }
         };
-        let failed = |reason: String| FetchError::Local {
-            place: self.tool.name().to_owned(),
+        let failed = |reason: String| LocalStoreError {
+            store: self.tool.name().to_owned(),
             reason,
         };
         let mut process = command.spawn().map_err(|error| failed(error.to_string()))?;
-        let (Some(bytes), Some(errors)) = (process.stdout.take(), process.stderr.take()) else {
-            return Err(failed("its output is missing".to_owned()));
+        let (Some(bytes), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
+            return Err(failed("its output is not piped".to_owned()));
         };
         Ok(LocalArchive {
             bytes: Box::new(bytes),
-            program: Some(Program {
+            writer: Some(ArchiveWriter {
                 process,
-                errors,
+                stderr,
                 name: self.tool.name(),
             }),
         })
@@ -136,14 +145,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_programs_say_what_they_have() {
-        let hex = Digest::of(b"x").hex();
+    fn output_of_both_programs_is_parsed() {
+        let hex = Digest::compute(b"x").hex();
         let podman = json!([{"Id": hex, "Os": "linux", "Architecture": "arm64", "Variant": "v8"}]);
         let buildah =
             json!({"FromImageID": hex, "OCIv1": {"os": "linux", "architecture": "arm64"}});
-        let expected = Some((Digest::of(b"x"), Platform::new("linux", "arm64", None)));
-        assert_eq!(Tool::Podman.read(&podman), expected);
-        assert_eq!(Tool::Buildah.read(&buildah), expected);
-        assert_eq!(Tool::Podman.read(&buildah), None);
+        let expected = Some((Digest::compute(b"x"), Platform::new("linux", "arm64", None)));
+        assert_eq!(StorageTool::Podman.parse(&podman), expected);
+        assert_eq!(StorageTool::Buildah.parse(&buildah), expected);
+        assert_eq!(StorageTool::Podman.parse(&buildah), None);
     }
 }

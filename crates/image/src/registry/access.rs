@@ -1,5 +1,4 @@
-//! How to reach registries: what was said for this request, what the settings say, and the
-//! environment of whoever asks.
+//! Access to registries: what the request, the configuration and the caller's environment say.
 
 use std::{
     collections::BTreeMap,
@@ -9,42 +8,42 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{InvalidHost, RegistryHost, Scheme, scheme::Decided};
+use super::{InvalidHost, RegistryHost, Scheme, scheme::ResolvedScheme};
 use crate::{Environment, Reference};
 
-/// What is set once for all registries.
+/// Configuration of all registries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registries {
-    /// The file with the credentials that people keep with us.
+    /// File of the credentials that [`log_in`](crate::log_in) stores. It takes precedence over the
+    /// files of other programs.
     pub own_credentials: Option<PathBuf>,
-    /// Single registries.
+    /// Settings of single registries.
     pub hosts: BTreeMap<RegistryHost, HostSettings>,
 }
 
-/// What is set for one registry.
+/// Settings of one registry, a table of the configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostSettings {
-    /// Where its images are looked for first, in this order.
+    /// Mirrors, which are asked first, in this order.
     pub mirrors: Vec<Mirror>,
-    /// How to speak to it, where a request does not say.
+    /// Scheme for requests that do not choose one.
     pub scheme: Scheme,
-    /// A file of PEM certificates: authorities that may vouch for it besides the host's.
+    /// PEM file of certificate authorities that are trusted for this registry besides the host's.
     pub ca: Option<PathBuf>,
 }
 
-/// A place that has the same images as a registry: `HOST[:PORT][/PATH]`. An image's repository
-/// stands behind that there.
+/// Mirror of a registry: `HOST[:PORT][/PATH]`. The path is prepended to the repository name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Mirror {
     pub(super) host: RegistryHost,
-    /// Without slashes around it; empty for none.
+    /// Path without leading and trailing slash. May be empty.
     path: String,
 }
 
 impl Mirror {
-    /// The repository's name there.
+    /// Returns the name of a repository at the mirror.
     pub(super) fn repository(&self, repository: &str) -> String {
         match self.path.as_str() {
             "" => repository.to_owned(),
@@ -59,14 +58,14 @@ impl FromStr for Mirror {
     fn from_str(word: &str) -> Result<Mirror, InvalidHost> {
         let (host, path) = word.split_once('/').unwrap_or((word, ""));
         let host = host.parse()?;
-        let whole = format!("{host}/{path}/any");
-        let is_path = path.is_empty() || Reference::parse(&whole, "docker.io").is_ok();
-        match is_path {
-            true => Ok(Mirror {
+        let example = format!("{host}/{path}/any");
+        if path.is_empty() || Reference::parse(&example, "docker.io").is_ok() {
+            Ok(Mirror {
                 host,
                 path: path.to_owned(),
-            }),
-            false => Err(InvalidHost::new(word)),
+            })
+        } else {
+            Err(InvalidHost::new(word))
         }
     }
 }
@@ -79,42 +78,42 @@ impl TryFrom<String> for Mirror {
     }
 }
 
-/// All that counts for one request.
+/// Everything that determines how a registry is accessed.
 #[derive(Debug, Clone, Copy)]
 pub struct Access<'a> {
-    /// What the request says about the registry that it names.
+    /// Scheme that the request chooses for the registry it names.
     pub scheme: Scheme,
-    /// The environment of whoever asks.
+    /// Environment of the caller, for proxies, certificates and credentials.
     pub environment: &'a Environment,
-    /// What is set.
+    /// Configuration of the registries.
     pub registries: &'a Registries,
 }
 
 impl<'a> Access<'a> {
-    /// How to speak to this registry. Where neither the request nor the settings decide, its name
-    /// does.
-    pub(super) fn scheme_for(&self, host: &RegistryHost) -> Decided {
-        let settings = self.settings_of(host).map(|settings| settings.scheme);
+    /// Returns the scheme for a registry: the request's, else the configured one, else the one that
+    /// fits its name.
+    pub(super) fn scheme_for(&self, host: &RegistryHost) -> ResolvedScheme {
+        let configured = self.settings_of(host).map(|settings| settings.scheme);
         let scheme = match self.scheme {
-            Scheme::Auto => settings.unwrap_or_default(),
-            said => said,
+            Scheme::Auto => configured.unwrap_or_default(),
+            requested => requested,
         };
-        scheme.decided(host.address())
+        scheme.resolve(host.address())
     }
 
-    /// The further authorities that are set for this registry.
+    /// Returns the file of additional certificate authorities for a registry.
     pub(super) fn ca_of(&self, host: &RegistryHost) -> Option<&'a Path> {
         self.settings_of(host)?.ca.as_deref()
     }
 
-    /// Where the registry's images are looked for first.
+    /// Returns the mirrors of a registry.
     pub(super) fn mirrors_of(&self, host: &RegistryHost) -> &'a [Mirror] {
         let settings = self.settings_of(host);
         settings.map_or(&[], |settings| settings.mirrors.as_slice())
     }
 
-    /// For a mirror, of which the request says nothing.
-    pub(super) fn of_mirror(self) -> Access<'a> {
+    /// Returns the access to a mirror, to which the request's scheme does not apply.
+    pub(super) fn for_mirror(self) -> Access<'a> {
         Access {
             scheme: Scheme::Auto,
             ..self
@@ -131,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mirror_is_a_host_and_perhaps_a_path() {
+    fn a_mirror_is_a_host_with_an_optional_path() {
         let repository = |mirror: &str| {
             let mirror: Mirror = mirror.parse().unwrap();
             mirror.repository("library/alpine")
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_counts_more_than_the_settings_and_these_more_than_the_name() {
+    fn the_scheme_comes_from_request_then_settings_then_name() {
         let host: RegistryHost = "registry.example".parse().unwrap();
         let settings = HostSettings {
             scheme: Scheme::Http,
@@ -161,7 +160,7 @@ mod tests {
             ..Registries::default()
         };
         let environment = Environment::default();
-        let decided = |scheme, host: &RegistryHost| {
+        let resolve = |scheme, host: &RegistryHost| {
             let access = Access {
                 scheme,
                 environment: &environment,
@@ -169,9 +168,9 @@ mod tests {
             };
             access.scheme_for(host)
         };
-        assert_eq!(decided(Scheme::Auto, &host), Decided::Http);
-        assert_eq!(decided(Scheme::Https, &host), Decided::Https);
+        assert_eq!(resolve(Scheme::Auto, &host), ResolvedScheme::Http);
+        assert_eq!(resolve(Scheme::Https, &host), ResolvedScheme::Https);
         let other: RegistryHost = "other.example".parse().unwrap();
-        assert_eq!(decided(Scheme::Auto, &other), Decided::Https);
+        assert_eq!(resolve(Scheme::Auto, &other), ResolvedScheme::Https);
     }
 }

@@ -1,326 +1,285 @@
-//! What can go wrong between us and a registry.
+//! Errors of requests to a registry, and their derivation from HTTP and TLS errors.
 
-use std::{error::Error, io, path::PathBuf};
+use std::{error::Error, io};
 
 use reqwest::Response;
 use rustls::CertificateError;
 
-use crate::{Digest, Platform, credentials::Place, store::StoreError};
+use super::CertificateFileError;
+use crate::{Digest, credentials::CredentialStore};
 
-/// Why an image was not fetched.
+/// Error of a request to a registry.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The registry's name is none.
-    #[error("{registry} is no address of a registry: {reason}")]
-    Address {
-        /// The registry.
+pub enum RegistryError {
+    /// The registry's name does not make a URL.
+    #[error("invalid registry address {registry}: {reason}")]
+    InvalidAddress {
+        /// Name of the registry.
         registry: String,
-        /// Why.
+        /// Error of the URL parser.
         reason: String,
     },
-    /// No connection can be made at all.
-    #[error("getting ready to connect: {reason}; is the package ca-certificates installed?")]
-    Client {
-        /// Why.
+    /// No HTTP client can be created, for example because the host has no certificates.
+    #[error("cannot create an HTTP client: {reason} (is the package ca-certificates installed?)")]
+    HttpClient {
+        /// Error of the HTTP library.
         reason: String,
     },
-    /// Nobody answers.
+    /// No connection can be established.
     #[error(
-        "no registry can be reached at {registry}: {reason}; check the name, that it is running, and the network"
+        "cannot connect to registry {registry}: {reason} (check the name, the network, and that the registry is running)"
     )]
     Unreachable {
-        /// The registry.
+        /// Name of the registry.
         registry: String,
-        /// Why.
+        /// Error of the connection attempt.
         reason: String,
     },
-    /// The connection ended too soon.
-    #[error("the connection to {registry} broke: {reason}; try again")]
-    Broken {
-        /// The registry.
+    /// An established connection failed or timed out.
+    #[error("connection to registry {registry} failed: {reason} (try again)")]
+    ConnectionFailed {
+        /// Name of the registry.
         registry: String,
-        /// Why.
+        /// Error of the connection.
         reason: String,
     },
-    /// The registry does not have a part of it.
+    /// The registry has the manifest, but not a blob that it references.
     #[error(
-        "{registry} does not have its part {digest}: whoever keeps it there has to push it again"
+        "blob {digest} not found in registry {registry} (the owner of the image must push it again)"
     )]
-    Incomplete {
-        /// The registry.
+    BlobNotFound {
+        /// Name of the registry.
         registry: String,
-        /// The part.
+        /// Digest of the blob.
         digest: Digest,
     },
-    /// The registry does not have it.
-    #[error("there is no image {image} at {registry}: check its name and its tag")]
+    /// The registry does not have the image.
+    #[error("image not found in registry {registry} (check its name and tag)")]
     NotFound {
-        /// The registry.
+        /// Name of the registry.
         registry: String,
-        /// The image.
-        image: String,
     },
-    /// The registry does not let us.
-    #[error("{registry} does not {}", told_as(.asked_by, registry))]
-    Unauthorized {
-        /// The registry.
+    /// The registry denies access.
+    #[error("permission denied by registry {registry}{}", explain_denial(.requester, registry))]
+    PermissionDenied {
+        /// Name of the registry.
         registry: String,
-        /// Who we were to it.
-        asked_by: AskedBy,
+        /// Identity under which it was asked.
+        requester: Requester,
     },
-    /// The credentials are wrong.
+    /// The registry rejects the stored credentials.
     #[error(
-        "{registry} does not accept the credentials of {user} from {place}: log in anew, with `container registry login {registry}`"
+        "registry {registry} does not accept the credentials of {user} from {store} (log in again with: container registry login {registry})"
     )]
-    CredentialsRefused {
-        /// The registry.
+    InvalidCredentials {
+        /// Name of the registry.
         registry: String,
-        /// Whose they are.
+        /// User name of the credentials.
         user: String,
-        /// Where they were found.
-        place: Place,
+        /// Store of the credentials.
+        store: CredentialStore,
     },
-    /// Encrypted words are answered in plain ones.
+    /// The registry answers a TLS handshake in plain HTTP.
     #[error(
-        "{registry} does not speak https: it answers without encryption; choose --scheme http if it is meant to be so"
+        "registry {registry} does not support https: it answers without encryption (if that is intended, use --scheme http)"
     )]
-    NotEncrypted {
-        /// The registry.
+    HttpOnly {
+        /// Name of the registry.
         registry: String,
     },
-    /// Plain words are refused.
-    #[error("{registry} speaks https only: choose --scheme https")]
-    NotPlain {
-        /// The registry.
+    /// The registry refuses plain HTTP.
+    #[error("registry {registry} supports https only (use --scheme https)")]
+    HttpsOnly {
+        /// Name of the registry.
         registry: String,
     },
-    /// Its certificate is not to be trusted.
+    /// The registry's certificate is not trusted.
     #[error(
-        "the certificate of {registry} cannot be trusted: {reason}; if an authority of your own vouches for it, put that authority's certificate into /etc/containers/certs.d/{registry}/ca.crt"
+        "certificate of registry {registry} is not trusted: {reason} (if your own certificate authority signed it, store the authority's certificate as /etc/containers/certs.d/{registry}/ca.crt)"
     )]
-    Untrusted {
-        /// The registry.
+    UntrustedCertificate {
+        /// Name of the registry.
         registry: String,
-        /// Why not.
+        /// Reason of the TLS library.
         reason: String,
     },
-    /// No encrypted connection comes about.
+    /// The TLS handshake failed for another reason than the certificate.
     #[error(
-        "{registry} refuses an encrypted connection: {reason}; if it wants a certificate of you, put that into /etc/containers/certs.d/{registry}/client.cert, and its key beside it into client.key"
+        "TLS handshake with registry {registry} failed: {reason} (if it requires a client certificate, store it as /etc/containers/certs.d/{registry}/client.cert and its key as client.key in the same directory)"
     )]
     Handshake {
-        /// The registry.
+        /// Name of the registry.
         registry: String,
-        /// Its words.
+        /// Reason of the TLS library.
         reason: String,
     },
     /// A file with certificates cannot be used.
-    #[error("reading certificates from {file}: {reason}")]
-    Certificates {
-        /// The file.
-        file: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// The environment names a proxy that is none.
+    #[error(transparent)]
+    Certificates(#[from] CertificateFileError),
+    /// A proxy variable of the environment is invalid. Its value may contain a password, so the
+    /// message does not show it.
     #[error(
-        "the variable {variable} is not the address of a proxy, such as http://proxy.example:3128"
+        "environment variable {variable} is not a valid proxy address, such as http://proxy.example:3128"
     )]
-    Proxy {
-        /// The variable.
+    InvalidProxy {
+        /// Name of the variable.
         variable: &'static str,
     },
-    /// The registry gave another answer than a good one.
-    #[error("{registry} answered with status {status}: {message}")]
-    Refused {
-        /// The registry.
+    /// The registry answered with another error status.
+    #[error("registry {registry} answered with status {status}: {message}")]
+    Status {
+        /// Name of the registry.
         registry: String,
-        /// HTTP's number.
+        /// HTTP status.
         status: u16,
-        /// The registry's words.
+        /// Message in the response, at most 200 characters.
         message: String,
     },
-    /// More than we take.
-    #[error("its {what} is larger than {limit} bytes, which no honest image needs")]
+    /// A response is larger than its limit.
+    #[error("{what} of the registry is larger than {limit} bytes")]
     TooLarge {
-        /// What is.
+        /// Requested document.
         what: &'static str,
-        /// Bytes.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// The manifest is not the one asked for.
-    #[error(
-        "its manifest came with the digest {found} where {expected} was asked for: it was changed or damaged on its way, and was thrown away"
-    )]
-    WrongManifest {
-        /// What was asked for.
-        expected: Digest,
-        /// What came.
-        found: Digest,
-    },
-    /// Something in it cannot be read.
-    #[error("its {what} cannot be understood: {reason}")]
-    Malformed {
-        /// What.
+    /// A response cannot be parsed.
+    #[error("invalid {what} from the registry: {reason}")]
+    InvalidResponse {
+        /// Requested document.
         what: &'static str,
-        /// Why.
+        /// First error that was found.
         reason: String,
     },
-    /// Something in it is of a kind that we do not know.
-    #[error(
-        "its {what} is of the media type {media_type:?}, of which no disk can be made; container images are of Docker's schema 2 or OCI's"
-    )]
-    UnsupportedMediaType {
-        /// What.
-        what: &'static str,
-        /// The media type.
-        media_type: String,
-    },
-    /// It is not for this platform.
-    #[error("it is not made for {wanted}, only for {}", listed(.offered))]
-    NoPlatform {
-        /// What was wanted.
-        wanted: Platform,
-        /// What there is.
-        offered: Vec<Platform>,
-    },
-    /// Another program on this host has it, and does not hand it over.
-    #[error("{place} has it, and does not hand it over: {reason}")]
-    Local {
-        /// Whose it is.
-        place: String,
-        /// Why.
-        reason: String,
-    },
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
-/// Who asked a registry.
+/// Identity under which a registry was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AskedBy {
-    /// Nobody in particular.
-    Anyone {
-        /// Why credentials could not be looked for, a sentence each.
+pub enum Requester {
+    /// No credentials were found.
+    Anonymous {
+        /// Errors of the credential files and helpers that could not be read.
         problems: Vec<String>,
     },
-    /// Somebody.
+    /// Credentials were found and accepted.
     User {
-        /// Who.
+        /// User name.
         name: String,
-        /// Where the credentials were found.
-        place: Place,
+        /// Store of the credentials.
+        store: CredentialStore,
     },
 }
 
-/// The rest of the sentence that begins with a registry.
-fn told_as(asked_by: &AskedBy, registry: &str) -> String {
-    match asked_by {
-        AskedBy::Anyone { problems } => {
+fn explain_denial(requester: &Requester, registry: &str) -> String {
+    match requester {
+        Requester::Anonymous { problems } => {
             let advice = format!(
-                "give this image to everyone: it is private, or does not exist; check its name, or log in with `container registry login {registry}`"
+                ": the image is private, or does not exist (check its name, or log in with: container registry login {registry})"
             );
-            with_problems(advice, problems)
+            append_problems(advice, problems)
         }
-        AskedBy::User { name, place } => format!(
-            "give this image to {name} (credentials from {place}): it does not exist, or is for others; check its name, or log in as somebody else"
+        Requester::User { name, store } => format!(
+            " for user {name} (credentials from {store}): the image does not exist, or is private to others (check its name, or log in as another user)"
         ),
     }
 }
 
-/// A sentence with what else went wrong behind it.
-pub(crate) fn with_problems(sentence: String, problems: &[String]) -> String {
+/// Appends the errors of credential files and helpers to a message. They may be its real cause.
+pub(crate) fn append_problems(message: String, problems: &[String]) -> String {
     let problems = problems.iter().map(|problem| format!("; {problem}"));
-    sentence + &problems.collect::<String>()
+    message + &problems.collect::<String>()
 }
 
-impl FetchError {
-    /// Whether the same might go well a little later.
-    pub(super) fn may_pass(&self) -> bool {
+impl RegistryError {
+    /// Whether a retry may succeed.
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
-            FetchError::Broken { .. } | FetchError::Unreachable { .. } => true,
-            FetchError::Refused { status, .. } => is_busy(*status),
+            RegistryError::ConnectionFailed { .. } | RegistryError::Unreachable { .. } => true,
+            RegistryError::Status { status, .. } => is_busy(*status),
             _ => false,
         }
     }
 
-    /// Whether it is the network's or the registry's failure, so that the image of yesterday is
-    /// better than none.
+    /// Whether the network or the registry failed, so that an image in the store may be used in
+    /// place of the registry's.
     pub(crate) fn is_offline(&self) -> bool {
         match self {
-            FetchError::Client { .. } => true,
-            other => other.may_pass(),
+            RegistryError::HttpClient { .. } => true,
+            other => other.is_transient(),
+        }
+    }
+
+    /// Whether the registry has no space left.
+    pub(crate) fn is_out_of_space(&self) -> bool {
+        match self {
+            RegistryError::Status {
+                status, message, ..
+            } => *status == 507 || message.contains(NO_SPACE),
+            _ => false,
         }
     }
 }
 
-/// Whether a registry with this answer may have another one a little later.
+/// Whether a registry that answers with this status may answer otherwise to a retry.
 pub(super) fn is_busy(status: u16) -> bool {
     status == 429 || status >= 500
 }
 
-fn listed(platforms: &[Platform]) -> String {
-    if platforms.is_empty() {
-        return "none".to_owned();
-    }
-    let words: Vec<String> = platforms.iter().map(Platform::to_string).collect();
-    words.join(", ")
-}
-
-/// What it means that a connection failed, perhaps one through a proxy.
-pub(super) fn of_connection(
+/// Converts the error of a connection, which may have gone through `proxy`.
+pub(super) fn from_connection(
     registry: String,
     error: reqwest::Error,
     proxy: Option<String>,
-) -> FetchError {
+) -> RegistryError {
+    // The URL may contain a token.
     let error = error.without_url();
-    if let Some(failure) = of_encryption(&registry, &error) {
-        return failure;
+    if let Some(error) = from_tls(&registry, &error) {
+        return error;
     }
-    let mut reason = innermost(&error);
+    let mut reason = root_cause(&error);
     if let Some(proxy) = proxy {
         reason += &format!(", through the proxy {proxy}");
     }
     if error.is_connect() || error.is_timeout() {
-        FetchError::Unreachable { registry, reason }
+        RegistryError::Unreachable { registry, reason }
     } else {
-        FetchError::Broken { registry, reason }
+        RegistryError::ConnectionFailed { registry, reason }
     }
 }
 
-fn of_encryption(registry: &str, error: &reqwest::Error) -> Option<FetchError> {
+/// Converts an error that TLS caused. None for any other.
+fn from_tls(registry: &str, error: &reqwest::Error) -> Option<RegistryError> {
     let registry = registry.to_owned();
-    match encryption_error(error)? {
+    match find_tls_error(error)? {
         rustls::Error::InvalidMessage(_) if error.is_connect() => {
-            Some(FetchError::NotEncrypted { registry })
+            Some(RegistryError::HttpOnly { registry })
         }
-        rustls::Error::InvalidCertificate(reason) => Some(FetchError::Untrusted {
+        rustls::Error::InvalidCertificate(reason) => Some(RegistryError::UntrustedCertificate {
             registry,
             reason: match reason {
                 CertificateError::UnknownIssuer => {
-                    "no authority that is known here vouches for it".to_owned()
+                    "it is not signed by a known certificate authority".to_owned()
                 }
                 other => other.to_string(),
             },
         }),
-        refusal @ (rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_)) => {
-            Some(FetchError::Handshake {
+        error @ (rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_)) => {
+            Some(RegistryError::Handshake {
                 registry,
-                reason: refusal.to_string(),
+                reason: error.to_string(),
             })
         }
         _ => None,
     }
 }
 
-fn encryption_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+fn find_tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(this) = cause {
         if let Some(found) = this.downcast_ref() {
             return Some(found);
         }
-        // What an I/O error wraps is not its source.
+        // `source()` of an `io::Error` skips the error that it wraps.
         let wrapped = this
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref);
@@ -332,24 +291,24 @@ fn encryption_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     None
 }
 
-/// The words of the lowest cause, which say the most: `Connection refused`, not `error sending
-/// request`.
-pub(crate) fn innermost(error: &reqwest::Error) -> String {
+/// Returns the message of the innermost cause, the only specific one: `Connection refused` rather
+/// than `error sending request`.
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
-    while let Some(lower) = cause.source() {
-        cause = lower;
+    while let Some(inner) = cause.source() {
+        cause = inner;
     }
     cause.to_string()
 }
 
-/// What [`message`] holds if a registry has no space left.
-pub(super) const NO_SPACE: &str = "no space left";
+/// Message of [`read_message`] for a registry without space.
+const NO_SPACE: &str = "no space left";
 
-/// Debian's registry tells so by the number of the system's error only.
-const NO_SPACE_NUMBER: u64 = 28;
+/// Debian's docker-registry reports a full disk by the number of the system error (ENOSPC) only.
+const ENOSPC: u64 = 28;
 
-/// What a registry says about its refusal (distribution-spec, "Error codes"), a line of it.
-pub(super) async fn message(mut response: Response) -> String {
+/// Reads the message of an error response.
+pub(super) async fn read_message(mut response: Response) -> String {
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
         body.extend_from_slice(&chunk);
@@ -357,23 +316,26 @@ pub(super) async fn message(mut response: Response) -> String {
             break;
         }
     }
-    let parsed: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    parse_message(&body)
+}
+
+/// Parses the message of an error response (distribution-spec, "Error codes"): one line of at most
+/// 200 characters.
+pub(super) fn parse_message(body: &[u8]) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let first = parsed.as_ref().map(|body| &body["errors"][0]);
-    if first.is_some_and(|first| first["detail"]["Enclosed"]["Err"] == NO_SPACE_NUMBER) {
+    if first.is_some_and(|first| first["detail"]["Enclosed"]["Err"] == ENOSPC) {
         return NO_SPACE.to_owned();
     }
-    let words = first.and_then(|first| first["message"].as_str());
-    let words = words.map_or_else(
-        || String::from_utf8_lossy(&body).into_owned(),
-        str::to_owned,
-    );
-    let line: String = words
+    let message = first.and_then(|first| first["message"].as_str());
+    let message = message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
+    let line: String = message
         .chars()
         .filter(|letter| !letter.is_control())
         .take(200)
         .collect();
     if line.is_empty() {
-        "it gave no reason".to_owned()
+        "no message".to_owned()
     } else {
         line
     }

@@ -1,49 +1,49 @@
-//! A registry's name.
+//! Names of registries.
 
 use std::{fmt, str::FromStr};
 
 use serde::Deserialize;
 
-use crate::Reference;
+use crate::{Reference, reference::DOCKER_HUB};
 
-/// The registry that unqualified names and `library/` belong to.
-pub(crate) const DOCKER_HUB: &str = "docker.io";
-/// Where its API answers.
+/// Host of Docker Hub's API.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
-/// What docker calls it where it keeps credentials.
+/// Host under which docker stores credentials for Docker Hub.
 const DOCKER_HUB_INDEX: &str = "index.docker.io";
 const DOCKER_HUB_INDEX_URL: &str = "https://index.docker.io/v1/";
 
-/// `HOST[:PORT]`, as it stands in references. Docker Hub is `docker.io`, however it is spelled.
+/// Name of a registry as references have it, `HOST[:PORT]`. All aliases of Docker Hub become
+/// `docker.io`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct RegistryHost(String);
 
-/// Not a registry's name.
+/// Error for text that is not the name of a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no registry: a registry is a host name, with a port where it needs one")]
+#[error("invalid registry {0:?} (expected HOST or HOST:PORT)")]
 pub struct InvalidHost(String);
 
 impl InvalidHost {
-    /// Without a name and password that may stand before it.
+    /// Creates the error, without a user name and password that may precede the host.
     pub(super) fn new(word: &str) -> InvalidHost {
         let host = word.rsplit('@').next().unwrap_or(word);
         InvalidHost(host.chars().take(100).collect())
     }
 }
 
-impl RegistryHost {
-    /// The registry that this reference names.
-    pub(crate) fn of(reference: &Reference) -> RegistryHost {
+impl From<&Reference> for RegistryHost {
+    fn from(reference: &Reference) -> RegistryHost {
         RegistryHost(reference.registry().to_owned())
     }
+}
 
-    /// As people write it.
+impl RegistryHost {
+    /// Returns the name, `HOST[:PORT]`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Where its API answers, with its port.
+    /// Returns host and port of the registry's API.
     pub(crate) fn address(&self) -> &str {
         match self.as_str() {
             DOCKER_HUB => DOCKER_HUB_API,
@@ -51,24 +51,24 @@ impl RegistryHost {
         }
     }
 
-    /// What programs that keep credentials call it.
-    pub(crate) fn spelling(&self) -> &str {
+    /// Returns the key under which docker and credential helpers store credentials.
+    pub(crate) fn credential_key(&self) -> &str {
         match self.as_str() {
             DOCKER_HUB => DOCKER_HUB_INDEX_URL,
             host => host,
         }
     }
 
-    /// All that such programs may call it.
-    pub(crate) fn spellings(&self) -> [String; 2] {
+    /// Returns all keys under which credentials may be stored, the usual one first.
+    pub(crate) fn credential_keys(&self) -> [String; 2] {
         match self.as_str() {
             DOCKER_HUB => [DOCKER_HUB_INDEX_URL.to_owned(), DOCKER_HUB.to_owned()],
             host => [host.to_owned(), format!("https://{host}")],
         }
     }
 
-    /// `docker.io` for any of its names; other hosts as they are.
-    pub(crate) fn hub_or(host: &str) -> &str {
+    /// Returns `docker.io` for its aliases, and any other host unchanged.
+    pub(crate) fn normalize_alias(host: &str) -> &str {
         match host {
             DOCKER_HUB_INDEX | DOCKER_HUB_API => DOCKER_HUB,
             host => host,
@@ -79,7 +79,7 @@ impl RegistryHost {
 impl FromStr for RegistryHost {
     type Err = InvalidHost;
 
-    /// Reads a name. An address in its place (`https://HOST/`, `https://HOST/v2/`) is as good.
+    /// Parses a name, or the URL of a registry (`https://HOST/`, `https://HOST/v2/`).
     fn from_str(word: &str) -> Result<RegistryHost, InvalidHost> {
         let address = word
             .strip_prefix("https://")
@@ -92,7 +92,8 @@ impl FromStr for RegistryHost {
             }
             None => Some(word),
         };
-        let host = RegistryHost::hub_or(host.unwrap_or_default());
+        let host = RegistryHost::normalize_alias(host.unwrap_or_default());
+        // The parser of references knows which hosts are valid.
         let reference = Reference::parse("any", host);
         match reference {
             Ok(reference) if reference.registry() == host => Ok(RegistryHost(host.to_owned())),
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_registry_has_one_name() {
+    fn aliases_and_urls_are_normalized() {
         for (word, host) in [
             ("docker.io", "docker.io"),
             ("index.docker.io", "docker.io"),
@@ -152,6 +153,6 @@ mod tests {
         assert!(!error.unwrap_err().to_string().contains("secret"));
         let hub: RegistryHost = "docker.io".parse().unwrap();
         assert_eq!(hub.address(), "registry-1.docker.io");
-        assert_eq!(hub.spelling(), "https://index.docker.io/v1/");
+        assert_eq!(hub.credential_key(), "https://index.docker.io/v1/");
     }
 }

@@ -1,75 +1,77 @@
-//! Proxies, as the environment of whoever asks names them: `HTTP_PROXY` for registries without
-//! encryption, `HTTPS_PROXY` for the others, `ALL_PROXY` where one of these is missing, and
-//! `NO_PROXY` for those that need none. Names in lower case are as good. Never for loopback.
+//! Proxies from the caller's environment: `HTTP_PROXY` for registries over HTTP, `HTTPS_PROXY` for
+//! those over HTTPS, `ALL_PROXY` for both, and `NO_PROXY` for exceptions, in upper or lower case.
+//! Loopback addresses are never proxied.
 
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{NoProxy, Proxy, Url};
 
-use super::FetchError;
+use super::RegistryError;
 use crate::Environment;
 
-/// Addresses of this host.
+/// `NO_PROXY` value for this host.
 const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
-/// The proxies of one environment.
+/// Proxy configuration of one environment.
 pub(super) struct Proxies<'a> {
-    http: Option<Variable<'a>>,
-    https: Option<Variable<'a>>,
-    none_for: String,
+    http: Option<ProxyVariable<'a>>,
+    https: Option<ProxyVariable<'a>>,
+    /// List in the form of `NO_PROXY`.
+    exceptions: String,
 }
 
 #[derive(Clone, Copy)]
-struct Variable<'a> {
+struct ProxyVariable<'a> {
     name: &'static str,
     value: &'a str,
 }
 
 impl<'a> Proxies<'a> {
-    pub(super) fn of(environment: &'a Environment) -> Proxies<'a> {
+    pub(super) fn from_environment(environment: &'a Environment) -> Proxies<'a> {
         let first = |names: &[&'static str]| {
             let mut values = names.iter().filter_map(|name| {
                 let value = environment.get(name)?;
-                Some(Variable { name, value })
+                Some(ProxyVariable { name, value })
             });
             values.next()
         };
-        let none_for = first(&["NO_PROXY", "no_proxy"]);
+        let exceptions = first(&["NO_PROXY", "no_proxy"]);
         Proxies {
             http: first(&["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]),
             https: first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]),
-            none_for: match none_for {
+            exceptions: match exceptions {
                 Some(list) => format!("{},{LOOPBACK}", list.value),
                 None => LOOPBACK.to_owned(),
             },
         }
     }
 
-    /// In the form that the client takes.
-    pub(super) fn configured(&self) -> Result<Vec<Proxy>, FetchError> {
-        let none_for = || NoProxy::from_string(&self.none_for);
+    /// Converts the configuration for the HTTP client.
+    pub(super) fn to_reqwest(&self) -> Result<Vec<Proxy>, RegistryError> {
+        let exceptions = || NoProxy::from_string(&self.exceptions);
         let mut proxies = Vec::new();
         for (variable, is_http) in [(self.http, true), (self.https, false)] {
-            if let Some(Variable { name, value }) = variable {
-                let proxy = match is_http {
-                    true => Proxy::http(value),
-                    false => Proxy::https(value),
+            if let Some(ProxyVariable { name, value }) = variable {
+                let proxy = if is_http {
+                    Proxy::http(value)
+                } else {
+                    Proxy::https(value)
                 };
-                let proxy = proxy.map_err(|_| FetchError::Proxy { variable: name })?;
-                proxies.push(proxy.no_proxy(none_for()));
+                let proxy = proxy.map_err(|_| RegistryError::InvalidProxy { variable: name })?;
+                proxies.push(proxy.no_proxy(exceptions()));
             }
         }
         Ok(proxies)
     }
 
-    /// The one that stands before this address, for people: without a password.
-    pub(super) fn before(&self, url: &Url) -> Option<String> {
+    /// Describes the proxy of a URL for messages, without its password.
+    pub(super) fn describe(&self, url: &Url) -> Option<String> {
         let variable = match url.scheme() {
             "http" => self.http?,
             _ => self.https?,
         };
         let matcher = Matcher::builder()
             .all(variable.value)
-            .no(self.none_for.as_str())
+            .no(self.exceptions.as_str())
             .build();
         let proxy = matcher.intercept(&url.as_str().parse().ok()?)?;
         let authority = proxy.uri().authority()?;
@@ -92,36 +94,36 @@ mod tests {
         variables.into()
     }
 
-    fn before(variables: &[(&str, &str)], url: &str) -> Option<String> {
-        Proxies::of(&environment(variables)).before(&Url::parse(url).unwrap())
+    fn describe(variables: &[(&str, &str)], url: &str) -> Option<String> {
+        Proxies::from_environment(&environment(variables)).describe(&Url::parse(url).unwrap())
     }
 
     #[test]
-    fn each_kind_of_registry_has_its_proxy() {
+    fn each_scheme_has_its_proxy() {
         let both = [
             ("HTTP_PROXY", "http://plain:1"),
             ("https_proxy", "http://me:secret@safe:2"),
             ("ALL_PROXY", "http://all:3"),
         ];
         assert_eq!(
-            before(&both, "http://a.example/v2/").unwrap(),
+            describe(&both, "http://a.example/v2/").unwrap(),
             "plain:1 (HTTP_PROXY)"
         );
         assert_eq!(
-            before(&both, "https://a.example/v2/").unwrap(),
+            describe(&both, "https://a.example/v2/").unwrap(),
             "safe:2 (https_proxy)"
         );
         let all = [("all_proxy", "http://all:3")];
         assert_eq!(
-            before(&all, "https://a.example/v2/").unwrap(),
+            describe(&all, "https://a.example/v2/").unwrap(),
             "all:3 (all_proxy)"
         );
-        assert_eq!(before(&[], "https://a.example/v2/"), None);
-        assert_eq!(before(&[("HTTP_PROXY", "")], "http://a.example/"), None);
+        assert_eq!(describe(&[], "https://a.example/v2/"), None);
+        assert_eq!(describe(&[("HTTP_PROXY", "")], "http://a.example/"), None);
     }
 
     #[test]
-    fn some_need_none() {
+    fn exceptions_are_not_proxied() {
         let proxy = ("ALL_PROXY", "http://all:3");
         for url in [
             "http://127.0.0.1:5000/",
@@ -129,7 +131,7 @@ mod tests {
             "http://a.localhost/",
             "http://[::1]:5000/",
         ] {
-            assert_eq!(before(&[proxy], url), None, "{url}");
+            assert_eq!(describe(&[proxy], url), None, "{url}");
         }
         let some = [proxy, ("no_proxy", "example.com, 10.0.0.0/8,.internal")];
         for url in [
@@ -138,20 +140,20 @@ mod tests {
             "http://10.1.2.3/",
             "http://a.internal/",
         ] {
-            assert_eq!(before(&some, url), None, "{url}");
+            assert_eq!(describe(&some, url), None, "{url}");
         }
-        assert!(before(&some, "https://example.org/").is_some());
+        assert!(describe(&some, "https://example.org/").is_some());
         assert_eq!(
-            before(&[proxy, ("NO_PROXY", "*")], "https://example.org/"),
+            describe(&[proxy, ("NO_PROXY", "*")], "https://example.org/"),
             None
         );
     }
 
     #[test]
-    fn what_is_no_proxy_is_told_by_its_variable_only() {
+    fn an_invalid_proxy_is_reported_without_its_value() {
         let environment = environment(&[("HTTPS_PROXY", "http://me:secret@[")]);
-        let error = Proxies::of(&environment)
-            .configured()
+        let error = Proxies::from_environment(&environment)
+            .to_reqwest()
             .unwrap_err()
             .to_string();
         assert!(

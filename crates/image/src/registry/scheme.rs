@@ -1,74 +1,72 @@
-//! Encrypted or not.
+//! Schemes: whether a registry is accessed over HTTP or HTTPS.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use serde::Deserialize;
 
-use crate::ImageError;
-
-/// How to speak to a registry.
+/// Choice between HTTP and HTTPS for a registry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Scheme {
-    /// Without encryption.
+    /// HTTP.
     Http,
-    /// With.
+    /// HTTPS.
     Https,
-    /// Without for loopback and private names only.
+    /// HTTP for loopback and private names, HTTPS for all others.
     #[default]
     Auto,
 }
 
-/// Not a scheme.
+/// Error for text that is not a scheme.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no scheme: choose http, https or auto")]
+#[error("invalid scheme {0:?} (choose http, https or auto)")]
 pub struct InvalidScheme(String);
 
 impl FromStr for Scheme {
-    type Err = ImageError;
+    type Err = InvalidScheme;
 
-    fn from_str(word: &str) -> Result<Scheme, ImageError> {
+    fn from_str(word: &str) -> Result<Scheme, InvalidScheme> {
         match word {
             "http" => Ok(Scheme::Http),
             "https" => Ok(Scheme::Https),
             "auto" => Ok(Scheme::Auto),
-            _ => Err(InvalidScheme(word.chars().take(100).collect()).into()),
+            _ => Err(InvalidScheme(word.chars().take(100).collect())),
         }
     }
 }
 
 impl TryFrom<String> for Scheme {
-    type Error = ImageError;
+    type Error = InvalidScheme;
 
-    fn try_from(word: String) -> Result<Scheme, ImageError> {
+    fn try_from(word: String) -> Result<Scheme, InvalidScheme> {
         word.parse()
     }
 }
 
-/// What was decided.
+/// Scheme of one registry, after the choice is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decided {
+pub(super) enum ResolvedScheme {
     Http,
     Https,
 }
 
-impl fmt::Display for Decided {
+impl fmt::Display for ResolvedScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Decided::Http => "http",
-            Decided::Https => "https",
+            ResolvedScheme::Http => "http",
+            ResolvedScheme::Https => "https",
         })
     }
 }
 
 impl Scheme {
-    /// For a registry at this address, `host[:port]`.
-    pub(super) fn decided(self, address: &str) -> Decided {
+    /// Makes the choice for a registry at this address, `host[:port]`.
+    pub(super) fn resolve(self, address: &str) -> ResolvedScheme {
         match self {
-            Scheme::Http => Decided::Http,
-            Scheme::Https => Decided::Https,
-            Scheme::Auto if is_private(host(address)) => Decided::Http,
-            Scheme::Auto => Decided::Https,
+            Scheme::Http => ResolvedScheme::Http,
+            Scheme::Https => ResolvedScheme::Https,
+            Scheme::Auto if is_private(host(address)) => ResolvedScheme::Http,
+            Scheme::Auto => ResolvedScheme::Https,
         }
     }
 }
@@ -79,8 +77,8 @@ fn host(address: &str) -> &str {
     if is_port { host } else { address }
 }
 
-/// Addresses of RFC 1918 and the like, names without a dot, and the domains that belong to
-/// nobody (RFC 6761, 6762, 8375 and ICANN's `internal`).
+/// Whether a host is in a private network: RFC 1918 and similar addresses, names without a dot, and
+/// domains that cannot be registered (RFC 6761, 6762, 8375 and ICANN's `internal`).
 fn is_private(host: &str) -> bool {
     match host.parse() {
         Ok(IpAddr::V4(address)) => {
@@ -101,7 +99,7 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_private_names_only() {
-        let decided = |address| Scheme::Auto.decided(address);
+        let resolve = |address| Scheme::Auto.resolve(address);
         for address in [
             "127.0.0.1:5000",
             "localhost",
@@ -112,7 +110,7 @@ mod tests {
             "nas.local",
             "registry.team.internal:5000",
         ] {
-            assert_eq!(decided(address), Decided::Http, "{address}");
+            assert_eq!(resolve(address), ResolvedScheme::Http, "{address}");
         }
         for address in [
             "registry-1.docker.io",
@@ -122,14 +120,14 @@ mod tests {
             "127.0.0.1.example.com",
             "local.example.com",
         ] {
-            assert_eq!(decided(address), Decided::Https, "{address}");
+            assert_eq!(resolve(address), ResolvedScheme::Https, "{address}");
         }
-        assert_eq!(Scheme::Http.decided("ghcr.io"), Decided::Http);
-        assert_eq!(Scheme::Https.decided("localhost"), Decided::Https);
+        assert_eq!(Scheme::Http.resolve("ghcr.io"), ResolvedScheme::Http);
+        assert_eq!(Scheme::Https.resolve("localhost"), ResolvedScheme::Https);
     }
 
     #[test]
-    fn a_scheme_is_one_of_three() {
+    fn unknown_schemes_are_refused() {
         assert_eq!("auto".parse::<Scheme>().unwrap(), Scheme::Auto);
         assert!("ftp".parse::<Scheme>().is_err());
     }

@@ -1,24 +1,24 @@
-//! Who we are to a registry, and what shows it that.
+//! Authentication state of one registry client.
 
 use std::collections::BTreeSet;
 
 use reqwest::{RequestBuilder, StatusCode};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use super::{AskedBy, FetchError, Registry};
-use crate::credentials::{self, Credential, Lookup, Secret};
+use super::{Access, RegistryError, RegistryHost, Requester};
+use crate::credentials::{self, Credential, CredentialLookup, Secret};
 
-/// What goes with each request.
+/// Authorization header of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Authorization {
-    /// What a token service gave us (RFC 6750).
+    /// Token of a token service (RFC 6750).
     Bearer(Secret),
-    /// Name and password (RFC 7617).
+    /// User name and password (RFC 7617).
     Basic { username: String, password: Secret },
 }
 
 impl Authorization {
-    pub(super) fn on(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(super) fn add_to(&self, request: RequestBuilder) -> RequestBuilder {
         match self {
             Authorization::Bearer(token) => request.bearer_auth(token.reveal()),
             Authorization::Basic { username, password } => {
@@ -28,22 +28,23 @@ impl Authorization {
     }
 }
 
-/// Our standing with one registry.
+/// Credentials and current authorization at one registry.
 pub(super) struct Session {
-    /// Of which credentials are looked for.
+    /// Repository for which credentials are looked up.
     repository: String,
-    /// What a token is to allow.
+    /// Scopes of the token to request.
     pub(super) scopes: BTreeSet<String>,
     authorization: Mutex<Option<Authorization>>,
-    /// Looked for once the registry wants to know: most images are for everyone.
-    who: OnceCell<Who>,
+    /// Looked up when the registry first requests authentication: most images are public, and a
+    /// credential helper may ask the user for a passphrase.
+    source: OnceCell<CredentialOrigin>,
 }
 
-/// Whose credentials count.
-pub(super) enum Who {
-    /// Those that were found, if any were.
-    Found(Lookup),
-    /// Somebody's who is here.
+/// Origin of a session's credentials.
+enum CredentialOrigin {
+    /// They were looked up in files and helpers.
+    LookedUp(CredentialLookup),
+    /// They were passed in, by a login.
     Given(Credential),
 }
 
@@ -53,13 +54,13 @@ impl Session {
             repository: repository.to_owned(),
             scopes,
             authorization: Mutex::new(None),
-            who: OnceCell::new(),
+            source: OnceCell::new(),
         }
     }
 
-    pub(super) fn of_user(credential: Credential) -> Session {
+    pub(super) fn with_credential(credential: Credential) -> Session {
         Session {
-            who: OnceCell::from(Who::Given(credential)),
+            source: OnceCell::from(CredentialOrigin::Given(credential)),
             ..Session::new("", BTreeSet::new())
         }
     }
@@ -68,63 +69,77 @@ impl Session {
         self.authorization.lock().await.clone()
     }
 
-    /// To be replaced; others that are refused meanwhile wait for it.
-    pub(super) async fn locked(&self) -> MutexGuard<'_, Option<Authorization>> {
+    /// Locks the authorization for replacement. Concurrent requests that were refused wait for it.
+    pub(super) async fn lock_authorization(&self) -> MutexGuard<'_, Option<Authorization>> {
         self.authorization.lock().await
     }
 
-    pub(super) async fn credential(&self, registry: &Registry) -> Option<&Credential> {
-        let looked_for = self.who.get_or_init(|| async {
-            let access = registry.access();
-            Who::Found(credentials::find(&registry.host, &self.repository, access).await)
+    /// Returns the credentials for the registry, if there are any.
+    pub(super) async fn credential(
+        &self,
+        host: &RegistryHost,
+        access: Access<'_>,
+    ) -> Option<&Credential> {
+        let source = self.source.get_or_init(|| async {
+            let lookup = credentials::find(host, &self.repository, access).await;
+            CredentialOrigin::LookedUp(lookup)
         });
-        match looked_for.await {
-            Who::Found(lookup) => lookup.found.as_ref().map(|found| &found.credential),
-            Who::Given(credential) => Some(credential),
+        match source.await {
+            CredentialOrigin::LookedUp(lookup) => {
+                lookup.found.as_ref().map(|found| &found.credential)
+            }
+            CredentialOrigin::Given(credential) => Some(credential),
         }
     }
 
+    /// Returns the errors of the credential files and helpers that could not be read.
     pub(super) fn problems(&self) -> Vec<String> {
-        match self.who.get() {
-            Some(Who::Found(lookup)) => lookup.problems.iter().map(ToString::to_string).collect(),
+        match self.source.get() {
+            Some(CredentialOrigin::LookedUp(lookup)) => {
+                lookup.problems.iter().map(ToString::to_string).collect()
+            }
             _ => Vec::new(),
         }
     }
 
-    /// What it means to be denied something with this status.
-    pub(super) async fn denied(&self, status: StatusCode, registry: &str) -> FetchError {
-        // With a token it is not who we are, but what we may.
-        let is_wrong = status == StatusCode::UNAUTHORIZED
+    /// Returns the error for a request that was refused with this status, 401 or 403.
+    pub(super) async fn permission_denied(
+        &self,
+        status: StatusCode,
+        registry: &RegistryHost,
+    ) -> RegistryError {
+        // A token proves that the credentials were accepted; then only the permission is missing.
+        let is_invalid = status == StatusCode::UNAUTHORIZED
             && matches!(
                 self.authorization().await,
                 Some(Authorization::Basic { .. })
             );
-        self.refused(registry, is_wrong)
+        self.denial(registry, is_invalid)
     }
 
-    /// The credentials are wrong, or not good enough.
-    pub(super) fn refused(&self, registry: &str, is_wrong: bool) -> FetchError {
-        let registry = registry.to_owned();
-        let found = match self.who.get() {
-            Some(Who::Found(lookup)) => lookup.found.as_ref(),
+    /// Returns the error for credentials that are invalid, or valid but insufficient.
+    pub(super) fn denial(&self, registry: &RegistryHost, is_invalid: bool) -> RegistryError {
+        let registry = registry.to_string();
+        let found = match self.source.get() {
+            Some(CredentialOrigin::LookedUp(lookup)) => lookup.found.as_ref(),
             _ => None,
         };
         match found {
-            Some(found) if is_wrong => FetchError::CredentialsRefused {
+            Some(found) if is_invalid => RegistryError::InvalidCredentials {
                 registry,
                 user: found.credential.username().to_owned(),
-                place: found.place.clone(),
+                store: found.store.clone(),
             },
-            Some(found) => FetchError::Unauthorized {
+            Some(found) => RegistryError::PermissionDenied {
                 registry,
-                asked_by: AskedBy::User {
+                requester: Requester::User {
                     name: found.credential.username().to_owned(),
-                    place: found.place.clone(),
+                    store: found.store.clone(),
                 },
             },
-            None => FetchError::Unauthorized {
+            None => RegistryError::PermissionDenied {
                 registry,
-                asked_by: AskedBy::Anyone {
+                requester: Requester::Anonymous {
                     problems: self.problems(),
                 },
             },

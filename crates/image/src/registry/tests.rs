@@ -1,4 +1,5 @@
-//! What no real registry does when asked to: send credentials elsewhere, be busy.
+//! Responses that a real registry cannot be made to give: redirects to other servers, busy
+//! statuses.
 
 use std::{
     collections::BTreeMap,
@@ -8,13 +9,18 @@ use std::{
     thread,
 };
 
-use super::*;
-use crate::credentials::Secret;
+use reqwest::{Client, Url};
 
-/// A server that answers each path with a status and headers, and remembers all that it is told.
+use super::{client::RegistryClient, *};
+use crate::{
+    Environment,
+    credentials::{Credential, Secret},
+};
+
+/// Server that answers each path with a status and headers, and records what it receives.
 struct Server {
     address: SocketAddr,
-    told: Arc<Mutex<String>>,
+    received: Arc<Mutex<String>>,
 }
 
 impl Server {
@@ -22,23 +28,23 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server {
             address: listener.local_addr().unwrap(),
-            told: Arc::default(),
+            received: Arc::default(),
         };
-        let (answers, told) = (answers(server.address), Arc::clone(&server.told));
+        let (answers, received) = (answers(server.address), Arc::clone(&server.received));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                answer(stream, &answers, &told);
+                answer(stream, &answers, &received);
             }
         });
         server
     }
 
-    fn told(&self) -> String {
-        self.told.lock().unwrap().clone()
+    fn received(&self) -> String {
+        self.received.lock().unwrap().clone()
     }
 }
 
-fn answer(stream: TcpStream, answers: &BTreeMap<&str, String>, told: &Mutex<String>) {
+fn answer(stream: TcpStream, answers: &BTreeMap<&str, String>, received: &Mutex<String>) {
     let mut reader = BufReader::new(&stream);
     let (mut head, mut length) = (String::new(), 0);
     while let Ok(3..) = reader.read_line(&mut head) {
@@ -61,14 +67,14 @@ fn answer(stream: TcpStream, answers: &BTreeMap<&str, String>, told: &Mutex<Stri
         &stream,
         "HTTP/1.1 {answer}Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
-    let mut told = told.lock().unwrap();
-    *told += &head;
-    *told += &String::from_utf8_lossy(&body);
+    let mut received = received.lock().unwrap();
+    *received += &head;
+    *received += &String::from_utf8_lossy(&body);
     drop(written);
 }
 
-/// This server for somebody with these credentials.
-fn registry_of(server: &Server, credential: Credential) -> Registry {
+/// Client of this server with these credentials.
+fn client_of(server: &Server, credential: Credential) -> RegistryClient {
     let (environment, registries) = (Environment::default(), Registries::default());
     let access = Access {
         scheme: Scheme::Http,
@@ -76,14 +82,14 @@ fn registry_of(server: &Server, credential: Credential) -> Registry {
         registries: &registries,
     };
     let host: RegistryHost = server.address.to_string().parse().unwrap();
-    Registry::as_user(&host, credential, access).unwrap()
+    RegistryClient::for_user(&host, credential, access).unwrap()
 }
 
-/// What a request at this registry comes to for somebody with these credentials.
-async fn ask(server: &Server, credential: Credential) -> Result<(), FetchError> {
-    let ask = |client: &Client, url: Url| client.get(url);
-    let registry = registry_of(server, credential);
-    registry.get("blob", ask).await.map(drop)
+/// Sends a request to this server with these credentials.
+async fn request(server: &Server, credential: Credential) -> Result<(), RegistryError> {
+    let request = |http: &Client, url: Url| http.get(url);
+    let client = client_of(server, credential);
+    client.get("blob", request).await.map(drop)
 }
 
 fn password() -> Credential {
@@ -104,15 +110,15 @@ async fn credentials_do_not_follow_a_redirect_to_another_server() {
         let challenge = "401 x\r\nWWW-Authenticate: Basic realm=\"x\"\r\n".to_owned();
         BTreeMap::from([("/v2/blob", challenge), ("/v2/blob known", location)])
     });
-    ask(&registry, password()).await.unwrap();
-    assert!(registry.told().contains(ENCODED));
-    let told = elsewhere.told().to_ascii_lowercase();
-    assert!(told.contains("get /blob"), "{told}");
-    assert!(!told.contains("authorization"), "{told}");
+    request(&registry, password()).await.unwrap();
+    assert!(registry.received().contains(ENCODED));
+    let received = elsewhere.received().to_ascii_lowercase();
+    assert!(received.contains("get /blob"), "{received}");
+    assert!(!received.contains("authorization"), "{received}");
 }
 
 #[tokio::test]
-async fn a_token_service_does_not_hand_credentials_on() {
+async fn a_token_service_does_not_forward_credentials() {
     let elsewhere = Server::start(|_| BTreeMap::from([("/token", "200 OK\r\n".to_owned())]));
     let registry = Server::start(|address| {
         let challenge =
@@ -122,22 +128,22 @@ async fn a_token_service_does_not_hand_credentials_on() {
     });
     let token = Credential::IdentityToken(Secret::new("hush".to_owned()));
     for (credential, shown) in [(password(), ENCODED), (token, "refresh_token=hush")] {
-        let error = ask(&registry, credential).await.unwrap_err();
+        let error = request(&registry, credential).await.unwrap_err();
         assert!(error.to_string().contains("307"), "{error}");
-        assert!(registry.told().contains(shown));
-        assert_eq!(elsewhere.told(), "");
+        assert!(registry.received().contains(shown));
+        assert_eq!(elsewhere.received(), "");
     }
 }
 
 #[tokio::test]
-async fn a_busy_registry_is_asked_again() {
+async fn requests_to_a_busy_registry_are_retried() {
     let busy = "503 busy\r\n".to_owned();
     let server = Server::start(|_| BTreeMap::from([("/v2/manifests/busy", busy.clone())]));
-    let registry = registry_of(&server, password());
-    let error = registry.manifest("busy").await.unwrap_err();
+    let client = client_of(&server, password());
+    let error = client.fetch_manifest("busy").await.unwrap_err();
     assert!(error.to_string().contains("503"), "{error}");
-    assert_eq!(server.told().matches("GET /").count(), 3);
-    let error = registry.manifest("none").await.unwrap_err();
-    assert!(matches!(error, FetchError::NotFound { .. }), "{error}");
-    assert_eq!(server.told().matches("GET /").count(), 4);
+    assert_eq!(server.received().matches("GET /").count(), 3);
+    let error = client.fetch_manifest("none").await.unwrap_err();
+    assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
+    assert_eq!(server.received().matches("GET /").count(), 4);
 }

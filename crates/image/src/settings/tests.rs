@@ -1,5 +1,5 @@
-//! Settings that are attached in all the ways there are, at a registry that has the referrers
-//! API: the pages of distribution-spec v1.1, served by this process.
+//! Settings that are attached in every supported way. A server in this process has the pages of a
+//! registry with the referrers API (distribution-spec v1.1).
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{artifact::Artifact, *};
+use super::{artifact::SettingsArtifact, config::parse_shell, *};
 use crate::{Digest, Image, ImageError, ImageStore, Platform, PullOptions, Reference, Step};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -28,11 +28,11 @@ struct Page {
     body: Vec<u8>,
 }
 
-/// A registry with a repository `app` in it.
+/// Registry with the repository `app`.
 struct TestRegistry {
     address: SocketAddr,
     pages: Arc<Mutex<HashMap<String, Page>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl TestRegistry {
@@ -41,13 +41,13 @@ impl TestRegistry {
         let registry = TestRegistry {
             address: listener.local_addr().unwrap(),
             pages: Arc::default(),
-            asked: Arc::default(),
+            requests: Arc::default(),
         };
-        let (pages, asked) = (registry.pages.clone(), registry.asked.clone());
+        let (pages, requests) = (registry.pages.clone(), registry.requests.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (pages, asked) = (pages.clone(), asked.clone());
-                thread::spawn(move || answer(stream, &pages, &asked));
+                let (pages, requests) = (pages.clone(), requests.clone());
+                thread::spawn(move || answer(stream, &pages, &requests));
             }
         });
         registry
@@ -64,14 +64,14 @@ impl TestRegistry {
     }
 
     fn blob(&self, media_type: &str, body: &[u8]) -> Value {
-        let digest = Digest::of(body);
+        let digest = Digest::compute(body);
         self.page(&format!("blobs/{digest}"), 200, "", body);
         json!({"mediaType": media_type, "digest": digest.to_string(), "size": body.len()})
     }
 
     fn manifest(&self, tag: &str, media_type: &str, document: &Value) -> Value {
         let body = document.to_string().into_bytes();
-        let digest = Digest::of(&body);
+        let digest = Digest::compute(&body);
         let content = format!("Content-Type: {media_type}\r\n");
         for name in [tag, &digest.to_string()] {
             self.page(&format!("manifests/{name}"), 200, &content, &body);
@@ -79,12 +79,12 @@ impl TestRegistry {
         json!({"mediaType": media_type, "digest": digest.to_string(), "size": body.len()})
     }
 
-    /// An image, as `tag`.
+    /// Adds an image as `tag`.
     fn image(&self, tag: &str) -> Value {
         let layer = b"a layer";
         let config = json!({
             "architecture": Platform::host().architecture, "os": "linux",
-            "rootfs": {"type": "layers", "diff_ids": [Digest::of(layer).to_string()]},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::compute(layer).to_string()]},
         });
         let document = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
@@ -94,7 +94,7 @@ impl TestRegistry {
         self.manifest(tag, MANIFEST, &document)
     }
 
-    /// An artifact with these layers; what a list of referrers says about it.
+    /// Adds an artifact with these layers and returns its entry for a list of referrers.
     fn artifact(&self, subject: &Value, kind: &str, created: &str, layers: &[Value]) -> Value {
         let document = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "subject": subject,
@@ -116,7 +116,7 @@ impl TestRegistry {
 
     fn list(&self, path: &str, headers: &str, referrers: &[Value]) {
         let list = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": referrers});
-        // As go-containerregistry's registry calls it.
+        // go-containerregistry's registry sends lists with this type.
         let headers = format!("Content-Type: text/plain; charset=utf-8\r\n{headers}");
         self.page(path, 200, &headers, list.to_string().as_bytes());
     }
@@ -129,14 +129,14 @@ impl TestRegistry {
 fn answer(
     stream: TcpStream,
     pages: &Mutex<HashMap<String, Page>>,
-    asked: &Mutex<Vec<String>>,
+    requests: &Mutex<Vec<String>>,
 ) -> Option<()> {
     let mut lines = BufReader::new(&stream).lines();
     let request = lines.next()?.ok()?;
     while lines.next()?.ok().is_some_and(|line| !line.is_empty()) {}
     let path = request.split(' ').nth(1)?.to_owned();
     let page = pages.lock().unwrap().get(&path).cloned();
-    asked.lock().unwrap().push(path);
+    requests.lock().unwrap().push(path);
     let page = page.unwrap_or(Page {
         status: 404,
         headers: String::new(),
@@ -152,7 +152,7 @@ fn answer(
     (&stream).write_all(&page.body).ok()
 }
 
-/// A store of its own.
+/// Client with an empty store.
 struct Puller {
     store: ImageStore,
     _directory: TempDir,
@@ -167,11 +167,11 @@ impl Puller {
         }
     }
 
-    /// The image, and why its settings are not known.
+    /// Pulls an image. Also returns why its settings are unavailable, if they are.
     async fn pull(&self, reference: &Reference) -> Result<(Image, Option<String>), ImageError> {
         let unknown = Mutex::new(None);
         let listener = |progress: crate::Progress| {
-            if let Step::SettingsUnknown { reason } = progress.step {
+            if let Step::SettingsUnavailable { reason } = progress.step {
                 *unknown.lock().unwrap() = Some(reason);
             }
         };
@@ -207,7 +207,7 @@ fn zsh_layers(registry: &TestRegistry) -> [Value; 2] {
 }
 
 #[tokio::test]
-async fn an_artifact_on_a_later_page_is_found_and_kept_when_nobody_answers() {
+async fn an_artifact_on_a_later_page_is_found_and_kept_while_the_registry_fails() {
     let registry = TestRegistry::start();
     let image = registry.image("1");
     let artifact = registry.artifact(&image, TYPE, "", &zsh_layers(&registry));
@@ -225,7 +225,10 @@ async fn an_artifact_on_a_later_page_is_found_and_kept_when_nobody_answers() {
     let (reference, puller) = (registry.reference("1"), Puller::new());
     assert_eq!(puller.settings(&reference).await, zsh());
 
-    let local = puller.store.local(&reference, &Platform::host()).unwrap();
+    let local = puller
+        .store
+        .find_local(&reference, &Platform::host())
+        .unwrap();
     assert_eq!(local.unwrap().settings, zsh());
     let by_digest = format!(
         "{}/app@{}",
@@ -233,9 +236,9 @@ async fn an_artifact_on_a_later_page_is_found_and_kept_when_nobody_answers() {
         image["digest"].as_str().unwrap()
     );
     let by_digest = Reference::parse(&by_digest, "docker.io").unwrap();
-    registry.asked.lock().unwrap().clear();
+    registry.requests.lock().unwrap().clear();
     assert_eq!(puller.settings(&by_digest).await, zsh());
-    assert!(registry.asked.lock().unwrap().is_empty());
+    assert!(registry.requests.lock().unwrap().is_empty());
 
     registry.page(&first, 500, "", b"");
     let (kept, unknown) = puller.pull(&reference).await.unwrap();
@@ -244,12 +247,15 @@ async fn an_artifact_on_a_later_page_is_found_and_kept_when_nobody_answers() {
 
     registry.refer(&image, &[]);
     assert_eq!(puller.settings(&reference).await, Default::default());
-    let local = puller.store.local(&reference, &Platform::host()).unwrap();
+    let local = puller
+        .store
+        .find_local(&reference, &Platform::host())
+        .unwrap();
     assert_eq!(local.unwrap().settings, Default::default());
 }
 
 #[tokio::test]
-async fn the_whole_index_may_have_them_and_the_platforms_own_come_first() {
+async fn settings_of_the_manifest_precede_those_of_the_index() {
     let registry = TestRegistry::start();
     let manifest = registry.image("manifest");
     let mut entry = manifest.clone();
@@ -264,7 +270,7 @@ async fn the_whole_index_may_have_them_and_the_platforms_own_come_first() {
     assert_eq!(puller.settings(&reference).await, zsh());
 
     let config = registry.blob(CONFIG, br#"{"schemaVersion": 1}"#);
-    // A tool that was told no type.
+    // Type that some tools write if none is given.
     let unnamed = "application/vnd.unknown.artifact.v1";
     let own = registry.artifact(&manifest, unnamed, "", &[config]);
     registry.refer(&manifest, &[own]);
@@ -272,14 +278,17 @@ async fn the_whole_index_may_have_them_and_the_platforms_own_come_first() {
 }
 
 #[tokio::test]
-async fn without_the_api_a_tag_lists_them() {
+async fn without_the_referrers_api_a_tag_lists_artifacts() {
     let registry = TestRegistry::start();
     let image = registry.image("1");
     let (reference, puller) = (registry.reference("1"), Puller::new());
     assert_eq!(puller.settings(&reference).await, Default::default());
     let about_settings = |path: &String| path.contains("referrers") || path.contains("sha256-");
-    let asked = registry.asked.lock().unwrap().clone();
-    assert_eq!(asked.iter().filter(|path| about_settings(path)).count(), 2);
+    let requests = registry.requests.lock().unwrap().clone();
+    assert_eq!(
+        requests.iter().filter(|path| about_settings(path)).count(),
+        2
+    );
     let digest = image["digest"].as_str().unwrap();
     let html = "Content-Type: text/html\r\n";
     registry.page(&format!("referrers/{digest}"), 200, html, b"<html>");
@@ -294,8 +303,8 @@ async fn without_the_api_a_tag_lists_them() {
 }
 
 #[tokio::test]
-async fn a_registry_that_cannot_tell_is_noted() {
-    for (status, said) in [(500, "500"), (401, "private")] {
+async fn an_unanswered_search_is_reported() {
+    for (status, message) in [(500, "500"), (401, "private")] {
         let registry = TestRegistry::start();
         let image = registry.image("1");
         let path = format!("referrers/{}", image["digest"].as_str().unwrap());
@@ -303,12 +312,12 @@ async fn a_registry_that_cannot_tell_is_noted() {
         let (image, unknown) = Puller::new().pull(&registry.reference("1")).await.unwrap();
         assert_eq!(image.settings, Default::default());
         let reason = unknown.unwrap();
-        assert!(reason.contains(said), "{reason}");
+        assert!(reason.contains(message), "{reason}");
     }
 }
 
 #[tokio::test]
-async fn a_list_that_goes_on_elsewhere_is_not_followed() {
+async fn a_next_page_on_another_server_is_not_followed() {
     let (registry, other) = (TestRegistry::start(), TestRegistry::start());
     let image = registry.image("1");
     let path = format!("referrers/{}", image["digest"].as_str().unwrap());
@@ -316,11 +325,11 @@ async fn a_list_that_goes_on_elsewhere_is_not_followed() {
     registry.list(&path, &next, &[]);
     let (_, unknown) = Puller::new().pull(&registry.reference("1")).await.unwrap();
     assert!(unknown.unwrap().contains("another server"));
-    assert!(other.asked.lock().unwrap().is_empty());
+    assert!(other.requests.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn settings_that_are_found_and_not_whole_are_an_error() {
+async fn damaged_and_invalid_settings_are_an_error() {
     let registry = TestRegistry::start();
     let (reference, image) = (registry.reference("1"), registry.image("1"));
     let with = |layer: &Value| {
@@ -340,7 +349,7 @@ async fn settings_that_are_found_and_not_whole_are_an_error() {
     registry.page(&format!("blobs/{digest}"), 404, "", b"");
     let error = puller.error(&reference).await;
     assert!(
-        error.contains(digest) && error.contains("does not have"),
+        error.contains(digest) && error.contains("not found"),
         "{error}"
     );
 
@@ -357,14 +366,14 @@ async fn settings_that_are_found_and_not_whole_are_an_error() {
     assert!(
         puller
             .store
-            .local(&reference, &Platform::host())
+            .find_local(&reference, &Platform::host())
             .unwrap()
             .is_none()
     );
 }
 
 #[test]
-fn of_several_the_newest_is_taken() {
+fn the_newest_artifact_is_chosen() {
     let registry = TestRegistry::start();
     let image = registry.image("1");
     let layers = zsh_layers(&registry);
@@ -373,36 +382,38 @@ fn of_several_the_newest_is_taken() {
         let digest: Digest = descriptor["digest"].as_str().unwrap().parse().unwrap();
         let path = format!("/v2/app/manifests/{digest}");
         let body = registry.pages.lock().unwrap()[&path].body.clone();
-        Artifact::parse(&body, digest, None).unwrap().unwrap()
+        SettingsArtifact::parse(&body, digest, None)
+            .unwrap()
+            .unwrap()
     };
     let (old, new) = (
-        // The later date, and the earlier moment.
+        // The later date, but the earlier time.
         parsed("2026-02-01T00:30:00+02:00", "a"),
         parsed("2026-01-31T23:00:00Z", "a"),
     );
     let (undated, other) = (parsed("yesterday", "a"), parsed("", "b"));
     let all = [old.clone(), undated.clone(), new.clone(), other.clone()];
-    assert_eq!(Artifact::newest(all.to_vec()), Some(new));
+    assert_eq!(SettingsArtifact::newest(all.to_vec()), Some(new));
     let last = if undated.digest > other.digest {
         &undated
     } else {
         &other
     };
     for pair in [[&undated, &other], [&other, &undated]] {
-        let newest = Artifact::newest(pair.map(Clone::clone).to_vec());
+        let newest = SettingsArtifact::newest(pair.map(Clone::clone).to_vec());
         assert_eq!(newest.as_ref(), Some(last));
     }
     assert_eq!(
-        Artifact::newest(vec![undated.clone(), old.clone()]),
+        SettingsArtifact::newest(vec![undated.clone(), old.clone()]),
         Some(old)
     );
 }
 
 #[test]
-fn only_an_artifact_of_this_image_with_settings_counts() {
+fn only_artifacts_of_this_image_with_settings_are_used() {
     let registry = TestRegistry::start();
     let image = registry.image("1");
-    let digest = Digest::of(b"the artifact");
+    let digest = Digest::compute(b"the artifact");
     let parse = |layers: &[Value]| {
         let document = json!({
             "schemaVersion": 2, "subject": image, "layers": layers,
@@ -411,10 +422,10 @@ fn only_an_artifact_of_this_image_with_settings_counts() {
         let subject = image["digest"].as_str().unwrap().parse().unwrap();
         let bytes = document.to_string().into_bytes();
         assert_eq!(
-            Artifact::parse(&bytes, digest, Some(&digest)).unwrap(),
+            SettingsArtifact::parse(&bytes, digest, Some(&digest)).unwrap(),
             None
         );
-        Artifact::parse(&bytes, digest, Some(&subject))
+        SettingsArtifact::parse(&bytes, digest, Some(&subject))
     };
     let [script, config] = zsh_layers(&registry);
     let both = [script.clone(), config.clone()];
@@ -435,20 +446,20 @@ fn only_an_artifact_of_this_image_with_settings_counts() {
     );
     assert_eq!(parse(&[]).unwrap(), None);
     let twice = parse(&[script.clone(), script]).unwrap_err().to_string();
-    assert!(twice.contains("several parts"), "{twice}");
+    assert!(twice.contains("several layers"), "{twice}");
 }
 
 #[test]
-fn a_configuration_says_its_version_and_may_say_a_shell() {
-    let read = |text: &str| shell(text.as_bytes());
+fn a_configuration_has_a_version_and_may_have_a_shell() {
+    let parse = |text: &str| parse_shell(text.as_bytes());
     let with_more = r#"{"schemaVersion": 1, "shell": "/bin/zsh", "more": {}}"#;
-    assert_eq!(read(with_more).unwrap().as_deref(), Some("/bin/zsh"));
-    assert_eq!(read(r#"{"schemaVersion": 1}"#).unwrap(), None);
+    assert_eq!(parse(with_more).unwrap().as_deref(), Some("/bin/zsh"));
+    assert_eq!(parse(r#"{"schemaVersion": 1}"#).unwrap(), None);
     assert_eq!(
-        read(r#"{"schemaVersion": 1, "shell": null}"#).unwrap(),
+        parse(r#"{"schemaVersion": 1, "shell": null}"#).unwrap(),
         None
     );
-    for (text, said) in [
+    for (text, message) in [
         (r#"{"schemaVersion": 2}"#, "schema version 2"),
         (r#"{"schemaVersion": "1"}"#, "schema version \"1\""),
         (r#"{"shell": "/bin/zsh"}"#, "schemaVersion"),
@@ -456,17 +467,20 @@ fn a_configuration_says_its_version_and_may_say_a_shell() {
         (r#"{"schemaVersion": 1, "shell": 5}"#, "string"),
         (
             r#"{"schemaVersion": 1, "shell": "zsh"}"#,
-            "no absolute path",
+            "not an absolute path",
         ),
-        (r#"{"schemaVersion": 1, "shell": ""}"#, "no absolute path"),
+        (
+            r#"{"schemaVersion": 1, "shell": ""}"#,
+            "not an absolute path",
+        ),
         (
             r#"{"schemaVersion": 1, "shell": "/bin/zsh:x"}"#,
-            "no absolute path",
+            "not an absolute path",
         ),
     ] {
-        let error = read(text).unwrap_err().to_string();
+        let error = parse(text).unwrap_err().to_string();
         assert!(
-            error.contains("machine settings") && error.contains(said),
+            error.contains("machine settings") && error.contains(message),
             "{error}"
         );
     }

@@ -1,4 +1,8 @@
-//! A blob that is read while it arrives.
+//! Blobs that are read while they are being fetched.
+//!
+//! The fetching side reports its progress to an [`Arrival`]; the unpacking side reads an
+//! [`ArrivingBlob`], which blocks until more bytes have been written. So a broken connection that
+//! is resumed is invisible to the reader, and unpacking starts with the first bytes.
 
 use std::{
     collections::HashMap,
@@ -12,16 +16,19 @@ use std::{
 use super::ImageStore;
 use crate::{Descriptor, Digest};
 
-/// How far several blobs have come, each once.
+/// Arrivals of an image's blobs, by digest.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrivals(HashMap<Digest, Arc<Arrival>>);
 
 impl ImageStore {
-    /// The arrivals of these blobs; some may be in the store already.
+    /// Returns arrivals for these blobs: completed for those in the store, else pending.
     pub(crate) fn arrivals<'a>(&self, blobs: impl Iterator<Item = &'a Descriptor>) -> Arrivals {
-        let arrival = |blob| match self.has(blob) {
-            true => Arrival::here(),
-            false => Arrival::awaited(),
+        let arrival = |blob| {
+            if self.has_blob(blob) {
+                Arrival::completed()
+            } else {
+                Arrival::pending()
+            }
         };
         Arrivals(
             blobs
@@ -32,19 +39,19 @@ impl ImageStore {
 }
 
 impl Arrivals {
-    /// One blob's arrival. A blob that nobody spoke of will not come.
-    pub(crate) fn of(&self, digest: &Digest) -> Arc<Arrival> {
+    /// Returns a blob's arrival; a cancelled one for an unknown digest.
+    pub(crate) fn get(&self, digest: &Digest) -> Arc<Arrival> {
         let known = self.0.get(digest).cloned();
-        known.unwrap_or_else(|| Arc::new(Arrival::new(State::Lost)))
+        known.unwrap_or_else(|| Arc::new(Arrival::new(State::Cancelled)))
     }
 
-    /// Gives up what is not there yet.
-    pub(crate) fn give_up(&self) {
-        self.0.values().for_each(|arrival| arrival.give_up());
+    /// Cancels all arrivals that are not complete.
+    pub(crate) fn cancel(&self) {
+        self.0.values().for_each(|arrival| arrival.cancel());
     }
 }
 
-/// How far a blob has come. Whoever fetches it tells; whoever reads it waits for that.
+/// Progress of one blob, shared by the side that fetches it and the side that reads it.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     state: Mutex<State>,
@@ -53,32 +60,30 @@ pub(crate) struct Arrival {
 
 #[derive(Debug)]
 enum State {
-    Awaited,
-    /// So many bytes are in the file, and may still turn out to be the wrong ones.
-    Arriving {
-        file: Arc<File>,
-        bytes: u64,
-    },
-    /// It is in the store, checked.
-    Here,
-    /// It will not come.
-    Lost,
+    /// No download of it has begun.
+    Pending,
+    /// The first `bytes` bytes are in the file. Their digest is not known yet.
+    Arriving { file: Arc<File>, bytes: u64 },
+    /// It is in the store, and its digest was checked.
+    Complete,
+    /// Fetching failed or was cancelled.
+    Cancelled,
 }
 
-/// The blob did not come whole; whoever fetched it knows why.
+/// The blob was not fetched completely. The fetching side reports the reason.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("it did not arrive")]
+#[error("the layer was not fetched")]
 pub(crate) struct NotArrived;
 
 impl Arrival {
-    /// Of a blob that is still to be fetched.
-    pub(crate) fn awaited() -> Arrival {
-        Arrival::new(State::Awaited)
+    /// Arrival of a blob that is still to be fetched.
+    pub(crate) fn pending() -> Arrival {
+        Arrival::new(State::Pending)
     }
 
-    /// Of a blob that is in the store.
-    pub(crate) fn here() -> Arrival {
-        Arrival::new(State::Here)
+    /// Arrival of a blob that is in the store.
+    pub(crate) fn completed() -> Arrival {
+        Arrival::new(State::Complete)
     }
 
     fn new(state: State) -> Arrival {
@@ -88,12 +93,11 @@ impl Arrival {
         }
     }
 
-    /// Whether nobody has begun to fetch it.
-    pub(crate) fn is_awaited(&self) -> bool {
-        matches!(*self.state(), State::Awaited)
+    pub(crate) fn is_pending(&self) -> bool {
+        matches!(*self.state(), State::Pending)
     }
 
-    /// It is arriving in this file.
+    /// Reports that the blob's bytes are being written to this file.
     pub(crate) fn begin(&self, file: File) {
         self.change(State::Arriving {
             file: Arc::new(file),
@@ -101,7 +105,7 @@ impl Arrival {
         });
     }
 
-    /// So many bytes have come in all.
+    /// Reports the number of bytes in the file.
     pub(crate) fn advance(&self, to: u64) {
         if let State::Arriving { bytes, .. } = &mut *self.state() {
             *bytes = to;
@@ -109,24 +113,24 @@ impl Arrival {
         self.changed.notify_all();
     }
 
-    /// It is in the store.
+    /// Reports that the blob is in the store.
     pub(crate) fn complete(&self) {
-        self.change(State::Here);
+        self.change(State::Complete);
     }
 
-    /// It will not come, unless it is here already.
-    pub(crate) fn give_up(&self) {
-        if !matches!(*self.state(), State::Here) {
-            self.change(State::Lost);
+    /// Reports that the blob will not be fetched. Has no effect on a complete one.
+    pub(crate) fn cancel(&self) {
+        if !matches!(*self.state(), State::Complete) {
+            self.change(State::Cancelled);
         }
     }
 
-    /// Waits until all of it is in the store.
+    /// Blocks until the blob is in the store or was cancelled.
     pub(crate) fn wait(&self) -> Result<(), NotArrived> {
-        let going_on = |state: &mut State| !matches!(state, State::Here | State::Lost);
-        let state = self.changed.wait_while(self.state(), going_on);
+        let is_open = |state: &mut State| !matches!(state, State::Complete | State::Cancelled);
+        let state = self.changed.wait_while(self.state(), is_open);
         match *state.unwrap_or_else(PoisonError::into_inner) {
-            State::Here => Ok(()),
+            State::Complete => Ok(()),
             _ => Err(NotArrived),
         }
     }
@@ -137,16 +141,16 @@ impl Arrival {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is a single assignment: a panic elsewhere leaves a whole state.
+        // Every change is a single assignment, so a panic leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The bytes of an arriving blob. A read waits until there is something; [`NotArrived`] is in its
-/// error if nothing more will come.
+/// Reader of an arriving blob. A read blocks until there are bytes; its error contains
+/// [`NotArrived`] if no more will come.
 pub(crate) struct ArrivingBlob<'a> {
     arrival: &'a Arrival,
-    /// Where it is once it is here.
+    /// Path of the complete blob.
     path: PathBuf,
     file: Option<Arc<File>>,
     position: u64,
@@ -154,7 +158,7 @@ pub(crate) struct ArrivingBlob<'a> {
 }
 
 impl<'a> ArrivingBlob<'a> {
-    /// The blob of this size that will be there.
+    /// Returns a reader of the blob that has or will have this path and size.
     pub(crate) fn new(arrival: &'a Arrival, path: &Path, size: u64) -> ArrivingBlob<'a> {
         ArrivingBlob {
             arrival,
@@ -165,23 +169,25 @@ impl<'a> ArrivingBlob<'a> {
         }
     }
 
-    /// Waits for bytes behind the position; returns the file they are in and how many there are.
+    /// Blocks until there are bytes after the position. Returns their file and their number.
     fn next(&mut self) -> io::Result<(Arc<File>, u64)> {
         let position = self.position;
-        let behind = |state: &mut State| match state {
-            State::Awaited => true,
+        let is_starved = |state: &mut State| match state {
+            State::Pending => true,
             State::Arriving { bytes, .. } => *bytes <= position,
-            State::Here | State::Lost => false,
+            State::Complete | State::Cancelled => false,
         };
         let state = self
             .arrival
             .changed
-            .wait_while(self.arrival.state(), behind);
+            .wait_while(self.arrival.state(), is_starved);
         let (file, end) = match &*state.unwrap_or_else(PoisonError::into_inner) {
             State::Arriving { file, bytes } => (Some(Arc::clone(file)), *bytes),
-            State::Here => (None, self.size),
-            State::Awaited | State::Lost => return Err(io::Error::other(NotArrived)),
+            State::Complete => (None, self.size),
+            State::Pending | State::Cancelled => return Err(io::Error::other(NotArrived)),
         };
+        // A file that was opened before the blob got its name has the same bytes: no need to
+        // reopen.
         let file = match file.or(self.file.take()) {
             Some(file) => file,
             None => Arc::new(File::open(&self.path)?),
@@ -211,11 +217,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_read_as_they_come() {
+    fn bytes_are_read_while_they_arrive() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("incoming");
         let mut file = File::create(&path).unwrap();
-        let arrival = Arrival::awaited();
+        let arrival = Arrival::pending();
         thread::scope(|threads| {
             let reader = threads.spawn(|| {
                 let mut all = Vec::new();
@@ -231,26 +237,26 @@ mod tests {
             }
             assert_eq!(reader.join().unwrap().unwrap(), b"0123456789");
             arrival.complete();
-            arrival.give_up();
+            arrival.cancel();
             assert!(arrival.wait().is_ok());
         });
     }
 
     #[test]
-    fn what_was_here_before_is_read_from_its_place() {
+    fn a_stored_blob_is_read_from_its_path() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("blob");
         fs::write(&path, "all").unwrap();
-        let (arrival, mut all) = (Arrival::here(), String::new());
+        let (arrival, mut all) = (Arrival::completed(), String::new());
         let mut blob = ArrivingBlob::new(&arrival, &path, 3);
         blob.read_to_string(&mut all).unwrap();
         assert_eq!(all, "all");
     }
 
     #[test]
-    fn whoever_waits_hears_that_nothing_more_comes() {
+    fn a_waiting_reader_fails_when_the_blob_is_cancelled() {
         let file = tempfile::tempfile().unwrap();
-        let arrival = Arrival::awaited();
+        let arrival = Arrival::pending();
         thread::scope(|threads| {
             let reader = threads.spawn(|| {
                 let mut blob = ArrivingBlob::new(&arrival, Path::new("/none"), 10);
@@ -258,7 +264,7 @@ mod tests {
             });
             arrival.begin(file);
             thread::sleep(Duration::from_millis(5));
-            arrival.give_up();
+            arrival.cancel();
             let error = reader.join().unwrap();
             assert!(error.get_ref().unwrap().is::<NotArrived>());
         });

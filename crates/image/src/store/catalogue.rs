@@ -1,109 +1,83 @@
-//! Which images are in the store, and what each takes.
+//! The images in the store and their disk usage.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    io::ErrorKind,
-    os::unix::fs::MetadataExt,
-    path::PathBuf,
-};
+use std::{collections::HashMap, fs, io::ErrorKind, os::unix::fs::MetadataExt, path::PathBuf};
 
-use jiff::Timestamp;
-
-use super::{ImageStore, StoreError, contents::Contents, index::Entry};
+use super::{ImageStore, StoreError, image_blobs::ImageBlobs, index::LayoutEntry};
 use crate::{
-    Descriptor, Digest, HistoryStep, Platform, Reference,
+    Descriptor, Digest, ImageConfig, Platform, Reference,
     manifest::{self, Manifest},
 };
 
-/// An image in the store: all that one digest leads to.
+/// An image in the store: everything that one digest refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredImage {
     /// An index, or a manifest itself.
     pub descriptor: Descriptor,
-    /// What it is called here; nothing if its names mean other images now.
+    /// Its references; empty if they refer to other images by now.
     pub references: Vec<Reference>,
-    /// The platforms whose every part is here.
+    /// The platforms for which all blobs are stored.
     pub variants: Vec<Variant>,
-    /// The file systems that were made from it.
+    /// The base images that were made from it.
     pub bases: Vec<Base>,
-    /// Bytes of disk that its blobs and bases take.
+    /// Disk usage of its blobs and bases in bytes.
     pub disk_size: u64,
-    /// Those of them that other images need as well.
+    /// Part of `disk_size` that other images share.
     pub shared_size: u64,
-    pub(super) contents: Contents,
+    pub(super) blobs: ImageBlobs,
 }
 
-/// An image for one platform.
+/// Image for one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
-    /// The platform.
-    pub platform: Platform,
-    /// The platform's manifest.
+    /// Manifest of the platform.
     pub manifest: Descriptor,
-    /// What describes its programs, as it is in the store.
-    pub config: Descriptor,
-    /// When it was made, if its maker says.
-    pub created: Option<Timestamp>,
-    /// `NAME=value`.
-    pub environment: Vec<String>,
-    /// What to run.
-    pub entrypoint: Vec<String>,
-    /// What to run, or the entry point's arguments.
-    pub command: Vec<String>,
-    /// Where to run it.
-    pub working_directory: Option<String>,
-    /// As whom to run it.
-    pub user: Option<String>,
-    /// How to stop it.
-    pub stop_signal: Option<String>,
-    /// Whatever its maker says about it.
-    pub labels: BTreeMap<String, String>,
-    /// The lowest first.
+    /// Descriptor of the configuration blob.
+    pub config_descriptor: Descriptor,
+    /// Configuration, as the blob has it.
+    pub config: ImageConfig,
+    /// Layers, the lowest first.
     pub layers: Vec<Descriptor>,
-    /// How it was made, if its maker says.
-    pub history: Vec<HistoryStep>,
 }
 
-/// A file system that was made from an image.
+/// A base image: an ext4 file system made from an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Bytes of disk that it takes.
+    /// Disk usage in bytes; the file is sparse.
     pub disk_size: u64,
-    /// The manifest that it was made from, if its name says so.
+    /// The manifest that it was made from; absent if the file's name does not begin with a digest.
     pub(super) manifest: Option<Digest>,
 }
 
 impl StoredImage {
-    /// Whether that base was made from this image.
+    /// Whether the base at this path was made from this image.
     pub fn has_base(&self, path: &std::path::Path) -> bool {
         let name = path.file_name();
-        let manifest = name.and_then(|name| manifest_in(name.to_str()?));
-        manifest.is_some_and(|manifest| self.contents.manifests.contains(&manifest))
+        let manifest = name.and_then(|name| manifest_of_base(name.to_str()?));
+        manifest.is_some_and(|manifest| self.blobs.manifests.contains(&manifest))
     }
 
-    /// The variant for this platform, or else the first.
+    /// Returns the variant that suits this platform best, else the first one.
     pub fn variant(&self, platform: &Platform) -> Option<&Variant> {
         self.variant_for(platform).or(self.variants.first())
     }
 
-    /// The variant that serves this platform best.
+    /// Returns the variant that suits this platform best; `None` when no variant runs on it.
     pub fn variant_for(&self, platform: &Platform) -> Option<&Variant> {
         let fitting = self.variants.iter().filter_map(|variant| {
-            let distance = platform.distance(&variant.platform)?;
+            let distance = platform.distance(&variant.config.platform)?;
             Some((distance, variant))
         });
         let nearest = fitting.min_by_key(|(distance, _)| *distance);
         nearest.map(|(_, variant)| variant)
     }
 
-    /// What leads to its variants, if it is not one itself.
+    /// Returns the indexes among its blobs; empty if the image is a single manifest.
     pub(crate) fn indexes(&self, store: &ImageStore) -> Result<Vec<Digest>, StoreError> {
         let mut indexes = Vec::new();
-        for digest in &self.contents.manifests {
-            let bytes = store.small(digest)?.unwrap_or_default();
+        for digest in &self.blobs.manifests {
+            let bytes = store.read_small(digest)?.unwrap_or_default();
             if let Ok((Manifest::Index(_), _)) = manifest::parse(&bytes, None) {
                 indexes.push(*digest);
             }
@@ -113,8 +87,8 @@ impl StoredImage {
 }
 
 impl ImageStore {
-    /// The images that are here: those that have a name or were kept without, and those of
-    /// `others` that are here. In the order of their names, those without last.
+    /// Returns the images in the store, sorted by name with unnamed ones last: all that the index
+    /// lists, and those of `others` (images that machines were made from) that are stored.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -133,7 +107,7 @@ impl ImageStore {
             }
         };
         for entry in &entries {
-            if let Entry::Image(descriptor, reference) = entry {
+            if let LayoutEntry::Image(descriptor, reference) = entry {
                 add(descriptor, reference.as_ref());
             }
         }
@@ -160,43 +134,44 @@ impl ImageStore {
         &self,
         descriptor: Descriptor,
         references: Vec<Reference>,
-        entries: &[Entry],
+        entries: &[LayoutEntry],
         bases: &[Base],
     ) -> Result<StoredImage, StoreError> {
-        let contents = self.contents([descriptor.digest], entries)?;
-        let is_its = |base: &&Base| {
+        let blobs = self.image_blobs([descriptor.digest], entries)?;
+        let is_from_image = |base: &&Base| {
             let manifest = base.manifest.as_ref();
-            manifest.is_some_and(|manifest| contents.manifests.contains(manifest))
+            manifest.is_some_and(|manifest| blobs.manifests.contains(manifest))
         };
-        let bases: Vec<Base> = bases.iter().filter(is_its).cloned().collect();
-        let blobs: u64 = contents.blobs.values().sum();
+        let bases: Vec<Base> = bases.iter().filter(is_from_image).cloned().collect();
+        let blobs_size: u64 = blobs.sizes.values().sum();
         let mut variants = Vec::new();
-        for manifest in &contents.manifests {
+        for manifest in &blobs.manifests {
             variants.extend(self.variant(manifest)?);
         }
-        variants.sort_by_key(|variant| variant.platform.to_string());
+        variants.sort_by_key(|variant| variant.config.platform.to_string());
         Ok(StoredImage {
             descriptor,
             references,
             variants,
-            disk_size: blobs + bases.iter().map(|base| base.disk_size).sum::<u64>(),
+            disk_size: blobs_size + bases.iter().map(|base| base.disk_size).sum::<u64>(),
             bases,
             shared_size: 0,
-            contents,
+            blobs,
         })
     }
 
-    /// The variant that this manifest describes, if it is one and all of it is here.
+    /// Returns the variant that this manifest describes, unless it is not an image's manifest or a
+    /// blob is missing.
     fn variant(&self, digest: &Digest) -> Result<Option<Variant>, StoreError> {
-        let bytes = self.small(digest)?.unwrap_or_default();
+        let bytes = self.read_small(digest)?.unwrap_or_default();
         let Ok((Manifest::Image(parts), media_type)) = manifest::parse(&bytes, None) else {
             return Ok(None);
         };
-        if !parts.layers.iter().all(|(layer, _)| self.has(layer)) {
+        if !parts.layers.iter().all(|(layer, _)| self.has_blob(layer)) {
             return Ok(None);
         }
-        let read = self.small(&parts.config.digest)?.unwrap_or_default();
-        let Ok(read) = manifest::configuration(&read, parts.layers.len()) else {
+        let config = self.read_small(&parts.config.digest)?.unwrap_or_default();
+        let Ok(document) = manifest::parse_config(&config, parts.layers.len()) else {
             return Ok(None);
         };
         let manifest = Descriptor {
@@ -206,26 +181,17 @@ impl ImageStore {
         };
         let layers = parts.layers.into_iter().map(|(layer, _)| layer).collect();
         Ok(Some(Variant {
-            platform: read.platform,
             manifest,
-            config: parts.config,
-            created: read.created,
-            environment: read.environment,
-            entrypoint: read.entrypoint,
-            command: read.command,
-            working_directory: read.working_directory,
-            user: read.user,
-            stop_signal: read.stop_signal,
-            labels: read.labels,
+            config_descriptor: parts.config,
+            config: document.config,
             layers,
-            history: read.history,
         }))
     }
 
-    /// All bases that are there, whatever they were made from.
+    /// Returns all base images, whatever they were made from.
     pub(super) fn all_bases(&self) -> Result<Vec<Base>, StoreError> {
         let directory = self.bases();
-        let reading = || StoreError::io("reading", &directory);
+        let reading = || StoreError::io("read", &directory);
         let entries = match fs::read_dir(&directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(reading())?,
@@ -233,14 +199,14 @@ impl ImageStore {
         let mut bases = Vec::new();
         for entry in entries {
             let entry = entry.map_err(reading())?;
-            let about = match entry.metadata() {
+            let metadata = match entry.metadata() {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                about => about.map_err(reading())?,
+                metadata => metadata.map_err(reading())?,
             };
             bases.push(Base {
                 path: entry.path(),
-                disk_size: about.blocks() * 512,
-                manifest: entry.file_name().to_str().and_then(manifest_in),
+                disk_size: metadata.blocks() * 512,
+                manifest: entry.file_name().to_str().and_then(manifest_of_base),
             });
         }
         bases.sort_by(|one, other| one.path.cmp(&other.path));
@@ -248,8 +214,8 @@ impl ImageStore {
     }
 }
 
-/// The manifest that a base was made from, as its file's name begins with it.
-fn manifest_in(name: &str) -> Option<Digest> {
+/// Parses the manifest's digest at the start of a base image's file name.
+fn manifest_of_base(name: &str) -> Option<Digest> {
     let (hex, _) = name.split_once('-')?;
     format!("sha256:{hex}").parse().ok()
 }
@@ -258,7 +224,7 @@ fn count_shared(images: &mut [StoredImage]) {
     let mut blobs: HashMap<Digest, usize> = HashMap::new();
     let mut bases: HashMap<PathBuf, usize> = HashMap::new();
     for image in images.iter() {
-        for blob in image.contents.blobs.keys() {
+        for blob in image.blobs.sizes.keys() {
             *blobs.entry(*blob).or_default() += 1;
         }
         for base in &image.bases {
@@ -266,11 +232,7 @@ fn count_shared(images: &mut [StoredImage]) {
         }
     }
     for image in images {
-        let shared_blobs = image
-            .contents
-            .blobs
-            .iter()
-            .filter(|(blob, _)| blobs[blob] > 1);
+        let shared_blobs = image.blobs.sizes.iter().filter(|(blob, _)| blobs[blob] > 1);
         let shared_bases = image.bases.iter().filter(|base| bases[&base.path] > 1);
         image.shared_size = shared_blobs.map(|(_, size)| size).sum::<u64>()
             + shared_bases.map(|base| base.disk_size).sum::<u64>();

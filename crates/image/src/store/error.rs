@@ -1,4 +1,4 @@
-//! What can go wrong with the store's files.
+//! Errors of the store.
 
 use std::{
     io::{Error, ErrorKind},
@@ -7,86 +7,85 @@ use std::{
 
 use crate::Digest;
 
-/// Why the store cannot be used.
+/// Error of an operation on the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// There is no room.
+    /// The file system is full, or the user's quota is used up.
     #[error(
-        "the disk is full: {doing} {path} failed; free some space there, or delete machines that are not needed"
+        "cannot {action} {path}: the disk is full; free some space, or remove machines that you no longer need"
     )]
     DiskFull {
-        /// What was being done.
-        doing: &'static str,
-        /// To what.
+        /// Attempted operation, a verb: `write`.
+        action: &'static str,
+        /// File or directory.
         path: PathBuf,
     },
-    /// A file or directory failed.
-    #[error("{doing} {path}: {source}")]
+    /// A system call failed.
+    #[error("cannot {action} {path}: {cause}")]
     Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To what.
+        /// Attempted operation, a verb: `read`.
+        action: &'static str,
+        /// File or directory.
         path: PathBuf,
-        /// Why it failed.
-        source: Error,
+        /// Error of the system call.
+        cause: Error,
     },
-    /// A file is not what it should be.
-    #[error("{path} cannot be understood: {source}; remove it, and the images are fetched again")]
+    /// A file of the layout is not valid JSON of its kind.
+    #[error("{path} is invalid: {cause}; remove it, and the images are fetched again")]
     Malformed {
-        /// The file.
+        /// Path of the file: `index.json` or another of the layout.
         path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
+        /// Error of the parser.
+        cause: serde_json::Error,
     },
-    /// Somebody else's layout.
-    #[error("{path} is of version {version}, and this program knows 1.0.0 only")]
+    /// The directory has a layout of another version.
+    #[error("{path}: layout version {version} is not supported (supported: 1.0.0)")]
     Version {
-        /// The file.
+        /// The file `oci-layout`.
         path: PathBuf,
-        /// What it says.
+        /// Version in it.
         version: String,
     },
-    /// The bytes are not those that were promised.
+    /// Received bytes do not have the digest of their blob.
     #[error(
-        "the content {expected} came with the digest {found}: it was changed or damaged on its way, and was thrown away"
+        "blob {expected} was received with the digest {found}: it was changed or damaged in transit, and was discarded"
     )]
     WrongDigest {
-        /// What it should be.
+        /// Digest that refers to the blob.
         expected: Digest,
-        /// What it is.
+        /// Digest of the received bytes.
         found: Digest,
     },
-    /// There are more or fewer bytes than promised.
-    #[error(
-        "the content {digest} has {found} bytes where {expected} were promised, and was thrown away"
-    )]
+    /// More or fewer bytes were received than the blob's descriptor says.
+    #[error("blob {digest} has {found} bytes instead of {expected}, and was discarded")]
     WrongSize {
-        /// Which content.
+        /// Digest that the blob should have.
         digest: Digest,
-        /// The size in its descriptor.
+        /// Size in its descriptor.
         expected: u64,
-        /// The size seen; at least this, if there was too much.
+        /// Received bytes; a lower bound if there were too many.
         found: u64,
     },
 }
 
 impl StoreError {
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(Error) -> StoreError {
+    /// Returns the conversion of an I/O error. `action` is the verb after "cannot".
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(Error) -> StoreError {
         let path = path.to_owned();
-        move |source| match source.kind() {
+        move |cause| match cause.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                StoreError::DiskFull { doing, path }
+                StoreError::DiskFull { action, path }
             }
             _ => StoreError::Io {
-                doing,
+                action,
                 path,
-                source,
+                cause,
             },
         }
     }
 
     pub(crate) fn malformed(path: &Path) -> impl FnOnce(serde_json::Error) -> StoreError {
         let path = path.to_owned();
-        move |source| StoreError::Malformed { path, source }
+        move |cause| StoreError::Malformed { path, cause }
     }
 }

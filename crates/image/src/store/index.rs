@@ -1,4 +1,4 @@
-//! Which references are known (image-spec, image-layout.md, "index.json file").
+//! `index.json`: what each reference refers to (image-spec, image-layout.md, "index.json file").
 
 use std::{
     collections::HashMap,
@@ -15,30 +15,30 @@ use oci_spec::{
     },
 };
 
-use super::{Hold, ImageStore, StoreError, StoredImage, lock::lock_here};
+use super::{ImageStore, StoreError, lock_file::lock_blocking};
 use crate::{Descriptor, Digest, Reference};
 
 const INDEX: &str = "index.json";
-/// The annotation that the specification has for a reference.
+/// The specification's annotation for a reference.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Our own, on an artifact with machine settings: the image that they are for.
+/// Our annotation on an artifact with machine settings: the image that they belong to.
 const SETTINGS_OF: &str = "container.machine-settings.image";
-/// Our own, on a reference that was given here and not at a registry.
+/// Our annotation on a local name: one that was assigned by a load, tag or commit, not by a pull.
 const GIVEN_HERE: &str = "container.given-here";
-/// Our own, on such a reference that another program on this host knows too.
+/// Our annotation on a local name that was imported from another program on this host.
 const TAKEN_OVER: &str = "container.taken-over";
 
-/// What the index says, an entry.
+/// An entry of `index.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Entry {
-    /// An image and what it is called, if anything.
+pub(crate) enum LayoutEntry {
+    /// An image and its reference, if it has one.
     Image(Descriptor, Option<Reference>),
-    /// An artifact with settings of the image with this manifest.
+    /// An artifact with machine settings of the image with this manifest.
     Settings(Descriptor, Digest),
 }
 
-/// Every reference that means something in the store in this directory, which is not touched; for
-/// those who want to know no more.
+/// Returns all references in the store in this directory, without opening it: shell completion must
+/// neither create a store nor wait for locks.
 ///
 /// # Errors
 /// [`StoreError`] if the store cannot be read.
@@ -46,42 +46,45 @@ pub fn references(root: &Path) -> Result<Vec<Reference>, StoreError> {
     let index = read_index(&root.join(INDEX))?;
     let entries = index.manifests().iter().filter_map(read_entry);
     let named = entries.filter_map(|entry| match entry {
-        Entry::Image(_, name) => name,
-        Entry::Settings(..) => None,
+        LayoutEntry::Image(_, name) => name,
+        LayoutEntry::Settings(..) => None,
     });
     Ok(named.collect())
 }
 
-impl Entry {
+impl LayoutEntry {
     pub(super) fn image(&self) -> Option<&Descriptor> {
         match self {
-            Entry::Image(image, _) => Some(image),
-            Entry::Settings(..) => None,
+            LayoutEntry::Image(image, _) => Some(image),
+            LayoutEntry::Settings(..) => None,
         }
     }
 }
 
 impl ImageStore {
-    /// What this reference meant when it was last pulled.
-    pub(crate) fn find(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
+    /// Returns what this reference refers to.
+    pub(crate) fn find_reference(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Descriptor>, StoreError> {
         self.find_entry(REF_NAME, &reference.to_string())
     }
 
-    /// Whether this reference was given here, to an image that was loaded or tagged, so that no
-    /// registry can be asked what it means.
+    /// Whether this is a local name: assigned by a load, tag or commit, so that no registry is
+    /// asked what it refers to.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
-    pub(crate) fn is_given_here(&self, reference: &Reference) -> Result<bool, StoreError> {
+    pub(crate) fn is_local_name(&self, reference: &Reference) -> Result<bool, StoreError> {
         self.is_annotated(reference, GIVEN_HERE)
     }
 
-    /// Whether another program on this host had the image under this name, so that it is asked
-    /// whether it has another one by now.
+    /// Whether this name was imported from another program on this host, which may refer to another
+    /// image with it by now.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
-    pub(crate) fn is_taken_over(&self, reference: &Reference) -> Result<bool, StoreError> {
+    pub(crate) fn is_imported(&self, reference: &Reference) -> Result<bool, StoreError> {
         self.is_annotated(reference, TAKEN_OVER)
     }
 
@@ -92,8 +95,8 @@ impl ImageStore {
             .any(|entry| is_named(entry, REF_NAME, &name) && annotation(entry, key).is_some()))
     }
 
-    /// Remembers that another program had what was just given this name.
-    pub(crate) fn note_taken_over(&self, reference: &Reference) -> Result<(), StoreError> {
+    /// Marks a local name as imported from another program on this host.
+    pub(crate) fn mark_imported(&self, reference: &Reference) -> Result<(), StoreError> {
         let name = reference.to_string();
         self.change_index(|entries| {
             for entry in entries {
@@ -106,25 +109,25 @@ impl ImageStore {
         })
     }
 
-    /// Everything that is named, in order.
-    pub(super) fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+    /// Returns all entries in the index's order. Entries of unknown kinds are left out.
+    pub(super) fn entries(&self) -> Result<Vec<LayoutEntry>, StoreError> {
         let index = self.read_index()?;
         Ok(index.manifests().iter().filter_map(read_entry).collect())
     }
 
-    /// Every reference that means something here, and what.
+    /// Returns all references with the image that each refers to.
     pub(crate) fn references(&self) -> Result<Vec<(Reference, Descriptor)>, StoreError> {
         let entries = self.entries()?.into_iter();
         let named = entries.filter_map(|entry| match entry {
-            Entry::Image(descriptor, Some(reference)) => Some((reference, descriptor)),
+            LayoutEntry::Image(descriptor, Some(reference)) => Some((reference, descriptor)),
             _ => None,
         });
         Ok(named.collect())
     }
 
-    /// Names images here, each with a reference or without, in the place of what these references
-    /// meant before. All are named or none.
-    pub(crate) fn give(
+    /// Lists images in the index, each under its local name or without a name. Names that referred
+    /// to other images are moved. Atomic: all entries are written, or none.
+    pub(crate) fn assign_names(
         &self,
         images: &[(Descriptor, Option<Reference>)],
     ) -> Result<(), StoreError> {
@@ -145,7 +148,7 @@ impl ImageStore {
                 }
                 entries.push(new);
             }
-            // An image that has a name now needs no entry without.
+            // An image that has a name needs no unnamed entry.
             let named: Vec<WrittenDescriptor> = entries
                 .iter()
                 .filter(|entry| annotation(entry, REF_NAME).is_some())
@@ -155,40 +158,18 @@ impl ImageStore {
         })
     }
 
-    /// Gives an image another name, whatever that meant before. Its machine settings, as its name
-    /// `known_as` has them, belong to that name too.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store cannot be read or written; nothing is named then.
-    pub fn tag(
-        &self,
-        _hold: &Hold,
-        image: &StoredImage,
-        known_as: Option<&Reference>,
-        name: &Reference,
-    ) -> Result<(), StoreError> {
-        if let Some(known_as) = known_as {
-            for variant in &image.variants {
-                let manifest = &variant.manifest.digest;
-                let settings = self.find_settings(known_as, manifest)?;
-                self.remember_settings(name, manifest, settings.as_ref())?;
-            }
-        }
-        self.give(&[(image.descriptor.clone(), Some(name.clone()))])
-    }
-
-    /// Keeps only those entries.
+    /// Removes the entries for which `is_kept` returns false. Entries of unknown kinds stay.
     pub(super) fn retain_entries(
         &self,
-        is_kept: impl Fn(&Entry) -> bool,
+        is_kept: impl Fn(&LayoutEntry) -> bool,
     ) -> Result<(), StoreError> {
         self.change_index(|entries| {
             entries.retain(|written| read_entry(written).is_none_or(|entry| is_kept(&entry)));
         })
     }
 
-    /// Remembers what this reference means, in the place of what it meant before.
-    pub(crate) fn remember(
+    /// Records what this reference refers to at its registry, replacing an earlier entry.
+    pub(crate) fn record_reference(
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
@@ -196,7 +177,7 @@ impl ImageStore {
         self.replace_entry(REF_NAME, &reference.to_string(), Some(descriptor))
     }
 
-    /// The artifact that held this image's machine settings when its registry was last asked.
+    /// Returns the artifact with this image's machine settings, as recorded at the last pull.
     pub(crate) fn find_settings(
         &self,
         reference: &Reference,
@@ -205,8 +186,8 @@ impl ImageStore {
         self.find_entry(SETTINGS_OF, &settings_name(reference, manifest))
     }
 
-    /// Remembers which artifact holds this image's machine settings, or that none does.
-    pub(crate) fn remember_settings(
+    /// Records the artifact with this image's machine settings, or that there is none.
+    pub(crate) fn record_settings(
         &self,
         reference: &Reference,
         manifest: &Digest,
@@ -243,10 +224,11 @@ impl ImageStore {
         &self,
         change: impl FnOnce(&mut Vec<WrittenDescriptor>),
     ) -> Result<(), StoreError> {
-        let _lock = lock_here(&self.lock_path("index"))?;
+        let _lock = lock_blocking(&self.lock_path("index"))?;
         let mut index = self.read_index()?;
         let mut entries = index.manifests().clone();
         change(&mut entries);
+        // Pulls of unchanged images are frequent: do not rewrite and sync the file for them.
         if &entries == index.manifests() {
             return Ok(());
         }
@@ -277,25 +259,25 @@ fn read_index(path: &Path) -> Result<ImageIndex, StoreError> {
             .manifests([])
             .build()
             .map_err(not_written(path)),
-        Err(error) => Err(StoreError::io("reading", path)(error)),
+        Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }
 
 fn not_written(path: &Path) -> impl FnOnce(OciSpecError) -> StoreError {
-    let failed = StoreError::io("writing", path);
+    let failed = StoreError::io("write", path);
     move |error| failed(std::io::Error::other(error))
 }
 
-/// None if it is of a kind that we do not know.
-fn read_entry(written: &WrittenDescriptor) -> Option<Entry> {
+/// Parses an entry. Returns `None` for an entry of an unknown kind.
+fn read_entry(written: &WrittenDescriptor) -> Option<LayoutEntry> {
     let descriptor = Descriptor::try_from(written).ok()?;
     if let Some(image) = annotation(written, SETTINGS_OF) {
         let (_, manifest) = image.rsplit_once('@')?;
-        return Some(Entry::Settings(descriptor, manifest.parse().ok()?));
+        return Some(LayoutEntry::Settings(descriptor, manifest.parse().ok()?));
     }
     let name = annotation(written, REF_NAME);
     let reference = name.and_then(|name| Reference::parse(name, "docker.io").ok());
-    Some(Entry::Image(descriptor, reference))
+    Some(LayoutEntry::Image(descriptor, reference))
 }
 
 fn annotation<'a>(entry: &'a WrittenDescriptor, key: &str) -> Option<&'a str> {
@@ -307,14 +289,15 @@ fn is_named(entry: &WrittenDescriptor, key: &str, name: &str) -> bool {
     annotation(entry, key) == Some(name)
 }
 
-/// Whether this is the same image as that one, without a name.
+/// Whether `entry` is the unnamed entry of the image in the other entry.
 fn is_unnamed(entry: &WrittenDescriptor, image: &WrittenDescriptor) -> bool {
     entry.digest() == image.digest()
         && annotation(entry, REF_NAME).is_none()
         && annotation(entry, SETTINGS_OF).is_none()
 }
 
-/// By repository, not by tag: the same manifest elsewhere may have other settings.
+/// Returns the value of [`SETTINGS_OF`]. It names the repository, not the tag: the same manifest in
+/// another repository may have other settings.
 fn settings_name(reference: &Reference, manifest: &Digest) -> String {
     let (registry, repository) = (reference.registry(), reference.repository());
     format!("{registry}/{repository}@{manifest}")
@@ -339,29 +322,35 @@ mod tests {
 
     fn descriptor(content: &[u8]) -> Descriptor {
         Descriptor {
-            digest: Digest::of(content),
+            digest: Digest::compute(content),
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             size: content.len() as u64,
         }
     }
 
     #[test]
-    fn a_reference_means_what_it_meant_last() {
+    fn a_reference_refers_to_what_was_recorded_last() {
         let root = tempfile::tempdir().unwrap();
         let store = ImageStore::open(root.path()).unwrap();
         let one = Reference::parse("one", "docker.io").unwrap();
         let two = Reference::parse("two", "docker.io").unwrap();
-        assert_eq!(store.find(&one).unwrap(), None);
-        store.remember(&one, &descriptor(b"old")).unwrap();
-        store.remember(&two, &descriptor(b"two")).unwrap();
-        store.remember(&one, &descriptor(b"new")).unwrap();
-        assert_eq!(store.find(&one).unwrap(), Some(descriptor(b"new")));
-        assert_eq!(store.find(&two).unwrap(), Some(descriptor(b"two")));
+        assert_eq!(store.find_reference(&one).unwrap(), None);
+        store.record_reference(&one, &descriptor(b"old")).unwrap();
+        store.record_reference(&two, &descriptor(b"two")).unwrap();
+        store.record_reference(&one, &descriptor(b"new")).unwrap();
+        assert_eq!(
+            store.find_reference(&one).unwrap(),
+            Some(descriptor(b"new"))
+        );
+        assert_eq!(
+            store.find_reference(&two).unwrap(),
+            Some(descriptor(b"two"))
+        );
         assert_eq!(store.read_index().unwrap().manifests().len(), 2);
     }
 
     #[test]
-    fn many_at_once_are_all_remembered() {
+    fn concurrent_records_are_all_kept() {
         let root = tempfile::tempdir().unwrap();
         std::thread::scope(|threads| {
             for writer in 0..8 {
@@ -372,7 +361,7 @@ mod tests {
                         let name = format!("image-{writer}-{image}");
                         let reference = Reference::parse(&name, "docker.io").unwrap();
                         store
-                            .remember(&reference, &descriptor(name.as_bytes()))
+                            .record_reference(&reference, &descriptor(name.as_bytes()))
                             .unwrap();
                     }
                 });
@@ -388,7 +377,7 @@ mod tests {
         let store = ImageStore::open(root.path()).unwrap();
         fs::write(root.path().join("index.json"), "{").unwrap();
         let one = Reference::parse("one", "docker.io").unwrap();
-        let error = store.remember(&one, &descriptor(b"x")).unwrap_err();
+        let error = store.record_reference(&one, &descriptor(b"x")).unwrap_err();
         assert!(error.to_string().contains("index.json"), "{error}");
         assert_eq!(fs::read(root.path().join("index.json")).unwrap(), b"{");
     }

@@ -1,4 +1,4 @@
-//! Room made: names, content and bases that go. See `lock` for what may happen meanwhile.
+//! Removing references, blobs and base images. See [`lock`](super::lock) for concurrent operations.
 
 use std::{
     collections::BTreeSet,
@@ -8,30 +8,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Alone, Base, StoreError, contents::Contents, index::Entry, sync_directory};
+use super::{
+    Base, ExclusiveGuard, StoreError, image_blobs::ImageBlobs, index::LayoutEntry, sync_directory,
+};
 use crate::{Descriptor, Digest, Reference, StoredImage};
 
-/// What somebody outside of the store needs of it.
+/// Roots of the garbage collection outside the store: kept although the index does not refer to
+/// them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Needed {
-    /// Images, whether they have a name here or not.
+pub struct GcRoots {
+    /// Images that machines were made from.
     pub images: Vec<Descriptor>,
-    /// Bases, which are known by their files' names.
+    /// Base images that machines use. Only the file names count.
     pub bases: Vec<PathBuf>,
 }
 
-/// What is gone.
+/// Result of a removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Freed {
-    /// Names that mean nothing any more.
+    /// References.
     pub references: Vec<Reference>,
-    /// Images.
+    /// Images that are gone with all their references.
     pub images: Vec<Digest>,
-    /// Blobs.
+    /// Number of blobs.
     pub blobs: usize,
-    /// Bases.
+    /// Number of base images.
     pub bases: usize,
-    /// Bytes of disk that blobs and bases took.
+    /// Disk space of the blobs and bases in bytes.
     pub bytes: u64,
 }
 
@@ -45,113 +48,119 @@ impl std::ops::AddAssign for Freed {
     }
 }
 
-/// Of what is not needed, what goes.
-enum Reach {
-    /// What these images were made of.
-    Only(Contents),
-    /// All of it.
+/// Blobs and bases that are removed unless something refers to them.
+enum Candidates {
+    /// The blobs of these images, and the bases made from them.
+    Only(ImageBlobs),
+    /// All blobs and bases.
     Everything,
 }
 
-impl Alone {
-    /// Takes a name from an image. With its last name the image goes, unless it is needed, and with
-    /// it what no other image needs.
+impl ExclusiveGuard {
+    /// Removes a reference. If it was an image's last one and no root refers to the image, its
+    /// blobs and bases that no other image shares are removed too.
     ///
     /// # Errors
-    /// [`StoreError`] if something cannot be removed. What is named is whole even then.
-    pub fn untag(&self, reference: &Reference, needed: &Needed) -> Result<Freed, StoreError> {
-        self.forget(|_, name| name == Some(reference), needed, Reach::Only)
+    /// [`StoreError`] if a file cannot be removed. All remaining references lead to complete images
+    /// even then.
+    pub fn untag(&self, reference: &Reference, roots: &GcRoots) -> Result<Freed, StoreError> {
+        self.collect(|_, name| name == Some(reference), roots, Candidates::Only)
     }
 
-    /// Removes an image with all of its names, and what no other image needs. One that is needed
-    /// loses its names only.
+    /// Removes an image with all its references, and the blobs and bases that no other image
+    /// shares. If a root refers to the image, only the references are removed.
     ///
     /// # Errors
     /// As [`untag`](Self::untag).
-    pub fn remove(&self, image: &StoredImage, needed: &Needed) -> Result<Freed, StoreError> {
+    pub fn remove(&self, image: &StoredImage, roots: &GcRoots) -> Result<Freed, StoreError> {
         let digest = image.descriptor.digest;
-        self.forget(|it, _| it.digest == digest, needed, Reach::Only)
+        self.collect(|it, _| it.digest == digest, roots, Candidates::Only)
     }
 
-    /// Removes all that neither a name leads to nor anybody needs: content, images without a name,
-    /// and every base that is not needed, as it can be made again. With `all`, images that are not
-    /// needed go with their names.
+    /// Removes everything that neither a reference nor a root leads to: blobs, unnamed images, and
+    /// all bases that are not roots, since they can be recreated. With `all`, images that are not
+    /// roots are removed with their references.
     ///
     /// # Errors
     /// As [`untag`](Self::untag).
-    pub fn prune(&self, needed: &Needed, all: bool) -> Result<Freed, StoreError> {
-        let is_needed = |image: &Descriptor| {
-            let mut images = needed.images.iter();
+    pub fn prune(&self, roots: &GcRoots, all: bool) -> Result<Freed, StoreError> {
+        let is_root = |image: &Descriptor| {
+            let mut images = roots.images.iter();
             images.any(|it| it.digest == image.digest)
         };
-        self.forget(
-            |image, name| !is_needed(image) && (all || name.is_none()),
-            needed,
-            |_| Reach::Everything,
+        self.collect(
+            |image, name| !is_root(image) && (all || name.is_none()),
+            roots,
+            |_| Candidates::Everything,
         )
     }
 
-    /// Names go first, content after them: what is named is whole at any moment.
-    fn forget(
+    /// Removes the references for which `goes` returns true, then unreferenced content. References
+    /// go first, so that a reference leads to complete content even if the process is killed.
+    fn collect(
         &self,
         goes: impl Fn(&Descriptor, Option<&Reference>) -> bool,
-        needed: &Needed,
-        reach: impl FnOnce(Contents) -> Reach,
+        roots: &GcRoots,
+        candidates: impl FnOnce(ImageBlobs) -> Candidates,
     ) -> Result<Freed, StoreError> {
         let store = &self.store;
         let entries = store.entries()?;
-        let is_going = |entry: &Entry| match entry {
-            Entry::Image(image, name) => goes(image, name.as_ref()),
-            Entry::Settings(..) => false,
+        let is_going = |entry: &LayoutEntry| match entry {
+            LayoutEntry::Image(image, name) => goes(image, name.as_ref()),
+            LayoutEntry::Settings(..) => false,
         };
-        let (going, staying): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(is_going);
-        let kept = staying.iter().filter_map(Entry::image);
-        let kept = kept.chain(&needed.images).map(|image| image.digest);
-        let live = store.contents(kept, &staying)?;
-        let removed = going.iter().filter_map(Entry::image).map(|it| it.digest);
-        let removed = store.contents(removed, &staying)?;
+        let (going, staying): (Vec<LayoutEntry>, Vec<LayoutEntry>) =
+            entries.into_iter().partition(is_going);
+        let kept = staying.iter().filter_map(LayoutEntry::image);
+        let kept = kept.chain(&roots.images).map(|image| image.digest);
+        let live = store.image_blobs(kept, &staying)?;
+        let removed = going
+            .iter()
+            .filter_map(LayoutEntry::image)
+            .map(|it| it.digest);
+        let removed = store.image_blobs(removed, &staying)?;
         store.retain_entries(|entry| match entry {
-            Entry::Settings(_, manifest) => live.manifests.contains(manifest),
+            LayoutEntry::Settings(_, manifest) => live.manifests.contains(manifest),
             image => !is_going(image),
         })?;
         let mut freed = Freed::default();
         for entry in &going {
-            if let Entry::Image(image, name) = entry {
+            if let LayoutEntry::Image(image, name) = entry {
                 freed.references.extend(name.clone());
-                if !live.blobs.contains_key(&image.digest) {
+                if !live.sizes.contains_key(&image.digest) {
                     freed.images.push(image.digest);
                 }
             }
         }
         freed.images.sort();
         freed.images.dedup();
-        let reach = reach(removed);
-        self.remove_bases(&reach, &live, needed, &mut freed)?;
-        self.remove_blobs(&reach, &live, &mut freed)?;
+        let candidates = candidates(removed);
+        self.remove_bases(&candidates, &live, roots, &mut freed)?;
+        self.remove_blobs(&candidates, &live, &mut freed)?;
         Ok(freed)
     }
 
     fn remove_bases(
         &self,
-        reach: &Reach,
-        live: &Contents,
-        needed: &Needed,
+        candidates: &Candidates,
+        live: &ImageBlobs,
+        roots: &GcRoots,
         freed: &mut Freed,
     ) -> Result<(), StoreError> {
-        let is_needed = |base: &Base| {
-            let mut bases = needed.bases.iter();
+        let is_root = |base: &Base| {
+            let mut bases = roots.bases.iter();
             bases.any(|it| it.file_name() == base.path.file_name())
         };
-        let is_meant = |base: &Base| match (reach, &base.manifest) {
-            (Reach::Everything, _) => true,
-            (Reach::Only(removed), Some(manifest)) => {
+        let is_candidate = |base: &Base| match (candidates, &base.manifest) {
+            (Candidates::Everything, _) => true,
+            (Candidates::Only(removed), Some(manifest)) => {
                 removed.manifests.contains(manifest) && !live.manifests.contains(manifest)
             }
-            (Reach::Only(_), None) => false,
+            (Candidates::Only(_), None) => false,
         };
         for base in self.store.all_bases()? {
-            if is_meant(&base)
-                && !is_needed(&base)
+            if is_candidate(&base)
+                && !is_root(&base)
                 && let Some(bytes) = remove(&base.path)?
             {
                 freed.bases += 1;
@@ -163,29 +172,29 @@ impl Alone {
 
     fn remove_blobs(
         &self,
-        reach: &Reach,
-        live: &Contents,
+        candidates: &Candidates,
+        live: &ImageBlobs,
         freed: &mut Freed,
     ) -> Result<(), StoreError> {
-        let meant: BTreeSet<PathBuf> = match reach {
-            Reach::Only(removed) => {
-                let blobs = removed.blobs.keys();
+        let all: BTreeSet<PathBuf> = match candidates {
+            Candidates::Only(removed) => {
+                let blobs = removed.sizes.keys();
                 blobs.map(|blob| self.store.blob_path(blob)).collect()
             }
-            Reach::Everything => {
+            Candidates::Everything => {
                 let directory = self.store.blobs();
-                let reading = || StoreError::io("reading", &directory);
+                let reading = || StoreError::io("read", &directory);
                 let entries = fs::read_dir(&directory).map_err(reading())?;
                 let paths = entries.map(|entry| entry.map(|entry| entry.path()));
                 paths.collect::<Result<_, _>>().map_err(reading())?
             }
         };
         let live: BTreeSet<PathBuf> = live
-            .blobs
+            .sizes
             .keys()
             .map(|blob| self.store.blob_path(blob))
             .collect();
-        for path in meant.difference(&live) {
+        for path in all.difference(&live) {
             if let Some(bytes) = remove(path)? {
                 freed.blobs += 1;
                 freed.bytes += bytes;
@@ -195,19 +204,18 @@ impl Alone {
     }
 }
 
-/// Removes a file, and tells how many bytes of disk that frees; none if it was gone.
+/// Removes a file. Returns its disk usage in bytes, or `None` when it did not exist.
 fn remove(path: &Path) -> Result<Option<u64>, StoreError> {
-    let removed = fs::symlink_metadata(path).and_then(|about| {
+    let removed = fs::symlink_metadata(path).and_then(|metadata| {
         fs::remove_file(path)?;
-        Ok(about.blocks() * 512)
+        Ok(metadata.blocks() * 512)
     });
     match removed {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("removing", path)(error)),
+        Err(error) => Err(StoreError::io("remove", path)(error)),
     }
 }
 
 #[cfg(test)]
-#[path = "remove_tests.rs"]
 mod tests;

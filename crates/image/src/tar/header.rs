@@ -1,16 +1,16 @@
-//! The 512 bytes before each member.
+//! Header blocks: the 512 bytes before each member (POSIX.1-2017, pax, "ustar Interchange Format").
 
 use std::ops::Range;
 
 use super::TarError;
 
-/// Everything in an archive is a multiple of this.
+/// Size of a block in bytes. Headers and contents are padded to it.
 pub(super) const BLOCK: usize = 512;
 
-/// A header block whose checksum is right.
+/// A header block with a valid checksum.
 pub(super) struct Header([u8; BLOCK]);
 
-/// Which fields a header has beyond those of 1979.
+/// Variant of the header, which decides about the fields after byte 257.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     V7,
@@ -20,27 +20,26 @@ enum Format {
 }
 
 impl Header {
-    /// None for the block of zeroes that ends an archive.
+    /// Checks a header block. Returns `None` for a block of zeroes, which ends an archive.
     pub(super) fn new(block: [u8; BLOCK]) -> Result<Option<Header>, TarError> {
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let header = Header(block);
         let written = header.number(148..156)?;
-        let in_place = |at: usize| (148..156).contains(&at);
+        // The checksum is computed with its own field set to spaces.
+        let is_checksum = |at: usize| (148..156).contains(&at);
         let bytes = || {
             let bytes = header.0.iter().enumerate();
-            bytes.map(|(at, byte)| if in_place(at) { b' ' } else { *byte })
+            bytes.map(|(at, byte)| if is_checksum(at) { b' ' } else { *byte })
         };
         let unsigned: i64 = bytes().map(i64::from).sum();
-        // Some old programs added up signed bytes.
+        // Some historic programs added up signed bytes.
         let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
         if written == unsigned || written == signed {
             Ok(Some(header))
         } else {
-            Err(TarError::Malformed(
-                "the checksum of a header in it is wrong",
-            ))
+            Err(TarError::Malformed("wrong checksum in a header"))
         }
     }
 
@@ -75,23 +74,23 @@ impl Header {
         text(&self.0[157..257]).to_vec()
     }
 
-    /// Permission bits.
+    /// Returns the permission bits, 0–0o7777.
     pub(super) fn mode(&self) -> Result<u32, TarError> {
-        // Some writers put the kind of file above them.
+        // Some writers set the bits of the file type too.
         Ok((self.number(100..108)? & 0o7777) as u32)
     }
 
     pub(super) fn uid(&self) -> Result<u32, TarError> {
-        self.small(108..116)
+        self.u32(108..116)
     }
 
     pub(super) fn gid(&self) -> Result<u32, TarError> {
-        self.small(116..124)
+        self.u32(116..124)
     }
 
     pub(super) fn size(&self) -> Result<u64, TarError> {
         let size = self.number(124..136)?;
-        u64::try_from(size).map_err(|_| TarError::Malformed("a size in it is negative"))
+        u64::try_from(size).map_err(|_| TarError::Malformed("negative size"))
     }
 
     pub(super) fn mtime(&self) -> Result<i64, TarError> {
@@ -102,20 +101,20 @@ impl Header {
         if self.format() == Format::V7 {
             return Ok((0, 0));
         }
-        Ok((self.small(329..337)?, self.small(337..345)?))
+        Ok((self.u32(329..337)?, self.u32(337..345)?))
     }
 
-    /// The segments of GNU's sparse format that stand in the header, whether more of them
-    /// follow, and the size with holes.
+    /// Reads the fields of GNU's sparse format: the encoded segments, whether a block with more
+    /// segments follows, and the size including holes.
     pub(super) fn gnu_sparse(&self) -> Result<(&[u8], bool, u64), TarError> {
         let size = self.number(483..495)?;
-        let size = u64::try_from(size).map_err(|_| TarError::Malformed("a size is negative"))?;
+        let size = u64::try_from(size).map_err(|_| TarError::Malformed("negative size"))?;
         Ok((&self.0[386..482], self.0[482] != 0, size))
     }
 
-    fn small(&self, field: Range<usize>) -> Result<u32, TarError> {
+    fn u32(&self, field: Range<usize>) -> Result<u32, TarError> {
         let number = self.number(field)?;
-        u32::try_from(number).map_err(|_| TarError::Malformed("a number in it is out of range"))
+        u32::try_from(number).map_err(|_| TarError::Malformed("a number is out of range"))
     }
 
     fn number(&self, field: Range<usize>) -> Result<i64, TarError> {
@@ -123,14 +122,15 @@ impl Header {
     }
 }
 
-/// Up to the first NUL.
+/// Returns a field up to the first NUL.
 fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A number in octal digits, or with the first bit set a big-endian one in two's complement.
+/// Parses a number: octal digits, or GNU's binary form (first bit set), which is big-endian in
+/// two's complement.
 pub(super) fn number(field: &[u8]) -> Result<i64, TarError> {
-    let out_of_range = || TarError::Malformed("a number in it is out of range");
+    let out_of_range = || TarError::Malformed("a number is out of range");
     match field {
         [first, rest @ ..] if first & 0x80 != 0 => {
             let is_negative = first & 0x40 != 0;
@@ -150,7 +150,7 @@ pub(super) fn number(field: &[u8]) -> Result<i64, TarError> {
             for digit in digits {
                 let digit = match digit {
                     b'0'..=b'7' => i64::from(digit - b'0'),
-                    _ => return Err(TarError::Malformed("a number in it is not octal")),
+                    _ => return Err(TarError::Malformed("a number is not octal")),
                 };
                 value = value
                     .checked_mul(8)

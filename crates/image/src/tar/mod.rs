@@ -1,38 +1,38 @@
-//! Tar archives, read as a stream: ustar, GNU and PAX (POSIX.1-2017, pax, "ustar Interchange
-//! Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format", "Storing Sparse
-//! Files"), as image layers use them.
+//! Reader of tar archives as a stream, in the formats of image layers: ustar, GNU and PAX
+//! (POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic
+//! Tar Format", "Storing Sparse Files").
 //!
-//! The reader is our own because the crate `tar` reads headers of any length into memory, cuts
-//! attribute values at line feeds (file capabilities have such bytes), and falls back to the
-//! plain header without a word when it cannot read a PAX one, so that two readers of one archive
-//! can see two different trees.
+//! The crate `tar` is not used for reading untrusted archives for three reasons. It reads headers
+//! of any length into memory. It cuts attribute values at line feeds, which file capabilities
+//! contain. And it silently falls back to the plain header if it cannot parse a PAX one, so that
+//! two programs can read two different trees from one archive.
 
 mod header;
 mod pax;
 mod reader;
 mod sparse;
 
-pub(crate) use reader::Archive;
+pub(crate) use reader::TarReader;
 
-/// One member of an archive, all its headers taken together.
+/// A member of an archive, with all its headers applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
-    /// As it stands in the archive: hostile until proven otherwise.
+    /// Path as written in the archive: untrusted, possibly absolute or with `..`.
     pub(crate) path: Vec<u8>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: MemberKind,
     /// Permission bits, 0–0o7777.
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    pub(crate) mtime: Time,
+    pub(crate) mtime: MemberTime,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What a member is.
+/// Type of a member, with the data that only this type has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum MemberKind {
     Directory,
-    /// Of that many bytes, holes included.
+    /// A file of this size in bytes, holes included.
     File(u64),
     Symlink(Vec<u8>),
     HardLink(Vec<u8>),
@@ -47,35 +47,35 @@ pub(crate) enum Kind {
     Fifo,
 }
 
-/// Since 1970, UTC.
+/// Timestamp, relative to 1970-01-01 UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Time {
+pub(crate) struct MemberTime {
     pub(crate) seconds: i64,
     /// Below 1,000,000,000.
     pub(crate) nanoseconds: u32,
 }
 
-/// Why an archive cannot be read on.
+/// Error of reading an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
-    /// Its bytes do not come.
-    #[error("{0}")]
+    /// The archive's source cannot be read.
+    #[error(transparent)]
     Read(#[from] std::io::Error),
-    /// It ends in the middle.
+    /// The archive ends inside a header or member.
     #[error("it ends in the middle of {0}")]
     Truncated(&'static str),
-    /// Its bytes make no sense.
+    /// The archive is invalid.
     #[error("{0}")]
     Malformed(&'static str),
-    /// A header that describes the next one is larger than any honest one.
-    #[error("a header in it has {0} bytes, which no honest archive needs")]
+    /// The extended headers of one member exceed the limit of 1 MiB.
+    #[error("extended headers of {0} bytes are not supported (limit: 1 MiB)")]
     HeaderTooLarge(u64),
-    /// It has what we do not know.
-    #[error("{path} in it is of the unknown kind {kind:?}")]
+    /// A member has an unknown type.
+    #[error("{path} has the type {kind:?}, which is not supported")]
     UnknownKind {
-        /// Which member.
+        /// The member's path.
         path: String,
-        /// Tar's letter for it.
+        /// The header's type flag.
         kind: char,
     },
 }

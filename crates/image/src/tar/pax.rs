@@ -1,8 +1,8 @@
 //! PAX extended headers: records `<length> <key>=<value>\n`.
 
-use super::{TarError, Time};
+use super::{MemberTime, TarError};
 
-/// What extended headers say about a member. A later record counts more than an earlier one.
+/// Records of a member's extended headers. A later record replaces an earlier one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -10,18 +10,18 @@ pub(super) struct Pax {
     pub(super) size: Option<u64>,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
-    pub(super) mtime: Option<Time>,
+    pub(super) mtime: Option<MemberTime>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) sparse: PaxSparse,
 }
 
-/// GNU's records about holes, formats 0.0, 0.1 and 1.0.
+/// GNU's records for sparse files, formats 0.0, 0.1 and 1.0.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PaxSparse {
     pub(super) name: Option<Vec<u8>>,
-    /// The size with holes.
+    /// Size in bytes, holes included.
     pub(super) size: Option<u64>,
-    /// Offsets and lengths in turn: formats 0.0 and 0.1.
+    /// Alternating offsets and lengths of formats 0.0 and 0.1.
     pub(super) map: Vec<u64>,
     pub(super) is_0: bool,
     pub(super) major: Option<u64>,
@@ -30,69 +30,69 @@ pub(super) struct PaxSparse {
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
-/// Extended attributes of one member: more than any file system keeps.
+/// Maximum number of a member's extended attributes, more than any file system stores.
 const MOST_XATTRS: usize = 1000;
 
 impl Pax {
-    /// Takes the records of one more extended header.
+    /// Applies the records of an extended header.
     pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), TarError> {
-        // Some writers fill the header's last block with zeroes and count them.
+        // Some writers count the zeroes that pad the header's last block.
         while !records.is_empty() && !records.iter().all(|byte| *byte == 0) {
             let Record { key, value, rest } = first(records)?;
-            self.take(key, value)?;
+            self.apply(key, value)?;
             records = rest;
         }
         Ok(())
     }
 
-    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
+    fn apply(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         if let Some(name) = key.strip_prefix(XATTR) {
             self.xattrs.retain(|(taken, _)| taken != name);
             if self.xattrs.len() == MOST_XATTRS {
                 return Err(TarError::Malformed(
-                    "a file in it has more than a thousand extended attributes",
+                    "a file has more than a thousand extended attributes",
                 ));
             }
             self.xattrs.push((name.to_vec(), value.to_vec()));
             return Ok(());
         }
-        // An empty value takes back what a global header said.
+        // An empty value unsets the record of a global header.
         let text = (!value.is_empty()).then(|| value.to_vec());
         match key {
             b"path" => self.path = text,
             b"linkpath" => self.link_path = text,
-            b"size" => self.size = filled(value, decimal)?,
-            b"uid" => self.uid = filled(value, small)?,
-            b"gid" => self.gid = filled(value, small)?,
-            b"mtime" => self.mtime = filled(value, time)?,
+            b"size" => self.size = optional(value, parse_u64)?,
+            b"uid" => self.uid = optional(value, parse_u32)?,
+            b"gid" => self.gid = optional(value, parse_u32)?,
+            b"mtime" => self.mtime = optional(value, parse_time)?,
             b"GNU.sparse.name" => self.sparse.name = text,
             b"GNU.sparse.realsize" | b"GNU.sparse.size" => {
-                self.sparse.size = filled(value, decimal)?;
+                self.sparse.size = optional(value, parse_u64)?;
             }
-            b"GNU.sparse.major" => self.sparse.major = filled(value, decimal)?,
-            b"GNU.sparse.minor" => self.sparse.minor = filled(value, decimal)?,
+            b"GNU.sparse.major" => self.sparse.major = optional(value, parse_u64)?,
+            b"GNU.sparse.minor" => self.sparse.minor = optional(value, parse_u64)?,
             b"GNU.sparse.numblocks" => self.sparse.is_0 = true,
             b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
-                // They come in turn, an offset first.
+                // Offsets and lengths alternate, an offset first.
                 let is_offset = self.sparse.map.len().is_multiple_of(2);
                 if is_offset != (key == b"GNU.sparse.offset") {
-                    return Err(TarError::Malformed("a list of holes in it is out of order"));
+                    return Err(TarError::Malformed("a sparse map is out of order"));
                 }
-                self.sparse.map.push(decimal(value)?);
+                self.sparse.map.push(parse_u64(value)?);
             }
             b"GNU.sparse.map" => {
                 self.sparse.is_0 = true;
                 let numbers = value.split(|byte| *byte == b',');
                 let numbers = numbers.filter(|number| !number.is_empty());
-                self.sparse.map = numbers.map(decimal).collect::<Result<_, _>>()?;
+                self.sparse.map = numbers.map(parse_u64).collect::<Result<_, _>>()?;
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// What a global header said goes below what a member's own says.
-    pub(super) fn over(self, global: &Pax) -> Pax {
+    /// Fills absent records from a global header.
+    pub(super) fn with_defaults(self, global: &Pax) -> Pax {
         Pax {
             path: self.path.or(global.path.clone()),
             link_path: self.link_path.or(global.link_path.clone()),
@@ -112,11 +112,11 @@ struct Record<'a> {
     rest: &'a [u8],
 }
 
-/// The first record, and what follows it.
+/// Splits off the first record.
 fn first(records: &[u8]) -> Result<Record<'_>, TarError> {
     let parsed = || {
         let space = records.iter().take(20).position(|byte| *byte == b' ')?;
-        let length = decimal(&records[..space]).ok()?;
+        let length = parse_u64(&records[..space]).ok()?;
         let length = usize::try_from(length).ok()?;
         let (record, rest) = records.split_at_checked(length)?;
         let record = record.strip_suffix(b"\n")?.get(space + 1..)?;
@@ -125,10 +125,10 @@ fn first(records: &[u8]) -> Result<Record<'_>, TarError> {
         let value = &value[1..];
         (!key.is_empty()).then_some(Record { key, value, rest })
     };
-    parsed().ok_or(TarError::Malformed("an extended header in it is malformed"))
+    parsed().ok_or(TarError::Malformed("invalid extended header"))
 }
 
-fn filled<T>(
+fn optional<T>(
     value: &[u8],
     read: impl Fn(&[u8]) -> Result<T, TarError>,
 ) -> Result<Option<T>, TarError> {
@@ -139,46 +139,43 @@ fn filled<T>(
     }
 }
 
-pub(super) fn decimal(value: &[u8]) -> Result<u64, TarError> {
+pub(super) fn parse_u64(value: &[u8]) -> Result<u64, TarError> {
     let is_plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = str::from_utf8(value).ok().filter(|_| is_plain);
     let number = number.and_then(|number| number.parse().ok());
-    number.ok_or(TarError::Malformed(
-        "a number in an extended header of it is none",
-    ))
+    number.ok_or(TarError::Malformed("invalid number in an extended header"))
 }
 
-fn small(value: &[u8]) -> Result<u32, TarError> {
-    u32::try_from(decimal(value)?)
-        .map_err(|_| TarError::Malformed("an owner in it is out of range"))
+fn parse_u32(value: &[u8]) -> Result<u32, TarError> {
+    u32::try_from(parse_u64(value)?).map_err(|_| TarError::Malformed("an owner is out of range"))
 }
 
-/// Seconds with a fraction, such as `-12.5`.
-fn time(value: &[u8]) -> Result<Time, TarError> {
+/// Parses seconds with an optional fraction, such as `-12.5`. Digits after the ninth are dropped.
+fn parse_time(value: &[u8]) -> Result<MemberTime, TarError> {
     let (is_negative, digits) = match value.strip_prefix(b"-") {
         Some(digits) => (true, digits),
         None => (false, value),
     };
     let mut parts = digits.splitn(2, |byte| *byte == b'.');
-    let whole = decimal(parts.next().unwrap_or_default())?;
+    let whole = parse_u64(parts.next().unwrap_or_default())?;
     let fraction = parts.next().unwrap_or_default();
     if !fraction.iter().all(u8::is_ascii_digit) {
-        return Err(TarError::Malformed("a time in it is none"));
+        return Err(TarError::Malformed("invalid timestamp"));
     }
     let digits = fraction.iter().chain(std::iter::repeat(&b'0')).take(9);
     let nanoseconds = digits.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
     let whole =
-        i64::try_from(whole).map_err(|_| TarError::Malformed("a time in it is out of range"))?;
+        i64::try_from(whole).map_err(|_| TarError::Malformed("a timestamp is out of range"))?;
     Ok(match (is_negative, nanoseconds) {
-        (false, _) => Time {
+        (false, _) => MemberTime {
             seconds: whole,
             nanoseconds,
         },
-        (true, 0) => Time {
+        (true, 0) => MemberTime {
             seconds: -whole,
             nanoseconds,
         },
-        (true, _) => Time {
+        (true, _) => MemberTime {
             seconds: -whole - 1,
             nanoseconds: 1_000_000_000 - nanoseconds,
         },
@@ -195,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_as_long_as_they_say() {
+    fn records_have_the_length_they_state() {
         let pax = read(b"11 path=ab\n34 SCHILY.xattr.user.x=1\n2=3\n4567\n12 uid=4242\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(b"ab".as_slice()));
         assert_eq!(pax.xattrs, [(b"user.x".to_vec(), b"1\n2=3\n4567".to_vec())]);
@@ -229,26 +226,26 @@ mod tests {
     }
 
     #[test]
-    fn times_have_fractions_on_both_sides_of_1970() {
+    fn timestamps_before_and_after_1970_have_fractions() {
         let at = |text: &[u8]| {
-            let Time {
+            let MemberTime {
                 seconds,
                 nanoseconds,
-            } = time(text).unwrap();
+            } = parse_time(text).unwrap();
             (seconds, nanoseconds)
         };
         assert_eq!(at(b"12.5"), (12, 500_000_000));
         assert_eq!(at(b"1700000000.1234567891"), (1_700_000_000, 123_456_789));
         assert_eq!(at(b"-1.25"), (-2, 750_000_000));
         assert_eq!(at(b"-3"), (-3, 0));
-        assert!(time(b"1.x").is_err());
-        assert!(time(b"99999999999999999999").is_err());
+        assert!(parse_time(b"1.x").is_err());
+        assert!(parse_time(b"99999999999999999999").is_err());
     }
 
     #[test]
-    fn own_records_count_more_than_global_ones() {
+    fn own_records_override_global_ones() {
         let global = read(b"11 path=ab\n9 uid=12\n").unwrap();
-        let own = read(b"9 uid=34\n").unwrap().over(&global);
+        let own = read(b"9 uid=34\n").unwrap().with_defaults(&global);
         assert_eq!(
             (own.uid, own.path.as_deref()),
             (Some(34), Some(b"ab".as_slice()))

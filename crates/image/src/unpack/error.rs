@@ -1,4 +1,4 @@
-//! What can go wrong on the way to a disk.
+//! Errors of unpacking an image.
 
 use std::io::{self, ErrorKind};
 
@@ -8,79 +8,79 @@ use crate::{
     tar::TarError,
 };
 
-use super::limits::TooMuch;
+use super::limits::LimitExceeded;
 
-/// Why no disk was made.
+/// Error of making a base image. No file is left.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The store.
+    /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// One of the layers.
-    #[error("layer {number} of {layers}: {source}")]
+    /// A layer cannot be unpacked.
+    #[error("layer {number} of {layers}: {cause}")]
     Layer {
-        /// Which one, from 1.
+        /// Number of the layer, from 1 for the lowest.
         number: usize,
-        /// Of how many.
+        /// Number of layers.
         layers: usize,
-        /// What went wrong.
-        source: Box<UnpackError>,
+        /// Error of the layer.
+        cause: Box<UnpackError>,
     },
-    /// A layer is not what it was when it was fetched.
+    /// A layer's blob does not have its digest any more. It was removed from the store.
     #[error(
-        "layer {number} of {layers} was damaged on disk and has been removed: try again, and it is fetched anew"
+        "layer {number} of {layers} was damaged on disk and has been removed; try again, and it is fetched again"
     )]
     Damaged {
-        /// Which one, from 1.
+        /// Number of the layer, from 1 for the lowest.
         number: usize,
-        /// Of how many.
+        /// Number of layers.
         layers: usize,
     },
-    /// The layer's blob did not come; whoever fetched it knows why.
-    #[error("it did not arrive")]
+    /// The layer's blob was not fetched completely. The fetching side reports the reason.
+    #[error("the layer was not fetched")]
     NotArrived,
-    /// The archive cannot be read.
-    #[error("its archive is malformed {place}: {source}")]
+    /// The layer's tar archive is invalid.
+    #[error("invalid tar archive {place}: {cause}")]
     Tar {
-        /// How far it could be read.
+        /// Position of the error, relative to the last readable member.
         place: String,
-        /// What is wrong there.
-        source: TarError,
+        /// Rule that the archive breaks there.
+        cause: TarError,
     },
-    /// The image is larger than it may be.
+    /// The image exceeds its [`Limits`](crate::Limits).
     #[error(transparent)]
-    TooMuch(#[from] TooMuch),
-    /// The archive is not the one that the configuration promises.
+    LimitExceeded(#[from] LimitExceeded),
+    /// The layer's tar archive does not have the digest in the image's configuration.
     #[error(
-        "its archive has the digest {found} where the image's configuration promises {expected}: the image was put together wrongly, ask its maker"
+        "the tar archive has digest {found} instead of {expected}, which the image's configuration lists; the image is inconsistent and must be rebuilt by its author"
     )]
     WrongArchive {
-        /// What was promised.
+        /// Digest in the configuration.
         expected: Digest,
-        /// What came.
+        /// Digest of the archive.
         found: Digest,
     },
-    /// A whiteout that would remove nothing sensible.
-    #[error("it removes {path}, which is no name of a file")]
+    /// A whiteout without a valid target name.
+    #[error("whiteout {path} has no target name")]
     Whiteout {
-        /// The whiteout.
+        /// Path of the whiteout.
         path: String,
     },
     /// The host's disk is full.
-    #[error("the disk is full; free some space, or delete machines that are not needed")]
+    #[error("the disk is full; free some space, or remove machines that you no longer need")]
     DiskFull,
-    /// The file system cannot take an entry.
-    #[error("{0}")]
-    FileSystem(#[source] container_ext4::Error),
-    /// The thread cannot be started.
-    #[error("starting a thread: {0}")]
-    Thread(#[source] io::Error),
-    /// The thread ended without a word.
-    #[error("the unpacking ended without a result; this is an error in this program")]
-    Lost,
-    /// Nobody waits any more.
-    #[error("it was given up")]
-    GivenUp,
+    /// A member cannot be written to the file system.
+    #[error(transparent)]
+    FileSystem(container_ext4::WriteError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// A thread ended without a result, which is a bug.
+    #[error("unpacking ended without a result; please report this bug")]
+    NoResult,
+    /// The caller has dropped the future.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl From<NotArrived> for UnpackError {
@@ -90,7 +90,7 @@ impl From<NotArrived> for UnpackError {
 }
 
 impl UnpackError {
-    /// Whether wrong bytes may be the reason.
+    /// Whether a damaged blob may be the cause.
     pub(super) fn may_be_damage(&self) -> bool {
         matches!(
             self,
@@ -98,19 +98,18 @@ impl UnpackError {
         )
     }
 
-    /// Whether a larger file system would have taken the image.
-    pub(crate) fn is_of_size(&self) -> bool {
+    /// Whether the image would fit into a larger file system.
+    pub(crate) fn is_out_of_space(&self) -> bool {
         match self {
-            UnpackError::Layer { source, .. } => source.is_of_size(),
+            UnpackError::Layer { cause, .. } => cause.is_out_of_space(),
             UnpackError::FileSystem(
-                container_ext4::Error::Full | container_ext4::Error::NoInodes,
+                container_ext4::WriteError::Full | container_ext4::WriteError::NoInodes,
             ) => true,
             _ => false,
         }
     }
 
-    /// Whether a layer did not arrive.
-    pub(crate) fn is_of_missing_layer(&self) -> bool {
+    pub(crate) fn is_missing_layer(&self) -> bool {
         matches!(self, UnpackError::NotArrived)
     }
 }

@@ -1,49 +1,49 @@
-//! One layer's changes (image-spec, layer.md, "Applying Changesets").
+//! Applying one layer's changes to a file system (image-spec, layer.md, "Applying Changesets").
 
 use std::io::{self, Read};
 
-use container_ext4::{Metadata, Special, Timestamp, Writer, is_known_xattr};
+use container_ext4::{Metadata, SpecialFile, Timestamp, Writer, is_known_xattr};
 
 use super::{
     UnpackError,
     error::is_full,
-    limits::{Budget, TooMuch},
+    limits::{Budget, LimitExceeded},
 };
-use crate::tar::{self, Kind, Member, TarError};
+use crate::tar::{Member, MemberKind, TarError, TarReader};
 
 const WHITEOUT: &[u8] = b".wh.";
-/// What AUFS kept its own files under; one of them has a meaning in images.
+/// Prefix of AUFS's own files. Only the one for opaque directories has a meaning in images.
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// Writes the changes to the disk. They go over all that was written before. What they take of
-/// the image's budget is gone from it.
+/// Applies a layer's archive over everything that was written before, within the image's budget.
 pub(crate) fn apply(
     disk: &mut Writer,
     archive: impl Read,
     budget: &mut Budget,
 ) -> Result<(), UnpackError> {
     disk.begin_layer();
-    let (archive, mut entries) = budget.bound(archive);
-    let mut archive = tar::Archive::new(archive);
+    let (archive, mut members) = budget.bound(archive);
+    let mut archive = TarReader::new(archive);
     let mut last = Vec::new();
     loop {
         let next = archive.next().map_err(|error| unreadable(error, &last))?;
         let Some(member) = next else { break };
-        entries.take()?;
-        archive.source().ensure_room(archive.stored())?;
-        change(disk, &member, &mut archive)?;
+        members.add_one()?;
+        archive.source().check_room(archive.stored())?;
+        apply_member(disk, &member, &mut archive)?;
         last = member.path;
     }
     archive.drain().map_err(|error| unreadable(error, &last))
 }
 
-fn change<R: Read>(
+fn apply_member<R: Read>(
     disk: &mut Writer,
     member: &Member,
-    archive: &mut tar::Archive<R>,
+    archive: &mut TarReader<R>,
 ) -> Result<(), UnpackError> {
-    // A name is a mark whatever it is the name of, as other programs have it.
+    // A whiteout is recognized by its name alone, whatever its type, as in other programs. The
+    // specification says "an empty file".
     let path = member.path.strip_suffix(b"/").unwrap_or(&member.path);
     let name = path.rsplit(|byte| *byte == b'/').next();
     let name = name.unwrap_or_default();
@@ -51,7 +51,7 @@ fn change<R: Read>(
     if name == OPAQUE {
         disk.make_opaque(directory)?;
     } else if name.starts_with(AUFS) {
-        tracing::debug!("leaving out {}", member.path.escape_ascii());
+        tracing::debug!("AUFS file {} ignored", member.path.escape_ascii());
     } else if let Some(removed) = name.strip_prefix(WHITEOUT) {
         if matches!(removed, b"" | b"." | b"..") {
             return Err(UnpackError::Whiteout {
@@ -68,24 +68,24 @@ fn change<R: Read>(
 fn write<R: Read>(
     disk: &mut Writer,
     member: &Member,
-    archive: &mut tar::Archive<R>,
+    archive: &mut TarReader<R>,
 ) -> Result<(), UnpackError> {
     let path = &member.path;
     let metadata = metadata(member);
     match &member.kind {
-        Kind::Directory => disk.directory(path, &metadata)?,
-        Kind::File(_) => disk.file_with_holes(path, &metadata, &mut archive.content())?,
-        Kind::Symlink(target) => disk.symlink(path, &metadata, target)?,
-        Kind::HardLink(target) => disk.hard_link(path, target)?,
-        Kind::CharDevice { major, minor } => {
+        MemberKind::Directory => disk.directory(path, &metadata)?,
+        MemberKind::File(_) => disk.file_with_holes(path, &metadata, &mut archive.contents())?,
+        MemberKind::Symlink(target) => disk.symlink(path, &metadata, target)?,
+        MemberKind::HardLink(target) => disk.hard_link(path, target)?,
+        MemberKind::CharDevice { major, minor } => {
             let (major, minor) = (*major, *minor);
-            disk.special(path, &metadata, Special::CharDevice { major, minor })?;
+            disk.special(path, &metadata, SpecialFile::CharDevice { major, minor })?;
         }
-        Kind::BlockDevice { major, minor } => {
+        MemberKind::BlockDevice { major, minor } => {
             let (major, minor) = (*major, *minor);
-            disk.special(path, &metadata, Special::BlockDevice { major, minor })?;
+            disk.special(path, &metadata, SpecialFile::BlockDevice { major, minor })?;
         }
-        Kind::Fifo => disk.special(path, &metadata, Special::Fifo)?,
+        MemberKind::Fifo => disk.special(path, &metadata, SpecialFile::Fifo)?,
     }
     Ok(())
 }
@@ -93,8 +93,8 @@ fn write<R: Read>(
 fn metadata(member: &Member) -> Metadata {
     Metadata {
         mode: match member.kind {
-            // Linux knows no other, whatever an archive says.
-            Kind::Symlink(_) => 0o777,
+            // Linux ignores a symlink's mode and always shows this one.
+            MemberKind::Symlink(_) => 0o777,
             _ => member.mode as _,
         },
         uid: member.uid,
@@ -103,7 +103,7 @@ fn metadata(member: &Member) -> Metadata {
             seconds: member.mtime.seconds,
             nanoseconds: member.mtime.nanoseconds,
         },
-        // What only another system knows means nothing here.
+        // Attributes of other systems (`com.apple.…`) cannot be stored on Linux.
         xattrs: member
             .xattrs
             .iter()
@@ -113,29 +113,34 @@ fn metadata(member: &Member) -> Metadata {
     }
 }
 
-/// `last` is the member that was read before.
+/// Converts an error after the member `last` was read.
 fn unreadable(error: TarError, last: &[u8]) -> UnpackError {
-    if let Some(too_much) = cause(&error) {
-        return UnpackError::TooMuch(too_much);
+    if let TarError::Read(error) = &error
+        && let Some(exceeded) = find_limit_exceeded(error)
+    {
+        return UnpackError::LimitExceeded(exceeded);
     }
     UnpackError::Tar {
         place: match last {
             b"" => "at its beginning".to_owned(),
             last => format!(
-                "at or behind {}",
+                "at or after {}",
                 String::from_utf8_lossy(last).escape_debug()
             ),
         },
-        source: error,
+        cause: error,
     }
 }
 
-impl From<container_ext4::Error> for UnpackError {
-    fn from(error: container_ext4::Error) -> UnpackError {
-        if let Some(too_much) = cause(&error) {
-            return UnpackError::TooMuch(too_much);
+impl From<container_ext4::WriteError> for UnpackError {
+    fn from(error: container_ext4::WriteError) -> UnpackError {
+        let Some(io_error) = error.io_error() else {
+            return UnpackError::FileSystem(error);
+        };
+        if let Some(exceeded) = find_limit_exceeded(io_error) {
+            return UnpackError::LimitExceeded(exceeded);
         }
-        let mut this: Option<&dyn std::error::Error> = Some(&error);
+        let mut this: Option<&dyn std::error::Error> = Some(io_error);
         while let Some(source) = this {
             if source.downcast_ref().is_some_and(is_full) {
                 return UnpackError::DiskFull;
@@ -146,9 +151,9 @@ impl From<container_ext4::Error> for UnpackError {
     }
 }
 
-/// What an error was caused by, if that is of this kind.
-fn cause(error: &(dyn std::error::Error + 'static)) -> Option<TooMuch> {
-    let mut this = Some(error);
+/// Finds a [`LimitExceeded`] inside an I/O error: readers can only return I/O errors.
+fn find_limit_exceeded(error: &io::Error) -> Option<LimitExceeded> {
+    let mut this: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = this {
         let inner = error
             .downcast_ref::<io::Error>()

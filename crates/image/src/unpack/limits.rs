@@ -1,18 +1,18 @@
-//! How much an image may unpack to: some are made to fill a disk.
+//! Limits on what an image unpacks to, against images made to fill the disk.
 
 use std::io::{self, Read};
 
-/// Bounds on one image. The defaults are beyond any honest one.
+/// Limits on one image, all its layers together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of all layers' archives, decompressed.
+    /// Size of the decompressed archives in bytes.
     pub most_bytes: u64,
-    /// Entries of all layers' archives.
+    /// Number of the archives' members.
     pub most_entries: u64,
 }
 
 impl Default for Limits {
-    /// 100 GiB and 10 million.
+    /// Returns 100 GiB and 10 million members, far more than real images have.
     fn default() -> Limits {
         Limits {
             most_bytes: 100 << 30,
@@ -21,22 +21,22 @@ impl Default for Limits {
     }
 }
 
-/// An image is larger than it may be.
+/// The image exceeds one of its [`Limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TooMuch {
-    /// Its archives are.
+pub enum LimitExceeded {
+    /// The archives are too large.
     #[error(
         "the image unpacks to more than {0} bytes; if you trust it, raise most-bytes of [image] in config.toml"
     )]
     Bytes(u64),
-    /// It has more entries.
+    /// The archives have too many members.
     #[error(
         "the image has more than {0} entries; if you trust it, raise most-entries of [image] in config.toml"
     )]
     Entries(u64),
 }
 
-/// What is left of an image's limits.
+/// Use of an image's limits so far.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: Limits,
@@ -53,22 +53,22 @@ impl Budget {
         }
     }
 
-    /// An archive that can be read as far as the budget goes, and what entries are taken from.
-    pub(super) fn bound<R: Read>(&mut self, archive: R) -> (Bounded<'_, R>, Entries<'_>) {
+    /// Returns a reader that fails at the limit on bytes, and the counter of members.
+    pub(super) fn bound<R: Read>(&mut self, archive: R) -> (Bounded<'_, R>, MemberCounter<'_>) {
         let bytes = Bounded {
             archive,
             read: &mut self.bytes,
             most: self.limits.most_bytes,
         };
-        let entries = Entries {
-            taken: &mut self.entries,
+        let entries = MemberCounter {
+            count: &mut self.entries,
             most: self.limits.most_entries,
         };
         (bytes, entries)
     }
 }
 
-/// An archive with an end.
+/// Reader that fails when the image has too many bytes.
 pub(super) struct Bounded<'a, R> {
     archive: R,
     read: &'a mut u64,
@@ -76,13 +76,13 @@ pub(super) struct Bounded<'a, R> {
 }
 
 impl<R> Bounded<'_, R> {
-    /// Fails if so many more bytes are too many: what is said of a file is refused before any of
-    /// it is read.
-    pub(super) fn ensure_room(&self, bytes: u64) -> Result<(), TooMuch> {
-        match self.read.saturating_add(bytes) > self.most {
-            true => Err(TooMuch::Bytes(self.most)),
-            false => Ok(()),
+    /// Checks that `bytes` more bytes are within the limit, so that a member is refused by its
+    /// stated size before it is read.
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), LimitExceeded> {
+        if self.read.saturating_add(bytes) > self.most {
+            return Err(LimitExceeded::Bytes(self.most));
         }
+        Ok(())
     }
 }
 
@@ -91,24 +91,23 @@ impl<R: Read> Read for Bounded<'_, R> {
         let count = self.archive.read(buffer)?;
         *self.read += count as u64;
         if *self.read > self.most {
-            return Err(io::Error::other(TooMuch::Bytes(self.most)));
+            return Err(io::Error::other(LimitExceeded::Bytes(self.most)));
         }
         Ok(count)
     }
 }
 
-/// Counts entries.
-pub(super) struct Entries<'a> {
-    taken: &'a mut u64,
+/// Counts members up to the limit.
+pub(super) struct MemberCounter<'a> {
+    count: &'a mut u64,
     most: u64,
 }
 
-impl Entries<'_> {
-    /// Takes one more.
-    pub(super) fn take(&mut self) -> Result<(), TooMuch> {
-        *self.taken += 1;
-        if *self.taken > self.most {
-            return Err(TooMuch::Entries(self.most));
+impl MemberCounter<'_> {
+    pub(super) fn add_one(&mut self) -> Result<(), LimitExceeded> {
+        *self.count += 1;
+        if *self.count > self.most {
+            return Err(LimitExceeded::Entries(self.most));
         }
         Ok(())
     }

@@ -1,13 +1,18 @@
-//! From an image in the store to an ext4 file system: a base, which machines' disks are laid
-//! over.
+//! Making base images: ext4 file systems with an image's files, which are the backing files of
+//! machines' disks.
 //!
-//! A base is made once for each manifest, platform and size, under a name made of the three.
-//! Its layers stream from their blobs into the file system; nothing is mounted, nothing needs a
-//! privilege, and no path in a layer is ever used as one on the host. It gets its name only when
-//! it is whole, on the disk, and every layer's archive had the digest that the configuration
-//! promises.
+//! A base is made once for each manifest, platform and size, and named after the three. Layers are
+//! streamed from their blobs into the file system: nothing is mounted, no privilege is needed, and
+//! no path in a layer is used as a path on the host. A base gets its name when it is complete and
+//! synced and the archives of all layers had the digests in the image's configuration.
+//!
+//! | module | responsibility |
+//! |---|---|
+//! | `decompress` | decompressing and hashing a layer on threads of their own |
+//! | `layer` | applying a layer's members to the file system |
+//! | `limits` | limits on bytes and members |
 
-mod archive;
+mod decompress;
 mod error;
 pub(crate) mod layer;
 pub(crate) mod limits;
@@ -27,7 +32,7 @@ use uuid::Uuid;
 
 pub use error::UnpackError;
 use limits::Budget;
-pub use limits::{Limits, TooMuch};
+pub use limits::{LimitExceeded, Limits};
 
 use crate::{
     Image, ImageError, ImageStore, Listener, Progress, Step,
@@ -36,53 +41,50 @@ use crate::{
     store::{Arrivals, ArrivingBlob, StoreError, sync_directory},
 };
 
-/// Changes when bases are made in another way, so that old ones are not taken for new ones.
+/// Version of the way in which bases are made, a part of their names. Increment it when the same
+/// image would give another file system, so that old bases are not used any more.
 const FORMAT: u32 = 3;
 
-/// How often what has been written is sent on to the disk, which otherwise would have it all to do
-/// at the end.
+/// Interval at which written data is synced. Without it, the whole base would be written back by
+/// the final sync, while nothing else can be done.
 const WRITEBACK: Duration = Duration::from_millis(150);
 
-/// Bytes of a file system that nobody chose a size for. It is sparse: it takes on the host what
-/// is in it.
-pub const DEFAULT_SIZE: u64 = 512 << 30;
-
 impl ImageStore {
-    /// An ext4 file system of this many bytes with the image's files, made if it is not there.
-    /// It is read-only: what is laid over it depends on every byte. Of several callers at once,
-    /// over all processes, one makes it and the others wait.
+    /// Returns the image's base of this size in bytes, and makes it if it is missing. The file is
+    /// read-only, since the overlays of machines depend on every byte. If several callers, in any
+    /// process, need the same base, one makes it and the others wait.
     ///
     /// # Errors
-    /// [`ImageError::Unpack`]; nothing is left then, nor when the future is dropped.
-    pub async fn base_of_size(
+    /// [`ImageError::Unpack`]. No file is left then, nor when the future is dropped.
+    pub(crate) async fn ensure_base(
         &self,
         image: &Image,
         size: u64,
         listener: Listener<'_>,
     ) -> Result<PathBuf, ImageError> {
         let arrivals = self.arrivals(image.blobs());
-        // What is not here now will not come.
-        arrivals.give_up();
-        self.base_as_it_arrives(image, size, &arrivals, listener)
+        // No download is running, so a missing layer is an error and not awaited.
+        arrivals.cancel();
+        self.ensure_base_while_fetching(image, size, &arrivals, listener)
             .await
     }
 
-    /// As [`base_of_size`](ImageStore::base_of_size), while the layers are still being fetched.
-    pub(crate) async fn base_as_it_arrives(
+    /// Like [`ensure_base`](ImageStore::ensure_base), but while the layers are being fetched.
+    pub(crate) async fn ensure_base_while_fetching(
         &self,
         image: &Image,
         size: u64,
         arrivals: &Arrivals,
         listener: Listener<'_>,
     ) -> Result<PathBuf, ImageError> {
-        let made = self.made_base(image, size, arrivals, listener).await;
-        made.map_err(|source| ImageError::Unpack {
+        let made = self.make_base(image, size, arrivals, listener).await;
+        made.map_err(|cause| ImageError::Unpack {
             reference: image.reference.to_string(),
-            source: Box::new(source),
+            cause: Box::new(cause),
         })
     }
 
-    async fn made_base(
+    async fn make_base(
         &self,
         image: &Image,
         size: u64,
@@ -98,7 +100,7 @@ impl ImageStore {
         if path.exists() {
             return Ok(path);
         }
-        let (reports, mut heard) = mpsc::unbounded_channel();
+        let (reports, mut progress) = mpsc::unbounded_channel();
         let (done, outcome) = oneshot::channel();
         let job = Job {
             store: self.clone(),
@@ -108,8 +110,8 @@ impl ImageStore {
             path: path.clone(),
             reports,
         };
-        // A thread of its own: it works for minutes. It keeps the lock until it is done, even if
-        // nobody waits for it any more.
+        // A thread of its own, as it works for minutes, which would block tokio's threads. It holds
+        // the lock until it has ended, even if the future is dropped.
         let unpacker = thread::Builder::new().name("unpack".to_owned());
         unpacker
             .spawn(move || {
@@ -118,21 +120,21 @@ impl ImageStore {
                 let _ = done.send(made);
             })
             .map_err(UnpackError::Thread)?;
-        while let Some(progress) = heard.recv().await {
+        while let Some(progress) = progress.recv().await {
             listener(progress);
         }
-        let made = outcome.await.map_err(|_| UnpackError::Lost)?;
+        let made = outcome.await.map_err(|_| UnpackError::NoResult)?;
         made.map(|()| path)
     }
 }
 
 fn base_name(image: &Image, size: u64) -> String {
-    let platform = image.platform.to_string().replace('/', "-");
+    let platform = image.config.platform.to_string().replace('/', "-");
     let digest = image.manifest.digest.hex();
     format!("{digest}-{platform}-{size}-v{FORMAT}")
 }
 
-/// What the unpacking thread needs.
+/// Work of the unpacking thread.
 struct Job {
     store: ImageStore,
     image: Image,
@@ -146,13 +148,13 @@ impl Job {
     fn run(&self) -> Result<(), UnpackError> {
         let directory = self.store.incoming();
         let file = NamedTempFile::new_in(&directory);
-        let file = file.map_err(StoreError::io("making a file in", &directory))?;
+        let file = file.map_err(StoreError::io("create a file in", &directory))?;
         thread::scope(|threads| {
             let (writing, written) = std_mpsc::channel::<()>();
             let early = file.as_file();
             threads.spawn(move || {
                 while written.recv_timeout(WRITEBACK) == Err(RecvTimeoutError::Timeout) {
-                    // What goes wrong is told to the writer's descriptor as well.
+                    // The kernel reports write errors to the writer's descriptor as well.
                     let _ = early.sync_data();
                 }
             });
@@ -160,7 +162,7 @@ impl Job {
             drop(writing);
             made
         })?;
-        let failed = || StoreError::io("writing", &self.path);
+        let failed = || StoreError::io("write", &self.path);
         let persisted = file.persist(&self.path);
         let file = persisted.map_err(|error| failed()(error.error))?;
         let mut permissions = file.metadata().map_err(failed())?.permissions();
@@ -173,7 +175,7 @@ impl Job {
     fn write(&self, path: &Path) -> Result<(), UnpackError> {
         let mut disk = Writer::create(path, &self.options())?;
         let report = |progress| {
-            // Nobody may be listening any more; then the next bytes are not read.
+            // Fails when the future was dropped. `ProgressReader` then cancels the next read.
             let _ = self.reports.send(progress);
         };
         let sizes = self.image.blobs().map(|blob| blob.size);
@@ -182,7 +184,7 @@ impl Job {
         let mut budget = Budget::new(self.store.limits());
         for (index, layer) in self.image.layers.iter().enumerate() {
             let unpacked = self.unpack(&mut disk, layer, &mut budget, &meter);
-            unpacked.map_err(|error| self.explained(error, layer, index + 1, layers))?;
+            unpacked.map_err(|error| self.explain(error, layer, index + 1, layers))?;
             meter.layer_done();
         }
         Ok(disk.finish()?)
@@ -191,8 +193,8 @@ impl Job {
     fn options(&self) -> Options {
         Options {
             size: self.size,
-            // The same image gives the same file system.
-            uuid: Uuid::from_bytes(self.image.manifest.digest.half()),
+            // Derived from the manifest, so that the same image gives the same file system.
+            uuid: Uuid::from_bytes(self.image.manifest.digest.first_half()),
             ..Options::default()
         }
     }
@@ -205,17 +207,17 @@ impl Job {
         meter: &Meter<'_>,
     ) -> Result<(), UnpackError> {
         let path = self.store.blob_path(&layer.blob.digest);
-        let arrival = self.arrivals.of(&layer.blob.digest);
-        let blob = Counted {
+        let arrival = self.arrivals.get(&layer.blob.digest);
+        let blob = ProgressReader {
             blob: ArrivingBlob::new(&arrival, &path, layer.blob.size),
             meter,
-            given_up: &|| self.reports.is_closed(),
+            is_cancelled: &|| self.reports.is_closed(),
         };
-        let found = archive::read(blob, layer.compression, |archive| {
+        let found = decompress::decompress(blob, layer.compression, |archive| {
             layer::apply(disk, archive, budget)
         });
         if self.reports.is_closed() {
-            return Err(UnpackError::GivenUp);
+            return Err(UnpackError::Cancelled);
         }
         let checked = match found {
             Ok(found) if found == layer.diff_id => Ok(()),
@@ -226,13 +228,14 @@ impl Job {
             Err(error) if error.may_be_damage() => Err(error),
             Err(error) => return Err(error),
         };
-        // Until all of it has come nobody knows whether these are the right bytes at all.
+        // The blob's digest is only known when it is complete. If it was wrong, the fetching side
+        // reports that, instead of an error that the wrong bytes caused here.
         arrival.wait()?;
         checked
     }
 
-    /// A layer that cannot be read may have been damaged since it was fetched.
-    fn explained(
+    /// Adds the layer's number to an error, and finds out whether its blob was damaged on disk.
+    fn explain(
         &self,
         error: UnpackError,
         layer: &Layer,
@@ -252,22 +255,22 @@ impl Job {
         UnpackError::Layer {
             number,
             layers,
-            source: Box::new(error),
+            cause: Box::new(error),
         }
     }
 }
 
-/// A blob whose reading is reported, and ends when nobody waits for it.
-struct Counted<'a> {
+/// Reader that reports progress, and fails when unpacking was cancelled.
+struct ProgressReader<'a> {
     blob: ArrivingBlob<'a>,
     meter: &'a Meter<'a>,
-    given_up: &'a (dyn Fn() -> bool + Sync),
+    is_cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Read for Counted<'_> {
+impl Read for ProgressReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if (self.given_up)() {
-            return Err(io::Error::other(UnpackError::GivenUp));
+        if (self.is_cancelled)() {
+            return Err(io::Error::other(UnpackError::Cancelled));
         }
         let count = self.blob.read(buffer)?;
         self.meter.add(count as u64);

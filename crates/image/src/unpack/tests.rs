@@ -1,4 +1,8 @@
-//! Layers of every kind, looked at with the tools that everybody has for ext4.
+//! Layers of every kind, unpacked and inspected with e2fsprogs.
+
+mod corpus;
+mod hostile;
+mod layer_builder;
 
 use std::{
     fs,
@@ -10,20 +14,23 @@ use std::{
 use tar::{Builder, EntryType, Header};
 
 use super::*;
-use crate::{Descriptor, Digest, Layers, Platform, Reference, media_type::Compression};
+use crate::{
+    Descriptor, Digest, ImageConfig, LayerCount, Platform, Reference, media_type::Compression,
+};
+use layer_builder::LayerBuilder;
 
 const SIZE: u64 = 256 << 20;
 
-/// A store that images are made in from archives.
-struct Bench {
+/// A store of images made from archives.
+struct TestStore {
     _root: tempfile::TempDir,
     store: ImageStore,
 }
 
-impl Bench {
-    fn new() -> Bench {
+impl TestStore {
+    fn new() -> TestStore {
         let root = tempfile::tempdir().unwrap();
-        Bench {
+        TestStore {
             store: ImageStore::open(root.path()).unwrap(),
             _root: root,
         }
@@ -36,23 +43,27 @@ impl Bench {
             .collect();
         let names: String = layers.iter().map(|layer| layer.diff_id.hex()).collect();
         let manifest = Descriptor {
-            digest: Digest::of(names.as_bytes()),
+            digest: Digest::compute(names.as_bytes()),
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             size: 1,
         };
         Image {
             reference: Reference::parse("test", "docker.io").unwrap(),
-            config: manifest.digest,
+            config_digest: manifest.digest,
             descriptor: manifest.clone(),
             manifest,
-            platform: Platform::host(),
-            environment: Vec::new(),
-            entrypoint: Vec::new(),
-            command: Vec::new(),
-            working_directory: None,
-            user: None,
-            stop_signal: None,
-            labels: Default::default(),
+            config: ImageConfig {
+                platform: Platform::host(),
+                environment: Vec::new(),
+                entrypoint: Vec::new(),
+                command: Vec::new(),
+                working_directory: None,
+                user: None,
+                stop_signal: None,
+                labels: Default::default(),
+                created: None,
+                history: Vec::new(),
+            },
             settings: Default::default(),
             layers,
         }
@@ -69,19 +80,19 @@ impl Bench {
             Compression::Zstd => zstd::encode_all(archive, 3).unwrap(),
         };
         let blob = Descriptor {
-            digest: Digest::of(&bytes),
+            digest: Digest::compute(&bytes),
             media_type: String::new(),
             size: bytes.len() as u64,
         };
-        self.store.keep(&blob, &bytes).unwrap();
+        self.store.write_blob(&blob, &bytes).unwrap();
         Layer {
             blob,
             compression,
-            diff_id: Digest::of(archive),
+            diff_id: Digest::compute(archive),
         }
     }
 
-    /// The base made from plain archives, checked by e2fsck.
+    /// Makes a base from uncompressed archives and checks it with e2fsck.
     async fn base(&self, archives: Vec<Vec<u8>>) -> Result<PathBuf, ImageError> {
         let layers: Vec<_> = archives
             .into_iter()
@@ -89,32 +100,33 @@ impl Bench {
             .collect();
         let base = self
             .store
-            .base_of_size(&self.image(&layers), SIZE, &|_| {})
+            .ensure_base(&self.image(&layers), SIZE, &|_| {})
             .await?;
         check(&base);
         Ok(base)
     }
 
+    /// Whether no base and no temporary file exists.
     fn is_clean(&self) -> bool {
         let mut directories = [self.store.incoming(), self.store.bases()].into_iter();
         directories.all(|path| fs::read_dir(path).unwrap().next().is_none())
     }
 }
 
-/// Fails unless e2fsck has nothing to say.
+/// Panics unless e2fsck finds the file system clean.
 fn check(base: &Path) {
     let output = Command::new("e2fsck").arg("-fn").arg(base).output();
-    let output = output.expect("e2fsck (package e2fsprogs) must be there for this test");
+    let output = output.expect("cannot run e2fsck, which this test needs (package e2fsprogs)");
     assert!(output.status.success(), "{output:?}");
 }
 
-/// What debugfs answers.
+/// Returns the output of a debugfs request.
 fn debugfs(base: &Path, request: &str) -> String {
     let output = Command::new("debugfs")
         .args(["-R", request])
         .arg(base)
         .output();
-    let output = output.expect("debugfs (package e2fsprogs) must be there for this test");
+    let output = output.expect("cannot run debugfs, which this test needs (package e2fsprogs)");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -126,65 +138,10 @@ fn content(base: &Path, path: &str) -> String {
     debugfs(base, &format!("cat {path}"))
 }
 
-struct Archive(Builder<Vec<u8>>);
-
-impl Archive {
-    fn new() -> Archive {
-        Archive(Builder::new(Vec::new()))
-    }
-
-    fn entry(mut self, kind: EntryType, path: &str, link: &str, content: &[u8]) -> Archive {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        // Past the crate's own checks: these paths are meant to be hostile.
-        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
-        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
-        header.set_mode(if kind == EntryType::Directory {
-            0o755
-        } else {
-            0o644
-        });
-        header.set_uid(1000);
-        header.set_gid(1001);
-        header.set_mtime(1_700_000_000);
-        header.set_size(content.len() as u64);
-        header.set_device_major(4).unwrap();
-        header.set_device_minor(300).unwrap();
-        header.set_cksum();
-        self.0.append(&header, content).unwrap();
-        self
-    }
-
-    fn file(self, path: &str, content: &str) -> Archive {
-        self.entry(EntryType::Regular, path, "", content.as_bytes())
-    }
-
-    fn directory(self, path: &str) -> Archive {
-        self.entry(EntryType::Directory, path, "", b"")
-    }
-
-    fn symlink(self, path: &str, target: &str) -> Archive {
-        self.entry(EntryType::Symlink, path, target, b"")
-    }
-
-    fn hard_link(self, path: &str, target: &str) -> Archive {
-        self.entry(EntryType::Link, path, target, b"")
-    }
-
-    fn pax(mut self, key: &str, value: &[u8]) -> Archive {
-        self.0.append_pax_extensions([(key, value)]).unwrap();
-        self
-    }
-
-    fn bytes(self) -> Vec<u8> {
-        self.0.into_inner().unwrap()
-    }
-}
-
 #[tokio::test]
-async fn every_kind_of_entry_arrives() {
-    let bench = Bench::new();
-    let archive = Archive::new()
+async fn every_kind_of_member_is_unpacked() {
+    let test = TestStore::new();
+    let archive = LayerBuilder::new()
         .directory("./")
         .directory("etc/")
         .file("etc/hostname", "dev\n")
@@ -201,7 +158,7 @@ async fn every_kind_of_entry_arrives() {
         .pax("SCHILY.xattr.system.data", b"never")
         .file("bin/ping", "program")
         .bytes();
-    let base = bench.base(vec![archive]).await.unwrap();
+    let base = test.base(vec![archive]).await.unwrap();
     assert_eq!(content(&base, "/etc/hostname"), "dev\n");
     assert_eq!(content(&base, "/etc/second"), "dev\n");
     let hostname = debugfs(&base, "stat /etc/hostname");
@@ -229,7 +186,7 @@ async fn every_kind_of_entry_arrives() {
         capability.contains("security.capability (20)"),
         "{capability}"
     );
-    // Of another system, and of the file system's own.
+    // Attributes of another system, and of a namespace that only the file system may set.
     let foreign = ["com.apple", "system.data"];
     assert!(
         !foreign.iter().any(|name| capability.contains(name)),
@@ -239,8 +196,8 @@ async fn every_kind_of_entry_arrives() {
 
 #[tokio::test]
 async fn upper_layers_change_lower_ones() {
-    let bench = Bench::new();
-    let lower = Archive::new()
+    let test = TestStore::new();
+    let lower = LayerBuilder::new()
         .directory("a/")
         .file("a/removed", "x")
         .file("a/kept", "kept")
@@ -253,11 +210,11 @@ async fn upper_layers_change_lower_ones() {
         .file("by-link/old", "x")
         .symlink("link-to-opaque", "by-link")
         .bytes();
-    let upper = Archive::new()
+    let upper = LayerBuilder::new()
         .file("a/.wh.removed", "")
         .file("a/replaced", "new")
         .directory(".wh.tree/")
-        // The opaque mark counts for lower layers only, wherever in its own it stands.
+        // The opaque mark hides lower layers only, not members before it in its own layer.
         .file("opaque/new", "new")
         .file("opaque/.wh..wh..opq", "")
         .file("becomes-directory/inside", "in")
@@ -268,9 +225,11 @@ async fn upper_layers_change_lower_ones() {
         .file(".wh..wh.plnk/1.2", "aufs")
         .file(".wh.never-was", "")
         .bytes();
-    // Before it becomes a directory, a file must go.
-    let middle = Archive::new().file(".wh.becomes-directory", "").bytes();
-    let base = bench.base(vec![lower, middle, upper]).await.unwrap();
+    // A file must be removed before a directory can take its place.
+    let middle = LayerBuilder::new()
+        .file(".wh.becomes-directory", "")
+        .bytes();
+    let base = test.base(vec![lower, middle, upper]).await.unwrap();
     for gone in [
         "/a/removed",
         "/tree",
@@ -296,12 +255,12 @@ async fn upper_layers_change_lower_ones() {
 
 #[tokio::test]
 async fn hostile_paths_stay_inside() {
-    let bench = Bench::new();
+    let test = TestStore::new();
     let outside = tempfile::tempdir().unwrap();
     let victim = outside.path().join("v");
     fs::write(&victim, "untouched").unwrap();
     let victim_path = victim.to_str().unwrap();
-    let archive = Archive::new()
+    let archive = LayerBuilder::new()
         .file("../../../up", "up")
         .file("/absolute", "absolute")
         .symlink("out", "/")
@@ -312,7 +271,7 @@ async fn hostile_paths_stay_inside() {
         .file("host/v", "written")
         .file(victim_path, "written again")
         .bytes();
-    let base = bench.base(vec![archive]).await.unwrap();
+    let base = test.base(vec![archive]).await.unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
     assert_eq!(content(&base, "/up"), "up");
@@ -323,47 +282,54 @@ async fn hostile_paths_stay_inside() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_an_error_and_leaves_nothing() {
-    let bench = Bench::new();
+async fn impossible_layers_are_refused_and_leave_no_file() {
+    let test = TestStore::new();
     let archives = [
-        Archive::new().hard_link("link", "nowhere").bytes(),
-        Archive::new().hard_link("link", "../../etc/passwd").bytes(),
-        Archive::new().directory("d").hard_link("link", "d").bytes(),
-        Archive::new()
+        LayerBuilder::new().hard_link("link", "nowhere").bytes(),
+        LayerBuilder::new()
+            .hard_link("link", "../../etc/passwd")
+            .bytes(),
+        LayerBuilder::new()
+            .directory("d")
+            .hard_link("link", "d")
+            .bytes(),
+        LayerBuilder::new()
             .symlink("a", "b")
             .symlink("b", "a")
             .file("a/x", "x")
             .bytes(),
-        Archive::new().symlink("empty", "").bytes(),
-        Archive::new().file("etc/.wh...", "").bytes(),
-        Archive::new().file("etc/.wh.", "").bytes(),
-        Archive::new()
+        LayerBuilder::new().symlink("empty", "").bytes(),
+        LayerBuilder::new().file("etc/.wh...", "").bytes(),
+        LayerBuilder::new().file("etc/.wh.", "").bytes(),
+        LayerBuilder::new()
             .pax("path", b"nul\0inside")
             .file("x", "x")
             .bytes(),
-        Archive::new()
+        LayerBuilder::new()
             .pax("path", &[b'x'; 300])
             .file("x", "x")
             .bytes(),
-        Archive::new().file("file", "x").bytes()[..600].to_vec(),
+        LayerBuilder::new().file("file", "x").bytes()[..600].to_vec(),
         b"no archive at all".to_vec(),
     ];
     for (index, archive) in archives.into_iter().enumerate() {
-        let made = bench.base(vec![archive]).await;
+        let made = test.base(vec![archive]).await;
         let error = made
-            .expect_err(&format!("archive {index} was taken"))
+            .expect_err(&format!("archive {index} was accepted"))
             .to_string();
         assert!(
-            error.starts_with("unpacking the image docker.io/library/test:latest: layer 1 of 1: "),
+            error.starts_with(
+                "cannot unpack image \"docker.io/library/test:latest\": layer 1 of 1: "
+            ),
             "{index}: {error}"
         );
-        assert!(bench.is_clean(), "{index}: something was left");
+        assert!(test.is_clean(), "{index}: a file was left");
     }
 }
 
 #[tokio::test]
-async fn every_compression_gives_the_same() {
-    let bench = Bench::new();
+async fn every_compression_is_unpacked() {
+    let test = TestStore::new();
     let big = "0123456789abcdef".repeat(200_000);
     let mut archives = Vec::new();
     for name in ["none", "gzip", "zstd"] {
@@ -381,12 +347,8 @@ async fn every_compression_gives_the_same() {
     }
     let compressions = [Compression::None, Compression::Gzip, Compression::Zstd];
     let layers: Vec<_> = archives.into_iter().zip(compressions).collect();
-    let image = bench.image(&layers);
-    let base = bench
-        .store
-        .base_of_size(&image, SIZE, &|_| {})
-        .await
-        .unwrap();
+    let image = test.image(&layers);
+    let base = test.store.ensure_base(&image, SIZE, &|_| {}).await.unwrap();
     check(&base);
     for name in ["none", "gzip", "zstd"] {
         assert!(content(&base, name) == big, "{name}");
@@ -395,79 +357,84 @@ async fn every_compression_gives_the_same() {
 
 #[tokio::test]
 async fn an_archive_with_another_digest_is_refused() {
-    let bench = Bench::new();
-    let archive = Archive::new().file("a", "a").bytes();
-    let mut image = bench.image(&[(archive, Compression::Gzip)]);
-    image.layers[0].diff_id = Digest::of(b"something else");
-    let error = bench
+    let test = TestStore::new();
+    let archive = LayerBuilder::new().file("a", "a").bytes();
+    let mut image = test.image(&[(archive, Compression::Gzip)]);
+    image.layers[0].diff_id = Digest::compute(b"something else");
+    let error = test
         .store
-        .base_of_size(&image, SIZE, &|_| {})
+        .ensure_base(&image, SIZE, &|_| {})
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("ask its maker"), "{error}");
-    assert!(bench.is_clean());
+    assert!(error.to_string().contains("by its author"), "{error}");
+    assert!(test.is_clean());
 }
 
 #[tokio::test]
 async fn a_layer_damaged_on_disk_is_removed() {
-    let bench = Bench::new();
-    let archive = Archive::new().file("a", &"a".repeat(10_000)).bytes();
+    let test = TestStore::new();
+    let archive = LayerBuilder::new().file("a", &"a".repeat(10_000)).bytes();
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
-        let image = bench.image(&[(archive.clone(), compression)]);
+        let image = test.image(&[(archive.clone(), compression)]);
         let blob = &image.layers[0].blob;
-        let path = bench.store.blob_path(&blob.digest);
+        let path = test.store.blob_path(&blob.digest);
         let mut bytes = fs::read(&path).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0xff;
         fs::write(&path, bytes).unwrap();
-        let error = bench
+        let error = test
             .store
-            .base_of_size(&image, SIZE, &|_| {})
+            .ensure_base(&image, SIZE, &|_| {})
             .await
             .unwrap_err();
         assert!(error.to_string().contains("damaged on disk"), "{error}");
-        assert!(!bench.store.has(blob));
-        assert!(bench.is_clean());
+        assert!(!test.store.has_blob(blob));
+        assert!(test.is_clean());
     }
 }
 
 #[tokio::test]
 async fn a_base_is_made_once() {
-    let bench = Bench::new();
-    let image = bench.image(&[
-        (Archive::new().file("a", "a").bytes(), Compression::Gzip),
-        (Archive::new().file("b", "b").bytes(), Compression::Gzip),
+    let test = TestStore::new();
+    let image = test.image(&[
+        (
+            LayerBuilder::new().file("a", "a").bytes(),
+            Compression::Gzip,
+        ),
+        (
+            LayerBuilder::new().file("b", "b").bytes(),
+            Compression::Gzip,
+        ),
     ]);
     let steps = std::sync::Mutex::new(Vec::new());
     let listener = |progress: Progress| steps.lock().unwrap().push(progress);
-    let other_process = ImageStore::open(bench._root.path()).unwrap();
+    let other_process = ImageStore::open(test._root.path()).unwrap();
     let (one, two) = tokio::join!(
-        bench.store.base_of_size(&image, SIZE, &listener),
-        other_process.base_of_size(&image, SIZE, &listener),
+        test.store.ensure_base(&image, SIZE, &listener),
+        other_process.ensure_base(&image, SIZE, &listener),
     );
     assert_eq!(one.unwrap(), two.unwrap());
     let unpacked = steps.lock().unwrap().len();
     let last = steps.lock().unwrap().last().cloned().unwrap();
     assert_eq!(last.step, Step::Unpacking);
-    assert_eq!(last.layers, Some(Layers { done: 2, total: 2 }));
+    assert_eq!(last.layers, Some(LayerCount { done: 2, total: 2 }));
     assert_eq!(Some(last.done), last.total);
-    bench
-        .store
-        .base_of_size(&image, SIZE, &listener)
+    test.store
+        .ensure_base(&image, SIZE, &listener)
         .await
         .unwrap();
     assert_eq!(steps.lock().unwrap().len(), unpacked);
-    let larger = bench
+    let larger = test
         .store
-        .base_of_size(&image, 2 * SIZE, &listener)
+        .ensure_base(&image, 2 * SIZE, &listener)
         .await
         .unwrap();
     assert_eq!(fs::metadata(larger).unwrap().len(), 2 * SIZE);
 }
 
 #[tokio::test]
-async fn what_is_given_up_leaves_nothing() {
-    let bench = Bench::new();
+async fn cancelled_unpacking_leaves_no_file() {
+    let test = TestStore::new();
     let noise: Vec<u8> = (0..40 << 20)
         .map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
@@ -477,22 +444,21 @@ async fn what_is_given_up_leaves_nothing() {
     builder
         .append_data(&mut header, "noise", noise.as_slice())
         .unwrap();
-    let image = bench.image(&[(builder.into_inner().unwrap(), Compression::None)]);
+    let image = test.image(&[(builder.into_inner().unwrap(), Compression::None)]);
     let (begun, has_begun) = std::sync::mpsc::channel();
     {
         let begun = move |_| {
             let _ = begun.send(());
         };
-        let base = bench.store.base_of_size(&image, SIZE, &begun);
+        let base = test.store.ensure_base(&image, SIZE, &begun);
         tokio::select! {
             biased;
             () = async { while has_begun.try_recv().is_err() { tokio::task::yield_now().await } } => {}
-            made = base => panic!("it was made before it could be given up: {made:?}"),
+            made = base => panic!("the base was made before it could be cancelled: {made:?}"),
         }
     }
-    // The lock is the sign that the thread has ended.
+    // The thread releases the lock when it has ended.
     let name = base_name(&image, SIZE);
-    let _lock = bench.store.lock(&name).await.unwrap();
-    assert!(bench.is_clean());
+    let _lock = test.store.lock(&name).await.unwrap();
+    assert!(test.is_clean());
 }
-mod hostile;

@@ -1,19 +1,19 @@
-//! Archives by people who mean harm: each gives one error that names the layer and, where there
-//! is one, the entry, and nothing is left.
+//! Hostile archives: each is refused with an error that names the layer and the member, if there is
+//! one, and no file is left.
 
 use super::*;
 
-/// The error of an image with this layer over one that is fine.
-async fn refused(bench: &Bench, archive: Vec<u8>, compression: Compression) -> String {
-    let fine = Archive::new().file("fine", "fine").bytes();
-    let image = bench.image(&[(fine, Compression::None), (archive, compression)]);
-    refused_image(bench, &image).await
+/// Returns the error of unpacking this layer over a valid one.
+async fn unpack_error(test: &TestStore, archive: Vec<u8>, compression: Compression) -> String {
+    let fine = LayerBuilder::new().file("fine", "fine").bytes();
+    let image = test.image(&[(fine, Compression::None), (archive, compression)]);
+    image_error(test, &image).await
 }
 
-async fn refused_image(bench: &Bench, image: &Image) -> String {
-    let made = bench.store.base_of_size(image, SIZE, &|_| {}).await;
-    assert!(bench.is_clean(), "something was left");
-    made.expect_err("it was taken").to_string()
+async fn image_error(test: &TestStore, image: &Image) -> String {
+    let made = test.store.ensure_base(image, SIZE, &|_| {}).await;
+    assert!(test.is_clean(), "a file was left");
+    made.expect_err("the image was unpacked").to_string()
 }
 
 fn header(kind: EntryType, path: &str, size: u64) -> Vec<u8> {
@@ -38,7 +38,7 @@ fn with_device(kind: EntryType, major: u32, minor: u32) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-/// A file of that size that is a hole as a whole.
+/// Returns a sparse file of this size without any data.
 fn hole(size: u64) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     builder
@@ -53,10 +53,10 @@ fn hole(size: u64) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn lies_and_tricks_are_refused() {
-    let bench = Bench::new();
+async fn lying_and_ambiguous_archives_are_refused() {
+    let test = TestStore::new();
     let two = || {
-        Archive::new()
+        LayerBuilder::new()
             .file("first", "first")
             .file("second", "second")
     };
@@ -91,78 +91,87 @@ async fn lies_and_tricks_are_refused() {
             "unpacks to more than",
         ),
         (header(EntryType::Regular, "liar", (1 << 33) - 1), "liar"),
-        (hole(1 << 60), "hole: a file can have 16 TiB"),
-        (hole(u64::MAX), "hole: a file can have 16 TiB"),
+        (hole(1 << 60), "file hole is too large: the limit is 16 TiB"),
+        (
+            hole(u64::MAX),
+            "file hole is too large: the limit is 16 TiB",
+        ),
         // Headers.
         (
             header(EntryType::XHeader, "pax", 1 << 32),
-            "no honest archive",
+            "not supported (limit: 1 MiB)",
         ),
         (
             header(EntryType::GNULongName, "name", 1 << 32),
-            "no honest archive",
+            "not supported (limit: 1 MiB)",
         ),
         (
             header(EntryType::XHeader, "pax", 1000),
             "it ends in the middle of a header",
         ),
-        (described(300), "no honest archive needs"),
+        (described(300), "not supported (limit: 1 MiB)"),
         (xattrs(2000), "more than a thousand extended attributes"),
         (
             xattrs(900),
-            "described: its extended attributes cannot be kept",
+            "cannot store the extended attributes of described",
         ),
         // Blocks of zeroes.
         (
             [&two().bytes()[..1024], &zeroes(), &two().bytes()].concat(),
-            "at or behind first: something stands behind a single block of zeroes",
+            "at or after first: data after a single block of zeroes",
         ),
         // Links.
         (
-            Archive::new().hard_link("self", "self").bytes(),
-            "self: a hard link to self",
+            LayerBuilder::new().hard_link("self", "self").bytes(),
+            "hard link self: target self not found",
         ),
         (
-            Archive::new().hard_link("l", "nowhere").bytes(),
-            "l: a hard link to nowhere",
+            LayerBuilder::new().hard_link("l", "nowhere").bytes(),
+            "hard link l: target nowhere not found",
         ),
         (
-            Archive::new()
+            LayerBuilder::new()
                 .file("d/e/f", "")
                 .hard_link("d", "d/e/f")
                 .bytes(),
-            "d: a hard link to d/e/f, which is not a file",
+            "hard link d: target d/e/f not found or not a file",
         ),
         (
-            Archive::new().directory("d").hard_link("l", "d").bytes(),
-            "l: a hard link to d, which is not a file",
+            LayerBuilder::new()
+                .directory("d")
+                .hard_link("l", "d")
+                .bytes(),
+            "hard link l: target d not found or not a file",
         ),
         (
-            Archive::new()
+            LayerBuilder::new()
                 .symlink("a", "b/x")
                 .symlink("b", "a/x")
                 .file("a/y", "")
                 .bytes(),
-            "a/y: it leads through too many symbolic links",
+            "a/y: too many symbolic links",
         ),
         (
-            Archive::new().file("f", "").file("f/below", "").bytes(),
-            "f/below: it leads through something that is not a directory",
+            LayerBuilder::new()
+                .file("f", "")
+                .file("f/below", "")
+                .bytes(),
+            "f/below: a component is not a directory",
         ),
         // The root itself.
-        (Archive::new().file("..", "x").bytes(), "..: "),
-        (Archive::new().symlink("./", "/etc").bytes(), "./: "),
+        (LayerBuilder::new().file("..", "x").bytes(), "..: "),
+        (LayerBuilder::new().symlink("./", "/etc").bytes(), "./: "),
         // Devices that Linux does not have.
         (
             with_device(EntryType::Char, 4096, 1),
-            "device: a device has",
+            "invalid device number of device",
         ),
         (
             with_device(EntryType::Block, 1, 1 << 20),
-            "device: a device has",
+            "invalid device number of device",
         ),
     ] {
-        let error = refused(&bench, archive, Compression::None).await;
+        let error = unpack_error(&test, archive, Compression::None).await;
         assert!(error.contains("layer 2 of 2: "), "{error}");
         assert!(error.contains(expected), "{expected}: {error}");
     }
@@ -170,14 +179,14 @@ async fn lies_and_tricks_are_refused() {
 
 #[tokio::test]
 async fn broken_compression_is_refused() {
-    let bench = Bench::new();
-    let archive = Archive::new()
+    let test = TestStore::new();
+    let archive = LayerBuilder::new()
         .file("first", "first")
         .file("large", &"not the same twice? ".repeat(100_000))
         .bytes();
     for compression in [Compression::Gzip, Compression::Zstd] {
-        let image = bench.image(&[(archive.clone(), compression)]);
-        let whole = fs::read(bench.store.blob_path(&image.layers[0].blob.digest)).unwrap();
+        let image = test.image(&[(archive.clone(), compression)]);
+        let whole = fs::read(test.store.blob_path(&image.layers[0].blob.digest)).unwrap();
         let cut = whole[..whole.len() / 2].to_vec();
         let mut flipped = whole.clone();
         let middle = flipped.len() / 2;
@@ -187,15 +196,15 @@ async fn broken_compression_is_refused() {
         let plain = archive.clone();
         for (number, bytes) in [cut, flipped, plain, Vec::new()].into_iter().enumerate() {
             let blob = Descriptor {
-                digest: Digest::of(&bytes),
+                digest: Digest::compute(&bytes),
                 media_type: String::new(),
                 size: bytes.len() as u64,
             };
-            bench.store.keep(&blob, &bytes).unwrap();
+            test.store.write_blob(&blob, &bytes).unwrap();
             let mut image = image.clone();
             image.layers[0].blob = blob.clone();
             image.manifest.digest = blob.digest;
-            let error = refused_image(&bench, &image).await;
+            let error = image_error(&test, &image).await;
             assert!(error.contains("layer 1 of 1: "), "{number}: {error}");
         }
     }
@@ -203,37 +212,41 @@ async fn broken_compression_is_refused() {
 
 #[tokio::test]
 async fn an_image_is_unpacked_within_its_limits() {
-    let bench = Bench::new();
+    let test = TestStore::new();
     let limits = Limits {
         most_bytes: 1 << 20,
         most_entries: 100,
     };
-    let bench = Bench {
-        store: bench.store.clone().with_limits(limits),
-        ..bench
+    let test = TestStore {
+        store: test.store.clone().with_limits(limits),
+        ..test
     };
-    let bomb = Archive::new().file("bomb", &"\0".repeat(2 << 20)).bytes();
+    let bomb = LayerBuilder::new()
+        .file("bomb", &"\0".repeat(2 << 20))
+        .bytes();
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
-        let error = refused(&bench, bomb.clone(), compression).await;
+        let error = unpack_error(&test, bomb.clone(), compression).await;
         let expected = "layer 2 of 2: the image unpacks to more than 1048576 bytes";
         assert!(error.contains(expected), "{error}");
     }
-    // What a header claims is enough.
-    let error = refused(&bench, bomb[..512].to_vec(), Compression::None).await;
+    // The size in a header is enough.
+    let error = unpack_error(&test, bomb[..512].to_vec(), Compression::None).await;
     assert!(error.contains("more than 1048576 bytes"), "{error}");
-    // What stands behind the archive's end counts as well.
-    let trailing = [Archive::new().file("x", "x").bytes(), vec![1; 2 << 20]].concat();
-    let error = refused(&bench, trailing, Compression::Gzip).await;
+    // Bytes after the archive's end count as well.
+    let trailing = [LayerBuilder::new().file("x", "x").bytes(), vec![1; 2 << 20]].concat();
+    let error = unpack_error(&test, trailing, Compression::Gzip).await;
     assert!(error.contains("more than 1048576 bytes"), "{error}");
-    let many = (0..101).fold(Archive::new(), |archive, number| {
+    let many = (0..101).fold(LayerBuilder::new(), |archive, number| {
         archive.file(&format!("{number}"), "")
     });
-    let error = refused(&bench, many.bytes(), Compression::None).await;
+    let error = unpack_error(&test, many.bytes(), Compression::None).await;
     assert!(error.contains("more than 100 entries"), "{error}");
-    // The limits are for all layers together.
-    let half = Archive::new().file("half", &"h".repeat(600 << 10)).bytes();
+    // The limits apply to all layers together.
+    let half = LayerBuilder::new()
+        .file("half", &"h".repeat(600 << 10))
+        .bytes();
     let layers = [(half.clone(), Compression::None), (half, Compression::Gzip)];
-    let error = refused_image(&bench, &bench.image(&layers)).await;
+    let error = image_error(&test, &test.image(&layers)).await;
     assert!(
         error.contains("layer 2 of 2: the image unpacks to more"),
         "{error}"
@@ -241,9 +254,9 @@ async fn an_image_is_unpacked_within_its_limits() {
 }
 
 #[tokio::test]
-async fn the_last_of_two_headers_for_one_file_counts() {
-    let bench = Bench::new();
-    let archive = Archive::new()
+async fn the_last_member_for_a_path_wins() {
+    let test = TestStore::new();
+    let archive = LayerBuilder::new()
         .file("twice", "first")
         .symlink("twice", "/etc/passwd")
         .file("twice", "last")
@@ -253,7 +266,7 @@ async fn the_last_of_two_headers_for_one_file_counts() {
         .file("etc/passwd", "inside")
         .file("lost+found", "a file where a directory should be")
         .bytes();
-    let base = bench.base(vec![archive]).await.unwrap();
+    let base = test.base(vec![archive]).await.unwrap();
     assert_eq!(content(&base, "/twice"), "last");
     assert_eq!(content(&base, "/etc/passwd"), "inside");
 }
