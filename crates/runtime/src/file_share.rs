@@ -1,4 +1,5 @@
-//! The process that serves the machine's shared home, run from this very program as a child.
+//! The process that serves the machine's shared home: this program in another role, as a child of
+//! the runtime.
 
 use std::{
     env,
@@ -8,7 +9,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
-    process::{ExitCode, Stdio},
+    process::{ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -19,88 +20,101 @@ use nix::sys::{
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use crate::{FILE_SHARE_ROLE, launch::HomeShare, log::Log};
+use crate::{launch::HomeShare, log::Log, role::FILE_SHARE_ROLE};
 
-/// Under this name the guest mounts the home.
-pub const TAG: &str = "home";
+/// virtio-fs tag by which the guest mounts the home.
+pub(crate) const TAG: &str = "home";
 
-/// A running server. Dropping it ends it.
+/// Process that serves a shared directory to the engine. It is killed on drop.
 #[derive(Debug)]
-pub struct FileShare {
+pub(crate) struct FileShareProcess {
     child: Child,
 }
 
-impl FileShare {
-    /// Starts a server for `share`, whose complaints go to `log`; `scratch` is a directory for the
-    /// moment of the start. Returns it and the connection that the engine takes over.
-    pub fn start(share: &HomeShare, log: Log, scratch: &Path) -> io::Result<(FileShare, OwnedFd)> {
+impl FileShareProcess {
+    /// Starts a server for `share`, with its standard error to `log`. Its socket exists in
+    /// `scratch` only during the start. Returns also the connection for the engine.
+    pub(crate) fn start(
+        share: &HomeShare,
+        log: Log,
+        scratch: &Path,
+    ) -> io::Result<(FileShareProcess, OwnedFd)> {
         let socket = tempfile::Builder::new()
             .prefix("share")
             .make_in(scratch, |path| UnixListener::bind(path))?;
         let connection = UnixStream::connect(socket.path())?;
         let listener: OwnedFd = socket.as_file().try_clone()?.into();
-        let share = serde_json::to_string(&Served::of(share))?;
+        let arguments = Arguments {
+            path: share.path.to_string_lossy().into_owned(),
+            read_only: share.read_only,
+        };
         let mut child = Command::new(env::current_exe()?)
             .arg(FILE_SHARE_ROLE)
-            .arg(share)
+            .arg(serde_json::to_string(&arguments)?)
             .stdin(listener)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        if let Some(complaints) = child.stderr.take() {
-            tokio::spawn(log.take(complaints, Duration::ZERO));
+        if let Some(errors) = child.stderr.take() {
+            tokio::spawn(log.write_from(errors, Duration::ZERO));
         }
-        Ok((FileShare { child }, connection.into()))
+        Ok((FileShareProcess { child }, connection.into()))
     }
 
-    /// Waits for the server's end, which comes with the engine's. Safe to drop and call again.
-    pub async fn ended(&mut self) -> io::Result<std::process::ExitStatus> {
+    /// Waits until the server has ended, which it does when the engine disconnects. Cancel safe,
+    /// and may be called again after the end.
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait().await
     }
 }
 
-/// What the child is told.
+/// The role's second argument, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
-struct Served {
+struct Arguments {
     path: String,
     read_only: bool,
 }
 
-impl Served {
-    fn of(share: &HomeShare) -> Served {
-        Served {
-            path: share.path.to_string_lossy().into_owned(),
-            read_only: share.read_only,
-        }
-    }
+/// Error of the file-share server.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("cannot set up signals: {0}")]
+    Signals(nix::Error),
+    #[error("the argument with the directory is missing")]
+    NoArguments,
+    #[error("invalid argument: {0}")]
+    InvalidArguments(serde_json::Error),
+    #[error("cannot take the listener from standard input: {0}")]
+    Listener(io::Error),
+    #[error("{0}")]
+    Serve(String),
 }
 
-/// The role [`FILE_SHARE_ROLE`]: serves until the engine disconnects.
+/// Runs the role [`FILE_SHARE_ROLE`]: serves the directory until the engine disconnects.
 pub fn file_share_main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            // Without its reader there is nobody to tell.
-            let _ = writeln!(io::stderr(), "serving the shared home: {message}");
+        Err(error) => {
+            // Fails if the runtime has ended.
+            let _ = writeln!(io::stderr(), "cannot serve the shared home: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn serve() -> Result<(), String> {
-    // It ends with the engine: a host that shuts down tells all processes to end, and the machine
-    // still writes to its home.
-    let end = SigSet::from(Signal::SIGTERM);
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&end), None).map_err(|error| error.to_string())?;
-    set_pdeathsig(Signal::SIGKILL).map_err(|error| error.to_string())?;
-    let argument = env::args().nth(2).ok_or("nothing to serve was named")?;
-    let served: Served = serde_json::from_str(&argument).map_err(|error| error.to_string())?;
-    let listener = io::stdin()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(|error| error.to_string())?;
-    container_file_share::serve(&served.path, served.read_only, listener.into())
-        .map_err(|error| error.to_string())
+fn serve() -> Result<(), ServeError> {
+    // A host that shuts down sends SIGTERM to all processes. The machine still writes to its home
+    // then, so this process ends only with the engine.
+    let blocked = SigSet::from(Signal::SIGTERM);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).map_err(ServeError::Signals)?;
+    set_pdeathsig(Signal::SIGKILL).map_err(ServeError::Signals)?;
+    let arguments = env::args().nth(2).ok_or(ServeError::NoArguments)?;
+    let arguments: Arguments =
+        serde_json::from_str(&arguments).map_err(ServeError::InvalidArguments)?;
+    let listener = io::stdin().as_fd().try_clone_to_owned();
+    let listener = listener.map_err(ServeError::Listener)?;
+    container_file_share::serve(&arguments.path, arguments.read_only, listener.into())
+        .map_err(|error| ServeError::Serve(error.to_string()))
 }

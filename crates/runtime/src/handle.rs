@@ -1,4 +1,4 @@
-//! A running machine, seen from another process.
+//! A running machine, as another process reaches it.
 
 use std::{
     io,
@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use container_machine::ProcessLock;
 use container_protocol::{
     InitProgram, PublishedPort,
     frame::{self, FrameError},
-    local::{self, PortStatus, RuntimeReport, RuntimeRequest},
+    local::{self, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -19,120 +20,134 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::lock;
-
-/// The runtime's socket in its directory.
+/// Name of the socket in the runtime directory.
 pub(crate) const SOCKET: &str = "runtime.sock";
 
-/// How long a living runtime may take to answer.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Timeout for the answer of a running runtime.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a runtime may live without a socket: it makes one anew within seconds.
-const HIDDEN: Duration = Duration::from_secs(6);
+/// Timeout for a runtime that holds its lock to have a socket. One that was removed is created
+/// again within seconds.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How often it is asked for until then.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// Interval between two attempts to find the socket.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How much longer than init's own time a stop may take.
-const UNMOUNT: Duration = Duration::from_secs(60);
+/// Time that a stop may take after init's grace period. The runtime ends the engine after 30 s of
+/// it, and the engine may take 20 s to write its disk back.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A machine's runtime, and what it told when it was found.
+/// A machine's runtime, with its status when it was found.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     socket: PathBuf,
     status: RuntimeStatus,
 }
 
-/// What a runtime tells of its machine.
+/// Status of a running machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuntimeStatus {
-    /// This boot's name.
+    /// Name of this boot.
     pub container_id: String,
-    /// When this boot began.
+    /// Time at which the runtime started.
     pub started: jiff::Timestamp,
-    /// The machine's own address, where it has one.
+    /// The machine's address on the host; absent without a network.
     pub ip_address: Option<Ipv4Addr>,
-    /// The runtime's process.
+    /// Process id of the runtime.
     pub pid: u32,
-    /// Whether it was booted to have its disk read; then it never comes up.
-    pub reads_disk: bool,
-    /// What runs as init; none while the machine boots.
-    pub init: Option<InitProgram>,
+    /// Phase of the machine.
+    pub phase: MachinePhase,
 }
 
 impl RuntimeStatus {
-    /// Whether commands are served; not yet while the machine boots.
-    pub fn is_up(&self) -> bool {
-        self.init.is_some()
+    /// Returns whether the machine is set up. That also holds while it shuts down.
+    pub fn has_booted(&self) -> bool {
+        self.init().is_some()
+    }
+
+    /// Returns what runs as init; absent unless the machine [has booted](Self::has_booted).
+    pub fn init(&self) -> Option<&InitProgram> {
+        self.phase.init()
     }
 }
 
-/// Why it is not known whether a machine runs.
+/// Error of finding a machine's runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
-    /// The socket cannot be reached.
-    #[error("reaching the machine's runtime at {socket}: {source}")]
+    /// The socket cannot be connected to.
+    #[error("cannot connect to the machine's runtime at {socket}: {cause}")]
     Connect {
-        /// The socket.
+        /// Socket of the runtime.
         socket: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Error of the connection.
+        cause: io::Error,
     },
-    /// It lives, and cannot be reached.
+    /// The runtime holds its lock, but has no socket.
     #[error(
-        "the machine runs in process {pid}, which cannot be reached: {socket} is gone; `kill {pid}` stops it in order"
+        "the machine runs in process {pid}, which cannot be reached: socket {socket} not found \
+         (`kill {pid}` shuts the machine down)"
     )]
-    Hidden {
-        /// The runtime's process.
+    NoSocket {
+        /// Process id of the runtime.
         pid: u32,
-        /// Where its socket was.
+        /// Path of the missing socket.
         socket: PathBuf,
     },
-    /// It does not answer as a runtime does.
-    #[error("asking the machine's runtime at {socket}: {reason}")]
+    /// The runtime did not answer, or its answer is not valid.
+    #[error("no valid answer from the machine's runtime at {socket}: {reason}")]
     Answer {
-        /// The socket.
+        /// Socket of the runtime.
         socket: PathBuf,
-        /// What it did.
+        /// Error of the request.
         reason: String,
     },
 }
 
-/// Why a machine could not be stopped.
+/// Error of stopping a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     /// The request did not reach the runtime.
-    #[error("asking the machine's runtime to stop it: {0}")]
-    Ask(#[source] FrameError),
-    /// It goes on.
+    #[error("cannot ask the machine's runtime to stop it: {0}")]
+    Request(FrameError),
+    /// The machine has not stopped in time.
     #[error(
-        "the machine did not stop in {0:?}: its runtime is process {1}, which `kill` ends together with the machine"
+        "timed out after {} s waiting for the machine to stop (`kill {pid}` ends its runtime, and \
+         the machine with it)",
+        timeout.as_secs()
     )]
-    Late(Duration, u32),
+    TimedOut {
+        /// The grace period, and the time to power off.
+        timeout: Duration,
+        /// Process id of the runtime.
+        pid: u32,
+    },
 }
 
 impl Runtime {
-    /// Finds the runtime that works in this directory and holds this lock; none if there is none.
+    /// Finds the runtime with this directory and lock file; absent if the lock is free.
+    ///
+    /// # Errors
+    /// [`FindError`], if the lock is held by a runtime that does not answer.
     pub async fn find(runtime_directory: &Path, lock: &Path) -> Result<Option<Runtime>, FindError> {
-        let deadline = Instant::now() + HIDDEN;
+        let deadline = Instant::now() + SOCKET_TIMEOUT;
         loop {
-            if let Some(runtime) = Runtime::at(runtime_directory).await? {
+            if let Some(runtime) = Runtime::connect(runtime_directory).await? {
                 return Ok(Some(runtime));
             }
-            // It may be about to listen, or to end.
-            match lock::holder(lock) {
+            // A runtime without a socket may be about to listen, or to end.
+            match ProcessLock::holder(lock) {
                 None => return Ok(None),
-                Some(_) if Instant::now() < deadline => sleep(ASK_AGAIN).await,
+                Some(_) if Instant::now() < deadline => sleep(RETRY_INTERVAL).await,
                 Some(pid) => {
                     let socket = runtime_directory.join(SOCKET);
-                    return Err(FindError::Hidden { pid, socket });
+                    return Err(FindError::NoSocket { pid, socket });
                 }
             }
         }
     }
 
-    /// The runtime that answers in this directory.
-    async fn at(runtime_directory: &Path) -> Result<Option<Runtime>, FindError> {
+    /// Asks the runtime that listens in this directory for its report; absent if none listens.
+    async fn connect(runtime_directory: &Path) -> Result<Option<Runtime>, FindError> {
         let socket = runtime_directory.join(SOCKET);
         let mut stream = match local::connect(&socket).await {
             Ok(stream) => stream,
@@ -144,14 +159,14 @@ impl Runtime {
             {
                 return Ok(None);
             }
-            Err(source) => return Err(FindError::Connect { socket, source }),
+            Err(cause) => return Err(FindError::Connect { socket, cause }),
         };
-        match timeout(ANSWER, ask_for_report(&mut stream)).await {
+        match timeout(ANSWER_TIMEOUT, read_report(&mut stream)).await {
             Ok(Ok(report)) => Ok(Some(Runtime {
                 socket,
                 status: report.into(),
             })),
-            // It ended between the connection and the answer.
+            // The runtime ended between the connection and the answer.
             Ok(Err(FrameError::Ended | FrameError::Io(_))) => Ok(None),
             Ok(Err(error)) => Err(FindError::Answer {
                 socket,
@@ -159,39 +174,40 @@ impl Runtime {
             }),
             Err(_) => Err(FindError::Answer {
                 socket,
-                reason: format!("no answer in {ANSWER:?}"),
+                reason: timed_out(),
             }),
         }
     }
 
-    /// What it told when it was found.
+    /// Returns the status at the time when the runtime was found.
     pub fn status(&self) -> &RuntimeStatus {
         &self.status
     }
 
-    /// Where commands are run through: see [`container_protocol::local`].
+    /// Returns the runtime's socket, over which commands are run: see
+    /// [`container_protocol::local`].
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Its machine's ports, and where on the host they are reached.
+    /// Returns the machine's ports, with their addresses on the host.
     ///
     /// # Errors
     /// If the runtime does not answer.
     pub async fn ports(&self) -> Result<Vec<PortStatus>, FindError> {
-        self.ask(RuntimeRequest::Ports).await
+        self.request(RuntimeRequest::Ports).await
     }
 
-    /// Publishes these ports from now on, and no others. Returns all, as [`ports`](Self::ports) does.
+    /// Replaces the published ports. Returns the same as [`ports`](Self::ports).
     ///
     /// # Errors
     /// If the runtime does not answer.
     pub async fn publish(&self, ports: Vec<PublishedPort>) -> Result<Vec<PortStatus>, FindError> {
-        self.ask(RuntimeRequest::Publish(ports)).await
+        self.request(RuntimeRequest::Publish(ports)).await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: RuntimeRequest) -> Result<T, FindError> {
-        let answered = timeout(ANSWER, async {
+    async fn request<T: DeserializeOwned>(&self, request: RuntimeRequest) -> Result<T, FindError> {
+        let answer = timeout(ANSWER_TIMEOUT, async {
             let mut stream = local::connect(&self.socket).await?;
             frame::write(&mut stream, &request).await?;
             frame::read(&mut stream).await
@@ -200,33 +216,42 @@ impl Runtime {
             socket: self.socket.clone(),
             reason,
         };
-        match answered.await {
+        match answer.await {
             Ok(answer) => answer.map_err(|error: FrameError| failed(error.to_string())),
-            Err(_) => Err(failed(format!("no answer in {ANSWER:?}"))),
+            Err(_) => Err(failed(timed_out())),
         }
     }
 
-    /// Stops the machine in order and waits until all of its processes have ended.
+    /// Shuts the machine down, and waits until its processes have ended. Init is killed after the
+    /// grace period. A machine that has ended already counts as stopped.
+    ///
+    /// # Errors
+    /// [`StopError`].
     pub async fn stop(&self, grace: Duration) -> Result<(), StopError> {
-        let mut stream = match local::connect(&self.socket).await {
-            Ok(stream) => stream,
-            // It has ended by itself.
-            Err(_) => return Ok(()),
+        let Ok(mut stream) = local::connect(&self.socket).await else {
+            return Ok(());
         };
         let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
         let request = RuntimeRequest::Stop { grace_seconds };
         frame::write(&mut stream, &request)
             .await
-            .map_err(StopError::Ask)?;
-        let patience = grace + UNMOUNT;
-        match timeout(patience, stream.read_u8()).await {
+            .map_err(StopError::Request)?;
+        let limit = grace + UNMOUNT_TIMEOUT;
+        match timeout(limit, stream.read_u8()).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(StopError::Late(patience, self.status.pid)),
+            Err(_) => Err(StopError::TimedOut {
+                timeout: limit,
+                pid: self.status.pid,
+            }),
         }
     }
 }
 
-async fn ask_for_report(stream: &mut UnixStream) -> Result<RuntimeReport, FrameError> {
+fn timed_out() -> String {
+    format!("timed out after {} s", ANSWER_TIMEOUT.as_secs())
+}
+
+async fn read_report(stream: &mut UnixStream) -> Result<RuntimeReport, FrameError> {
     frame::write(stream, &RuntimeRequest::Report).await?;
     frame::read(stream).await
 }
@@ -239,8 +264,7 @@ impl From<RuntimeReport> for RuntimeStatus {
             started: started.unwrap_or_default(),
             ip_address: report.ip_address,
             pid: report.pid,
-            reads_disk: report.reads_disk,
-            init: report.init,
+            phase: report.phase,
         }
     }
 }

@@ -1,206 +1,283 @@
-//! Starting a machine's runtime process.
+//! Starts a machine's runtime process, and waits until the machine has booted.
 
-use std::{env, io, net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{
+    env,
+    fs::File,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use container_engine::EngineSettings;
-use container_machine::{KernelParameters, MachineAddress, MachineId, UserSetup};
+use container_machine::{KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup};
 use container_network::Policy;
 use container_protocol::PublishedPort;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{ChildStdout, Command},
+    process::{Child, ChildStdout, Command},
 };
 
 use crate::{
-    RUNTIME_ROLE,
-    handle::{FindError, Runtime},
+    handle::{FindError, Runtime, SOCKET},
+    role::RUNTIME_ROLE,
 };
 
-/// What a machine is booted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Purpose of a boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
-    /// To be the machine: its init runs, commands are served.
-    Run,
-    /// To have its disk read as it is: nothing of the machine's own runs, and nothing is written.
-    /// It does not count as up.
+    /// The machine runs: its init is started, commands are served.
+    Run(Box<RunSettings>),
+    /// The machine's disk is mounted read-only, and its changes can be read. Nothing of the machine
+    /// is started, and it does not count as running.
     ReadDisk,
 }
 
-/// Everything that was decided for one boot.
+/// All settings of one boot, validated by the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// The machine.
+    /// The machine's id.
     pub id: MachineId,
-    /// What for.
+    /// Purpose of the boot.
     pub purpose: Purpose,
-    /// This boot's name: `<id>-<6 characters>`.
+    /// Name of this boot: `<id>-<6 characters>`.
     pub container_id: String,
-    /// Where the runtime keeps what lives as long as it does; made with mode 0700.
+    /// Directory for the socket and the files of this boot; created with mode 0700.
     pub runtime_directory: PathBuf,
-    /// The machine's disk.
+    /// The machine's disk, a qcow2 overlay.
     pub disk: PathBuf,
-    /// Bytes that the disk is to hold at least.
+    /// Minimum capacity of the disk in bytes; a smaller one is grown before the engine starts.
     pub disk_capacity: u64,
-    /// Takes what init prints.
+    /// Log of init's output.
     pub stdio_log: PathBuf,
-    /// Takes the kernel's console.
+    /// Log of the kernel's console.
     pub boot_log: PathBuf,
-    /// Locked by the runtime for as long as it lives.
+    /// Lock file, held while the runtime process lives.
     pub lock: PathBuf,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub cpus: u32,
     /// Memory in bytes.
     pub memory: u64,
-    /// Whether the guest may run virtual machines.
+    /// Whether the guest may run virtual machines of its own.
     pub virtualization: bool,
-    /// The kernel's image.
+    /// Path of the kernel: a prepared one, or an ELF file or bzImage to prepare for this boot.
     pub kernel: PathBuf,
-    /// Parameters for it behind the engine's own.
+    /// Kernel parameters, appended to the engine's own.
     pub kernel_args: KernelParameters,
-    /// The architecture of its programs, in OCI's words.
+    /// Architecture of the machine's programs, an OCI architecture name.
     pub architecture: String,
-    /// The machine's network; none where nothing of the machine's own runs.
-    pub network: Option<NetworkLaunch>,
-    /// The shared home; none where the machine shares nothing.
+    /// Settings of the engine.
+    pub engine: EngineSettings,
+}
+
+/// Settings that only a machine that runs has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSettings {
+    /// The machine's network.
+    pub network: NetworkLaunch,
+    /// The shared home; absent with `--home-mount none`.
     pub home: Option<HomeShare>,
     /// The machine's user.
     pub user: UserSetup,
-    /// The user's login shell; the image's default one where none is named.
+    /// The user's login shell; the image's default shell if absent.
     pub shell: Option<String>,
-    /// A file with the script that sets the user up; the built-in set-up where there is none.
+    /// Script that sets the user up at the first boot; the built-in set-up if absent.
     pub setup_script: Option<PathBuf>,
-    /// Whether the user is still to be set up.
+    /// Whether the user has not been set up yet.
     pub first_boot: bool,
     /// The image's environment for init, `NAME=value`.
     pub init_env: Vec<String>,
     /// The image's stop signal.
     pub stop_signal: Option<String>,
-    /// How to run it.
-    pub engine: EngineSettings,
 }
 
-/// The network that a machine gets.
+/// Settings of a machine's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkLaunch {
     /// The machine's address.
     pub address: MachineAddress,
-    /// What the machine may reach.
+    /// Destinations that the machine may connect to.
     pub policy: Policy,
-    /// Ports of it at fixed places on the host.
+    /// The machine's published ports.
     pub published: Vec<PublishedPort>,
-    /// The directory in which the machines of one user find each other; made with mode 0700.
+    /// Directory of the sockets that connect one user's machines; created with mode 0700.
     pub segment: PathBuf,
-    /// Where the host's resolver may ask for their names.
+    /// Address on which the host's resolver can query machine names.
     pub name_server: SocketAddr,
 }
 
-/// A directory that the machine shares with the host.
+/// A host directory that the machine mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HomeShare {
-    /// Its path, the same in the machine.
+    /// Its path, the same on the host and in the machine.
     pub path: PathBuf,
-    /// Whether the machine may not write to it.
+    /// Whether the machine mounts it read-only.
     pub read_only: bool,
 }
 
-/// What a starting runtime tells on its standard output, a JSON object a line.
+/// Report of a starting runtime on its standard output, one JSON object per line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum LaunchEvent {
-    /// It got this far.
-    Progress(String),
-    /// The machine is up.
+    /// The machine has booted, or its disk can be read.
     Up,
-    /// The machine cannot be started; the runtime has cleaned up and ends.
+    /// The machine could not be booted. The runtime has cleaned up and ends.
     Failed(String),
 }
 
-/// Why a machine could not be started.
+/// Error of launching a runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// The runtime process could not be started.
-    #[error("starting the machine's runtime process: {0}")]
-    Start(#[source] io::Error),
-    /// The runtime says why.
+    #[error("cannot start the machine's runtime process: {0}")]
+    Start(io::Error),
+    /// The runtime reported why the machine did not boot.
     #[error("{0}")]
     Failed(String),
-    /// The runtime ended without a word.
-    #[error("the machine's runtime process ended while the machine was starting: see {log}")]
+    /// The runtime process ended without a report.
+    #[error("the machine's runtime process ended while the machine was booting: see {log}")]
     Died {
-        /// Its log.
+        /// The runtime's log.
         log: PathBuf,
     },
-    /// It is up and does not answer.
-    #[error("reaching the machine that was just started: {0}")]
-    Find(#[from] FindError),
+    /// The machine has booted, but its runtime does not answer.
+    #[error("cannot reach the machine that was just started: {0}")]
+    Find(FindError),
 }
 
 impl Launch {
-    /// The log of the runtime process, beside the boot log.
+    /// Returns the settings of a machine that runs; absent if only its disk is read.
+    pub(crate) fn run_settings(&self) -> Option<&RunSettings> {
+        match &self.purpose {
+            Purpose::Run(settings) => Some(settings),
+            Purpose::ReadDisk => None,
+        }
+    }
+
+    /// Returns the path of the runtime's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.runtime_directory.join(SOCKET)
+    }
+
+    /// Returns the path of the initramfs.
+    pub(crate) fn initramfs(&self) -> PathBuf {
+        self.runtime_directory.join("initramfs")
+    }
+
+    /// Returns the path of the runtime process's log.
     pub(crate) fn runtime_log(&self) -> PathBuf {
         self.boot_log.with_file_name("runtime.log")
     }
 
-    /// The log of the process that serves the home.
+    /// Returns the path of the file share process's log.
     pub(crate) fn file_share_log(&self) -> PathBuf {
         self.boot_log.with_file_name("file-share.log")
     }
 
-    /// The log of the engine, which is quoted when it refuses the machine.
+    /// Returns the path of the engine's log, which errors quote.
     pub(crate) fn engine_log(&self) -> PathBuf {
         self.boot_log.with_file_name("engine.log")
     }
 }
 
-/// Starts the machine in a runtime process of its own, which outlives the caller, and waits
-/// until it is up: set up, its init started, commands served. `progress` hears how far it is.
-pub async fn launch(launch: &Launch, progress: impl Fn(String)) -> Result<Runtime, LaunchError> {
-    let program = env::current_exe().map_err(LaunchError::Start)?;
-    let log = std::fs::File::create(launch.runtime_log()).map_err(LaunchError::Start)?;
-    let mut child = Command::new(program)
-        .arg(RUNTIME_ROLE)
-        // Buffers of connections that are over go back to the system, and new ones take what is used of
-        // them. Without it malloc keeps them once it has seen one end (mallopt(3), M_MMAP_THRESHOLD).
-        .env("MALLOC_MMAP_THRESHOLD_", "131072")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .current_dir("/")
-        .spawn()
-        .map_err(LaunchError::Start)?;
+/// Starts the machine in a runtime process of its own, which outlives the caller, and waits until
+/// the machine is up: set up, its init started, commands served.
+///
+/// # Errors
+/// [`LaunchError`]; the runtime process has ended then, or is about to.
+pub async fn launch(launch: &Launch) -> Result<Runtime, LaunchError> {
+    let mut child = spawn(&launch.runtime_log()).map_err(LaunchError::Start)?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    // The caller only watches over the start; the process is collected whenever it ends.
+    // Reaps the process when it ends. Its status is not used.
     tokio::spawn(async move { child.wait().await });
     if let Some(mut stdin) = stdin {
-        let words = serde_json::to_vec(launch).map_err(|error| LaunchError::Start(error.into()))?;
-        stdin.write_all(&words).await.map_err(LaunchError::Start)?;
+        let settings =
+            serde_json::to_vec(launch).map_err(|error| LaunchError::Start(error.into()))?;
+        let written = stdin.write_all(&settings).await;
+        written.map_err(LaunchError::Start)?;
     }
-    watch(stdout, launch, progress).await?;
-    match Runtime::find(&launch.runtime_directory, &launch.lock).await? {
-        Some(runtime) => Ok(runtime),
-        None => Err(LaunchError::Died {
-            log: launch.runtime_log(),
-        }),
-    }
-}
-
-async fn watch(
-    events: Option<ChildStdout>,
-    launch: &Launch,
-    progress: impl Fn(String),
-) -> Result<(), LaunchError> {
     let died = || LaunchError::Died {
         log: launch.runtime_log(),
     };
-    let mut lines = BufReader::new(events.ok_or_else(died)?).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        match serde_json::from_str(&line) {
-            Ok(LaunchEvent::Progress(step)) => progress(step),
-            Ok(LaunchEvent::Up) => return Ok(()),
-            Ok(LaunchEvent::Failed(message)) => return Err(LaunchError::Failed(message)),
-            Err(_) => break,
+    await_up(stdout.ok_or_else(died)?)
+        .await
+        .ok_or_else(died)??;
+    let runtime = Runtime::find(&launch.runtime_directory, &launch.lock).await;
+    runtime.map_err(LaunchError::Find)?.ok_or_else(died)
+}
+
+/// Starts this program in the runtime's role, with standard error to `log`.
+fn spawn(log: &Path) -> io::Result<Child> {
+    Command::new(env::current_exe()?)
+        .arg(RUNTIME_ROLE)
+        .envs(RUNTIME_MALLOC)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(log)?)
+        // Keeps no directory of the caller's busy.
+        .current_dir("/")
+        .spawn()
+}
+
+/// Waits for the runtime's report; absent if it ends without one.
+async fn await_up(events: ChildStdout) -> Option<Result<(), LaunchError>> {
+    let line = BufReader::new(events).lines().next_line().await.ok()??;
+    match serde_json::from_str(&line).ok()? {
+        LaunchEvent::Up => Some(Ok(())),
+        LaunchEvent::Failed(message) => Some(Err(LaunchError::Failed(message))),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Returns the launch of a machine that runs.
+    pub(crate) fn example() -> Launch {
+        Launch {
+            id: "dev".parse().unwrap(),
+            purpose: Purpose::Run(Box::new(RunSettings {
+                network: NetworkLaunch {
+                    address: MachineAddress::from_index(0),
+                    policy: Policy::default(),
+                    published: Vec::new(),
+                    segment: PathBuf::from("/nonexistent"),
+                    name_server: ([127, 0, 0, 1], 53).into(),
+                },
+                home: None,
+                user: UserSetup {
+                    username: "ada".to_owned(),
+                    uid: 1000,
+                    gid: 1000,
+                },
+                shell: None,
+                setup_script: None,
+                first_boot: false,
+                init_env: Vec::new(),
+                stop_signal: None,
+            })),
+            container_id: "dev-123456".to_owned(),
+            runtime_directory: PathBuf::from("/nonexistent"),
+            disk: PathBuf::from("/nonexistent/disk.qcow2"),
+            disk_capacity: 1 << 30,
+            stdio_log: PathBuf::from("/nonexistent/stdio.log"),
+            boot_log: PathBuf::from("/nonexistent/boot.log"),
+            lock: PathBuf::from("/nonexistent/lock"),
+            cpus: 1,
+            memory: 1 << 30,
+            virtualization: false,
+            kernel: PathBuf::from("/nonexistent/vmlinux"),
+            kernel_args: KernelParameters::default(),
+            architecture: "amd64".to_owned(),
+            engine: EngineSettings::default(),
         }
     }
-    Err(died())
+
+    #[test]
+    fn a_launch_survives_its_way_to_the_runtime() {
+        let launch = example();
+        let json = serde_json::to_vec(&launch).unwrap();
+        assert_eq!(serde_json::from_slice::<Launch>(&json).unwrap(), launch);
+    }
 }

@@ -1,44 +1,70 @@
-//! One running machine: engine child, file share, guest channel, logs.
+//! A running machine: its engine, its file share, its network, the channel to its guest, and its
+//! logs.
 //!
-//! A machine runs in a process of its own, the *runtime*, started by [`launch`] and found
-//! again by [`Runtime::find`]. It owns everything that runs for the machine (the engine, the
-//! process that serves the shared home) and takes them with it when it ends, in whatever way it
-//! ends. In its runtime directory it holds:
+//! Every machine runs in a process of its own, the *runtime*. [`launch()`] starts one,
+//! [`Runtime::find`] finds one that runs. The runtime owns the processes of the machine, the engine
+//! and the file share, and they end when it ends, however it ends. Its runtime directory holds:
 //!
-//! | file | is |
+//! | file | content |
 //! |---|---|
-//! | `runtime.sock` | where clients reach the runtime ([`container_protocol::local`]) |
-//! | `initramfs` | what the kernel boots with |
-//! | `vmlinux`, `modules.cpio` | what was made of the kernel, where it was not made ready before; the former until the machine is up |
+//! | `runtime.sock` | the socket for clients ([`container_protocol::local`]) |
+//! | `initramfs` | the agent, kernel modules and interpreters that the kernel boots with |
+//! | `vmlinux` | the kernel, if it had to be unpacked; removed when the machine has booted |
+//! | `modules.cpio` | kernel modules, if they had to be unpacked |
 //!
-//! A machine is running exactly when its runtime holds the lock in the machine's bundle, and whoever
-//! wants something of it asks at the socket. No other word on disk says so, so no crash can leave a
-//! wrong one behind. A socket that somebody removed, with a session's directory say, is made anew
-//! within seconds.
+//! A machine is running exactly while its runtime holds the lock in the machine's bundle.
+//! Everything else is asked at the socket. No other file records the state, so a crash cannot leave
+//! a wrong one behind. A socket that was removed, for example with the directory of a login
+//! session, is created again within seconds.
+//!
+//! | module | is responsible for |
+//! |---|---|
+//! | `launch`, `handle`, `changes` | what the service calls: start, find, stop, commit |
+//! | `process`, `file_share` | the two roles of the program |
+//! | `boot`, `assemble`, `setup` | the way from a [`Launch`] to a machine that has booted |
+//! | `supervise` | a machine that has booted, to its end |
+//! | `phase`, `state` | the machine's phase, and all that tasks share |
+//! | `clients`, `guest_streams`, `splice` | connections of clients, and streams of the guest |
+//! | `console`, `log`, `ports`, `guest_files`, `directory` | single parts of the above |
+//!
+//! ```no_run
+//! use container_runtime::{Launch, launch};
+//!
+//! # async fn example(settings: Launch) -> Result<(), Box<dyn std::error::Error>> {
+//! let runtime = launch(&settings).await?;
+//! println!("commands are served at {}", runtime.socket().display());
+//! runtime.stop(std::time::Duration::from_secs(60)).await?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod assemble;
 mod boot;
+mod boot_error;
 mod changes;
 mod clients;
 mod console;
+mod directory;
 mod file_share;
 mod guest_files;
+mod guest_streams;
 mod handle;
 mod launch;
-mod lock;
 mod log;
+mod phase;
 mod ports;
 mod process;
+mod role;
+mod setup;
+mod splice;
+mod state;
+mod supervise;
 
 pub use changes::{Changes, ChangesError, Stopper};
 pub use container_network::Policy;
 pub use file_share::file_share_main;
-pub use guest_files::{GuestFiles, GuestFilesError, check_architecture};
+pub use guest_files::{GuestFilesError, check_architecture};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
-pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, launch};
+pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use process::runtime_main;
-
-/// The argument with which the program is a machine's runtime.
-pub const RUNTIME_ROLE: &str = "__runtime";
-
-/// The argument with which the program serves a machine's shared home.
-pub const FILE_SHARE_ROLE: &str = "__file-share";
+pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE};

@@ -1,4 +1,4 @@
-//! What init or the kernel prints, in a file that does not grow without end.
+//! Log files of bounded size, for output of init, the kernel and the file share.
 
 use std::{
     fs::{self, File},
@@ -7,54 +7,55 @@ use std::{
     time::Duration,
 };
 
-use container_machine::put_aside;
+use container_machine::rotated_log;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     time::sleep,
 };
 
-/// A log that grows beyond this is [put aside](put_aside), and a new one begun.
-const LARGEST: u64 = 8 << 20;
+/// Maximum size in bytes. A larger log is [renamed](rotated_log) and a new one started, so between
+/// 8 and 16 MiB are kept.
+const MAX_SIZE: u64 = 8 << 20;
 
-/// The log's file, and the one before it.
+/// A log file, and the part that was put aside.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     path: PathBuf,
 }
 
 impl Log {
-    /// A log in this file, appended to.
-    pub fn at(path: &Path) -> Log {
+    /// Returns the log in this file, which need not exist.
+    pub(crate) fn new(path: &Path) -> Log {
         Log {
             path: path.to_owned(),
         }
     }
 
-    /// Begins it anew.
-    pub fn clear(&self) {
-        for file in [&self.path, &put_aside(&self.path)] {
-            // One that cannot be removed is appended to.
+    /// Removes the log's files.
+    pub(crate) fn clear(&self) {
+        for file in [&self.path, &rotated_log(&self.path)] {
+            // If it cannot be removed, it is appended to.
             let _ = fs::remove_file(file);
         }
     }
 
-    /// Takes all that comes, having gathered it for so long. A log that cannot be written never stops
-    /// the machine: what comes is dropped.
-    pub async fn take(self, mut from: impl AsyncRead + Unpin, gather: Duration) {
+    /// Appends the output of `from` until it ends. Output is batched over `interval`. If the log
+    /// cannot be written, output is dropped: a writer in the guest must not wait for it.
+    pub(crate) async fn write_from(self, mut from: impl AsyncRead + Unpin, interval: Duration) {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             if let Err(error) = self.append(&buffer[..count]) {
-                tracing::warn!("writing {}: {error}", self.path.display());
+                tracing::warn!("cannot write {}: {error}", self.path.display());
             }
-            if !gather.is_zero() {
-                sleep(gather).await;
+            if !interval.is_zero() {
+                sleep(interval).await;
             }
         }
     }
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        if fs::metadata(&self.path).is_ok_and(|log| log.len() > LARGEST) {
-            fs::rename(&self.path, put_aside(&self.path))?;
+        if fs::metadata(&self.path).is_ok_and(|log| log.len() > MAX_SIZE) {
+            fs::rename(&self.path, rotated_log(&self.path))?;
         }
         File::options()
             .create(true)
@@ -69,16 +70,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_log_is_put_aside() {
+    fn a_full_log_is_renamed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("stdio.log");
-        let log = Log::at(&path);
-        log.append(&vec![b'a'; usize::try_from(LARGEST).unwrap() + 1])
+        let log = Log::new(&path);
+        log.append(&vec![b'a'; usize::try_from(MAX_SIZE).unwrap() + 1])
             .unwrap();
         log.append(b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         let aside = fs::metadata(directory.path().join("stdio.log.1")).unwrap();
-        assert_eq!(aside.len(), LARGEST + 1);
+        assert_eq!(aside.len(), MAX_SIZE + 1);
         log.clear();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }

@@ -1,19 +1,20 @@
-//! What the guest listens on, as the host is to listen for it.
+//! The guest's listeners as ports that the host forwards.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use container_network::{GuestPort, Reach};
 use container_protocol::{Listener, Transport};
 
-/// Each port once. One that listens at the machine's own address is reached there, any other by way
-/// of the agent.
-pub fn of_guest(listeners: Vec<Listener>, guest: IpAddr) -> Vec<GuestPort> {
+/// Returns each port once. One with a listener at the machine's own address, `guest`, is reached
+/// there; one that only listens on the machine's loopback is reached over the agent's relay.
+pub(crate) fn guest_ports(listeners: Vec<Listener>, guest: IpAddr) -> Vec<GuestPort> {
     let mut ports: BTreeMap<(Transport, u16), GuestPort> = BTreeMap::new();
     for listener in listeners {
         let (address, port) = (listener.address.ip(), listener.address.port());
-        let reach = match address.is_unspecified() || address == guest {
-            true => Reach::Direct,
-            false => Reach::Relay,
+        let reach = if address.is_unspecified() || address == guest {
+            Reach::Direct
+        } else {
+            Reach::Relay
         };
         let key = (listener.transport, port);
         let known = ports.get(&key);
@@ -39,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_reached_directly_if_it_can_be() {
+    fn a_direct_listener_is_preferred() {
         let listener = |address: &str, process: Option<&str>| Listener {
             transport: Transport::Tcp,
             address: address.parse().unwrap(),
@@ -52,7 +53,7 @@ mod tests {
             listener("[::1]:25", Some("mail")),
             listener("198.19.1.2:22", Some("sshd")),
         ];
-        let ports = of_guest(listeners, guest);
+        let ports = guest_ports(listeners, guest);
         let found: Vec<_> = ports
             .iter()
             .map(|port| (port.port, port.reach, port.process.as_deref().unwrap()))

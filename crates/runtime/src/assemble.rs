@@ -1,0 +1,171 @@
+//! Assembles the parts of a virtual machine: kernel, shared home, network, channel and console.
+//! Each has an end that the engine takes over, and one that the runtime keeps.
+
+use std::{
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixStream as StdUnixStream},
+    },
+    path::PathBuf,
+    sync::Arc,
+};
+
+use container_engine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
+use container_kernel::Requirements;
+use container_network::{MTU, Network, Settings};
+use tokio::net::{UnixStream, unix::pipe};
+
+use crate::{
+    boot_error::BootError,
+    directory::create_private,
+    file_share::{FileShareProcess, TAG},
+    guest_files::GuestFiles,
+    launch::{HomeShare, Launch, NetworkLaunch},
+    log::Log,
+    state::MachineState,
+};
+
+/// Name of the channel's virtio-serial port in the guest.
+const CHANNEL: &str = "container.agent";
+
+/// The runtime's ends of a virtual machine.
+pub(crate) struct HostEnds {
+    /// Serves the home; absent if nothing is shared.
+    pub file_share: Option<FileShareProcess>,
+    /// The machine's network; absent if only its disk is read.
+    pub network: Option<Arc<Network>>,
+    /// The byte stream to the agent.
+    pub channel: UnixStream,
+    /// Output of the kernel's console.
+    pub console: pipe::Receiver,
+    /// The kernel image, if it was unpacked for this boot. Only the engine's start needs it.
+    pub unpacked_kernel: Option<PathBuf>,
+}
+
+/// Assembles the virtual machine of a launch, and starts the processes that serve it.
+pub(crate) fn assemble(
+    launch: &Launch,
+    machine: &MachineState,
+) -> Result<(VirtualMachine, HostEnds), BootError> {
+    let (kernel, unpacked_kernel) = prepare_kernel(launch)?;
+    let settings = launch.run_settings();
+    let (file_share, engine_share) = settings
+        .and_then(|settings| settings.home.as_ref())
+        .map(|home| share_home(launch, home))
+        .transpose()?
+        .unzip();
+    let (network, card) = settings
+        .map(|settings| start_network(launch, &settings.network, machine))
+        .transpose()?
+        .unzip();
+    let (channel, engine_channel) = create_channel().map_err(BootError::CreateChannel)?;
+    let (console, engine_console) = create_console().map_err(BootError::CreateChannel)?;
+    let virtual_machine = VirtualMachine {
+        name: launch.id.to_string(),
+        cpus: launch.cpus,
+        memory: launch.memory,
+        virtualization: launch.virtualization,
+        kernel,
+        disk: launch.disk.clone(),
+        file_shares: engine_share.into_iter().collect(),
+        network: card,
+        channel: engine_channel,
+        console: engine_console,
+        engine_log: launch.engine_log(),
+    };
+    let host_ends = HostEnds {
+        file_share,
+        network,
+        channel,
+        console,
+        unpacked_kernel,
+    };
+    Ok((virtual_machine, host_ends))
+}
+
+/// Prepares the kernel image and writes the initramfs. Returns also the image's path, if the image
+/// was unpacked for this boot.
+fn prepare_kernel(launch: &Launch) -> Result<(Kernel, Option<PathBuf>), BootError> {
+    let files = GuestFiles::find(&launch.architecture)?;
+    let requirements = Requirements {
+        shared_home: launch.run_settings().is_some_and(|it| it.home.is_some()),
+        virtualization: launch.virtualization,
+    };
+    let (image, modules) =
+        container_kernel::prepare(&launch.kernel, requirements, &launch.runtime_directory)?;
+    let initramfs = launch.initramfs();
+    files
+        .write_initramfs(modules.as_deref(), &initramfs)
+        .map_err(BootError::Initramfs)?;
+    let unpacked = (image != launch.kernel).then(|| image.clone());
+    let kernel = Kernel {
+        image,
+        initramfs,
+        parameters: launch.kernel_args.as_str().to_owned(),
+    };
+    Ok((kernel, unpacked))
+}
+
+fn share_home(
+    launch: &Launch,
+    home: &HomeShare,
+) -> Result<(FileShareProcess, FileShare), BootError> {
+    let failed = |cause| BootError::Home {
+        path: home.path.clone(),
+        cause,
+    };
+    let log = Log::new(&launch.file_share_log());
+    log.clear();
+    // Read here for its error: the server's process could only end.
+    fs::read_dir(&home.path).map_err(failed)?;
+    let (file_share, connection) =
+        FileShareProcess::start(home, log, &launch.runtime_directory).map_err(failed)?;
+    let engine_share = FileShare {
+        tag: TAG.to_owned(),
+        connection,
+    };
+    Ok((file_share, engine_share))
+}
+
+fn start_network(
+    launch: &Launch,
+    network: &NetworkLaunch,
+    machine: &MachineState,
+) -> Result<(Arc<Network>, NetworkCard), BootError> {
+    let settings = Settings {
+        id: launch.id.to_string(),
+        address: network.address,
+        policy: network.policy,
+        published: machine.published(&network.published),
+        peer_directory: network.segment.clone(),
+        name_server: network.name_server,
+    };
+    let start = || {
+        create_private(&network.segment)?;
+        let (card, engine_card) = UnixDatagram::pair()?;
+        Ok((Network::start(card, settings)?, engine_card))
+    };
+    let (started, engine_card) = start().map_err(BootError::Network)?;
+    let card = NetworkCard {
+        connection: engine_card.into(),
+        address: container_network::mac_address(network.address.guest()),
+        mtu: MTU,
+    };
+    Ok((Arc::new(started), card))
+}
+
+fn create_channel() -> io::Result<(UnixStream, Channel)> {
+    let (channel, engine_channel) = StdUnixStream::pair()?;
+    channel.set_nonblocking(true)?;
+    let engine_channel = Channel {
+        connection: engine_channel.into(),
+        name: CHANNEL.to_owned(),
+    };
+    Ok((UnixStream::from_std(channel)?, engine_channel))
+}
+
+fn create_console() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (engine_console, console) = pipe::pipe()?;
+    Ok((console, engine_console.into_blocking_fd()?))
+}

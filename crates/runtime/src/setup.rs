@@ -1,0 +1,69 @@
+//! The machine's set-up, as the guest agent receives it.
+
+use std::fs;
+
+use container_network::{GATEWAY, GATEWAY6, PREFIX, PREFIX6};
+use container_protocol::{GuestNetwork, GuestShare, GuestUser, MachineSetup};
+
+use crate::{
+    boot_error::BootError,
+    file_share::TAG,
+    launch::{Launch, NetworkLaunch, RunSettings},
+};
+
+/// Returns the message that makes the booted guest this machine. With `first_boot` it sets the user
+/// up, by the machine's set-up script if it has one.
+pub(crate) fn machine_setup(
+    launch: &Launch,
+    settings: &RunSettings,
+    first_boot: bool,
+) -> Result<MachineSetup, BootError> {
+    Ok(MachineSetup {
+        id: launch.id.to_string(),
+        network: Some(guest_network(&settings.network)),
+        home_share: settings.home.as_ref().map(|home| GuestShare {
+            tag: TAG.to_owned(),
+            path: home.path.display().to_string(),
+            read_only: home.read_only,
+        }),
+        user: GuestUser {
+            username: settings.user.username.clone(),
+            uid: settings.user.uid,
+            gid: settings.user.gid,
+        },
+        shell: settings.shell.clone(),
+        setup_script: if first_boot {
+            read_setup_script(settings)?
+        } else {
+            None
+        },
+        first_boot,
+        virtualization: launch.virtualization,
+        init_environment: settings.init_env.clone(),
+        stop_signal: settings.stop_signal.clone(),
+    })
+}
+
+fn guest_network(network: &NetworkLaunch) -> GuestNetwork {
+    let address = network.address.guest();
+    GuestNetwork {
+        address,
+        prefix: PREFIX,
+        gateway: GATEWAY,
+        address6: container_network::ipv6_address(address),
+        prefix6: PREFIX6,
+        gateway6: GATEWAY6,
+        dns: GATEWAY,
+    }
+}
+
+fn read_setup_script(settings: &RunSettings) -> Result<Option<Vec<u8>>, BootError> {
+    let Some(path) = &settings.setup_script else {
+        return Ok(None);
+    };
+    let script = fs::read(path).map_err(|cause| BootError::SetupScript {
+        path: path.clone(),
+        cause,
+    })?;
+    Ok(Some(script))
+}

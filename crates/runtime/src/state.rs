@@ -1,0 +1,172 @@
+//! The state of a running machine, shared by the tasks of its runtime.
+
+use std::{
+    future::pending,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use container_network::Network;
+use container_protocol::{PublishedPort, local::RuntimeReport, mux::Opener};
+use tokio::{net::UnixStream, sync::watch};
+
+use crate::{
+    launch::Launch,
+    phase::{Guest, Phase, StopOrder},
+};
+
+/// Time that the guest may take to unmount and power off after init's grace period.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// State of a running machine.
+#[derive(Debug)]
+pub(crate) struct MachineState {
+    /// The report's fixed part; its phase is that of the start.
+    about: RuntimeReport,
+    phase: watch::Sender<Phase>,
+    requested: Mutex<Requested>,
+    /// Connections of clients that wait for the runtime's end. They are closed when this is
+    /// dropped, which happens after the machine's processes have ended.
+    waiting: Mutex<Vec<UnixStream>>,
+}
+
+/// Settings that clients have changed since the launch.
+#[derive(Debug, Default)]
+struct Requested {
+    /// Socket of the SSH agent that the machine uses.
+    ssh_agent: Option<PathBuf>,
+    /// Published ports; those of the launch if absent.
+    published: Option<Vec<PublishedPort>>,
+}
+
+impl MachineState {
+    /// Creates the state of a machine that starts to boot.
+    pub(crate) fn new(launch: &Launch) -> Arc<MachineState> {
+        let phase = Phase::initial(&launch.purpose);
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let network = launch.run_settings().map(|settings| &settings.network);
+        Arc::new(MachineState {
+            about: RuntimeReport {
+                container_id: launch.container_id.clone(),
+                started_nanoseconds: i64::try_from(now).unwrap_or_default(),
+                ip_address: network.map(|network| network.address.host()),
+                pid: std::process::id(),
+                phase: phase.reported(),
+            },
+            phase: watch::Sender::new(phase),
+            requested: Mutex::default(),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// Returns the report for clients.
+    pub(crate) fn report(&self) -> RuntimeReport {
+        RuntimeReport {
+            phase: self.phase.borrow().reported(),
+            ..self.about.clone()
+        }
+    }
+
+    /// Notes that the guest is set up.
+    pub(crate) fn set_up(&self, guest: Guest) {
+        self.phase.send_modify(|phase| phase.set_up(guest));
+    }
+
+    /// Notes that the machine's disk can be read.
+    pub(crate) fn set_disk_ready(&self, opener: Opener) {
+        self.phase.send_modify(|phase| phase.set_disk_ready(opener));
+    }
+
+    /// Orders the machine to stop.
+    pub(crate) fn stop(&self, grace_seconds: u32) {
+        let order = StopOrder::new(grace_seconds, POWER_OFF);
+        self.phase.send_modify(|phase| phase.stop(order));
+    }
+
+    /// Orders the machine to stop, and keeps the client's connection open until the runtime ends.
+    pub(crate) fn stop_for(&self, client: UnixStream, grace_seconds: u32) {
+        // First, so that the connection is never closed before the order is noted.
+        lock(&self.waiting).push(client);
+        self.stop(grace_seconds);
+    }
+
+    /// Orders the machine to stop within `grace_seconds` altogether, if it has booted or is
+    /// stopping: its shared home is lost, and what waits for a file there never ends.
+    pub(crate) fn stop_without_home(&self, grace_seconds: u32) {
+        let order = StopOrder::new(grace_seconds, Duration::ZERO);
+        self.phase.send_if_modified(|phase| {
+            // The server also ends with the engine of a guest that reboots.
+            let is_booting = matches!(phase, Phase::Booting);
+            if !is_booting {
+                phase.stop(order);
+            }
+            !is_booting
+        });
+    }
+
+    /// Notes that the guest is about to reboot.
+    pub(crate) fn reboot(&self) {
+        self.phase.send_modify(Phase::reboot);
+    }
+
+    /// Notes that the engine has ended without an error. Returns whether the machine boots again.
+    pub(crate) fn power_off(&self) -> bool {
+        let mut boots_again = false;
+        self.phase
+            .send_modify(|phase| boots_again = phase.power_off());
+        boots_again
+    }
+
+    /// Returns whether the machine was ordered to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.phase.borrow().stop_order().is_some()
+    }
+
+    /// Waits for an order to stop other than `known`. Cancel safe.
+    pub(crate) async fn stop_order(&self, known: Option<StopOrder>) -> StopOrder {
+        let mut phase = self.phase.subscribe();
+        let is_new = |phase: &Phase| phase.stop_order().is_some_and(|it| Some(it) != known);
+        let order = phase.wait_for(|phase| is_new(phase)).await;
+        match order.ok().and_then(|phase| phase.stop_order()) {
+            Some(order) => order,
+            // Not reached: the sender lives as long as `self`.
+            None => pending().await,
+        }
+    }
+
+    /// Returns what opens streams to the guest agent; absent while nothing serves them.
+    pub(crate) fn opener(&self) -> Option<Opener> {
+        self.phase.borrow().opener().cloned()
+    }
+
+    /// Returns the machine's network; absent while it has none.
+    pub(crate) fn network(&self) -> Option<Arc<Network>> {
+        self.phase.borrow().network().cloned()
+    }
+
+    /// Returns the socket of the SSH agent that the machine uses; absent without one.
+    pub(crate) fn ssh_agent(&self) -> Option<PathBuf> {
+        lock(&self.requested).ssh_agent.clone()
+    }
+
+    /// Sets the socket of the SSH agent that the machine uses.
+    pub(crate) fn set_ssh_agent(&self, socket: PathBuf) {
+        lock(&self.requested).ssh_agent = Some(socket);
+    }
+
+    /// Returns the ports that a boot publishes: the requested ones, or else those of the launch.
+    pub(crate) fn published(&self, launched: &[PublishedPort]) -> Vec<PublishedPort> {
+        let requested = lock(&self.requested);
+        requested.published.as_deref().unwrap_or(launched).to_vec()
+    }
+
+    /// Sets the ports that later boots publish.
+    pub(crate) fn set_published(&self, ports: Vec<PublishedPort>) {
+        lock(&self.requested).published = Some(ports);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

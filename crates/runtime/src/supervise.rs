@@ -1,0 +1,334 @@
+//! Supervises a machine that has booted, until its engine has ended.
+
+use std::{future::pending, io, process::ExitStatus, time::Duration};
+
+use container_engine::{EngineExit, Running};
+use container_protocol::{
+    ControlEvent, ControlRequest,
+    frame::{self, FrameError},
+    mux::Stream,
+};
+use tokio::{
+    io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{
+    boot::Booted, console::drain, file_share::FileShareProcess, phase::StopOrder,
+    state::MachineState,
+};
+
+/// Time in seconds that a machine gets to stop when its shared home is lost. Processes that wait
+/// for a file there never end, so a longer grace period would not help.
+const HOME_LOST_GRACE: u32 = 5;
+
+/// Timeout for the guest's last event after the engine has ended.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves the machine until its engine has ended. Passes orders to stop on to the guest, and ends
+/// the engine when the guest misses their deadline. Returns how the engine ended.
+pub(crate) async fn supervise(booted: Booted, machine: &MachineState) -> EngineExit {
+    let mut supervisor = Supervisor::new(booted);
+    loop {
+        match supervisor.next_event(machine).await {
+            Event::EngineEnded(exit) => {
+                if supervisor.read_announced_reboot().await {
+                    machine.reboot();
+                }
+                drain(&mut supervisor.console).await;
+                return exit;
+            }
+            Event::GuestEnds(reboots) => {
+                if reboots {
+                    machine.reboot();
+                }
+                supervisor.close_control().await;
+            }
+            Event::StopOrdered(order) => supervisor.stop_guest(order).await,
+            Event::DeadlineMissed => {
+                tracing::error!("guest did not power off in time");
+                supervisor.engine.terminate().await;
+            }
+            Event::HomeLost(status) => {
+                tracing::error!("process of the shared home ended ({status:?})");
+                machine.stop_without_home(HOME_LOST_GRACE);
+            }
+        }
+    }
+}
+
+/// Event in the life of a machine that has booted.
+enum Event {
+    EngineEnded(EngineExit),
+    /// The agent has unmounted the machine and waits for the control stream's end, to power off.
+    /// The flag is set if the machine is to boot again.
+    GuestEnds(bool),
+    StopOrdered(StopOrder),
+    DeadlineMissed,
+    HomeLost(io::Result<ExitStatus>),
+}
+
+struct Supervisor {
+    engine: Box<dyn Running>,
+    /// Absent if nothing is shared, or its process has ended.
+    file_share: Option<FileShareProcess>,
+    requests: WriteHalf<Stream>,
+    /// Returns whether the guest reboots. Absent after that.
+    guest_end: Option<JoinHandle<bool>>,
+    /// The order that was passed on to the guest.
+    order: Option<StopOrder>,
+    /// Deadline of `order`; absent after it was missed.
+    deadline: Option<Instant>,
+    console: JoinHandle<()>,
+}
+
+impl Supervisor {
+    fn new(booted: Booted) -> Supervisor {
+        let (events, requests) = split(booted.control);
+        Supervisor {
+            engine: booted.engine,
+            file_share: booted.file_share,
+            requests,
+            // A task of its own: a read of a frame must not be cancelled half-way.
+            guest_end: Some(tokio::spawn(await_guest_end(events))),
+            order: None,
+            deadline: None,
+            console: booted.console,
+        }
+    }
+
+    /// Waits for the next event. Cancel safe.
+    async fn next_event(&mut self, machine: &MachineState) -> Event {
+        tokio::select! {
+            // In this order: a guest that powers off ends its engine, and that ends the file share.
+            biased;
+            exit = self.engine.wait() => Event::EngineEnded(exit),
+            reboots = joined(&mut self.guest_end) => {
+                self.guest_end = None;
+                Event::GuestEnds(reboots)
+            }
+            order = machine.stop_order(self.order) => Event::StopOrdered(order),
+            () = passed(self.deadline) => {
+                self.deadline = None;
+                Event::DeadlineMissed
+            }
+            status = ended(&mut self.file_share) => {
+                self.file_share = None;
+                Event::HomeLost(status)
+            }
+        }
+    }
+
+    /// Returns whether the guest had announced a reboot that was not read before the engine ended,
+    /// as may happen on a busy host.
+    async fn read_announced_reboot(&mut self) -> bool {
+        // The channel is closed, so the read ends after what is buffered.
+        match self.guest_end.take() {
+            Some(event) => matches!(timeout(EVENT_TIMEOUT, event).await, Ok(Ok(true))),
+            None => false,
+        }
+    }
+
+    /// Closes the control stream: the agent waits for this before it powers off.
+    async fn close_control(&mut self) {
+        // Fails if the engine has ended.
+        let _ = self.requests.shutdown().await;
+    }
+
+    /// Asks the guest to stop, unless it is about to end anyway.
+    async fn stop_guest(&mut self, order: StopOrder) {
+        self.order = Some(order);
+        self.deadline = Some(Instant::from_std(order.deadline));
+        if self.guest_end.is_none() {
+            return;
+        }
+        let stop = ControlRequest::Stop {
+            grace_seconds: order.grace_seconds,
+        };
+        if let Err(error) = frame::write(&mut self.requests, &stop).await {
+            tracing::warn!("cannot ask the guest to stop: {error}");
+        }
+    }
+}
+
+/// Waits for the agent's last event. Returns whether it is a reboot.
+async fn await_guest_end(mut events: ReadHalf<Stream>) -> bool {
+    let event: Result<ControlEvent, FrameError> = frame::read(&mut events).await;
+    matches!(event, Ok(ControlEvent::Rebooting))
+}
+
+async fn joined(task: &mut Option<JoinHandle<bool>>) -> bool {
+    match task {
+        Some(task) => task.await.unwrap_or_default(),
+        None => pending().await,
+    }
+}
+
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+async fn ended(file_share: &mut Option<FileShareProcess>) -> io::Result<ExitStatus> {
+    match file_share {
+        Some(file_share) => file_share.wait().await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use container_protocol::{
+        local::MachinePhase,
+        mux::{self, Incoming, Opener, Side},
+    };
+    use futures::{FutureExt, future::BoxFuture};
+    use tokio::{io::AsyncReadExt, sync::watch, task::yield_now};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+    use crate::{launch, phase::tests::guest};
+
+    /// An engine whose process ends when the test says so.
+    struct FakeEngine(watch::Sender<bool>);
+
+    impl Running for FakeEngine {
+        fn wait(&mut self) -> BoxFuture<'_, EngineExit> {
+            let mut has_ended = self.0.subscribe();
+            async move {
+                has_ended.wait_for(|it| *it).await.unwrap();
+                EngineExit::Orderly
+            }
+            .boxed()
+        }
+
+        fn terminate(&mut self) -> BoxFuture<'_, ()> {
+            self.0.send_replace(true);
+            async {}.boxed()
+        }
+    }
+
+    /// A machine that has booted, with the test as its guest and its engine.
+    struct Fixture {
+        machine: std::sync::Arc<MachineState>,
+        supervised: JoinHandle<EngineExit>,
+        agent: Stream,
+        has_ended: watch::Sender<bool>,
+        _streams: (Opener, Opener, Incoming),
+    }
+
+    impl Fixture {
+        async fn new() -> Fixture {
+            let machine = MachineState::new(&launch::tests::example());
+            machine.set_up(guest());
+            let (host, guest) = tokio::io::duplex(1 << 16);
+            let (opener, _, driver) = mux::multiplex(host.compat(), Side::Host);
+            tokio::spawn(driver);
+            let (guest_opener, mut incoming, driver) = mux::multiplex(guest.compat(), Side::Guest);
+            tokio::spawn(driver);
+            let mut control = opener.open().await.unwrap();
+            // A stream reaches the other side with its first bytes.
+            control.write_all(b"x").await.unwrap();
+            let mut agent = incoming.recv().await.unwrap();
+            agent.read_u8().await.unwrap();
+            let has_ended = watch::Sender::new(false);
+            let booted = Booted {
+                engine: Box::new(FakeEngine(has_ended.clone())),
+                file_share: None,
+                control,
+                console: tokio::spawn(async {}),
+            };
+            let supervised = tokio::spawn({
+                let machine = machine.clone();
+                async move { supervise(booted, &machine).await }
+            });
+            Fixture {
+                machine,
+                supervised,
+                agent,
+                has_ended,
+                _streams: (opener, guest_opener, incoming),
+            }
+        }
+
+        /// Announces a reboot as the agent does, and waits until the runtime has noted it.
+        async fn reboot(&mut self) {
+            let event = ControlEvent::Rebooting;
+            frame::write(&mut self.agent, &event).await.unwrap();
+            let read = self.agent.read_u8().await;
+            assert!(read.is_err(), "the runtime closes the stream");
+        }
+
+        /// Ends the engine. Returns whether the machine boots again.
+        async fn power_off(self) -> bool {
+            self.has_ended.send_replace(true);
+            let exit = timeout(Duration::from_secs(10), self.supervised).await;
+            assert_eq!(exit.unwrap().unwrap(), EngineExit::Orderly);
+            self.machine.power_off()
+        }
+
+        fn phase(&self) -> MachinePhase {
+            self.machine.report().phase
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_reboots_is_booted_again() {
+        let mut fixture = Fixture::new().await;
+        fixture.reboot().await;
+        assert_eq!(fixture.phase(), MachinePhase::Booting);
+        assert!(fixture.power_off().await);
+    }
+
+    #[tokio::test]
+    async fn a_reboot_that_is_read_after_the_engines_end_is_not_lost() {
+        let mut fixture = Fixture::new().await;
+        fixture.has_ended.send_replace(true);
+        let event = ControlEvent::Rebooting;
+        frame::write(&mut fixture.agent, &event).await.unwrap();
+        assert!(fixture.power_off().await);
+    }
+
+    #[tokio::test]
+    async fn a_stop_between_reboot_and_power_off_is_not_lost() {
+        let mut fixture = Fixture::new().await;
+        fixture.reboot().await;
+        fixture.machine.stop(60);
+        yield_now().await;
+        assert_eq!(fixture.phase(), MachinePhase::Stopping { init: None });
+        assert!(!fixture.power_off().await);
+    }
+
+    #[tokio::test]
+    async fn a_stop_before_a_reboot_is_not_lost() {
+        let mut fixture = Fixture::new().await;
+        fixture.machine.stop(60);
+        let request: ControlRequest = frame::read(&mut fixture.agent).await.unwrap();
+        assert_eq!(request, ControlRequest::Stop { grace_seconds: 60 });
+        fixture.reboot().await;
+        assert!(!fixture.power_off().await);
+    }
+
+    #[tokio::test]
+    async fn an_engine_is_ended_at_the_deadline() {
+        let fixture = Fixture::new().await;
+        fixture.machine.stop_without_home(0);
+        let exit = timeout(Duration::from_secs(10), fixture.supervised).await;
+        assert_eq!(exit.unwrap().unwrap(), EngineExit::Orderly);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_client_is_released_with_the_state() {
+        let fixture = Fixture::new().await;
+        let (mut client, connection) = tokio::net::UnixStream::pair().unwrap();
+        let machine = fixture.machine.clone();
+        machine.stop_for(connection, 60);
+        assert!(!fixture.power_off().await);
+        drop(machine);
+        let read = timeout(Duration::from_secs(10), client.read_u8()).await;
+        assert!(read.unwrap().is_err(), "the connection is closed");
+    }
+}
