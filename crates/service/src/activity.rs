@@ -1,57 +1,57 @@
-//! Whether anybody needs the service.
+//! Counter of the requests in progress, from which the service knows when it is idle.
 
 use std::time::Duration;
 
 use tokio::{sync::watch, time::sleep};
 
-/// Counts the work that goes on.
+/// Number of requests and background tasks in progress.
 #[derive(Debug, Clone, Default)]
-pub struct Activity {
-    going_on: watch::Sender<usize>,
+pub(crate) struct Activity {
+    in_progress: watch::Sender<usize>,
 }
 
-/// Work that goes on until this is dropped.
+/// A request or task in progress; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Work {
-    going_on: watch::Sender<usize>,
+pub(crate) struct ActivityGuard {
+    in_progress: watch::Sender<usize>,
 }
 
 impl Activity {
-    /// Begins some work.
-    pub fn begin(&self) -> Work {
-        self.going_on.send_modify(|count| *count += 1);
-        Work {
-            going_on: self.going_on.clone(),
+    /// Counts a request or task until the guard is dropped.
+    pub(crate) fn begin(&self) -> ActivityGuard {
+        self.in_progress.send_modify(|count| *count += 1);
+        ActivityGuard {
+            in_progress: self.in_progress.clone(),
         }
     }
 
-    /// Waits until no work goes on.
-    pub async fn none(&self) {
-        // It cannot be closed: this is a sender of it.
+    /// Waits until nothing is in progress.
+    pub(crate) async fn idle(&self) {
+        // The channel cannot be closed: `self` is a sender of it.
         let _ = self
-            .going_on
+            .in_progress
             .subscribe()
             .wait_for(|count| *count == 0)
             .await;
     }
 
-    /// Waits until no work has gone on for so long.
-    pub async fn none_for(&self, long: Duration) {
+    /// Waits until nothing has been in progress for `duration`.
+    pub(crate) async fn idle_for(&self, duration: Duration) {
         loop {
-            let mut changes = self.going_on.subscribe();
-            self.none().await;
+            let mut changes = self.in_progress.subscribe();
+            self.idle().await;
             changes.mark_unchanged();
             tokio::select! {
                 _ = changes.changed() => {}
-                () = sleep(long) => return,
+                () = sleep(duration) => return,
             }
         }
     }
 }
 
-impl Drop for Work {
+impl Drop for ActivityGuard {
     fn drop(&mut self) {
-        self.going_on.send_modify(|count| *count -= 1);
+        self.in_progress.send_modify(|count| *count -= 1);
     }
 }
 
@@ -60,21 +60,24 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_is_there_once_all_work_has_ended_for_long_enough() {
+    async fn a_request_restarts_the_idle_time() {
         let activity = Activity::default();
-        let work = activity.begin();
-        let long = Duration::from_secs(60);
+        let request = activity.begin();
+        let idle_time = Duration::from_secs(60);
         let idle = tokio::spawn({
             let activity = activity.clone();
-            async move { activity.none_for(long).await }
+            async move { activity.idle_for(idle_time).await }
         });
-        sleep(long * 3).await;
+        sleep(idle_time * 3).await;
         assert!(!idle.is_finished());
-        drop(work);
-        sleep(long / 2).await;
+        drop(request);
+        sleep(idle_time / 2).await;
         drop(activity.begin());
-        sleep(long * 3 / 4).await;
-        assert!(!idle.is_finished(), "the work in between counts");
+        sleep(idle_time * 3 / 4).await;
+        assert!(
+            !idle.is_finished(),
+            "the request in between was not counted"
+        );
         idle.await.unwrap();
     }
 }

@@ -1,34 +1,66 @@
-//! The per-user service: images, machines, and the recipes create, boot, stop, delete.
+//! The per-user service: manages images and machines, and answers the requests of
+//! [`container_api`].
 //!
-//! What is on disk and which runtimes answer is the truth; the service remembers nothing else.
-//! It may be killed at any moment: machines go on, and the next service finds them.
+//! The service keeps no state of its own: the state is in the data directory and in the runtime
+//! processes. It may be killed at any moment. Machines keep running, and the next service finds
+//! them. One service runs for each runtime directory, and it ends after ten minutes without a
+//! request.
+//!
+//! | module | content |
+//! |---|---|
+//! | `process` | the process: lock, clean-up, socket, idle time |
+//! | `http` | routes, request bodies, replies |
+//! | `machines` | one file for each verb of a machine |
+//! | `images` | one file for each verb of images |
+//! | `registries`, `system` | the verbs of registries and of the system |
+//! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
+//! | `checks`, `published_ports` | refusals before a boot, and problems with ports |
+//! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
+//! | `pull_options`, `progress`, `stream_client` | parts of the verbs that stream progress |
+//! | `service`, `locks`, `activity` | shared state: stores, locks per machine, running requests |
+//! | `configuration`, `host_resources` | `config.toml`; CPUs and memory of the host |
+//! | `failure`, `build`, `timestamp` | error kinds, build id, times in replies |
+//!
+//! Verbs import shared modules and never each other. Each operation has its own error type, which
+//! says of which [`FailureKind`](container_api::FailureKind) it is.
+//!
+//! # Example
+//!
+//! The program runs the service when it is started with the role's argument:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     if std::env::args().nth(1).as_deref() == Some(container_api::SERVICE_ROLE) {
+//!         return container_service::service_main();
+//!     }
+//!     ExitCode::SUCCESS
+//! }
+//! ```
 
 mod activity;
-mod caller;
+mod boot_change;
+mod build;
+mod checks;
 mod configuration;
-mod error;
-mod host;
+mod failure;
+mod host_resources;
 mod http;
 mod images;
+mod launch;
 mod locks;
+mod machines;
 mod process;
-mod recipes;
+mod progress;
+mod published_ports;
+mod pull_options;
 mod registries;
-mod request;
-mod snapshot;
+mod runtime;
+mod service;
+mod stream_client;
 mod system;
+mod timestamp;
 
-use container_image::ImageStore;
-use container_machine::{Bundles, World};
-
-pub use configuration::{Configuration, ConfigurationError};
-pub use process::{build_id, service_main};
-
-/// What every request works with.
-#[derive(Debug)]
-struct Service {
-    world: World,
-    bundles: Bundles,
-    images: ImageStore,
-    locks: locks::Locks,
-}
+pub use build::build_id;
+pub use process::service_main;

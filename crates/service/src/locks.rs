@@ -1,4 +1,4 @@
-//! One change at a time for each machine.
+//! Locks that serialize changes of a machine.
 
 use std::{
     collections::HashMap,
@@ -9,27 +9,32 @@ use container_api::Progress;
 use container_machine::MachineId;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::caller::Caller;
+use crate::stream_client::StreamClient;
 
-/// A lock for every machine that anybody ever asked for.
+/// One lock for each machine id that a request has named. They only exclude requests of this
+/// service: between processes, the lock in the machine's bundle does.
 #[derive(Debug, Default)]
-pub struct Locks {
+pub(crate) struct Locks {
     machines: Mutex<HashMap<MachineId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Locks {
-    /// Waits until nobody else changes this machine; held until the guard is dropped.
-    pub async fn lock(&self, id: &MachineId) -> OwnedMutexGuard<()> {
-        self.of(id).lock_owned().await
+    /// Waits for the machine's lock.
+    pub(crate) async fn lock(&self, id: &MachineId) -> OwnedMutexGuard<()> {
+        self.machine(id).lock_owned().await
     }
 
-    /// As [`lock`](Self::lock), and tells the caller if it must wait.
-    pub async fn lock_for(&self, caller: &Caller, id: &MachineId) -> OwnedMutexGuard<()> {
-        let lock = self.of(id);
+    /// Waits for the machine's lock, and notifies the client if another request holds it.
+    pub(crate) async fn lock_for(
+        &self,
+        client: &StreamClient,
+        id: &MachineId,
+    ) -> OwnedMutexGuard<()> {
+        let lock = self.machine(id);
         match Arc::clone(&lock).try_lock_owned() {
             Ok(guard) => guard,
             Err(_) => {
-                caller.tell(Progress::step(format!(
+                client.report(Progress::step(format!(
                     "waiting for another command on {id}"
                 )));
                 lock.lock_owned().await
@@ -37,7 +42,7 @@ impl Locks {
         }
     }
 
-    fn of(&self, id: &MachineId) -> Arc<tokio::sync::Mutex<()>> {
+    fn machine(&self, id: &MachineId) -> Arc<tokio::sync::Mutex<()>> {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(machines.entry(id.clone()).or_default())
     }

@@ -1,148 +1,128 @@
-//! The service process.
+//! The service process: its locks, socket and end.
 
 use std::{
-    env,
     fs::{self, File},
-    io::{self, Write},
-    os::unix::fs::MetadataExt,
+    io,
+    path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
-use container_image::ImageStore;
-use container_machine::{Bundles, World};
+use container_image::{ImageStore, StoreError};
+use container_machine::{
+    BundleError, Bundles, Directories, DirectoriesError, ProcessLock, ProcessLockError,
+};
 use container_protocol::local;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::Notify;
 
 use crate::{
-    Service,
     activity::Activity,
+    build::build_id,
     http::{Shared, router},
     locks::Locks,
+    service::Service,
 };
 
-/// How long a service waits for the one before it to end.
-const SUCCESSION: Duration = Duration::from_secs(10);
+/// Time to wait for the previous service to end.
+const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A service that nobody has asked anything for so long ends; the next request starts another.
-const IDLE: Duration = Duration::from_secs(600);
+/// The service ends after this long without a request; the next request starts another.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Tells one build of the program from another: its file's path, size and time.
-pub fn build_id() -> String {
-    static BUILD: OnceLock<String> = OnceLock::new();
-    BUILD
-        .get_or_init(|| {
-            let version = env!("CARGO_PKG_VERSION");
-            let program = env::current_exe().unwrap_or_default();
-            match fs::metadata(&program) {
-                Ok(about) => format!(
-                    "{version} {} {} {}.{}",
-                    program.display(),
-                    about.len(),
-                    about.mtime(),
-                    about.mtime_nsec()
-                ),
-                Err(_) => version.to_owned(),
-            }
-        })
-        .clone()
+/// The service cannot start or continue.
+#[derive(Debug, thiserror::Error)]
+enum ServiceError {
+    #[error(transparent)]
+    Directories(#[from] DirectoriesError),
+    #[error(transparent)]
+    ProcessLock(#[from] ProcessLockError),
+    #[error(transparent)]
+    Bundles(#[from] BundleError),
+    #[error("cannot lock {path}: {cause}")]
+    DataLock { path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Images(#[from] StoreError),
+    #[error("cannot start the event loop: {0}")]
+    EventLoop(io::Error),
+    #[error("cannot listen on {path}: {cause}")]
+    Listen { path: PathBuf, cause: io::Error },
+    #[error("cannot accept connections: {0}")]
+    Serve(io::Error),
 }
 
-/// The role [`SERVICE_ROLE`](container_api::SERVICE_ROLE): serves this world until nobody needs it.
+/// Runs the role [`SERVICE_ROLE`](container_api::SERVICE_ROLE): serves the directories that the
+/// environment names until the service is idle or replaced.
 pub fn service_main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         .init();
-    // Read while the program's file is still the one that runs.
+    // The first call reads the program's file, which an update may replace later.
     build_id();
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            tracing::error!("{message}");
+        Err(error) => {
+            tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run() -> Result<(), String> {
-    // A session of its own: no terminal's end is the service's. Fails where it leads one already.
+fn run() -> Result<(), ServiceError> {
+    // With its own session, the service does not end with the terminal it was started from. Fails
+    // if this process leads a session already.
     let _ = nix::unistd::setsid();
-    let world = World::of_environment().map_err(|error| error.to_string())?;
-    let Some(_lock) = succeed_to(&world)? else {
-        tracing::info!("another service keeps this world: this one is not needed");
+    let directories = Directories::from_environment()?;
+    let lock = directories.runtime.join("service.lock");
+    let Some(_lock) = ProcessLock::acquire(&lock, PREDECESSOR_TIMEOUT)? else {
+        tracing::info!("another service holds {}", lock.display());
         return Ok(());
     };
-    let bundles = Bundles::open(&world.data).map_err(|error| error.to_string())?;
-    let _data_lock = clean_up(&world, &bundles)?;
-    let images = ImageStore::open(&world.images()).map_err(|error| error.to_string())?;
-    let events = tokio::runtime::Runtime::new()
-        .map_err(|error| format!("starting the event loop: {error}"))?;
-    events.block_on(serve(Service {
-        world,
+    let bundles = Bundles::open(&directories.data)?;
+    let _data_lock = clean_up(&directories.data, &bundles)?;
+    let images = ImageStore::open(&directories.images())?;
+    let event_loop = tokio::runtime::Runtime::new().map_err(ServiceError::EventLoop)?;
+    event_loop.block_on(serve(Service {
+        directories,
         bundles,
         images,
         locks: Locks::default(),
     }))
 }
 
-/// Removes what a killed service left, unless another one works on the same data, started with
-/// other runtime directories. Returns the lock that tells of this one.
-fn clean_up(world: &World, bundles: &Bundles) -> Result<Flock<File>, String> {
-    let path = world.data.join("lock");
-    let failed = |error: io::Error| format!("locking {}: {error}", path.display());
-    let file = || {
+/// Removes what a killed service left behind, unless another service uses the same data directory
+/// with another runtime directory. Returns the shared lock by which such a service knows of this
+/// one.
+fn clean_up(data: &Path, bundles: &Bundles) -> Result<Flock<File>, ServiceError> {
+    let path = data.join("lock");
+    let failed = |cause: io::Error| ServiceError::DataLock {
+        path: path.clone(),
+        cause,
+    };
+    let open = || {
         File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
     };
-    if let Ok(alone) = Flock::lock(file().map_err(failed)?, FlockArg::LockExclusiveNonblock) {
-        bundles
-            .remove_leftovers()
-            .map_err(|error| error.to_string())?;
-        drop(alone);
+    if let Ok(exclusive) = Flock::lock(open().map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+        bundles.remove_leftovers()?;
+        drop(exclusive);
     }
-    Flock::lock(file().map_err(failed)?, FlockArg::LockShared)
+    Flock::lock(open().map_err(failed)?, FlockArg::LockShared)
         .map_err(|(_, error)| failed(error.into()))
 }
 
-/// Takes the world's one place for a service, the lock on `service.lock`, which names the process
-/// that holds it; none if another keeps it.
-fn succeed_to(world: &World) -> Result<Option<Flock<File>>, String> {
-    let path = world.runtime.join("service.lock");
-    let deadline = Instant::now() + SUCCESSION;
-    loop {
-        // Not emptied before the lock is held: it names the process that holds it.
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
-        let file = file.map_err(|error| format!("making {}: {error}", path.display()))?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
-                let named = lock.set_len(0).and_then(|()| {
-                    let mut file: &File = &lock;
-                    writeln!(file, "{}", std::process::id())
-                });
-                named.map_err(|error| format!("writing {}: {error}", path.display()))?;
-                return Ok(Some(lock));
-            }
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
-            Err(_) => return Ok(None),
-        }
-    }
-}
-
-async fn serve(service: Service) -> Result<(), String> {
-    let socket = service.world.service_socket();
-    let listener = local::listen(&socket)
-        .map_err(|error| format!("listening on {}: {error}", socket.display()))?;
+async fn serve(service: Service) -> Result<(), ServiceError> {
+    let socket = service.directories.service_socket();
+    let listener = local::listen(&socket).map_err(|cause| ServiceError::Listen {
+        path: socket.clone(),
+        cause,
+    })?;
     let retire = Arc::new(Notify::new());
     let activity = Activity::default();
     let shared = Shared {
@@ -155,17 +135,18 @@ async fn serve(service: Service) -> Result<(), String> {
         async move {
             tokio::select! {
                 () = retire.notified() => {}
-                () = activity.none_for(IDLE) => {}
+                () = activity.idle_for(IDLE_TIMEOUT) => {}
             }
-            // Before the last request is answered, so that the next client starts a successor.
+            // Removed before the last request is answered, so that the next client starts a
+            // successor.
             let _ = fs::remove_file(&socket);
         }
     };
     axum::serve(listener, router(shared))
         .with_graceful_shutdown(end)
         .await
-        .map_err(|error| format!("serving: {error}"))?;
-    // What goes on though whoever asked for it has gone.
-    activity.none().await;
+        .map_err(ServiceError::Serve)?;
+    // Tasks go on after their client has disconnected.
+    activity.idle().await;
     Ok(())
 }

@@ -1,128 +1,158 @@
-//! What runs here, and why.
+//! Description of the host, and of what machines run on.
+
+use std::ffi::OsStr;
 
 use container_api::{
-    Ability, AcceleratorInfo, Directories, EngineInfo, HostInfo, KernelInfo, NotUsed, SystemInfo,
+    Ability, AcceleratorChoice, AcceleratorInfo, DirectoryInfo, EngineInfo, FailureKind, HostInfo,
+    KernelInfo, NotUsed, RecommendedKernel, SystemInfo,
 };
-use container_engine::{Accelerator, EngineSettings, Host as Processor};
-use container_kernel::Kernels;
+use container_engine::{Accelerator, AcceleratorProbe, EngineSettings};
+use container_kernel::{Kernels, KernelsError};
 use nix::sys::utsname::uname;
 
-use crate::{Service, configuration::Configuration, error::ServiceError, host::Host};
+use crate::{
+    configuration::ConfigurationError, failure::RequestError, host_resources::HostResources,
+    service::Service,
+};
+
+/// Name of the kernel that `make kernel` builds.
+const OWN_KERNEL: &str = "container";
+
+/// The system cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SystemError {
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error(transparent)]
+    Kernels(#[from] KernelsError),
+}
+
+impl RequestError for SystemError {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Failed
+    }
+}
 
 impl Service {
-    /// This computer, what machines run on here, and why not on something else.
-    pub(crate) fn system(&self) -> Result<SystemInfo, ServiceError> {
-        let configuration = Configuration::read(&self.world.config)?;
-        let engine = &configuration.engine;
-        let (accelerator, virtualization) = accelerator(engine);
-        let (name, host) = (uname().ok(), Host::of_this_process());
-        let said = |part: Option<&std::ffi::OsStr>| {
-            part.unwrap_or_default().to_string_lossy().into_owned()
-        };
+    /// Returns the host, the engine, the accelerator and the default kernel.
+    pub(crate) fn system(&self) -> Result<SystemInfo, SystemError> {
+        let configuration = self.configuration()?;
+        let (accelerator, virtualization) = accelerator(&configuration.engine);
         Ok(SystemInfo {
             accelerator,
             virtualization,
-            directories: Directories {
-                config: self.world.config.clone(),
-                data: self.world.data.clone(),
-                runtime: self.world.runtime.clone(),
+            directories: DirectoryInfo {
+                config: self.directories.config.clone(),
+                data: self.directories.data.clone(),
+                runtime: self.directories.runtime.clone(),
             },
-            engine: match container_engine::engine(engine).about() {
-                Ok(about) => EngineInfo {
-                    problem: None,
-                    program: Some(about.program),
-                    version: Some(about.version),
-                },
-                Err(error) => EngineInfo {
-                    problem: Some(error.to_string()),
-                    program: None,
-                    version: None,
-                },
-            },
-            host: HostInfo {
-                architecture: said(name.as_ref().map(|it| it.machine())),
-                kernel: said(name.as_ref().map(|it| it.release())),
-                memory: host.memory,
-                processors: host.cores,
-            },
-            kernel: self.kernel_info(configuration)?,
+            engine: engine(&configuration.engine),
+            host: host(),
+            kernel: self.kernel_info(configuration.kernel)?,
         })
     }
 
-    fn kernel_info(&self, configuration: Configuration) -> Result<KernelInfo, ServiceError> {
-        let recommended = configuration.kernel;
-        let none = |problem: String| KernelInfo {
-            image: None,
-            name: None,
+    fn kernel_info(
+        &self,
+        recommended: Option<RecommendedKernel>,
+    ) -> Result<KernelInfo, KernelsError> {
+        let unusable = |problem: String| KernelInfo::Unusable {
             not_used: Vec::new(),
-            problem: Some(problem),
+            problem,
             recommended: recommended.clone(),
-            release: None,
-            source: None,
         };
-        let kernels = match Kernels::of_program(self.world.kernels()) {
+        let kernels = match Kernels::from_installation(self.directories.kernels()) {
             Ok(kernels) => kernels,
-            Err(error) => return Ok(none(error.to_string())),
+            Err(error) => return Ok(unusable(error.to_string())),
         };
         let used = match kernels.default_kernel() {
             Ok(used) => used,
-            Err(error) => return Ok(none(error.to_string())),
+            Err(error) => return Ok(unusable(error.to_string())),
         };
         let all = kernels.all()?;
-        let others = all.iter().filter(|it| it.name != used.name);
+        let others = all.iter().filter(|kernel| kernel.name != used.name);
         let mut not_used: Vec<NotUsed> = others
-            .map(|it| NotUsed {
-                name: it.name.to_string(),
+            .map(|kernel| NotUsed {
+                name: kernel.name.to_string(),
                 reason: format!(
-                    "another one was chosen: `container system kernel set {}` takes it",
-                    it.name
+                    "not the default kernel (select it with: container system kernel set {})",
+                    kernel.name
                 ),
             })
             .collect();
-        if !all.iter().any(|it| it.name.to_string() == "container") {
+        if !all
+            .iter()
+            .any(|kernel| kernel.name.to_string() == OWN_KERNEL)
+        {
             not_used.push(NotUsed {
-                name: "container".to_owned(),
-                reason: "it was not built: `make kernel` does that".to_owned(),
+                name: OWN_KERNEL.to_owned(),
+                reason: "not built (build it with: make kernel)".to_owned(),
             });
         }
-        Ok(KernelInfo {
-            image: Some(used.image),
-            name: Some(used.name.to_string()),
+        Ok(KernelInfo::Usable {
+            image: used.image,
+            name: used.name.to_string(),
             not_used,
-            problem: None,
             recommended,
-            release: Some(used.about.release),
-            source: Some(used.about.source),
+            release: used.metadata.release,
+            source: used.metadata.source,
         })
     }
 }
 
-fn accelerator(engine: &EngineSettings) -> (AcceleratorInfo, Ability) {
-    let processor = Processor::this();
-    let chosen = container_engine::choose(engine);
+fn engine(settings: &EngineSettings) -> EngineInfo {
+    match container_engine::engine(settings).about() {
+        Ok(about) => EngineInfo::Usable {
+            program: about.program,
+            version: about.version,
+        },
+        Err(error) => EngineInfo::Unusable {
+            problem: error.to_string(),
+        },
+    }
+}
+
+fn host() -> HostInfo {
+    let (name, resources) = (uname().ok(), HostResources::detect());
+    let text = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    HostInfo {
+        architecture: text(name.as_ref().map(|name| name.machine())),
+        kernel: text(name.as_ref().map(|name| name.release())),
+        memory: resources.memory,
+        processors: resources.cores,
+    }
+}
+
+fn accelerator(settings: &EngineSettings) -> (AcceleratorInfo, Ability) {
+    let probe = AcceleratorProbe::from_host();
+    let chosen = container_engine::choose(settings);
     let all = [Accelerator::Kvm, Accelerator::Hvf, Accelerator::Tcg];
     let others = all
         .into_iter()
-        .filter(|it| chosen.as_ref().ok() != Some(it));
-    let not_used = others.map(|it| NotUsed {
-        name: it.to_string(),
-        reason: processor.obstacle(it).unwrap_or_else(|| match it {
-            Accelerator::Tcg => "translating instructions is the slowest way".to_owned(),
-            _ => "another one was asked for".to_owned(),
-        }),
+        .filter(|accelerator| chosen.as_ref().ok() != Some(accelerator));
+    let not_used = others.map(|accelerator| NotUsed {
+        name: accelerator.to_string(),
+        reason: probe
+            .obstacle(accelerator)
+            .unwrap_or_else(|| match accelerator {
+                Accelerator::Tcg => "emulation is the slowest accelerator".to_owned(),
+                _ => "config.toml selects another one".to_owned(),
+            }),
     });
     let info = AcceleratorInfo {
         not_used: not_used.collect(),
-        problem: chosen.as_ref().err().map(ToString::to_string),
-        used: chosen.as_ref().ok().map(ToString::to_string),
+        choice: match &chosen {
+            Ok(used) => AcceleratorChoice::Used(used.to_string()),
+            Err(error) => AcceleratorChoice::Problem(error.to_string()),
+        },
     };
     let obstacle = match chosen {
-        Ok(accelerator) => processor.nesting_obstacle(accelerator),
+        Ok(accelerator) => probe.nesting_obstacle(accelerator),
         Err(error) => Some(error.to_string()),
     };
-    let virtualization = Ability {
-        available: obstacle.is_none(),
-        reason: obstacle,
+    let virtualization = match obstacle {
+        None => Ability::Available,
+        Some(reason) => Ability::Unavailable { reason },
     };
     (info, virtualization)
 }

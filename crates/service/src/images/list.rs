@@ -1,72 +1,56 @@
-//! `list`: which images there are.
+//! `list`: all images.
 
 use container_api::{ImageSummary, Images};
-use container_image::{Descriptor, Platform, Reference, StoredImage, Variant};
+use container_image::{Platform, Reference, StoredImage};
 use container_machine::MachineId;
 
-use super::uses::Use;
-use crate::{Service, configuration::Configuration, error::ServiceError};
+use super::inventory::{InventoryError, platforms};
+use crate::service::Service;
 
 impl Service {
-    /// All images, once for each of their names.
-    pub(super) fn list_images(&self) -> Result<Images, ServiceError> {
-        let domain = Configuration::read(&self.world.config)?.registry.domain;
-        let (uses, broken) = self.uses()?;
-        let images = self.images.images(&made_from(&uses))?;
-        let rows = images
-            .iter()
-            .flat_map(|image| rows(image, &machines_of(image, &uses), &domain));
+    /// Lists all images, once for each of their names.
+    pub(crate) fn list_images(&self) -> Result<Images, InventoryError> {
+        let inventory = self.inventory()?;
+        let summaries = inventory.images.iter().flat_map(|image| {
+            let machines = inventory.machines_of(image);
+            summaries(image, &machines, &inventory.default_registry)
+        });
         Ok(Images {
-            images: rows.collect(),
-            broken,
+            images: summaries.collect(),
+            broken: inventory.uses.broken.clone(),
         })
     }
 }
 
-/// The images that machines were made from.
-pub(super) fn made_from(uses: &[Use]) -> Vec<Descriptor> {
-    uses.iter().filter_map(|used| used.image.clone()).collect()
-}
-
-/// The machines that use this image.
-pub(super) fn machines_of(image: &StoredImage, uses: &[Use]) -> Vec<MachineId> {
-    let uses = uses.iter().filter(|used| used.is_of(image));
-    uses.map(|used| used.machine.clone()).collect()
-}
-
-fn rows(image: &StoredImage, machines: &[MachineId], domain: &str) -> Vec<ImageSummary> {
-    let newest = image.variant(&Platform::host());
+fn summaries(
+    image: &StoredImage,
+    machines: &[MachineId],
+    default_registry: &str,
+) -> Vec<ImageSummary> {
+    let variant = image.variant(&Platform::host());
     let unnamed = ImageSummary {
-        created_date: newest.and_then(|variant: &Variant| variant.created),
+        created_date: variant.and_then(|variant| variant.config.created),
         digest: image.descriptor.digest.to_string(),
         disk_size: image.disk_size,
         machines: machines.to_vec(),
         name: None,
         platforms: platforms(image),
         reference: None,
-        // As long as it has another name, all of it is needed.
+        // With several references, removing one frees nothing, so all of it counts as shared.
         shared_size: match image.references.len() {
             0 | 1 => image.shared_size,
             _ => image.disk_size,
         },
         tag: None,
     };
+    if image.references.is_empty() {
+        return vec![unnamed];
+    }
     let named = |reference: &Reference| ImageSummary {
-        name: Some(reference.short_name(domain)),
+        name: Some(reference.short_name(default_registry)),
         reference: Some(reference.to_string()),
         tag: reference.tag().map(str::to_owned),
         ..unnamed.clone()
     };
-    match image.references.is_empty() {
-        true => vec![unnamed],
-        false => image.references.iter().map(named).collect(),
-    }
-}
-
-/// The platforms whose every part is here.
-pub(super) fn platforms(image: &StoredImage) -> Vec<String> {
-    let variants = image.variants.iter();
-    variants
-        .map(|variant| variant.platform.to_string())
-        .collect()
+    image.references.iter().map(named).collect()
 }

@@ -1,15 +1,13 @@
-//! What can be done with images: one verb a file. Which machines use an image is known here and
-//! nowhere below.
+//! The verbs of images, one file each. Which machines use an image is known here, and not in
+//! [`container_image`].
 
-mod exchange;
-mod http;
 mod inspect;
+mod inventory;
 mod list;
+mod load;
 mod pull;
 mod push;
 mod remove;
+mod save;
 mod tag;
 mod uses;
-
-pub use http::routes;
-pub use pull::platform;

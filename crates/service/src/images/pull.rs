@@ -1,71 +1,72 @@
-//! `pull`: from a reference to an image in the store.
+//! `pull`: fetches an image from its registry into the store.
 
-use std::num::NonZeroUsize;
-
-use container_api::{CallerEnvironment, PullRequest, Pulled};
-use container_image::{Platform, PullOptions, Reference};
+use container_api::{FailureKind, PullRequest, Pulled};
+use container_image::{ImageError, InvalidPlatform, InvalidScheme, Reference, ReferenceError};
 
 use crate::{
-    Service, caller::Caller, configuration::Configuration, error::ServiceError,
-    recipes::create::told,
+    configuration::ConfigurationError,
+    failure::RequestError,
+    progress,
+    pull_options::{platform, pull_options, scheme},
+    service::Service,
+    stream_client::StreamClient,
 };
 
+/// An image cannot be pulled.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PullImageError {
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Platform(#[from] InvalidPlatform),
+    #[error(transparent)]
+    Scheme(#[from] InvalidScheme),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error("cancelled: the client has disconnected")]
+    Cancelled,
+}
+
+impl RequestError for PullImageError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            PullImageError::Image(error) => error.kind(),
+            PullImageError::Reference(_)
+            | PullImageError::Platform(_)
+            | PullImageError::Scheme(_) => FailureKind::Invalid,
+            PullImageError::Configuration(_) | PullImageError::Cancelled => FailureKind::Failed,
+        }
+    }
+}
+
 impl Service {
-    /// Fetches an image. If the caller goes away, what came whole stays for the next time.
-    pub(super) async fn pull_image(
+    /// Pulls an image. If the client disconnects, complete layers are kept for the next pull.
+    pub(crate) async fn pull_image(
         &self,
         request: &PullRequest,
-        caller: &Caller,
-    ) -> Result<Pulled, ServiceError> {
-        let configuration = Configuration::read(&self.world.config)?;
-        configuration.check()?;
+        client: &StreamClient,
+    ) -> Result<Pulled, PullImageError> {
+        let configuration = self.checked_configuration()?;
         let reference = Reference::parse(&request.image, &configuration.registry.domain)?;
         let platform = platform(request.platform.as_deref())?;
-        let options = self.pull_options(
+        let options = pull_options(
+            &self.directories,
             &configuration,
             &request.environment,
-            request.scheme.as_deref(),
+            scheme(request.scheme.as_deref())?,
             request.max_concurrent_downloads,
-        )?;
-        let report = |progress| caller.tell(told(progress));
+        );
+        let report = progress::image_listener(client);
         let pull = self.images.pull(&reference, &platform, &options, &report);
         let image = tokio::select! {
             image = pull => image?,
-            () = caller.gone() => return Err(ServiceError::GivenUp),
+            () = client.disconnected() => return Err(PullImageError::Cancelled),
         };
         let reference = reference.with_digest(&image.descriptor.digest);
         Ok(Pulled {
             reference: reference.to_string(),
         })
-    }
-
-    /// How to pull, of which not all need have been said.
-    pub(crate) fn pull_options(
-        &self,
-        configuration: &Configuration,
-        environment: &CallerEnvironment,
-        scheme: Option<&str>,
-        downloads: Option<NonZeroUsize>,
-    ) -> Result<PullOptions, ServiceError> {
-        let mut options = PullOptions {
-            environment: environment.clone().into_variables().into(),
-            registries: configuration.registries(&self.world),
-            ..PullOptions::default()
-        };
-        if let Some(scheme) = scheme {
-            options.scheme = scheme.parse()?;
-        }
-        if let Some(downloads) = downloads {
-            options.max_concurrent_downloads = downloads.get();
-        }
-        Ok(options)
-    }
-}
-
-/// The platform that was asked for, or else the host's.
-pub fn platform(word: Option<&str>) -> Result<Platform, ServiceError> {
-    match word {
-        Some(word) => Ok(word.parse()?),
-        None => Ok(Platform::host()),
     }
 }

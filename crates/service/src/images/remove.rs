@@ -1,123 +1,166 @@
-//! `rm` and `prune`: names and images that go, and what nobody needs any more.
+//! `rm` and `prune`: remove names and images, and the blobs and bases that nothing needs any more.
 
 use std::time::Duration;
 
-use container_api::{Freed, Progress, PruneRequest, RemoveRequest};
-use container_image::{Alone, Meant, Needed, StoredImage};
-use container_machine::MachineId;
+use container_api::{FailureKind, Freed, Progress, PruneRequest, RemoveRequest};
+use container_image::{ExclusiveGuard, GcRoots, ResolveError, Resolved, StoreError, StoredImage};
+use container_machine::{BundleError, MachineId};
 use tokio::time::timeout;
 
 use super::{
-    list::{machines_of, made_from},
-    uses::Use,
+    inventory::{Inventory, InventoryError},
+    uses::ImageUses,
 };
-use crate::{Service, caller::Caller, configuration::Configuration, error::ServiceError};
+use crate::{failure::RequestError, service::Service, stream_client::StreamClient};
 
-/// Waiting that is not worth a word.
-const MOMENT: Duration = Duration::from_millis(300);
+/// Waits for the store's lock shorter than this are not reported.
+const REPORT_DELAY: Duration = Duration::from_millis(300);
+
+/// Images cannot be removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoveImagesError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(
+        "cannot remove image {image:?}: it is used by machines: {machines} (delete them first, or give the image another name with: container image tag)"
+    )]
+    InUse { image: String, machines: String },
+    #[error(
+        "cannot remove images: the images of some machines cannot be determined (repair or delete these first): {0}"
+    )]
+    UsesUnknown(String),
+    #[error("cancelled: the client has disconnected")]
+    Cancelled,
+}
+
+impl RequestError for RemoveImagesError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            RemoveImagesError::Inventory(error) => error.kind(),
+            RemoveImagesError::Bundle(error) => error.kind(),
+            RemoveImagesError::Resolve(error) => error.kind(),
+            RemoveImagesError::InUse { .. } => FailureKind::Invalid,
+            RemoveImagesError::Store(_)
+            | RemoveImagesError::UsesUnknown(_)
+            | RemoveImagesError::Cancelled => FailureKind::Failed,
+        }
+    }
+}
 
 impl Service {
-    /// Removes a name, an image, or all images that no machine uses. An image that machines use
-    /// may lose names, but not its last one.
-    pub(super) async fn remove_images(
+    /// Removes a name, an image, or all images that no machine uses. An image that machines use may
+    /// lose names, but not its last one.
+    pub(crate) async fn remove_images(
         &self,
         request: &RemoveRequest,
-        caller: &Caller,
-    ) -> Result<Freed, ServiceError> {
-        let domain = Configuration::read(&self.world.config)?.registry.domain;
-        let alone = self.alone(caller).await?;
-        let uses = self.all_uses()?;
-        let images = self.images.images(&made_from(&uses))?;
-        let needed = needed(&uses);
+        client: &StreamClient,
+    ) -> Result<Freed, RemoveImagesError> {
+        let guard = self.lock_images(client).await?;
+        let inventory = self.inventory()?;
+        let roots = complete_roots(&inventory.uses)?;
         match request {
-            RemoveRequest::One(word) => {
-                let freed = match Meant::find(word, &domain, &images)? {
-                    Meant::Name(image, name) if image.references.len() > 1 => {
-                        alone.untag(&name, &needed)?
-                    }
-                    meant => {
-                        ensure_unused(word, &machines_of(meant.image(), &uses))?;
-                        alone.remove(meant.image(), &needed)?
-                    }
-                };
-                Ok(told(freed))
-            }
-            RemoveRequest::AllUnused => {
-                let mut all = container_image::Freed::default();
-                for image in &images {
-                    match machines_of(image, &uses).as_slice() {
-                        [] => all += alone.remove(image, &needed)?,
-                        machines => caller.tell(Progress::Note(kept(image, machines))),
-                    }
-                }
-                Ok(told(all))
-            }
+            RemoveRequest::One(name) => remove_one(&guard, &inventory, &roots, name),
+            RemoveRequest::AllUnused => remove_unused(&guard, &inventory, &roots, client),
         }
     }
 
-    /// Removes what neither a name leads to nor a machine needs.
-    pub(super) async fn prune_images(
+    /// Removes everything that neither has a name nor is used by a machine.
+    pub(crate) async fn prune_images(
         &self,
         request: &PruneRequest,
-        caller: &Caller,
-    ) -> Result<Freed, ServiceError> {
-        let alone = self.alone(caller).await?;
-        let needed = needed(&self.all_uses()?);
-        Ok(told(alone.prune(&needed, request.all)?))
+        client: &StreamClient,
+    ) -> Result<Freed, RemoveImagesError> {
+        let guard = self.lock_images(client).await?;
+        let roots = complete_roots(&ImageUses::read(&self.bundles)?)?;
+        Ok(to_wire(guard.prune(&roots, request.all)?))
     }
 
-    /// Waits until nobody relies on anything that has no name yet.
-    async fn alone(&self, caller: &Caller) -> Result<Alone, ServiceError> {
-        let mut alone = std::pin::pin!(self.images.alone());
-        if let Ok(alone) = timeout(MOMENT, &mut alone).await {
-            return Ok(alone?);
+    /// Waits until no other command depends on blobs that have no name yet.
+    async fn lock_images(
+        &self,
+        client: &StreamClient,
+    ) -> Result<ExclusiveGuard, RemoveImagesError> {
+        let mut lock = std::pin::pin!(self.images.lock_exclusive());
+        if let Ok(guard) = timeout(REPORT_DELAY, &mut lock).await {
+            return Ok(guard?);
         }
         let waiting = "waiting for another command that uses the images";
-        caller.tell(Progress::step(waiting));
+        client.report(Progress::step(waiting));
         tokio::select! {
-            alone = alone => Ok(alone?),
-            () = caller.gone() => Err(ServiceError::GivenUp),
-        }
-    }
-
-    /// What every machine uses. Where that cannot be told of one, nothing may be removed.
-    fn all_uses(&self) -> Result<Vec<Use>, ServiceError> {
-        match self.uses()? {
-            (uses, broken) if broken.is_empty() => Ok(uses),
-            (_, broken) => Err(ServiceError::UsesUnknown(broken.join("; "))),
+            guard = lock => Ok(guard?),
+            () = client.disconnected() => Err(RemoveImagesError::Cancelled),
         }
     }
 }
 
-fn needed(uses: &[Use]) -> Needed {
-    Needed {
-        images: made_from(uses),
-        bases: uses.iter().filter_map(|used| used.base.clone()).collect(),
+/// Returns everything that machines need. Fails if that is not known of all machines.
+fn complete_roots(uses: &ImageUses) -> Result<GcRoots, RemoveImagesError> {
+    if !uses.broken.is_empty() {
+        return Err(RemoveImagesError::UsesUnknown(uses.broken.join("; ")));
     }
+    Ok(uses.roots())
 }
 
-fn ensure_unused(word: &str, machines: &[MachineId]) -> Result<(), ServiceError> {
-    match machines.is_empty() {
-        true => Ok(()),
-        false => Err(ServiceError::ImageInUse {
-            image: word.to_owned(),
-            machines: names(machines),
-        }),
-    }
+fn remove_one(
+    guard: &ExclusiveGuard,
+    inventory: &Inventory,
+    roots: &GcRoots,
+    name: &str,
+) -> Result<Freed, RemoveImagesError> {
+    let freed = match inventory.resolve(name)? {
+        Resolved::Name(image, reference) if image.references.len() > 1 => {
+            guard.untag(&reference, roots)?
+        }
+        resolved => {
+            let machines = inventory.machines_of(resolved.image());
+            if !machines.is_empty() {
+                return Err(RemoveImagesError::InUse {
+                    image: name.to_owned(),
+                    machines: join(&machines),
+                });
+            }
+            guard.remove(resolved.image(), roots)?
+        }
+    };
+    Ok(to_wire(freed))
 }
 
-fn names(machines: &[MachineId]) -> String {
+fn remove_unused(
+    guard: &ExclusiveGuard,
+    inventory: &Inventory,
+    roots: &GcRoots,
+    client: &StreamClient,
+) -> Result<Freed, RemoveImagesError> {
+    let mut freed = container_image::Freed::default();
+    for image in &inventory.images {
+        let machines = inventory.machines_of(image);
+        if machines.is_empty() {
+            freed += guard.remove(image, roots)?;
+        } else {
+            client.report(Progress::Note(kept_note(image, &machines)));
+        }
+    }
+    Ok(to_wire(freed))
+}
+
+fn kept_note(image: &StoredImage, machines: &[MachineId]) -> String {
+    let name = image.references.first();
+    let name = name.map_or_else(|| image.descriptor.digest.to_string(), ToString::to_string);
+    format!("{name} is kept: it is used by machines: {}", join(machines))
+}
+
+fn join(machines: &[MachineId]) -> String {
     let names: Vec<&str> = machines.iter().map(MachineId::as_str).collect();
     names.join(", ")
 }
 
-fn kept(image: &StoredImage, machines: &[MachineId]) -> String {
-    let name = image.references.first();
-    let name = name.map_or_else(|| image.descriptor.digest.to_string(), ToString::to_string);
-    format!("{name} stays, as machines use it: {}", names(machines))
-}
-
-fn told(freed: container_image::Freed) -> Freed {
+fn to_wire(freed: container_image::Freed) -> Freed {
     let references = freed.references.iter();
     Freed {
         bases: freed.bases,

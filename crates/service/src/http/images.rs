@@ -1,4 +1,4 @@
-//! Between wire and service: the routes of images.
+//! The routes of images.
 
 use std::sync::Arc;
 
@@ -14,13 +14,14 @@ use container_api::{
     RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
 
-use crate::{
-    http::{Refusal, Reply, Shared, carried_through, streamed},
-    request::Asked,
+use super::{
+    refusal::Refusal,
+    reply::{Reply, completed, streamed},
+    request::JsonBody,
+    shared::Shared,
 };
 
-/// All routes below `/v1/images`: see [`container_api`].
-pub fn routes() -> Router<Shared> {
+pub(super) fn routes() -> Router<Shared> {
     Router::new()
         .route("/v1/images", get(list))
         .route("/v1/images/pull", post(pull))
@@ -37,57 +38,66 @@ async fn list(State(shared): State<Shared>) -> Reply<Images> {
     Ok(Json(shared.service.list_images()?))
 }
 
-async fn pull(State(shared): State<Shared>, Asked(request): Asked<PullRequest>) -> Response {
+async fn pull(State(shared): State<Shared>, JsonBody(request): JsonBody<PullRequest>) -> Response {
     let service = Arc::clone(&shared.service);
-    streamed(&shared, |caller| async move {
-        service.pull_image(&request, &caller).await
+    streamed(&shared, |client| async move {
+        service.pull_image(&request, &client).await
     })
 }
 
-async fn push(State(shared): State<Shared>, Asked(request): Asked<PushRequest>) -> Response {
+async fn push(State(shared): State<Shared>, JsonBody(request): JsonBody<PushRequest>) -> Response {
     let service = Arc::clone(&shared.service);
-    streamed(&shared, |caller| async move {
-        service.push_image(&request, &caller).await
+    streamed(&shared, |client| async move {
+        service.push_image(&request, &client).await
     })
 }
 
 async fn inspect(
     State(shared): State<Shared>,
-    Asked(request): Asked<InspectRequest>,
+    JsonBody(request): JsonBody<InspectRequest>,
 ) -> Reply<Vec<ImageDetails>> {
     Ok(Json(shared.service.inspect_images(&request)?))
 }
 
-async fn tag(State(shared): State<Shared>, Asked(request): Asked<TagRequest>) -> Reply<Tagged> {
+async fn tag(
+    State(shared): State<Shared>,
+    JsonBody(request): JsonBody<TagRequest>,
+) -> Reply<Tagged> {
     let service = Arc::clone(&shared.service);
-    carried_through(&shared, async move { service.tag_image(&request).await }).await
+    completed(&shared, async move { service.tag_image(&request).await }).await
 }
 
-async fn remove(State(shared): State<Shared>, Asked(request): Asked<RemoveRequest>) -> Response {
+async fn remove(
+    State(shared): State<Shared>,
+    JsonBody(request): JsonBody<RemoveRequest>,
+) -> Response {
     let service = Arc::clone(&shared.service);
-    streamed(&shared, |caller| async move {
-        service.remove_images(&request, &caller).await
+    streamed(&shared, |client| async move {
+        service.remove_images(&request, &client).await
     })
 }
 
-async fn prune(State(shared): State<Shared>, Asked(request): Asked<PruneRequest>) -> Response {
+async fn prune(
+    State(shared): State<Shared>,
+    JsonBody(request): JsonBody<PruneRequest>,
+) -> Response {
     let service = Arc::clone(&shared.service);
-    streamed(&shared, |caller| async move {
-        service.prune_images(&request, &caller).await
+    streamed(&shared, |client| async move {
+        service.prune_images(&request, &client).await
     })
 }
 
 async fn load(State(shared): State<Shared>, request: Request) -> Response {
     let service = Arc::clone(&shared.service);
     let archive = request.into_body().into_data_stream();
-    streamed(&shared, |caller| async move {
-        service.load_images(archive, &caller).await
+    streamed(&shared, |client| async move {
+        service.load_images(archive, &client).await
     })
 }
 
 async fn save(
     State(shared): State<Shared>,
-    Asked(request): Asked<SaveRequest>,
+    JsonBody(request): JsonBody<SaveRequest>,
 ) -> Result<Response, Refusal> {
     let mut response = Response::new(shared.service.save_images(&request).await?);
     let trailer = HeaderValue::from_static(FAILURE_TRAILER);

@@ -1,0 +1,127 @@
+//! The routes of machines, and of the default machine.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    response::Response,
+    routing::{get, post},
+};
+use container_api::{
+    BootChange, Changed, CommitRequest, CreateRequest, Created, DefaultMachine, Deleted, Logs,
+    Machines, Ports, RenameRequest, Snapshot,
+};
+
+use super::{
+    reply::{Reply, completed, streamed},
+    request::{JsonBody, MachinePath},
+    shared::Shared,
+};
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/machines", get(list).post(create))
+        .route("/v1/machines/{id}", get(inspect).patch(set).delete(delete))
+        .route("/v1/machines/{id}/boot", post(boot))
+        .route("/v1/machines/{id}/commit", post(commit))
+        .route("/v1/machines/{id}/stop", post(stop))
+        .route("/v1/machines/{id}/rename", post(rename))
+        .route("/v1/machines/{id}/logs", get(logs))
+        .route("/v1/machines/{id}/ports", get(ports))
+        .route("/v1/default", get(default_machine).put(set_default))
+}
+
+async fn list(State(shared): State<Shared>) -> Reply<Machines> {
+    Ok(Json(shared.service.snapshots().await?))
+}
+
+async fn create(
+    State(shared): State<Shared>,
+    JsonBody(request): JsonBody<CreateRequest>,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |client| async move {
+        let created = service.create(&request, &client).await;
+        created.map(|id| Created { id })
+    })
+}
+
+async fn inspect(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Snapshot> {
+    Ok(Json(shared.service.snapshot(&id).await?))
+}
+
+async fn set(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(change): JsonBody<BootChange>,
+) -> Reply<Changed> {
+    Ok(Json(shared.service.set(&id, &change).await?))
+}
+
+async fn delete(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Deleted> {
+    let service = Arc::clone(&shared.service);
+    completed(&shared, async move { service.delete(&id).await }).await
+}
+
+async fn boot(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(
+        &shared,
+        |client| async move { service.boot(&id, &client).await },
+    )
+}
+
+async fn commit(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<CommitRequest>,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |client| async move {
+        service.commit(&id, request, &client).await
+    })
+}
+
+async fn stop(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    completed(&shared, async move { service.stop(&id).await }).await
+}
+
+async fn rename(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(rename): JsonBody<RenameRequest>,
+) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    completed(
+        &shared,
+        async move { service.rename(&id, &rename.to).await },
+    )
+    .await
+}
+
+async fn logs(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Logs> {
+    let bundle = shared.service.bundles.get(&id)?;
+    Ok(Json(Logs {
+        stdio: bundle.stdio_log(),
+        boot: bundle.boot_log(),
+    }))
+}
+
+async fn ports(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Ports> {
+    Ok(Json(shared.service.ports(&id).await?))
+}
+
+async fn default_machine(State(shared): State<Shared>) -> Reply<DefaultMachine> {
+    let id = shared.service.bundles.require_default_machine()?;
+    Ok(Json(DefaultMachine { id }))
+}
+
+async fn set_default(
+    State(shared): State<Shared>,
+    JsonBody(default): JsonBody<DefaultMachine>,
+) -> Reply<()> {
+    shared.service.bundles.set_default_machine(&default.id)?;
+    Ok(Json(()))
+}

@@ -1,0 +1,190 @@
+//! One boot of a machine: settings, launch of the runtime, reply.
+//!
+//! `boot`, `create` and `commit` boot machines; all of them hold the machine's lock.
+
+use container_api::{FailureKind, Progress, Running};
+use container_machine::{
+    BootConfiguration, Bundle, BundleError, HomeMount, MachineConfiguration, MachineId, last_lines,
+};
+use container_protocol::InitProgram;
+use container_runtime::{
+    FindError, HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, Runtime, launch,
+};
+use uuid::Uuid;
+
+use crate::{
+    checks::{CheckError, check_home, check_kernel, check_resources, check_space},
+    configuration::ConfigurationError,
+    failure::RequestError,
+    published_ports::publish_problems,
+    runtime::RuntimeError,
+    service::Service,
+    stream_client::StreamClient,
+};
+
+/// Lines of the runtime's log in the error of a runtime that ended.
+const LOG_LINES: usize = 10;
+
+/// Note at the first boot of a machine whose image has no init system.
+const NO_INIT_SYSTEM: &str = "the image has no init system, so the machine runs a built-in one, \
+                              which starts no services";
+
+/// A machine cannot be booted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error("cannot boot machine {id:?}: {cause}")]
+    Launch { id: MachineId, cause: LaunchError },
+    #[error(
+        "cannot boot machine {id:?}: its runtime process ended; last lines of its log:\n{last_lines}"
+    )]
+    RuntimeEnded { id: MachineId, last_lines: String },
+    #[error(transparent)]
+    Ports(FindError),
+}
+
+impl RequestError for BootError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            BootError::Bundle(error) => error.kind(),
+            BootError::Runtime(error) => error.kind(),
+            BootError::Check(error) => error.kind(),
+            BootError::Configuration(_)
+            | BootError::Launch { .. }
+            | BootError::RuntimeEnded { .. }
+            | BootError::Ports(_) => FailureKind::Failed,
+        }
+    }
+}
+
+impl Service {
+    /// Boots the machine, whose lock the caller holds, unless it is running.
+    pub(crate) async fn boot_locked(
+        &self,
+        id: &MachineId,
+        bundle: &Bundle,
+        client: &StreamClient,
+    ) -> Result<Running, BootError> {
+        if let Some(runtime) = self.booted_runtime(id).await? {
+            return running(bundle, &runtime);
+        }
+        let settings = self.launch_settings(id, bundle)?;
+        let is_first_boot = !bundle.is_provisioned();
+        client.report(Progress::step("booting machine"));
+        let runtime = launch_runtime(bundle, &settings).await?;
+        if is_first_boot && runtime.status().init() == Some(&InitProgram::BuiltIn) {
+            client.report(Progress::Note(format!("{id}: {NO_INIT_SYSTEM}")));
+        }
+        if !bundle.boot_configuration()?.publish.is_empty() {
+            let ports = runtime.ports().await.map_err(BootError::Ports)?;
+            for problem in publish_problems(&ports) {
+                client.report(Progress::Note(format!("{id}: {problem}")));
+            }
+        }
+        running(bundle, &runtime)
+    }
+
+    /// Checks that the machine can boot, and returns all settings of the boot.
+    pub(crate) fn launch_settings(
+        &self,
+        id: &MachineId,
+        bundle: &Bundle,
+    ) -> Result<Launch, BootError> {
+        let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+        check_resources(&boot)?;
+        let kernel = check_kernel(&self.directories, &boot)?;
+        check_home(&boot, &machine.home)?;
+        check_space(&bundle.disk())?;
+        let configuration = self.configuration()?;
+        Ok(Launch {
+            id: id.clone(),
+            container_id: boot_name(id),
+            runtime_directory: self.directories.runtime_directory(id),
+            disk: bundle.disk(),
+            disk_capacity: boot.disk_capacity.bytes(),
+            stdio_log: bundle.stdio_log(),
+            boot_log: bundle.boot_log(),
+            lock: bundle.runtime_lock(),
+            cpus: boot.cpus.get(),
+            memory: boot.memory.bytes(),
+            virtualization: boot.virtualization,
+            kernel,
+            kernel_args: boot.kernel_args.clone(),
+            purpose: Purpose::Run(Box::new(RunSettings {
+                network: NetworkLaunch {
+                    address: self.bundles.address(id)?,
+                    policy: configuration.network.policy(),
+                    published: boot.publish.clone(),
+                    segment: self.directories.segment(),
+                    name_server: self.directories.name_server(),
+                },
+                home: home_share(&machine, &boot),
+                user: machine.user_setup,
+                shell: machine.shell,
+                setup_script: bundle.setup_script(),
+                first_boot: !bundle.is_provisioned(),
+                init_env: machine.init_environment,
+                stop_signal: machine.stop_signal,
+            })),
+            architecture: machine.platform.architecture,
+            engine: configuration.engine,
+        })
+    }
+}
+
+/// Starts the runtime, and returns it after the machine has booted.
+pub(crate) async fn launch_runtime(
+    bundle: &Bundle,
+    settings: &Launch,
+) -> Result<Runtime, BootError> {
+    bundle.set_runtime_directory(&settings.runtime_directory)?;
+    let id = settings.id.clone();
+    launch(settings).await.map_err(|cause| match cause {
+        // The log may be removed together with the machine, so the error quotes it.
+        LaunchError::Died { log } => BootError::RuntimeEnded {
+            id,
+            last_lines: last_lines(&log, LOG_LINES),
+        },
+        cause => BootError::Launch { id, cause },
+    })
+}
+
+/// Returns a new name for a boot: the machine's id and six random characters.
+fn boot_name(id: &MachineId) -> String {
+    let random = Uuid::new_v4().simple().to_string();
+    format!("{id}-{}", random.chars().take(6).collect::<String>())
+}
+
+fn home_share(machine: &MachineConfiguration, boot: &BootConfiguration) -> Option<HomeShare> {
+    let read_only = match boot.home_mount {
+        HomeMount::None => return None,
+        HomeMount::Ro => true,
+        HomeMount::Rw => false,
+    };
+    Some(HomeShare {
+        path: machine.home.clone(),
+        read_only,
+    })
+}
+
+/// Returns the reply for a machine that has booted.
+pub(crate) fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, BootError> {
+    // A machine that has booted has its user set up. Recorded here and not at the launch, because
+    // the service that launched it may have been killed before.
+    if !bundle.is_provisioned() {
+        bundle.set_provisioned()?;
+    }
+    let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+    Ok(Running {
+        socket: runtime.socket().to_owned(),
+        shared_home: home_share(&machine, &boot).map(|share| share.path),
+        user: machine.user_setup,
+    })
+}

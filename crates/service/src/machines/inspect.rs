@@ -1,0 +1,60 @@
+//! `inspect` and `list`: the state of machines, read from bundles and runtimes for each request.
+
+use container_api::{Machines, Snapshot, Status};
+use container_machine::{Bundle, BundleError, MachineId};
+use container_runtime::Runtime;
+
+use crate::{runtime::RuntimeError, service::Service, timestamp::whole_seconds};
+
+impl Service {
+    /// Returns the state of one machine.
+    pub(crate) async fn snapshot(&self, id: &MachineId) -> Result<Snapshot, RuntimeError> {
+        self.snapshot_of(id, &self.bundles.get(id)?).await
+    }
+
+    /// Returns the state of all machines ordered by id, and a message for each that cannot be read.
+    pub(crate) async fn snapshots(&self) -> Result<Machines, BundleError> {
+        let mut all = Machines::default();
+        for id in self.bundles.ids()? {
+            match self.snapshot(&id).await {
+                Ok(snapshot) => all.machines.push(snapshot),
+                // Removed after the list was read.
+                Err(RuntimeError::Bundle(BundleError::NotFound(_))) => {}
+                Err(error) => all.broken.push(format!("machine {id:?}: {error}")),
+            }
+        }
+        Ok(all)
+    }
+
+    async fn snapshot_of(&self, id: &MachineId, bundle: &Bundle) -> Result<Snapshot, RuntimeError> {
+        let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+        let runtime = self.runtime(id).await?;
+        let runtime = runtime.as_ref().map(Runtime::status);
+        Ok(Snapshot {
+            container_id: runtime.map(|status| status.container_id.clone()),
+            cpus: boot.cpus,
+            created_date: machine.created_date,
+            default: self.bundles.default_machine()?.as_ref() == Some(id),
+            disk_capacity: boot.disk_capacity,
+            disk_size: bundle.disk_size()?,
+            home_mount: boot.home_mount,
+            id: machine.id,
+            image: machine.image,
+            init: runtime.and_then(|status| status.init().map(ToString::to_string)),
+            ip_address: runtime.and_then(|status| status.ip_address),
+            kernel: boot.kernel,
+            kernel_args: boot.kernel_args,
+            memory: boot.memory,
+            platform: machine.platform,
+            publish: boot.publish,
+            started_date: runtime.map(|status| whole_seconds(status.started)),
+            status: match runtime {
+                Some(status) if status.has_booted() => Status::Running,
+                Some(_) => Status::Starting,
+                None => Status::Stopped,
+            },
+            user_setup: machine.user_setup,
+            virtualization: boot.virtualization,
+        })
+    }
+}

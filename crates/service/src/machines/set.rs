@@ -1,0 +1,98 @@
+//! `set`: changes the settings of the next boot.
+
+use container_api::{BootChange, Changed, FailureKind};
+use container_engine::disk::{self, DiskError};
+use container_machine::{Bundle, BundleError, DiskCapacity, MachineId};
+use container_runtime::FindError;
+
+use crate::{
+    boot_change,
+    checks::{CheckError, check_kernel, check_resources},
+    failure::RequestError,
+    published_ports::publish_problems,
+    runtime::RuntimeError,
+    service::Service,
+};
+
+/// The settings of a machine cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SetError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("cannot shrink the machine's disk from {} MiB to {requested}", .current >> 20)]
+    Shrink {
+        requested: DiskCapacity,
+        /// In bytes.
+        current: u64,
+    },
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Publish(FindError),
+}
+
+impl RequestError for SetError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            SetError::Bundle(error) => error.kind(),
+            SetError::Check(error) => error.kind(),
+            SetError::Runtime(error) => error.kind(),
+            SetError::Shrink { .. } => FailureKind::Invalid,
+            SetError::Disk(_) | SetError::Publish(_) => FailureKind::Failed,
+        }
+    }
+}
+
+impl Service {
+    /// Changes the machine's boot configuration: either all of the change is applied or nothing.
+    pub(crate) async fn set(
+        &self,
+        id: &MachineId,
+        change: &BootChange,
+    ) -> Result<Changed, SetError> {
+        let _lock = self.locks.lock(id).await;
+        let bundle = self.bundles.get(id)?;
+        let boot = boot_change::apply(bundle.boot_configuration()?, change);
+        check_resources(&boot)?;
+        check_capacity(change, &bundle)?;
+        // Only if the change depends on it: a machine whose kernel was deleted can still be
+        // changed.
+        if change.kernel.is_some() || change.virtualization == Some(true) {
+            check_kernel(&self.directories, &boot)?;
+        }
+        bundle.set_boot_configuration(&boot)?;
+        let runtime = self.runtime(id).await?;
+        // Published ports apply to a running machine at once, everything else at its next boot.
+        let problems = match (&runtime, &change.publish) {
+            (Some(runtime), Some(publish)) => {
+                let ports = runtime.publish(publish.clone()).await;
+                publish_problems(&ports.map_err(SetError::Publish)?)
+            }
+            _ => Vec::new(),
+        };
+        let other_changes = BootChange {
+            publish: None,
+            ..change.clone()
+        };
+        Ok(Changed {
+            running: runtime.is_some() && other_changes != BootChange::default(),
+            problems,
+        })
+    }
+}
+
+/// Refuses a disk smaller than the current one.
+fn check_capacity(change: &BootChange, bundle: &Bundle) -> Result<(), SetError> {
+    let Some(requested) = change.disk_capacity else {
+        return Ok(());
+    };
+    let current = disk::read_capacity(&bundle.disk())?;
+    if requested.bytes() < current {
+        return Err(SetError::Shrink { requested, current });
+    }
+    Ok(())
+}
