@@ -1,12 +1,15 @@
-//! What a process that outlives this one must not inherit.
+//! File descriptors that the service must not inherit.
 #![allow(unsafe_code)]
 
-/// Keeps descriptors that this process was started with, a lock or a pipe of a script say, from
-/// the processes that it starts: the service would hold them for as long as it lives.
-pub fn close_on_exec() {
+/// Sets close-on-exec on all descriptors but the standard streams.
+///
+/// A script may have started this process with an open lock or pipe. The service would inherit it,
+/// and hold it for as long as it runs.
+pub(crate) fn close_on_exec() {
     #[cfg(target_os = "linux")]
-    // SAFETY: no descriptor is closed, and nothing here relies on one being inherited; standard
-    // streams are left alone. A kernel older than 5.11 refuses, which is no worse than before.
+    // SAFETY: no descriptor is closed, and nothing in this process relies on one being inherited. A
+    // kernel before 5.11 does not know the flag and refuses the call, which leaves the descriptors
+    // inheritable.
     unsafe {
         libc::close_range(
             3,

@@ -1,65 +1,93 @@
-//! Why the service did not do what it was asked.
+//! Error of a request to the service.
 
 use std::{io, path::PathBuf};
 
 use container_api::Failure;
-use container_machine::WorldError;
+use container_machine::DirectoriesError;
+use hyper::StatusCode;
 
-/// Anything that can go wrong between a command and the service.
+/// Error of reaching the service, or of one request to it.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The service says why.
+    /// The service refused or failed. Its reply says why.
     #[error(transparent)]
     Service(#[from] Failure),
-    /// There are no directories to work in.
+    /// The directories of the environment cannot be used.
     #[error(transparent)]
-    World(#[from] WorldError),
-    /// The service could not be started.
-    #[error("starting the service: {0}")]
-    Start(#[source] io::Error),
-    /// The service was started and does not answer.
-    #[error("the service does not answer; the end of {log}:\n{last_lines}")]
-    Silent {
-        /// Its log.
+    Directories(#[from] DirectoriesError),
+    /// The service process cannot be started.
+    #[error("cannot start the service: {0}")]
+    Start(io::Error),
+    /// The service was started and does not reply.
+    #[error("timed out waiting for the service to start; last lines of {log}:\n{last_lines}")]
+    StartTimeout {
+        /// Log of the service.
         log: PathBuf,
-        /// The end of it.
+        /// Last lines of the log.
         last_lines: String,
     },
-    /// The service keeps other machines.
+    /// The socket belongs to a service with another data directory.
     #[error(
-        "the service in {runtime} keeps the machines of {theirs}, not of {ours}: set XDG_RUNTIME_DIR to another directory as well"
+        "the service in {runtime} manages the machines in {theirs}, not in {ours} (set XDG_RUNTIME_DIR to another directory as well)"
     )]
     OtherData {
-        /// Where its socket is.
+        /// Runtime directory with the socket.
         runtime: PathBuf,
-        /// Its data directory.
+        /// Data directory of the running service.
         theirs: PathBuf,
-        /// The one that was asked for.
+        /// Data directory of this client.
         ours: PathBuf,
     },
-    /// What was to be sent cannot be read.
-    #[error("reading the archive: {0}")]
-    Read(#[source] io::Error),
-    /// What came cannot be written.
-    #[error("writing the archive: {0}")]
-    Write(#[source] io::Error),
-    /// The connection to the service failed.
-    #[error("talking to the service: {0}")]
-    Connection(String),
+    /// The archive to load cannot be read.
+    #[error("cannot read the archive: {0}")]
+    ReadArchive(io::Error),
+    /// The saved archive cannot be written.
+    #[error("cannot write the archive: {0}")]
+    WriteArchive(io::Error),
+    /// The service's socket cannot be connected to.
+    #[error("cannot connect to the service: {0}")]
+    Connect(io::Error),
+    /// The connection failed during a request, whose result is unknown.
+    #[error(
+        "lost the connection to the service: {0} (see the result with: container machine ls, container image ls)"
+    )]
+    ConnectionLost(hyper::Error),
+    /// The service closed the connection before the result of a request.
+    #[error(
+        "the service ended during the request (see the result with: container machine ls, container image ls)"
+    )]
+    NoResult,
+    /// A request cannot be encoded.
+    #[error("cannot encode the request for {path}: {cause}")]
+    Encode {
+        /// Path of the request.
+        path: String,
+        /// Error of the encoder.
+        cause: serde_json::Error,
+    },
+    /// A request is not valid HTTP.
+    #[error("invalid request for {path}: {cause}")]
+    InvalidRequest {
+        /// Path of the request.
+        path: String,
+        /// Error of the HTTP library.
+        cause: hyper::http::Error,
+    },
+    /// A reply does not have the expected form.
+    #[error("invalid reply from the service: {0}")]
+    InvalidReply(serde_json::Error),
+    /// An error reply is not in the form of [`Failure`].
+    #[error("unexpected reply from the service: {status}: {body}")]
+    UnexpectedStatus {
+        /// HTTP status of the reply.
+        status: StatusCode,
+        /// Text of the reply.
+        body: String,
+    },
 }
 
 impl From<hyper::Error> for ClientError {
     fn from(error: hyper::Error) -> Self {
-        ClientError::Connection(format!(
-            "the connection was lost ({error}); `container machine ls` and `container image ls` show what came of it"
-        ))
-    }
-}
-
-impl From<serde_json::Error> for ClientError {
-    fn from(error: serde_json::Error) -> Self {
-        ClientError::Connection(format!(
-            "an answer does not have the expected form: {error}"
-        ))
+        ClientError::ConnectionLost(error)
     }
 }

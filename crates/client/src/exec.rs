@@ -1,6 +1,8 @@
-//! A command in a running machine, over its runtime's socket.
+//! Commands in a running machine, over the socket of the machine's runtime process.
 //!
-//! The service has no part in this: a command goes on when the service ends.
+//! A command has one connection for control and one for each of its streams; the runtime forwards
+//! each to the guest agent. The service is not involved, so a command keeps running if the service
+//! ends.
 
 use std::{
     io,
@@ -12,7 +14,7 @@ use std::{
 use container_protocol::{
     CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, Stdio, TerminalSize,
     frame::{self, FrameError},
-    local::{self, RuntimeReport, RuntimeRequest},
+    local::{self, MachinePhase, RuntimeReport, RuntimeRequest},
 };
 use tokio::{
     io::{AsyncReadExt, ReadHalf, WriteHalf},
@@ -20,31 +22,31 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Why a command could not be run, or how it was lost.
+/// Error of starting a command, or of losing it while it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// The machine's runtime cannot be reached.
-    #[error("reaching the machine at {socket}: {source}")]
+    /// The runtime's socket cannot be connected to.
+    #[error("cannot connect to the machine at {socket}: {cause}")]
     Connect {
-        /// Its runtime's socket.
+        /// Socket of the machine's runtime.
         socket: PathBuf,
-        /// Why not.
-        source: io::Error,
+        /// Error of the system call.
+        cause: io::Error,
     },
-    /// The guest could not start it.
+    /// The guest agent cannot start the command.
     #[error("{0}")]
     Failed(String),
-    /// The machine ended before the command did.
-    #[error("the machine ended before the command did")]
+    /// The connection ended before the command did.
+    #[error("the machine stopped before the command ended")]
     Lost,
-    /// The guest does not answer as expected.
-    #[error("talking to the machine: {0}")]
-    Frame(#[source] FrameError),
+    /// A message from the machine is invalid.
+    #[error("invalid message from the machine: {0}")]
+    Frame(FrameError),
 }
 
 impl ExecError {
-    /// Whether the machine went down before the command began.
-    pub fn is_of_machine_that_ended(&self) -> bool {
+    /// Returns whether the machine has stopped, or is stopping.
+    pub fn is_machine_stopped(&self) -> bool {
         matches!(self, ExecError::Lost | ExecError::Connect { .. })
     }
 }
@@ -58,52 +60,52 @@ impl From<FrameError> for ExecError {
     }
 }
 
-/// The command's own streams, for blocking reads and writes.
+/// Streams of a command, for blocking reads and writes.
 #[derive(Debug)]
 pub enum Streams {
-    /// Three pipes, one way each.
+    /// One stream for each standard stream, each used in one direction.
     Pipes {
-        /// Write to it; closing the writing side is the end of the command's input.
+        /// Written to. Shutting down the writing side ends the command's input.
         stdin: StdUnixStream,
-        /// Read from it.
+        /// Read from.
         stdout: StdUnixStream,
-        /// Read from it.
+        /// Read from.
         stderr: StdUnixStream,
     },
-    /// A terminal, both ways.
+    /// The command's terminal, in both directions.
     Terminal(StdUnixStream),
-    /// None.
+    /// The command's standard streams are `/dev/null`.
     Detached,
 }
 
-/// Makes the SSH agent that listens on `agent` the machine's.
-pub async fn use_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecError> {
+/// Forwards the machine's SSH agent socket to the one at `agent`, in place of an earlier one.
+pub async fn forward_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecError> {
     let mut stream = connect(socket).await?;
     let request = RuntimeRequest::UseSshAgent { socket: agent };
     frame::write(&mut stream, &request).await?;
-    // It holds from the end of the connection on.
+    // The runtime closes the connection when the new agent is in use.
     let _ = stream.read_u8().await;
     Ok(())
 }
 
-/// How long a machine may take to go down.
-const DOWN: Duration = Duration::from_secs(90);
+/// Timeout for a machine that is stopping.
+const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How often it is asked until then.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Interval between checks whether it has stopped.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits until the machine is down. Returns whether it is.
-pub async fn is_down(socket: &Path) -> bool {
-    let down = async {
-        while goes_on(socket).await {
-            sleep(ASK_AGAIN).await;
+/// Waits until the machine is not running any more. Returns false after a timeout.
+pub async fn wait_until_stopped(socket: &Path) -> bool {
+    let stopped = async {
+        while is_running(socket).await {
+            sleep(STOP_CHECK_INTERVAL).await;
         }
     };
-    timeout(DOWN, down).await.is_ok()
+    timeout(STOP_TIMEOUT, stopped).await.is_ok()
 }
 
-/// Whether the machine goes on: it is up, and nobody stops it.
-pub async fn goes_on(socket: &Path) -> bool {
+/// Returns whether the machine has booted and is not stopping.
+pub async fn is_running(socket: &Path) -> bool {
     let asked = async {
         let mut stream = connect(socket).await.ok()?;
         frame::write(&mut stream, &RuntimeRequest::Report)
@@ -112,17 +114,17 @@ pub async fn goes_on(socket: &Path) -> bool {
         frame::read::<RuntimeReport>(&mut stream).await.ok()
     };
     let report = asked.await;
-    report.is_some_and(|report| report.init.is_some() && !report.stopping)
+    report.is_some_and(|report| matches!(report.phase, MachinePhase::Up { .. }))
 }
 
-/// Starts a command in the machine behind `socket` and waits until it runs.
+/// Starts a command in the machine with this runtime socket, and waits until it runs.
 pub async fn start(
     socket: &Path,
     request: &CommandRequest,
 ) -> Result<(RunningCommand, Streams), ExecError> {
-    // Its environment stays untold: there may be secrets in it.
+    // Not logged: the environment, which may contain secrets.
     tracing::debug!(
-        "over {}: {:?} as {:?} in {:?}",
+        "run over {}: {:?} as {:?} in {:?}",
         socket.display(),
         request.command,
         request.identity,
@@ -160,9 +162,9 @@ async fn open(socket: &Path, port: Port) -> Result<UnixStream, ExecError> {
 
 async fn connect(socket: &Path) -> Result<UnixStream, ExecError> {
     let connected = local::connect(socket).await;
-    connected.map_err(|source| ExecError::Connect {
+    connected.map_err(|cause| ExecError::Connect {
         socket: socket.to_owned(),
-        source,
+        cause,
     })
 }
 
@@ -172,7 +174,7 @@ fn blocking(stream: UnixStream) -> Result<StdUnixStream, ExecError> {
     Ok(stream)
 }
 
-/// A command that runs.
+/// Running command.
 #[derive(Debug)]
 pub struct RunningCommand {
     events: ReadHalf<UnixStream>,
@@ -180,7 +182,8 @@ pub struct RunningCommand {
 }
 
 impl RunningCommand {
-    /// Apart: what waits for the command's end, and what acts on it meanwhile.
+    /// Splits it into the part that waits for the command's end and the part that controls it, so
+    /// that both can be used at the same time.
     pub fn into_parts(self) -> (CommandEnd, CommandControls) {
         (
             CommandEnd {
@@ -191,14 +194,15 @@ impl RunningCommand {
     }
 }
 
-/// Waits for a command's end.
+/// Part of a [`RunningCommand`] that waits for its end.
 #[derive(Debug)]
 pub struct CommandEnd {
     events: ReadHalf<UnixStream>,
 }
 
 impl CommandEnd {
-    /// Waits for the end. All that the command wrote is on its streams by then.
+    /// Waits for the end, and returns the exit status. All output has been sent on the streams by
+    /// then.
     pub async fn wait(mut self) -> Result<ExitStatus, ExecError> {
         match frame::read(&mut self.events).await? {
             CommandEvent::Exited(status) => Ok(status),
@@ -208,7 +212,7 @@ impl CommandEnd {
     }
 }
 
-/// Acts on a running command. Dropping it counts as a hang-up: the command gets SIGHUP.
+/// Part of a [`RunningCommand`] that controls it. Dropping it sends the command SIGHUP.
 #[derive(Debug)]
 pub struct CommandControls {
     requests: WriteHalf<UnixStream>,
@@ -220,7 +224,7 @@ impl CommandControls {
         Ok(frame::write(&mut self.requests, &CommandControl::Signal(number)).await?)
     }
 
-    /// Tells the command's terminal its new size.
+    /// Sets the size of the command's terminal.
     pub async fn resize(&mut self, size: TerminalSize) -> Result<(), ExecError> {
         Ok(frame::write(&mut self.requests, &CommandControl::Resize(size)).await?)
     }

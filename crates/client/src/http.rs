@@ -1,4 +1,4 @@
-//! One HTTP request over the service's socket.
+//! HTTP requests over the service's Unix socket, each on a connection of its own.
 
 use std::io;
 
@@ -17,86 +17,90 @@ use serde_json::Value;
 use crate::{Client, ClientError};
 
 impl Client {
-    /// Asks and waits for the whole answer.
-    pub(crate) async fn ask<T: DeserializeOwned>(
+    /// Sends a request, and returns the decoded reply.
+    pub(crate) async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let response = self.send(method, path, body).await?;
-        let whole = response.into_body().collect().await?.to_bytes();
-        Ok(serde_json::from_slice(&whole)?)
+        let reply = response.into_body().collect().await?.to_bytes();
+        serde_json::from_slice(&reply).map_err(ClientError::InvalidReply)
     }
 
-    /// Asks, tells progress as it comes, and waits for the last line.
-    pub(crate) async fn ask_streamed<T: DeserializeOwned>(
+    /// Sends a request whose reply is a stream. Calls `progress` for each report, and returns the
+    /// result.
+    pub(crate) async fn request_streamed<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<T, ClientError> {
         let response = self.send(Method::POST, path, body).await?;
-        last_line(response.into_body(), progress).await
+        read_stream(response.into_body(), progress).await
     }
 
-    /// As [`ask_streamed`](Self::ask_streamed), with a body that is sent while the answer comes.
-    pub(crate) async fn ask_streamed_with<T: DeserializeOwned>(
+    /// Sends a request with a tar stream as its body. The reply is read while the body is sent.
+    pub(crate) async fn request_streamed_with<T: DeserializeOwned>(
         &self,
         path: &str,
         body: impl Body<Data = Bytes, Error = io::Error> + Send + 'static,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<T, ClientError> {
         tracing::debug!("POST {path}");
-        let request = request(Method::POST, path, "application/x-tar", body)?;
-        last_line(self.exchange(request).await?.into_body(), progress).await
+        let request = build_request(Method::POST, path, "application/x-tar", body)?;
+        read_stream(self.send_built(request).await?.into_body(), progress).await
     }
 
+    /// Sends a request with a JSON body, and returns the reply once its head has arrived.
     pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
     ) -> Result<Response<Incoming>, ClientError> {
-        let body = serde_json::to_value(body)?;
-        tracing::debug!("{method} {path} {}", told(&body));
+        let body = serde_json::to_value(body).map_err(|cause| ClientError::Encode {
+            path: path.to_owned(),
+            cause,
+        })?;
+        tracing::debug!("{method} {path} {}", redacted(&body));
         let body = Full::new(Bytes::from(body.to_string()));
-        self.exchange(request(method, path, "application/json", body)?)
+        self.send_built(build_request(method, path, "application/json", body)?)
             .await
     }
 
-    /// Sends a request on a connection of its own, and waits for the answer to begin.
-    async fn exchange<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
+    /// Sends a request on a new connection. A reply other than 200 is returned as an error.
+    async fn send_built<B>(&self, request: Request<B>) -> Result<Response<Incoming>, ClientError>
     where
         B: Body + Send + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let lost = |error: std::io::Error| ClientError::Connection(error.to_string());
-        let stream = local::connect(&self.world.service_socket())
+        let stream = local::connect(&self.directories.service_socket())
             .await
-            .map_err(lost)?;
+            .map_err(ClientError::Connect)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the request; what goes wrong on it the request tells.
+        // The task ends with the request, which also returns the connection's errors.
         tokio::spawn(connection);
         let response = sender.send_request(request).await?;
-        tracing::debug!("answer: {}", response.status());
+        tracing::debug!("reply: {}", response.status());
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
         let status = response.status();
-        let whole = response.into_body().collect().await?.to_bytes();
-        Err(match serde_json::from_slice::<Failure>(&whole) {
+        let body = response.into_body().collect().await?.to_bytes();
+        Err(match serde_json::from_slice::<Failure>(&body) {
             Ok(failure) => failure.into(),
-            Err(_) => ClientError::Connection(format!(
-                "the service answers {status}: {}",
-                String::from_utf8_lossy(&whole)
-            )),
+            Err(_) => ClientError::UnexpectedStatus {
+                status,
+                body: String::from_utf8_lossy(&body).into_owned(),
+            },
         })
     }
 }
 
-fn request<B>(
+fn build_request<B>(
     method: Method,
     path: &str,
     content_type: &str,
@@ -105,42 +109,46 @@ fn request<B>(
     Request::builder()
         .method(method)
         .uri(path)
+        // HTTP/1.1 requires the header; the service ignores it.
         .header("host", "container")
         .header("content-type", content_type)
-        // An archive that breaks off says why behind its end.
+        // A saved archive that breaks off has the reason in a trailer.
         .header("te", "trailers")
         .body(body)
-        .map_err(|error| ClientError::Connection(error.to_string()))
+        .map_err(|cause| ClientError::InvalidRequest {
+            path: path.to_owned(),
+            cause,
+        })
 }
 
-/// Tells progress as it comes, and waits for the last line.
-async fn last_line<T: DeserializeOwned>(
+/// Reads a stream of JSON lines. Calls `progress` for each report, and returns the result, which is
+/// the last line.
+async fn read_stream<T: DeserializeOwned>(
     mut stream: Incoming,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<T, ClientError> {
-    let mut waiting = Vec::new();
+    let mut unread = Vec::new();
     while let Some(frame) = stream.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
         };
-        waiting.extend_from_slice(&data);
-        while let Some(end) = waiting.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = waiting.drain(..=end).collect();
+        unread.extend_from_slice(&data);
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
             tracing::debug!("{}", String::from_utf8_lossy(line.trim_ascii_end()));
-            match serde_json::from_slice(&line)? {
+            match serde_json::from_slice(&line).map_err(ClientError::InvalidReply)? {
                 StreamEvent::Progress(step) => progress(step),
                 StreamEvent::Done(done) => return Ok(done),
                 StreamEvent::Failed(failure) => return Err(failure.into()),
             }
         }
     }
-    let message = "it ended while it worked on this; `container machine ls` and `container image ls` show what came of it";
-    Err(ClientError::Connection(message.to_owned()))
+    Err(ClientError::NoResult)
 }
 
-/// A request's body for the log: without a password, and of an environment, whose values may be
-/// secret, the names.
-fn told(body: &Value) -> String {
+/// Returns a request's body for the log, without the password and without the values of the
+/// environment, which may be secret.
+fn redacted(body: &Value) -> String {
     let mut body = body.clone();
     if body.is_null() {
         return String::new();
@@ -163,13 +171,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_be_secret_is_not_logged() {
+    fn secrets_are_not_logged() {
         let environment = json!({"HTTPS_PROXY": "http://me:secret@p"});
         let body = json!({"server": "a", "password": "secret", "environment": environment});
         assert_eq!(
-            told(&body),
+            redacted(&body),
             r#"{"environment":{"HTTPS_PROXY":"…"},"password":"…","server":"a"}"#
         );
-        assert_eq!(told(&Value::Null), "");
+        assert_eq!(redacted(&Value::Null), "");
     }
 }

@@ -1,4 +1,4 @@
-//! What can be asked of the service about images: see [`container_api`].
+//! Requests about images (see [`container_api`]).
 
 use std::{
     io,
@@ -20,92 +20,94 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{Client, ClientError};
 
-/// Bytes that are sent at once.
-const PIECE: usize = 256 << 10;
+/// Size of the chunks in which an archive is sent.
+const CHUNK: usize = 256 << 10;
 
 impl Client {
-    /// All images.
+    /// Returns all images.
     pub async fn images(&self) -> Result<Images, ClientError> {
-        self.ask(Method::GET, "/v1/images", &()).await
+        self.request(Method::GET, "/v1/images", &()).await
     }
 
-    /// Fetches an image. Dropping the future gives it up; what came whole stays.
+    /// Pulls an image. Dropping the future cancels the request; blobs that are complete stay
+    /// stored.
     pub async fn pull(
         &self,
         request: &PullRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pulled, ClientError> {
-        self.ask_streamed("/v1/images/pull", request, progress)
+        self.request_streamed("/v1/images/pull", request, progress)
             .await
     }
 
-    /// Sends an image to its registry. Dropping the future gives it up.
+    /// Pushes an image to its registry. Dropping the future cancels the request.
     pub async fn push(
         &self,
         request: &PushRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Pushed, ClientError> {
-        self.ask_streamed("/v1/images/push", request, progress)
+        self.request_streamed("/v1/images/push", request, progress)
             .await
     }
 
-    /// All that is known of images.
+    /// Returns all details of images.
     pub async fn inspect_images(
         &self,
         request: &InspectRequest,
     ) -> Result<Vec<ImageDetails>, ClientError> {
-        self.ask(Method::POST, "/v1/images/inspect", request).await
+        self.request(Method::POST, "/v1/images/inspect", request)
+            .await
     }
 
-    /// Gives an image another name.
+    /// Adds a reference to an image.
     pub async fn tag_image(&self, request: &TagRequest) -> Result<Tagged, ClientError> {
-        self.ask(Method::POST, "/v1/images/tag", request).await
+        self.request(Method::POST, "/v1/images/tag", request).await
     }
 
-    /// Removes images. Once it has begun it is carried through.
+    /// Removes images. Dropping the future does not cancel the removal.
     pub async fn remove_images(
         &self,
         request: &RemoveRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Freed, ClientError> {
-        self.ask_streamed("/v1/images/remove", request, progress)
+        self.request_streamed("/v1/images/remove", request, progress)
             .await
     }
 
-    /// Removes what nobody needs. Once it has begun it is carried through.
+    /// Removes everything that is not needed. Dropping the future does not cancel the removal.
     pub async fn prune_images(
         &self,
         request: &PruneRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Freed, ClientError> {
-        self.ask_streamed("/v1/images/prune", request, progress)
+        self.request_streamed("/v1/images/prune", request, progress)
             .await
     }
 
-    /// Takes all images out of an archive that comes as a tar stream. Dropping the future gives it
-    /// up: nothing is loaded then.
+    /// Loads all images of an archive, sent as a tar stream. Dropping the future cancels the
+    /// request, and no image is loaded.
     pub async fn load_images(
         &self,
         archive: impl AsyncRead + Send + Unpin + 'static,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, ClientError> {
         let failure = Arc::new(Mutex::new(None));
-        let body = StreamBody::new(pieces(archive, Arc::clone(&failure)));
+        let body = StreamBody::new(chunks(archive, Arc::clone(&failure)));
         let loaded = self
-            .ask_streamed_with("/v1/images/load", body, progress)
+            .request_streamed_with("/v1/images/load", body, progress)
             .await;
-        // A stream that broke off is no news of the service's.
+        // The service only reports that the stream broke off. The local error says why.
         let failure = failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         match failure {
-            Some(error) => Err(ClientError::Read(error)),
+            Some(error) => Err(ClientError::ReadArchive(error)),
             None => loaded,
         }
     }
 
-    /// Writes an archive of images to `to`, which has no whole one until this is done.
+    /// Saves images as an archive to `to`. What is written is only valid if this succeeds.
     pub async fn save_images(
         &self,
         request: &SaveRequest,
@@ -118,7 +120,9 @@ impl Client {
         while let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(bytes) => {
-                    to.write_all(&bytes).await.map_err(ClientError::Write)?;
+                    to.write_all(&bytes)
+                        .await
+                        .map_err(ClientError::WriteArchive)?;
                     written += bytes.len() as u64;
                     progress(Progress::Step(Step {
                         name: "saving images".to_owned(),
@@ -130,30 +134,33 @@ impl Client {
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     if let Some(failure) = trailers.get(FAILURE_TRAILER) {
-                        let failure: Failure = serde_json::from_slice(failure.as_bytes())?;
+                        let failure: Failure = serde_json::from_slice(failure.as_bytes())
+                            .map_err(ClientError::InvalidReply)?;
                         return Err(failure.into());
                     }
                 }
             }
         }
-        to.flush().await.map_err(ClientError::Write)
+        to.flush().await.map_err(ClientError::WriteArchive)
     }
 }
 
-/// What can be read, in pieces. A failure is left where whoever sends them finds it.
-fn pieces(
+/// Reads the archive as a stream of chunks. A read error breaks the stream off, and is stored in
+/// `failure`.
+fn chunks(
     archive: impl AsyncRead + Send + Unpin,
     failure: Arc<Mutex<Option<io::Error>>>,
 ) -> impl stream::Stream<Item = io::Result<Frame<Bytes>>> {
     stream::unfold((archive, failure), async |(mut archive, failure)| {
-        let mut piece = vec![0; PIECE];
-        match archive.read(&mut piece).await {
+        let mut chunk = vec![0; CHUNK];
+        match archive.read(&mut chunk).await {
             Ok(0) => None,
             Ok(count) => {
-                piece.truncate(count);
-                Some((Ok(Frame::data(piece.into())), (archive, failure)))
+                chunk.truncate(count);
+                Some((Ok(Frame::data(chunk.into())), (archive, failure)))
             }
             Err(error) => {
+                // An I/O error cannot be cloned. The stream gets one of the same kind.
                 let broken = io::Error::from(error.kind());
                 *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 Some((Err(broken), (archive, failure)))

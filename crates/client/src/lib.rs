@@ -1,4 +1,21 @@
-//! What the commands call: reaches the service, starting it when it is not there.
+//! Client side of the program: calls the service, runs commands in machines, and makes machines
+//! resolvable by name on the host.
+//!
+//! [`Client::connect`] returns a client only after a service of the caller's own build has replied,
+//! and starts the service if none is running. Each request has a connection of its own, so dropping
+//! the future of a request cancels it: the service notices the closed connection.
+//!
+//! Commands do not go through the service. [`exec`] speaks to the machine's runtime process, so
+//! running commands survive a restart of the service. [`host_names`] needs neither; it plans
+//! changes of the host's resolver.
+//!
+//! | module | responsible for |
+//! |---|---|
+//! | `start` | finding, starting and replacing the service |
+//! | `http` | one request: JSON, or a stream of progress lines and a result |
+//! | `machines`, `images`, `registries` | one method for each request of the API |
+//! | [`exec`] | commands in a running machine |
+//! | [`host_names`] | systemd-resolved and `/etc/hosts` |
 //!
 //! ```no_run
 //! # async fn list() -> Result<(), container_client::ClientError> {
@@ -15,6 +32,7 @@
 mod descriptors;
 mod error;
 pub mod exec;
+pub mod host_names;
 mod http;
 mod images;
 mod machines;
@@ -23,26 +41,26 @@ mod start;
 
 pub use error::ClientError;
 
-use container_machine::World;
+use container_machine::Directories;
 
-/// A service that answers.
+/// Client of a running service.
 #[derive(Debug, Clone)]
 pub struct Client {
-    world: World,
+    directories: Directories,
 }
 
 impl Client {
-    /// Reaches the service of the environment's [`World`], and starts it when it is not there.
-    /// One of another build than `build` is asked to make room.
+    /// Connects to the service of the environment's [`Directories`], and starts it if it is not
+    /// running. A service of another build than `build` is asked to end, and replaced.
     pub async fn connect(build: &str) -> Result<Client, ClientError> {
         let client = Client {
-            world: World::of_environment()?,
+            directories: Directories::from_environment()?,
         };
-        let World {
+        let Directories {
             data,
             config,
             runtime,
-        } = &client.world;
+        } = &client.directories;
         tracing::debug!(
             "data in {}, configuration in {}, sockets in {}",
             data.display(),

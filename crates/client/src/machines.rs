@@ -1,8 +1,8 @@
-//! What can be asked of the service: see [`container_api`].
+//! Requests about machines and the host (see [`container_api`]).
 
 use container_api::{
     BootChange, Changed, CommitRequest, Committed, CreateRequest, Created, DefaultMachine, Deleted,
-    Logs, Machines, Ports, Progress, Rename, Running, Snapshot, SystemInfo,
+    Logs, Machines, Ports, Progress, RenameRequest, Running, Snapshot, SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -10,94 +10,99 @@ use hyper::Method;
 use crate::{Client, ClientError};
 
 impl Client {
-    /// What machines run on here, and why not on something else.
+    /// Returns what machines run on: accelerator, engine, kernel, directories.
     pub async fn system(&self) -> Result<SystemInfo, ClientError> {
-        self.ask(Method::GET, "/v1/system", &()).await
+        self.request(Method::GET, "/v1/system", &()).await
     }
 
-    /// All machines.
+    /// Returns all machines, and why broken ones cannot be read.
     pub async fn machines(&self) -> Result<Machines, ClientError> {
-        self.ask(Method::GET, "/v1/machines", &()).await
+        self.request(Method::GET, "/v1/machines", &()).await
     }
 
-    /// One machine.
+    /// Returns one machine.
     pub async fn machine(&self, id: &MachineId) -> Result<Snapshot, ClientError> {
-        self.ask(Method::GET, &path(id, ""), &()).await
+        self.request(Method::GET, &path(id, ""), &()).await
     }
 
-    /// Makes a machine. Dropping the future gives it up: nothing of it is left.
+    /// Creates a machine. Dropping the future cancels the request, and nothing of the machine
+    /// remains.
     pub async fn create(
         &self,
         request: &CreateRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Created, ClientError> {
-        self.ask_streamed("/v1/machines", request, progress).await
+        self.request_streamed("/v1/machines", request, progress)
+            .await
     }
 
-    /// Boots a machine unless it runs.
+    /// Boots a machine unless it is running. Dropping the future does not cancel the boot.
     pub async fn boot(
         &self,
         id: &MachineId,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Running, ClientError> {
-        self.ask_streamed(&path(id, "/boot"), &(), progress).await
+        self.request_streamed(&path(id, "/boot"), &(), progress)
+            .await
     }
 
-    /// Makes an image of a machine. Dropping the future gives it up: nothing is kept.
+    /// Creates an image from a machine. Dropping the future cancels the request, and no image
+    /// remains.
     pub async fn commit(
         &self,
         id: &MachineId,
         request: &CommitRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Committed, ClientError> {
-        self.ask_streamed(&path(id, "/commit"), request, progress)
+        self.request_streamed(&path(id, "/commit"), request, progress)
             .await
     }
 
-    /// Stops a machine.
+    /// Stops a machine, and waits until it has stopped. One that is not running is left as it is.
     pub async fn stop(&self, id: &MachineId) -> Result<(), ClientError> {
-        self.ask(Method::POST, &path(id, "/stop"), &()).await
+        self.request(Method::POST, &path(id, "/stop"), &()).await
     }
 
-    /// Gives a machine that does not run another name.
+    /// Renames a stopped machine.
     pub async fn rename(&self, id: &MachineId, to: &MachineId) -> Result<(), ClientError> {
-        let rename = Rename { to: to.clone() };
-        self.ask(Method::POST, &path(id, "/rename"), &rename).await
+        let rename = RenameRequest { to: to.clone() };
+        self.request(Method::POST, &path(id, "/rename"), &rename)
+            .await
     }
 
-    /// Deletes a machine.
+    /// Deletes a machine, stopping it first if it is running.
     pub async fn delete(&self, id: &MachineId) -> Result<Deleted, ClientError> {
-        self.ask(Method::DELETE, &path(id, ""), &()).await
+        self.request(Method::DELETE, &path(id, ""), &()).await
     }
 
-    /// Changes what a machine's next boot applies.
+    /// Changes settings of a machine. All but published ports take effect at its next boot.
     pub async fn set(&self, id: &MachineId, change: &BootChange) -> Result<Changed, ClientError> {
-        self.ask(Method::PATCH, &path(id, ""), change).await
+        self.request(Method::PATCH, &path(id, ""), change).await
     }
 
-    /// Where a running machine's ports are reached.
+    /// Returns the host addresses at which ports of a running machine are reached.
     pub async fn ports(&self, id: &MachineId) -> Result<Ports, ClientError> {
-        self.ask(Method::GET, &path(id, "/ports"), &()).await
+        self.request(Method::GET, &path(id, "/ports"), &()).await
     }
 
-    /// Where a machine's logs are.
+    /// Returns the paths of a machine's logs.
     pub async fn logs(&self, id: &MachineId) -> Result<Logs, ClientError> {
-        self.ask(Method::GET, &path(id, "/logs"), &()).await
+        self.request(Method::GET, &path(id, "/logs"), &()).await
     }
 
-    /// The machine that is meant where none is named.
+    /// Returns the default machine.
     pub async fn default_machine(&self) -> Result<MachineId, ClientError> {
-        let default: DefaultMachine = self.ask(Method::GET, "/v1/default", &()).await?;
+        let default: DefaultMachine = self.request(Method::GET, "/v1/default", &()).await?;
         Ok(default.id)
     }
 
-    /// Makes a machine the one that is meant where none is named.
+    /// Makes a machine the default machine.
     pub async fn set_default_machine(&self, id: &MachineId) -> Result<(), ClientError> {
         let default = DefaultMachine { id: id.clone() };
-        self.ask(Method::PUT, "/v1/default", &default).await
+        self.request(Method::PUT, "/v1/default", &default).await
     }
 }
 
-fn path(id: &MachineId, below: &str) -> String {
-    format!("/v1/machines/{id}{below}")
+fn path(id: &MachineId, suffix: &str) -> String {
+    format!("/v1/machines/{id}{suffix}")
 }

@@ -1,33 +1,35 @@
-//! What can be asked of the service about registries: see [`container_api`].
+//! Requests about registries (see [`container_api`]).
 
-use container_api::{CallerEnvironment, ListLogins, LogIn, LogOut, LoggedOut, Login, Logins};
+use container_api::{
+    CallerEnvironment, ListLoginsRequest, LoggedOut, Login, LoginRequest, Logins, LogoutRequest,
+};
 use hyper::Method;
 
 use crate::{Client, ClientError};
 
 impl Client {
-    /// Checks credentials and keeps them. Says where.
-    pub async fn log_in(&self, request: &LogIn) -> Result<Login, ClientError> {
-        self.ask(Method::POST, "/v1/registries/login", request)
+    /// Verifies credentials with their registry, and stores them. Returns where they are stored.
+    pub async fn log_in(&self, request: &LoginRequest) -> Result<Login, ClientError> {
+        self.request(Method::POST, "/v1/registries/login", request)
             .await
     }
 
-    /// Forgets the credentials for a registry.
+    /// Removes the credentials for a registry.
     pub async fn log_out(&self, server: &str) -> Result<LoggedOut, ClientError> {
-        let request = LogOut {
+        let request = LogoutRequest {
             server: server.to_owned(),
-            environment: CallerEnvironment::of_this_process(),
+            environment: CallerEnvironment::from_process(),
         };
-        self.ask(Method::POST, "/v1/registries/logout", &request)
+        self.request(Method::POST, "/v1/registries/logout", &request)
             .await
     }
 
-    /// All credentials that there are.
+    /// Returns all credentials that the caller has, without passwords.
     pub async fn logins(&self) -> Result<Logins, ClientError> {
-        let request = ListLogins {
-            environment: CallerEnvironment::of_this_process(),
+        let request = ListLoginsRequest {
+            environment: CallerEnvironment::from_process(),
         };
-        self.ask(Method::POST, "/v1/registries/logins", &request)
+        self.request(Method::POST, "/v1/registries/logins", &request)
             .await
     }
 }

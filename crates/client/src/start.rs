@@ -1,46 +1,53 @@
-//! A service that is there.
+//! Finds the service, starts it if it is not running, and replaces one of another build.
 
 use std::{
     env,
     fs::{self, File},
     io,
-    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use container_api::{Pong, SERVICE_ROLE};
+use container_machine::{SERVICE_MALLOC, last_lines};
 use hyper::Method;
 use tokio::time::{sleep, timeout};
 
 use crate::{Client, ClientError, descriptors};
 
-/// How long a service may take from its start to its first answer.
-const START: Duration = Duration::from_secs(15);
+/// Timeout from starting the service to its first reply.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long one may take to answer when it is there.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Timeout for the reply to a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A log that grows beyond this is begun anew.
-const LARGEST_LOG: u64 = 4 << 20;
+/// Interval between pings while the service starts or ends.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Size above which the service's log is removed before the next start.
+const MAX_LOG_SIZE: u64 = 4 << 20;
 
 impl Client {
-    /// Waits until a service of this build answers, starting one where there is none.
+    /// Waits until a service of this build replies, starting one if none is running.
+    ///
+    /// Several clients may do this at once: only one of the services they start gets the lock file,
+    /// and the others exit.
     pub(crate) async fn ensure_service(&self, build: &str) -> Result<(), ClientError> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         let mut started: Option<std::process::Child> = None;
         loop {
             match self.ping().await {
-                Some(pong) if pong.data != self.world.data => {
+                Some(pong) if pong.data != self.directories.data => {
                     return Err(ClientError::OtherData {
-                        runtime: self.world.runtime.clone(),
+                        runtime: self.directories.runtime.clone(),
                         theirs: pong.data,
-                        ours: self.world.data.clone(),
+                        ours: self.directories.data.clone(),
                     });
                 }
                 Some(pong) if pong.build == build => return Ok(()),
-                // It ends when it has no more to do. It may be gone already.
-                Some(_) => drop(self.ask::<()>(Method::POST, "/v1/retire", &()).await),
+                // Another build: it ends once its requests are done. It may have ended already, so
+                // a failure is ignored.
+                Some(_) => drop(self.request::<()>(Method::POST, "/v1/retire", &()).await),
                 None => {
                     let is_starting = match &mut started {
                         Some(child) => child.try_wait().map_err(ClientError::Start)?.is_none(),
@@ -52,22 +59,22 @@ impl Client {
                 }
             }
             if Instant::now() > deadline {
-                let log = self.world.data.join("service.log");
-                let last_lines = last_lines(&log);
-                return Err(ClientError::Silent { log, last_lines });
+                let log = self.directories.data.join("service.log");
+                let last_lines = last_lines(&log, 5);
+                return Err(ClientError::StartTimeout { log, last_lines });
             }
-            sleep(Duration::from_millis(10)).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
     async fn ping(&self) -> Option<Pong> {
-        let pong = self.ask::<Pong>(Method::GET, "/v1/ping", &());
-        timeout(ANSWER, pong).await.ok()?.ok()
+        let pong = self.request::<Pong>(Method::GET, "/v1/ping", &());
+        timeout(PING_TIMEOUT, pong).await.ok()?.ok()
     }
 
     fn start_service(&self) -> Result<std::process::Child, ClientError> {
-        let log = self.world.data.join("service.log");
-        if fs::metadata(&log).is_ok_and(|about| about.len() > LARGEST_LOG) {
+        let log = self.directories.data.join("service.log");
+        if fs::metadata(&log).is_ok_and(|about| about.len() > MAX_LOG_SIZE) {
             fs::remove_file(&log).map_err(ClientError::Start)?;
         }
         let open = || -> io::Result<File> { File::options().create(true).append(true).open(&log) };
@@ -77,11 +84,7 @@ impl Client {
         tracing::debug!("starting the service: {}", program.display());
         Command::new(program)
             .arg(SERVICE_ROLE)
-            // What an image took while it was unpacked goes back to the system. Without these malloc
-            // keeps up to 64 MiB a thread once it has seen large blocks go (mallopt(3),
-            // M_MMAP_THRESHOLD). Smaller ones made fetching slower.
-            .env("MALLOC_MMAP_THRESHOLD_", "1048576")
-            .env("MALLOC_TRIM_THRESHOLD_", "1048576")
+            .envs(SERVICE_MALLOC)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(ClientError::Start)?)
@@ -89,11 +92,4 @@ impl Client {
             .spawn()
             .map_err(ClientError::Start)
     }
-}
-
-fn last_lines(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(5)..].join("\n")
 }
