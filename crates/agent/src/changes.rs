@@ -1,4 +1,4 @@
-//! What differs between the machine's disk and its image, for the host.
+//! Sends the host the changes between the machine's disk and its image.
 
 use std::{
     fs,
@@ -24,117 +24,118 @@ use tokio::{
 use tokio_util::io::SyncIoBridge;
 
 use crate::{
-    machine::{MACHINE, mounts::MACHINE_CGROUP},
-    power,
+    kernel_log,
+    paths::{MACHINE, MACHINE_CGROUP},
 };
 
-/// How long the machine's processes may take to stand still. One that waits for the shared home
-/// does so only when it is answered.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Timeout for the machine's processes to pause. A process that waits for the shared home pauses
+/// only after the host has answered.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether they do.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Interval at which the state of the processes is checked.
+const PAUSE_POLL: Duration = Duration::from_millis(10);
 
-/// How long whoever reads may take to let go of the disk.
-const LET_GO: Duration = Duration::from_secs(5);
+/// Timeout for cancelled readers to close the disk.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads the machine's changes for whoever asks.
+/// Server of the machine's changes.
 #[derive(Debug, Default)]
-pub struct Changes {
-    is_given_up: AtomicBool,
-    /// Held shared while they are read.
-    going_on: RwLock<()>,
+pub(crate) struct Changes {
+    is_cancelled: AtomicBool,
+    /// Held shared by each reader.
+    readers: RwLock<()>,
 }
 
 impl Changes {
-    /// Nobody reads yet.
-    pub fn new() -> Arc<Changes> {
+    /// Returns a server without readers.
+    pub(crate) fn new() -> Arc<Changes> {
         Arc::new(Changes::default())
     }
 
-    /// Serves one stream that the host opened.
-    pub async fn serve(self: Arc<Self>, mut stream: Stream) {
-        let _going_on = self.going_on.read().await;
+    /// Serves one stream that the host opened: receives the base's listing and sends the archive.
+    pub(crate) async fn serve(self: Arc<Self>, mut stream: Stream) {
+        let _reader = self.readers.read().await;
         let Ok(request) = frame::read::<ChangesRequest>(&mut stream).await else {
             return;
         };
-        let paused = match request.pause {
-            true => Some(Paused::machine().await),
-            false => None,
+        let pause = if request.pause {
+            Some(Pause::start().await)
+        } else {
+            None
         };
         let changes = Arc::clone(&self);
         let packed = spawn_blocking(move || changes.pack(stream)).await;
-        drop(paused);
-        match packed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => power::say(&format!("reading the machine's changes: {error}")),
-            Err(error) => power::say(&format!("reading the machine's changes: {error}")),
+        drop(pause);
+        if let Err(error) = packed.unwrap_or_else(|error| Err(error.into())) {
+            kernel_log::error(&format!("cannot send the machine's changes: {error}"));
         }
     }
 
-    /// Ends all reading, and with it every pause.
-    pub async fn give_up(&self) {
-        self.is_given_up.store(true, Ordering::Relaxed);
-        if timeout(LET_GO, self.going_on.write()).await.is_err() {
-            power::say("the machine's changes are still being read");
+    /// Cancels all readers, and with them every pause of the machine's processes.
+    pub(crate) async fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+        if timeout(CANCEL_TIMEOUT, self.readers.write()).await.is_err() {
+            kernel_log::error("timed out cancelling the reading of the machine's changes");
         }
     }
 
     fn pack(&self, stream: Stream) -> io::Result<()> {
         let (listing, archive) = tokio::io::split(stream);
-        let mut listing = self.while_wanted(SyncIoBridge::new(listing));
-        let mut archive = self.while_wanted(SyncIoBridge::new(archive));
-        match disk() {
+        let mut listing = self.cancellable(SyncIoBridge::new(listing));
+        let mut archive = self.cancellable(SyncIoBridge::new(archive));
+        match clone_disk_mount() {
             Ok(disk) => container_changes::pack(disk.as_fd(), &mut listing, &mut archive)
                 .map_err(io::Error::other)?,
-            Err(error) => container_changes::refuse(
+            Err(error) => container_changes::send_failure(
                 &mut archive,
-                &format!("reaching the machine's disk: {error}"),
+                &format!("cannot open the machine's disk: {error}"),
             )?,
         }
         archive.stream.shutdown()?;
-        // The host closes the stream when it has read all; until then it must not be dropped.
+        // Dropping the stream would reset it. The host closes it after it has read everything.
         let _ = io::copy(&mut listing, &mut io::sink());
         Ok(())
     }
 
-    fn while_wanted<S>(&self, stream: S) -> WhileWanted<'_, S> {
-        WhileWanted {
+    fn cancellable<S>(&self, stream: S) -> CancellableStream<'_, S> {
+        CancellableStream {
             stream,
-            is_given_up: &self.is_given_up,
+            is_cancelled: &self.is_cancelled,
         }
     }
 }
 
-/// The machine's disk alone: another mount of it, that nothing is mounted on.
-fn disk() -> io::Result<OwnedFd> {
+/// Returns a new mount of the machine's disk, on which nothing else is mounted. So the walk sees
+/// the disk's own files below every mount point.
+fn clone_disk_mount() -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     Ok(open_tree(CWD, MACHINE, flags)?)
 }
 
-/// A stream that fails once it is given up.
-struct WhileWanted<'a, S> {
+/// A stream that fails after the cancellation.
+struct CancellableStream<'a, S> {
     stream: S,
-    is_given_up: &'a AtomicBool,
+    is_cancelled: &'a AtomicBool,
 }
 
-impl<S> WhileWanted<'_, S> {
+impl<S> CancellableStream<'_, S> {
     fn check(&self) -> io::Result<()> {
-        match self.is_given_up.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("the machine is on its way down")),
-            false => Ok(()),
+        if self.is_cancelled.load(Ordering::Relaxed) {
+            Err(io::Error::other("the machine is shutting down"))
+        } else {
+            Ok(())
         }
     }
 }
 
-impl<S: Read> Read for WhileWanted<'_, S> {
+impl<S: Read> Read for CancellableStream<'_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.check()?;
         self.stream.read(buffer)
     }
 }
 
-impl<S: Write> Write for WhileWanted<'_, S> {
+impl<S: Write> Write for CancellableStream<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.check()?;
         self.stream.write(bytes)
@@ -145,36 +146,39 @@ impl<S: Write> Write for WhileWanted<'_, S> {
     }
 }
 
-/// The machine's processes stand still until this is dropped (Documentation/admin-guide/cgroup-v2,
-/// "cgroup.freeze").
-struct Paused;
+/// Pause of all of the machine's processes, until this is dropped
+/// (Documentation/admin-guide/cgroup-v2.rst, "cgroup.freeze").
+struct Pause;
 
-impl Paused {
-    /// Waits until they do, but not for long.
-    async fn machine() -> Paused {
-        freeze("1");
-        let paused = Paused;
+impl Pause {
+    /// Pauses the processes, at most waiting [`PAUSE_TIMEOUT`] for them.
+    async fn start() -> Pause {
+        set_frozen(true);
+        let pause = Pause;
         let began = Instant::now();
         while !is_frozen() {
-            if began.elapsed() > PAUSE {
-                power::say("some of the machine's processes could not be paused");
+            if began.elapsed() > PAUSE_TIMEOUT {
+                kernel_log::error("timed out pausing some of the machine's processes");
                 break;
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(PAUSE_POLL).await;
         }
-        paused
+        pause
     }
 }
 
-impl Drop for Paused {
+impl Drop for Pause {
     fn drop(&mut self) {
-        freeze("0");
+        set_frozen(false);
     }
 }
 
-fn freeze(word: &str) {
+fn set_frozen(frozen: bool) {
+    let word = if frozen { "1" } else { "0" };
     if let Err(error) = fs::write(format!("{MACHINE_CGROUP}/cgroup.freeze"), word) {
-        power::say(&format!("pausing the machine's processes: {error}"));
+        kernel_log::error(&format!(
+            "cannot pause or resume the machine's processes: {error}"
+        ));
     }
 }
 

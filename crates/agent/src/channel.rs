@@ -1,5 +1,5 @@
-//! The byte stream to the host: a virtio-serial port
-//! (virtio 1.2, section 5.3 "Console Device", multiport).
+//! The byte stream to the host: a virtio-serial port (virtio 1.2, section 5.3 "Console Device",
+//! multiport).
 
 use std::{
     fs::{self, OpenOptions},
@@ -10,36 +10,41 @@ use std::{
     time::Duration,
 };
 
-use crate::watched::Watched;
 use futures::{AsyncRead, AsyncWrite};
 
-/// The name that the host gives the port.
+use crate::nonblocking_file::NonblockingFile;
+
+/// Name of the port, set by the host.
 const PORT_NAME: &str = "container.agent";
 
-/// How often the port is looked for: its driver may still be finding it.
-const TRIES: u32 = 500;
+/// Number of attempts to find the port. Its driver may still be probing the device.
+const ATTEMPTS: u32 = 500;
 
-/// The open port.
-pub struct Channel {
-    port: Watched,
+/// Interval between the attempts.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// The virtio-serial port to the host's runtime, open for reading and writing.
+pub(crate) struct Channel {
+    port: NonblockingFile,
 }
 
 impl Channel {
     /// Opens the port, waiting up to five seconds for it to appear.
-    pub async fn open() -> io::Result<Channel> {
-        for _ in 0..TRIES {
+    pub(crate) async fn open() -> io::Result<Channel> {
+        for _ in 0..ATTEMPTS {
             if let Some(device) = find_port()? {
                 let port = OpenOptions::new().read(true).write(true).open(device)?;
                 return Ok(Channel {
-                    port: Watched::new(port.into())?,
+                    port: NonblockingFile::new(port.into())?,
                 });
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(INTERVAL).await;
         }
         Err(io::Error::new(
             io::ErrorKind::NotFound,
             format!(
-                "there is no virtio-serial port named {PORT_NAME}: has the kernel CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_CONSOLE?"
+                "virtio-serial port {PORT_NAME} not found (the kernel needs CONFIG_VIRTIO_PCI and \
+                 CONFIG_VIRTIO_CONSOLE)"
             ),
         ))
     }

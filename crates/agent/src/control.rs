@@ -1,6 +1,16 @@
-//! What the host asks of the machine: start, commands, stop.
+//! The conversation with the host on the control stream: role, clock, start, stop.
+//!
+//! | host | agent |
+//! |---|---|
+//! | `Start` or `ReadDisk`, once | |
+//! | | `Starting`, asking for the time |
+//! | `SetClock` | |
+//! | | `Starting` every second, as a heartbeat |
+//! | | `Started`, `DiskIsReady` or `Failed` |
+//! | `Stop`, or end of the stream | |
+//! | | `Rebooting`, if the machine asked for it |
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use container_protocol::{
     ControlEvent, ControlRequest, HostPort, MachineSetup, Port, SSH_AUTH_SOCKET,
@@ -16,51 +26,72 @@ use tokio::{
 use crate::{
     changes::Changes,
     channel::Channel,
+    clock,
     commands::Commands,
-    init::{Ending, Init},
-    listeners,
+    init::{self, Ending, Init, InitError},
+    kernel_log, listeners,
     machine::{self, SetUpError, mounts},
-    power, relay,
+    relay,
+    shutdown::{self, StopMethod},
     ssh_agent::SshAgent,
 };
 
-/// How often the host hears of a machine that is on its way up.
+/// Interval of the heartbeat during a boot.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How long the host may take to read the agent's last words.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Timeout for the host to read the last event.
+const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long init may take to end when the host has gone away, in seconds.
+/// Grace period of init in seconds when the host has closed the control stream.
 const HOST_GONE_GRACE: u32 = 10;
 
-/// Why the agent gave up.
+/// Error of the conversation with the host. The virtual machine powers off.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
+pub(crate) enum ControlError {
     /// The channel to the host could not be opened.
-    #[error("opening the channel to the host: {0}")]
-    Channel(#[source] std::io::Error),
-    /// The host did not say first what machine this is.
-    #[error("waiting to be told what machine this is: the host asked for something else")]
-    NotStarted,
-    /// The channel failed.
-    #[error("talking to the host: {0}")]
-    Frame(#[from] FrameError),
+    #[error("cannot open the channel to the host: {0}")]
+    Channel(io::Error),
+    /// The host's first requests were not a role and the time.
+    #[error("cannot start: the host sent an unexpected request before the machine's set-up")]
+    UnexpectedRequest,
+    /// A message could not be sent or received.
+    #[error("cannot communicate with the host: {0}")]
+    Frame(FrameError),
 }
 
-/// What this is to be.
+impl From<FrameError> for ControlError {
+    fn from(error: FrameError) -> Self {
+        ControlError::Frame(error)
+    }
+}
+
+/// Error of starting the machine, which is reported to the host.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    SetUp(#[from] SetUpError),
+    #[error("cannot open the machine's stdio log: {0}")]
+    StdioLog(io::Error),
+    #[error(transparent)]
+    Init(#[from] InitError),
+}
+
+/// Purpose of this boot.
 enum Role {
+    /// Run the machine.
     Machine(Box<MachineSetup>),
+    /// Only read the disk of a stopped machine, for a commit.
     DiskReader,
 }
 
-/// Becomes what the host says, serves it to its end, and leaves all of the machine's file systems
-/// unmounted.
-pub async fn serve() -> Result<(), ServeError> {
-    let channel = Channel::open().await.map_err(ServeError::Channel)?;
+/// Takes on the role that the host requests and serves it to its end. Unmounts all of the machine's
+/// file systems.
+pub(crate) async fn serve() -> Result<(), ControlError> {
+    let channel = Channel::open().await.map_err(ControlError::Channel)?;
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
-    let (mut control, role) = await_role(&mut incoming).await?;
-    take_clock(&mut control).await?;
+    let (mut control, role) = receive_role(&mut incoming).await?;
+    receive_clock(&mut control).await?;
     match role {
         Role::Machine(setup) => serve_machine(&setup, opener, incoming, control).await,
         Role::DiskReader => serve_disk(incoming, control).await,
@@ -72,92 +103,109 @@ async fn serve_machine(
     opener: Opener,
     incoming: Incoming,
     mut control: Stream,
-) -> Result<(), ServeError> {
-    let last_words = match start_audibly(setup, opener.clone(), &mut control).await? {
-        Ok(mut init) => {
-            let network = serve_network(setup, opener.clone());
-            let ssh_agent = serve_ssh_agent(setup, opener);
-            let started = ControlEvent::Started {
-                init: init.program().clone(),
-            };
-            frame::write(&mut control, &started).await?;
-            let changes = Changes::new();
-            let commands = Some(Commands::new(&init));
-            tokio::spawn(accept(incoming, commands, Arc::clone(&changes)));
-            let ending = serve_until_end(&mut control, &mut init, &changes).await;
-            changes.give_up().await;
-            drop(network);
-            init.finish().await;
-            if let Some(ssh_agent) = ssh_agent {
-                ssh_agent.finish().await;
-            }
-            mounts::unmount_machine();
+) -> Result<(), ControlError> {
+    let last_event = match start_with_heartbeat(setup, opener.clone(), &mut control).await? {
+        Ok(init) => {
+            let ending = serve_started(setup, init, opener, incoming, &mut control).await?;
             (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
         }
         Err(error) => {
-            mounts::unmount_machine();
             let message = error.to_string();
-            power::say(&message);
+            kernel_log::error(&message);
             Some(ControlEvent::Failed { message })
         }
     };
-    if let Some(words) = last_words {
-        frame::write(&mut control, &words).await?;
-        // The host closes the stream when it has read them.
-        let _ = timeout(LAST_WORDS, control.read_u8()).await;
+    mounts::unmount_machine();
+    if let Some(event) = last_event {
+        frame::write(&mut control, &event).await?;
+        // The host closes the stream after it has read the event. Powering off before could lose
+        // the event in the channel.
+        let _ = timeout(LAST_EVENT_TIMEOUT, control.read_u8()).await;
     }
     Ok(())
 }
 
-/// Lets the disk be read until the host has enough.
-async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), ServeError> {
+/// Serves the machine from the start of its init to the init's end.
+async fn serve_started(
+    setup: &MachineSetup,
+    mut init: Init,
+    opener: Opener,
+    incoming: Incoming,
+    control: &mut Stream,
+) -> Result<Ending, FrameError> {
+    let network = serve_network(setup, opener.clone());
+    let ssh_agent = serve_ssh_agent(setup, opener);
+    let process = init.process().clone();
+    let started = ControlEvent::Started {
+        init: process.program.clone(),
+    };
+    frame::write(control, &started).await?;
+    let changes = Changes::new();
+    let stop_method = StopMethod::new(&process.program, setup.stop_signal.as_deref());
+    let commands = Some(Commands::new(process));
+    tokio::spawn(accept(incoming, commands, Arc::clone(&changes)));
+    let ending = serve_until_end(control, &mut init, stop_method, &changes).await;
+    // Everything that holds a file of the machine open has to end before it is unmounted.
+    changes.cancel().await;
+    drop(network);
+    init.finish().await;
+    if let Some(ssh_agent) = ssh_agent {
+        ssh_agent.finish().await;
+    }
+    Ok(ending)
+}
+
+/// Serves a read-only disk until the host sends any request or closes the stream.
+async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), ControlError> {
     if let Err(error) = mounts::mount_disk_read_only() {
         let message = error.to_string();
-        power::say(&message);
+        kernel_log::error(&message);
         return Ok(frame::write(&mut control, &ControlEvent::Failed { message }).await?);
     }
     frame::write(&mut control, &ControlEvent::DiskIsReady).await?;
     let changes = Changes::new();
     tokio::spawn(accept(incoming, None, Arc::clone(&changes)));
-    // Whatever is asked now, or if the host has gone: there is no more to do.
     let _ = frame::read::<ControlRequest>(&mut control).await;
-    changes.give_up().await;
+    changes.cancel().await;
     mounts::unmount_machine();
     Ok(())
 }
 
-async fn await_role(incoming: &mut Incoming) -> Result<(Stream, Role), ServeError> {
+async fn receive_role(incoming: &mut Incoming) -> Result<(Stream, Role), ControlError> {
     let mut control = incoming.recv().await.ok_or(FrameError::Ended)?;
     if frame::read::<Port>(&mut control).await? != Port::Control {
-        return Err(ServeError::NotStarted);
+        return Err(ControlError::UnexpectedRequest);
     }
     match frame::read(&mut control).await? {
         ControlRequest::Start(setup) => Ok((control, Role::Machine(setup))),
         ControlRequest::ReadDisk => Ok((control, Role::DiskReader)),
-        ControlRequest::SetClock(_) | ControlRequest::Stop { .. } => Err(ServeError::NotStarted),
+        ControlRequest::SetClock(_) | ControlRequest::Stop { .. } => {
+            Err(ControlError::UnexpectedRequest)
+        }
     }
 }
 
-/// Asks the host what time it is, and sets the clock by that.
-async fn take_clock(control: &mut Stream) -> Result<(), ServeError> {
+/// Asks the host for the time and sets the clock. The host answers with the time of that moment, so
+/// the time that the kernel took to boot does not make the clock slow.
+async fn receive_clock(control: &mut Stream) -> Result<(), ControlError> {
     frame::write(control, &ControlEvent::Starting).await?;
     match frame::read(control).await? {
         ControlRequest::SetClock(nanoseconds) => {
-            if let Err(error) = machine::set_clock(nanoseconds) {
-                power::say(&error.to_string());
+            if let Err(error) = clock::set(nanoseconds) {
+                kernel_log::error(&format!("cannot set the machine's clock: {error}"));
             }
             Ok(())
         }
-        _ => Err(ServeError::NotStarted),
+        _ => Err(ControlError::UnexpectedRequest),
     }
 }
 
-/// As [`start`], and tells the host every second that it goes on.
-async fn start_audibly(
+/// [Starts](start) the machine and sends a heartbeat meanwhile.
+async fn start_with_heartbeat(
     setup: &MachineSetup,
     opener: Opener,
     control: &mut Stream,
-) -> Result<Result<Init, SetUpError>, FrameError> {
+) -> Result<Result<Init, StartError>, FrameError> {
     let mut starting = std::pin::pin!(start(setup, opener));
     loop {
         tokio::select! {
@@ -168,65 +216,75 @@ async fn start_audibly(
 }
 
 /// Sets the machine up and starts its init.
-async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, SetUpError> {
+async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, StartError> {
     machine::set_up(setup).await?;
-    let log = async {
-        let mut log = opener.open().await?;
-        frame::write(&mut log, &HostPort::StdioLog).await?;
-        Ok::<_, FrameError>(log)
-    };
-    let log = log.await.map_err(SetUpError::StdioLog)?;
+    let log = open_stdio_log(opener).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;
     if setup.first_boot {
-        // Whoever makes a machine may talk to its init at once.
-        crate::init::ready(init.program()).await;
+        // `container machine create` promises an init that accepts requests.
+        init::wait_until_ready(&init.process().program).await;
     }
     Ok(init)
 }
 
-/// Tells the host what listens in the machine, and passes on what is for its loopback, until the
-/// tasks are dropped.
+async fn open_stdio_log(opener: Opener) -> io::Result<Stream> {
+    let mut log = opener.open().await?;
+    frame::write(&mut log, &HostPort::StdioLog)
+        .await
+        .map_err(io::Error::other)?;
+    Ok(log)
+}
+
+/// Reports listeners to the host and relays connections to the machine's loopback, until the
+/// returned tasks are dropped.
 fn serve_network(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if let Some(network) = &setup.network {
-        tasks.spawn(listeners::tell(opener));
+        tasks.spawn(listeners::report(opener));
         tasks.spawn(relay::serve_streams(network.address, network.gateway));
         tasks.spawn(relay::serve_datagrams(network.address, network.gateway));
     }
     tasks
 }
 
-/// Serves the host's SSH agent, without which the machine is still of use.
+/// Serves the host's SSH agent. A failure is only logged: the machine works without it.
 fn serve_ssh_agent(setup: &MachineSetup, opener: Opener) -> Option<SshAgent> {
-    match SshAgent::serve(&setup.home, opener) {
+    match SshAgent::serve(&setup.user, opener) {
         Ok(ssh_agent) => Some(ssh_agent),
         Err(error) => {
-            power::say(&format!("making {SSH_AUTH_SOCKET}: {error}"));
+            kernel_log::error(&format!("cannot create {SSH_AUTH_SOCKET}: {error}"));
             None
         }
     }
 }
 
-async fn serve_until_end(control: &mut Stream, init: &mut Init, changes: &Changes) -> Ending {
+async fn serve_until_end(
+    control: &mut Stream,
+    init: &mut Init,
+    stop_method: StopMethod,
+    changes: &Changes,
+) -> Ending {
     let request = tokio::select! {
-        ending = init.ended() => return ending,
+        ending = init.wait() => return ending,
         request = frame::read::<ControlRequest>(control) => request,
     };
     let grace_seconds = match request {
         Ok(ControlRequest::Stop { grace_seconds }) => grace_seconds,
         Ok(_) | Err(_) => HOST_GONE_GRACE,
     };
-    // Whoever reads them may have paused init, which then hears nothing.
-    changes.give_up().await;
-    init.stop(Duration::from_secs(grace_seconds.into())).await;
+    // Reading changes may have paused init, which could then not receive the request.
+    changes.cancel().await;
+    let grace = Duration::from_secs(grace_seconds.into());
+    shutdown::shut_down(init, stop_method, grace).await;
     Ending::PowerOff
 }
 
+/// Serves the streams that the host opens. Without `commands` only changes are served.
 async fn accept(mut incoming: Incoming, commands: Option<Arc<Commands>>, changes: Arc<Changes>) {
     while let Some(mut stream) = incoming.recv().await {
         let (commands, changes) = (commands.clone(), Arc::clone(&changes));
         tokio::spawn(async move {
-            // A stream whose port is not understood is dropped: the host sees a reset.
+            // A stream with an unknown port is dropped, which the host sees as a reset.
             match (frame::read::<Port>(&mut stream).await, commands) {
                 (Ok(Port::Changes), _) => changes.serve(stream).await,
                 (Ok(port), Some(commands)) => commands.serve(port, stream).await,

@@ -1,9 +1,10 @@
-//! Tells the kernel which programs of other architectures are run by what
+//! Registers interpreters for programs of other architectures
 //! (Documentation/admin-guide/binfmt-misc.rst).
 //!
-//! An interpreter rides in an archive of its own, with its registration beside it as `<name>.conf`.
-//! The kernel opens it right away (flag F) and so finds it in every namespace: the image need not
-//! have one. A machine of the host's own architecture has none.
+//! An interpreter is in a cpio archive of its own, together with its registration `<name>.conf`.
+//! The kernel opens the interpreter at its registration (flag F), so it works in every mount
+//! namespace and the image does not need one. A machine of the host's architecture has no such
+//! archive.
 
 use std::{
     fs, io,
@@ -15,37 +16,39 @@ use nix::mount::{MsFlags, mount};
 const DIRECTORY: &str = "/interpreters";
 const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 
-/// Why programs of another architecture could not be run.
+/// Error of registering an interpreter.
 #[derive(Debug, thiserror::Error)]
-pub enum InterpreterError {
-    /// The kernel does not have it.
-    #[error("the kernel cannot run programs of other architectures (CONFIG_BINFMT_MISC): {0}")]
-    Kernel(#[source] nix::Error),
-    /// An interpreter was refused.
-    #[error("registering {path}: {source}")]
+pub(crate) enum InterpreterError {
+    /// `binfmt_misc` could not be mounted.
+    #[error(
+        "the kernel cannot run programs of other architectures (it needs CONFIG_BINFMT_MISC): {0}"
+    )]
+    Mount(nix::Error),
+    /// The kernel refused a registration.
+    #[error("cannot register the interpreter {path}: {cause}")]
     Register {
-        /// The registration.
+        /// Path of the registration.
         path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
+        /// Error of reading it, or the kernel's.
+        cause: io::Error,
     },
 }
 
-/// Registers all interpreters that are there.
-pub fn register_all() -> Result<(), InterpreterError> {
+/// Registers every interpreter of the initramfs.
+pub(crate) fn register_all() -> Result<(), InterpreterError> {
     let Ok(entries) = fs::read_dir(DIRECTORY) else {
         return Ok(());
     };
     let kind = Some("binfmt_misc");
     mount(kind, BINFMT_MISC, kind, MsFlags::empty(), None::<&str>)
-        .map_err(InterpreterError::Kernel)?;
+        .map_err(InterpreterError::Mount)?;
     for entry in entries.flatten() {
         let path = entry.path();
         if path
             .extension()
             .is_some_and(|extension| extension == "conf")
         {
-            register(&path).map_err(|source| InterpreterError::Register { path, source })?;
+            register(&path).map_err(|cause| InterpreterError::Register { path, cause })?;
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
-//! Loads the modules that came with the kernel.
+//! Loads the kernel's modules.
 //!
-//! They ride in a second cpio archive, so they lie under `/lib/modules/<release>` with a
-//! `modules.dep` (kmod's format: `path: path…`, a module before what it needs). A kernel with
-//! everything built in has none.
+//! They are in a second cpio archive, under `/lib/modules/<release>`, together with a `modules.dep`
+//! in kmod's format: `path: path…`, a module and its dependencies. A kernel with all drivers built
+//! in has no such archive.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,29 +16,29 @@ use nix::{
     kmod::{ModuleInitFlags, finit_module},
 };
 
-/// Why a module could not be loaded.
+/// Error of loading a module.
 #[derive(Debug, thiserror::Error)]
-pub enum ModuleError {
-    /// The list or a module cannot be read.
-    #[error("reading {path}: {source}")]
+pub(crate) enum ModuleError {
+    /// `modules.dep` or a module cannot be read.
+    #[error("cannot read {path}: {cause}")]
     Read {
-        /// What was read.
+        /// Path of the file.
         path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
+        /// Error of reading it.
+        cause: io::Error,
     },
     /// The kernel refuses the module.
-    #[error("the kernel refuses {path}: {source}")]
+    #[error("the kernel refuses the module {path}: {cause}")]
     Refused {
-        /// The module.
+        /// Path of the module.
         path: PathBuf,
-        /// Why.
-        source: Errno,
+        /// Error of finit_module(2).
+        cause: Errno,
     },
 }
 
-/// Loads every module of the running kernel's `modules.dep`, each after what it needs.
-pub fn load_all() -> Result<(), ModuleError> {
+/// Loads every module of the running kernel's `modules.dep`, each after its dependencies.
+pub(crate) fn load_all() -> Result<(), ModuleError> {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_owned())
         .unwrap_or_default();
@@ -47,19 +47,20 @@ pub fn load_all() -> Result<(), ModuleError> {
     let text = match fs::read_to_string(&list) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(ModuleError::Read { path: list, source }),
+        Err(cause) => return Err(ModuleError::Read { path: list, cause }),
     };
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     for module in load_order(&text) {
-        if is_for(&processor, module) {
+        if is_supported(&processor, module) {
             load(&directory.join(module))?;
         }
     }
     Ok(())
 }
 
-/// Whether a module is of use to this processor: KVM's complain where it does not virtualize.
-fn is_for(cpuinfo: &str, module: &str) -> bool {
+/// Returns whether the processor supports a module. KVM's modules fail to load on a processor
+/// without virtualization.
+fn is_supported(cpuinfo: &str, module: &str) -> bool {
     let has = |flag: &str| cpuinfo.split_whitespace().any(|word| word == flag);
     match module.rsplit('/').next().unwrap_or(module) {
         "kvm.ko" => has("svm") || has("vmx"),
@@ -69,73 +70,74 @@ fn is_for(cpuinfo: &str, module: &str) -> bool {
     }
 }
 
-/// The modules of a `modules.dep`, each behind those that it needs.
+/// Returns the modules of a `modules.dep`, each after its dependencies.
 fn load_order(list: &str) -> Vec<&str> {
-    let needs: HashMap<&str, Vec<&str>> = list
+    let dependencies: HashMap<&str, Vec<&str>> = list
         .lines()
         .filter_map(|line| line.split_once(':'))
-        .map(|(module, needs)| (module.trim(), needs.split_whitespace().collect()))
+        .map(|(module, list)| (module.trim(), list.split_whitespace().collect()))
         .collect();
     let mut order = Vec::new();
-    let mut placed = HashSet::new();
+    let mut visited = HashSet::new();
     for line in list.lines() {
         if let Some((module, _)) = line.split_once(':') {
-            place(module.trim(), &needs, &mut placed, &mut order);
+            visit(module.trim(), &dependencies, &mut visited, &mut order);
         }
     }
     order
 }
 
-fn place<'a>(
+/// Appends the dependencies of a module and then the module, unless it was visited before.
+fn visit<'a>(
     module: &'a str,
-    needs: &HashMap<&'a str, Vec<&'a str>>,
-    placed: &mut HashSet<&'a str>,
+    dependencies: &HashMap<&'a str, Vec<&'a str>>,
+    visited: &mut HashSet<&'a str>,
     order: &mut Vec<&'a str>,
 ) {
-    if !placed.insert(module) {
+    if !visited.insert(module) {
         return;
     }
-    for need in needs.get(module).into_iter().flatten() {
-        place(need, needs, placed, order);
+    for dependency in dependencies.get(module).into_iter().flatten() {
+        visit(dependency, dependencies, visited, order);
     }
     order.push(module);
 }
 
 fn load(path: &Path) -> Result<(), ModuleError> {
-    let file = File::open(path).map_err(|source| ModuleError::Read {
+    let file = File::open(path).map_err(|cause| ModuleError::Read {
         path: path.to_owned(),
-        source,
+        cause,
     })?;
     match finit_module(&file, c"", ModuleInitFlags::empty()) {
-        // EEXIST: built in or loaded already. ENODEV: a driver without its device here.
+        // EEXIST: built in or loaded already. ENODEV: the driver's device is absent.
         Ok(()) | Err(Errno::EEXIST | Errno::ENODEV) => Ok(()),
-        Err(source) => Err(ModuleError::Refused {
+        Err(cause) => Err(ModuleError::Refused {
             path: path.to_owned(),
-            source,
+            cause,
         }),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_for, load_order};
+    use super::{is_supported, load_order};
 
     #[test]
-    fn virtualization_is_for_processors_that_virtualize() {
+    fn kvm_modules_need_virtualization() {
         let amd = "flags\t: fpu svm sse2\n";
-        for (cpuinfo, module, is) in [
+        for (cpuinfo, module, expected) in [
             (amd, "kernel/arch/x86/kvm/kvm.ko", true),
             (amd, "kernel/arch/x86/kvm/kvm-amd.ko", true),
             (amd, "kernel/arch/x86/kvm/kvm-intel.ko", false),
             ("flags\t: fpu\n", "kernel/arch/x86/kvm/kvm.ko", false),
             ("flags\t: fpu\n", "kernel/fs/fuse/fuse.ko", true),
         ] {
-            assert_eq!(is_for(cpuinfo, module), is, "{module}");
+            assert_eq!(is_supported(cpuinfo, module), expected, "{module}");
         }
     }
 
     #[test]
-    fn a_module_comes_after_all_that_it_needs() {
+    fn modules_are_loaded_after_their_dependencies() {
         let list = "fs/virtiofs.ko: fs/fuse.ko virtio/ring.ko\n\
                     fs/fuse.ko:\n\
                     virtio/ring.ko: virtio/virtio.ko\n\

@@ -1,60 +1,94 @@
 //! PID 1 of the guest.
 //!
-//! The agent boots with nothing that is the machine's own. It loads the kernel's modules, opens
-//! the channel to the host and waits to be told who it is; then it becomes that machine: mounts
-//! its disk and shared home, sets up its user, and starts the image's init as PID 1 of a PID
-//! namespace of its own. From then on it runs commands in the machine, until the host asks for
-//! a stop or init ends by itself; it unmounts and powers off.
+//! The agent is the only program of the initramfs. A boot goes through these modules, in order:
+//!
+//! 1. [`machine::mounts`] mounts the agent's own file systems.
+//! 2. [`kernel_modules`] loads the kernel's modules, [`interpreters`] registers interpreters for
+//!    programs of other architectures.
+//! 3. [`control`] opens the [`channel`] to the host and receives the machine's set-up.
+//! 4. [`machine`] mounts the machine's disk and shared home and sets up its network and user.
+//! 5. [`init`] starts the image's init, or the [built-in one](built_in_init), as PID 1 of a PID
+//!    namespace of its own. The process on the way there is a [`stage`].
+//! 6. [`commands`], [`changes`], [`listeners`], [`relay`] and [`ssh_agent`] serve the host and the
+//!    machine until the host requests a stop ([`shutdown`]) or init ends.
+//! 7. [`machine::mounts`] unmounts the machine, [`power`] turns the virtual machine off.
+//!
+//! The kernel panics when PID 1 ends, so the agent must not: it reports errors to the host or to
+//! the [kernel's log](kernel_log), and powers off.
 
+mod built_in_init;
 mod changes;
 mod channel;
+mod clock;
 mod commands;
 mod control;
 mod init;
 mod interpreters;
+mod kernel_log;
 mod kernel_modules;
 mod listeners;
 mod machine;
+mod namespace_thread;
+mod nonblocking_file;
+mod paths;
 mod power;
+mod pty;
 mod relay;
-mod socket_events;
+mod shutdown;
+mod signal;
 mod ssh_agent;
 mod stage;
-mod watched;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsStr, io, process::ExitCode};
 
 use tokio::runtime;
 
+use commands::copy;
+use machine::mounts;
+
+/// Selects the role of this process by its zeroth argument. The agent starts its own binary again
+/// for work that needs a process of its own in the machine.
 fn main() -> ExitCode {
-    if std::env::args().next().as_deref() == Some(init::built_in::NAME) {
-        return init::built_in::run();
+    let name = env::args_os().next();
+    match name.as_deref().and_then(OsStr::to_str) {
+        Some(built_in_init::NAME) => built_in_init::run(),
+        Some(copy::NAME) => copy::run(),
+        Some(stage::NAME) => stage::run(),
+        _ => run_agent(),
     }
-    if let Some(copy) = commands::copy::of_this_process() {
-        return commands::copy::run(&copy);
-    }
-    if let Some(stage) = stage::Stage::of_this_process() {
-        return stage.run();
-    }
-    let outcome = machine::mounts::early()
-        .map_err(|error| format!("mounting the agent's own file systems: {error}"))
-        .and_then(|()| {
-            kernel_modules::load_all().map_err(|error| format!("loading kernel modules: {error}"))
-        })
-        .and_then(|()| interpreters::register_all().map_err(|error| error.to_string()))
-        .and_then(|()| {
-            runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| format!("starting the agent's event loop: {error}"))
-        })
-        .and_then(|events| {
-            events
-                .block_on(control::serve())
-                .map_err(|error| error.to_string())
-        });
-    if let Err(message) = outcome {
-        power::say(&message);
+}
+
+/// Runs the virtual machine from the kernel's hand-over to its power-off.
+fn run_agent() -> ExitCode {
+    if let Err(error) = boot_and_serve() {
+        kernel_log::error(&error.to_string());
     }
     power::off()
+}
+
+/// Error of the agent as a whole: no machine was started, or the host can no longer be reached.
+#[derive(Debug, thiserror::Error)]
+enum AgentError {
+    #[error("cannot mount the agent's file systems: {0}")]
+    Mount(io::Error),
+    #[error("cannot load the kernel's modules: {0}")]
+    Modules(kernel_modules::ModuleError),
+    #[error(transparent)]
+    Interpreters(#[from] interpreters::InterpreterError),
+    #[error("cannot start the agent's event loop: {0}")]
+    EventLoop(io::Error),
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+}
+
+fn boot_and_serve() -> Result<(), AgentError> {
+    mounts::mount_for_agent().map_err(AgentError::Mount)?;
+    kernel_modules::load_all().map_err(AgentError::Modules)?;
+    interpreters::register_all()?;
+    // One thread is enough, and small in memory: the agent only moves bytes.
+    let events = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(AgentError::EventLoop)?;
+    Ok(events.block_on(control::serve())?)
 }

@@ -1,19 +1,15 @@
-//! The end of the machine.
+//! Powers the virtual machine off.
 
 use std::process::ExitCode;
 
 use nix::sys::reboot::{RebootMode, reboot};
 
-/// Writes a line to the kernel's log, which the host keeps as the machine's boot log.
-pub fn say(message: &str) {
-    // Without /dev/kmsg there is nowhere left to say it.
-    let _ = std::fs::write("/dev/kmsg", format!("<3>agent: {message}\n"));
-}
+use crate::kernel_log;
 
-/// Powers the virtual machine off. Returns only where the kernel refuses.
-pub fn off() -> ExitCode {
+/// Powers the virtual machine off. Returns only if the kernel refuses.
+pub(crate) fn off() -> ExitCode {
     nix::unistd::sync();
     let Err(error) = reboot(RebootMode::RB_POWER_OFF);
-    say(&format!("powering off: {error}"));
+    kernel_log::error(&format!("cannot power off: {error}"));
     ExitCode::FAILURE
 }

@@ -1,5 +1,9 @@
-//! What listens on the machine's loopback alone is reached by way of the agent: the host's stack
-//! connects to [`RELAY_PORT`] and says which port it means.
+//! Relays the host's connections and datagrams to services that are bound to the machine's
+//! loopback.
+//!
+//! The host's network stack cannot reach loopback addresses of the guest. It connects to the agent
+//! on [`RELAY_PORT`] instead. Connections and datagrams start with the number of the service's port
+//! ([preface](container_protocol::relay)).
 
 use std::{
     collections::HashMap,
@@ -9,68 +13,77 @@ use std::{
     time::Duration,
 };
 
-use container_protocol::{RELAY_PORT, Transport};
+use container_protocol::{
+    RELAY_PORT, Transport,
+    relay::{read_port, split_datagram},
+};
 use rustix::net::sockopt::set_socket_linger;
 use tokio::{
-    io::{AsyncReadExt, copy_bidirectional},
+    io::copy_bidirectional,
     net::{TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
     time::{sleep, timeout},
 };
 
-use crate::{listeners, power};
+use crate::{kernel_log, listeners};
 
-/// How long the host may take to say which port it means.
-const QUESTION: Duration = Duration::from_secs(10);
+/// Timeout for the host to send the port number.
+const PORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait when no connection can be accepted.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Backoff after a failed accept.
+const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
-/// How long answers to a datagram are waited for, and how many senders may wait for some.
-const ANSWERS: Duration = Duration::from_secs(120);
-const MOST_SENDERS: usize = 256;
+/// A flow of datagrams ends after this long without a datagram from the host.
+const FLOW_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Datagrams of one sender that may wait: more than are taken before who passes them on has its turn.
-const WAITING: usize = 256;
+/// Limit on concurrent flows. Datagrams beyond it are dropped.
+const MAX_FLOWS: usize = 256;
 
-/// Serves the gateway's streams, and nobody else's, until this is dropped.
-pub async fn serve_streams(own: Ipv4Addr, gateway: Ipv4Addr) {
+/// Limit on queued datagrams of a flow. The event loop may receive many before the flow's task
+/// runs.
+const FLOW_QUEUE: usize = 256;
+
+/// Size of a receive buffer in bytes: more than any UDP datagram.
+const DATAGRAM_BUFFER: usize = 65536;
+
+/// Relays TCP connections that come from the gateway, and refuses others, until this is dropped.
+pub(crate) async fn serve_streams(own: Ipv4Addr, gateway: Ipv4Addr) {
     let listener = match TcpListener::bind((own, RELAY_PORT)).await {
         Ok(listener) => listener,
-        Err(error) => return power::say(&format!("listening for the host: {error}")),
+        Err(error) => return kernel_log::error(&format!("cannot listen for the host: {error}")),
     };
     loop {
         match listener.accept().await {
             Ok((mut host, from)) if from.ip() == IpAddr::V4(gateway) => {
                 tokio::spawn(async move {
-                    if join(&mut host).await.is_err() {
-                        // The host sees that nobody listens, or that it has ended badly.
+                    if relay_stream(&mut host).await.is_err() {
+                        // Closing with a linger time of zero sends a reset.
                         let _ = set_socket_linger(&host, Some(Duration::ZERO));
                     }
                 });
             }
             Ok(_) => {}
             Err(error) => {
-                power::say(&format!("accepting a connection of the host: {error}"));
-                sleep(TRY_AGAIN).await;
+                kernel_log::error(&format!("cannot accept a connection of the host: {error}"));
+                sleep(ACCEPT_BACKOFF).await;
             }
         }
     }
 }
 
-/// Joins the host's connection to whoever listens on the port that it names.
-async fn join(host: &mut TcpStream) -> io::Result<()> {
-    let port = timeout(QUESTION, host.read_u16()).await??;
+/// Connects to the port that the host requests and copies both ways.
+async fn relay_stream(host: &mut TcpStream) -> io::Result<()> {
+    let port = timeout(PORT_TIMEOUT, read_port(host)).await??;
     let mut target = connect(port).await?;
-    // What one side has to say, the other hears at once.
+    // The endpoints have decided about delays already; the relay must not add its own.
     host.set_nodelay(true)?;
     target.set_nodelay(true)?;
-    let carried = copy_bidirectional(host, &mut target).await;
-    if carried.is_err() {
-        // What one side breaks off is no orderly end for the other.
+    let copied = copy_bidirectional(host, &mut target).await;
+    if copied.is_err() {
+        // A reset of one connection resets the other.
         let _ = set_socket_linger(&target, Some(Duration::ZERO));
     }
-    carried.map(|_| ())
+    copied.map(|_| ())
 }
 
 async fn connect(port: u16) -> io::Result<TcpStream> {
@@ -78,49 +91,48 @@ async fn connect(port: u16) -> io::Result<TcpStream> {
     TcpStream::connect(&addresses[..]).await
 }
 
-/// Serves the gateway's datagrams, and nobody else's, until this is dropped.
-pub async fn serve_datagrams(own: Ipv4Addr, gateway: Ipv4Addr) {
+/// Relays datagrams that come from the gateway, and ignores others, until this is dropped.
+pub(crate) async fn serve_datagrams(own: Ipv4Addr, gateway: Ipv4Addr) {
     let served = async {
         let relay = Arc::new(UdpSocket::bind((own, RELAY_PORT)).await?);
-        // Each of the gateway's ports is a sender of its own.
-        let mut senders: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
-        let mut datagram = vec![0; 65536];
+        // The host uses one source port per flow.
+        let mut flows: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
+        let mut datagram = vec![0; DATAGRAM_BUFFER];
         loop {
             let (length, from) = relay.recv_from(&mut datagram).await?;
-            let Some((port, payload)) = datagram[..length].split_first_chunk() else {
+            let Some((port, payload)) = split_datagram(&datagram[..length]) else {
                 continue;
             };
             if from.ip() != IpAddr::V4(gateway) {
                 continue;
             }
-            senders.retain(|_, sender| !sender.is_closed());
-            if senders.len() >= MOST_SENDERS && !senders.contains_key(&from) {
+            flows.retain(|_, flow| !flow.is_closed());
+            if flows.len() >= MAX_FLOWS && !flows.contains_key(&from) {
                 continue;
             }
-            let sender = senders.entry(from).or_insert_with(|| {
-                let (sender, waiting) = mpsc::channel(WAITING);
-                let port = u16::from_be_bytes(*port);
-                tokio::spawn(pass_on(waiting, port, Arc::clone(&relay), from));
-                sender
+            let flow = flows.entry(from).or_insert_with(|| {
+                let (flow, datagrams) = mpsc::channel(FLOW_QUEUE);
+                tokio::spawn(relay_flow(datagrams, port, Arc::clone(&relay), from));
+                flow
             });
-            // Beyond what may wait they are lost, as on any link.
-            let _ = sender.try_send(payload.to_vec());
+            // With a full queue the datagram is dropped, as on any link.
+            let _ = flow.try_send(payload.to_vec());
         }
     };
     let ended: io::Result<()> = served.await;
     if let Err(error) = ended {
-        power::say(&format!("passing on datagrams of the host: {error}"));
+        kernel_log::error(&format!("cannot relay datagrams of the host: {error}"));
     }
 }
 
-/// Passes one sender's datagrams on, and the answers back, until there are none for a while.
-async fn pass_on(
-    mut waiting: mpsc::Receiver<Vec<u8>>,
+/// Relays one flow of datagrams and the answers to it until its timeout or the first error.
+async fn relay_flow(
+    mut datagrams: mpsc::Receiver<Vec<u8>>,
     port: u16,
     relay: Arc<UdpSocket>,
-    sender: SocketAddr,
+    host: SocketAddr,
 ) {
-    let passed = async {
+    let relayed = async {
         let addresses = listeners::addresses_of(Transport::Udp, port)?;
         let Some(target) = addresses.first() else {
             return Ok(());
@@ -131,19 +143,19 @@ async fn pass_on(
         };
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(target).await?;
-        let mut answer = vec![0; 65536];
+        let mut answer = vec![0; DATAGRAM_BUFFER];
         loop {
             tokio::select! {
-                next = timeout(ANSWERS, waiting.recv()) => match next {
+                next = timeout(FLOW_TIMEOUT, datagrams.recv()) => match next {
                     Ok(Some(payload)) => drop(socket.send(&payload).await?),
                     Ok(None) | Err(_) => return Ok(()),
                 },
                 length = socket.recv(&mut answer) => {
-                    relay.send_to(&answer[..length?], sender).await?;
+                    relay.send_to(&answer[..length?], host).await?;
                 }
             }
         }
     };
-    // A server that has gone hears no more, as if it had been asked directly.
-    let _: io::Result<()> = passed.await;
+    // An error means that the server has ended. UDP has no way to report that to the host.
+    let _: io::Result<()> = relayed.await;
 }

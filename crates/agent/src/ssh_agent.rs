@@ -1,5 +1,7 @@
-//! The host's SSH agent, in the machine: a socket, each connection to which is carried to the agent
-//! of whoever ran a command last (PROTOCOL.agent of OpenSSH says nothing of the way there).
+//! Forwards the host's SSH agent into the machine.
+//!
+//! A socket in the machine accepts connections. Each is copied to a stream, which the runtime
+//! connects to the SSH agent of the user's most recent command.
 
 use std::{
     io,
@@ -10,11 +12,7 @@ use std::{
     time::Duration,
 };
 
-use container_protocol::{
-    GuestHome, HostPort, SSH_AUTH_SOCKET,
-    frame::{self, FrameError},
-    mux::Opener,
-};
+use container_protocol::{GuestUser, HostPort, SSH_AUTH_SOCKET, frame, mux::Opener};
 use rustix::fs::{AtFlags, unlinkat};
 use tokio::{
     io::{AsyncReadExt, copy_bidirectional},
@@ -25,35 +23,35 @@ use tokio::{
 };
 
 use crate::{
+    kernel_log,
     machine::{GuestRoot, descriptor_path},
-    power,
 };
 
-/// How long a client may take to ask an agent that is not there.
-const QUESTION: Duration = Duration::from_secs(1);
+/// Timeout for a client's first request if the host has no SSH agent.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long to wait when no client can be accepted.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Backoff after a failed accept.
+const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The socket, served until this is [finished](Self::finish).
+/// The socket in the machine, served until [`finish`](Self::finish).
 #[derive(Debug)]
-pub struct SshAgent {
+pub(crate) struct SshAgent {
     end: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
 
 impl SshAgent {
-    /// Makes the socket, which belongs to the machine's user, and serves it.
-    pub fn serve(user: &GuestHome, opener: Opener) -> io::Result<SshAgent> {
+    /// Creates the socket, which belongs to the machine's user, and serves it.
+    pub(crate) fn serve(user: &GuestUser, opener: Opener) -> io::Result<SshAgent> {
         let listener = listen(&GuestRoot::open()?, user)?;
         let (end, ended) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, opener, ended));
         Ok(SshAgent { end, serving })
     }
 
-    /// Lets go of the socket and of all connections to it, which keep the machine's disk in use.
-    pub async fn finish(self) {
-        // Whoever serves waits for this, and for nothing else that could end it.
+    /// Closes the socket and all connections, which keep the machine's file systems in use.
+    pub(crate) async fn finish(self) {
+        // Fails only if the task has panicked.
         let _ = self.end.send(());
         let _ = self.serving.await;
     }
@@ -66,11 +64,11 @@ async fn serve(listener: UnixListener, opener: Opener, mut ended: oneshot::Recei
             _ = &mut ended => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                // Without an agent on the host the client sees its connection closed.
-                Ok((client, _)) => drop(connections.spawn(carry(client, opener.clone()))),
+                // A finished connection needs no handling, whatever its outcome.
+                Ok((client, _)) => drop(connections.spawn(forward(client, opener.clone()))),
                 Err(error) => {
-                    power::say(&format!("accepting a client of the SSH agent: {error}"));
-                    sleep(TRY_AGAIN).await;
+                    kernel_log::error(&format!("cannot accept a client of the SSH agent: {error}"));
+                    sleep(ACCEPT_BACKOFF).await;
                 }
             },
         }
@@ -78,7 +76,8 @@ async fn serve(listener: UnixListener, opener: Opener, mut ended: oneshot::Recei
     connections.shutdown().await;
 }
 
-fn listen(root: &GuestRoot, user: &GuestHome) -> io::Result<UnixListener> {
+/// Creates the listening socket, replacing one of an earlier boot.
+fn listen(root: &GuestRoot, user: &GuestUser) -> io::Result<UnixListener> {
     let (directory, name) = SSH_AUTH_SOCKET
         .rsplit_once('/')
         .ok_or(io::ErrorKind::InvalidFilename)?;
@@ -88,6 +87,7 @@ fn listen(root: &GuestRoot, user: &GuestHome) -> io::Result<UnixListener> {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
+    // Binding through /proc/self/fd keeps symlinks of the machine from leading out of its disk.
     let socket = descriptor_path(directory.as_fd()).join(name);
     let listener = UnixListener::bind(&socket)?;
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
@@ -95,16 +95,19 @@ fn listen(root: &GuestRoot, user: &GuestHome) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn carry(mut client: UnixStream, opener: Opener) {
-    if join(&mut client, &opener).await.is_err() {
-        // A client that finds nobody before it has asked would be killed for writing (SIGPIPE).
-        let _ = timeout(QUESTION, client.read(&mut [0; 1024])).await;
+/// Serves one connection. Without an SSH agent on the host it is closed.
+async fn forward(mut client: UnixStream, opener: Opener) {
+    if connect_to_host(&mut client, &opener).await.is_err() {
+        // Closing the connection before the client has sent its request would kill it by SIGPIPE.
+        let _ = timeout(FIRST_REQUEST_TIMEOUT, client.read(&mut [0; 1024])).await;
     }
 }
 
-async fn join(client: &mut UnixStream, opener: &Opener) -> Result<(), FrameError> {
+async fn connect_to_host(client: &mut UnixStream, opener: &Opener) -> io::Result<()> {
     let mut host = opener.open().await?;
-    frame::write(&mut host, &HostPort::SshAgent).await?;
+    frame::write(&mut host, &HostPort::SshAgent)
+        .await
+        .map_err(io::Error::other)?;
     copy_bidirectional(client, &mut host).await?;
     Ok(())
 }

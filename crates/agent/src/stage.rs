@@ -1,8 +1,8 @@
-//! The agent's own program, run once more as the process that becomes init or a set-up script.
+//! The process between the agent and the machine's init or a set-up script.
 //!
-//! Between `fork` and `exec` of a process with threads next to nothing is allowed; a process of
-//! its own may do what it needs: enter new namespaces, mount, change its root, then turn into
-//! the program.
+//! Almost nothing is allowed between `fork` and `exec` of a process with threads. So the agent
+//! starts its own binary again. That process can do what it needs (enter new namespaces, mount,
+//! change its root) before it executes the program.
 
 use std::{
     convert::Infallible,
@@ -22,33 +22,34 @@ use nix::{
 use container_protocol::InitProgram;
 
 use crate::{
-    init::{INIT, built_in},
-    machine::{MACHINE, mounts::MACHINE_CGROUP},
+    built_in_init,
+    paths::{INIT, MACHINE, MACHINE_CGROUP},
 };
 
-const NAME: &str = "container-stage";
+/// Zeroth argument of a stage's process.
+pub(crate) const NAME: &str = "container-stage";
 
-/// What such a process becomes.
+/// A stage, by the program that it executes at its end.
 #[derive(Debug)]
-pub enum Stage {
-    /// The machine's init. Its standard input is a pipe on which a failure is told, and which
-    /// closes by itself when init runs; standard output and error are the machine's console.
+pub(crate) enum Stage {
+    /// The machine's init. Standard input is a pipe that carries the stage's error message and is
+    /// closed when init is executed; standard output and error are the machine's console.
     Init {
-        /// The program.
+        /// The image's init, or the built-in one.
         program: InitProgram,
         /// The machine's host name.
         hostname: String,
     },
-    /// A program that runs to its end before init starts.
+    /// A set-up script, which runs to its end before init starts.
     SetUp {
-        /// The program, a path in the machine.
+        /// The script's path in the machine.
         program: String,
     },
 }
 
 impl Stage {
-    /// The command that starts this process.
-    pub fn command(&self) -> Command {
+    /// Returns the command that starts the stage.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("/proc/self/exe");
         command.arg0(NAME);
         match self {
@@ -65,12 +66,8 @@ impl Stage {
         command
     }
 
-    /// What this process is to become, if it was started by [`command`](Self::command).
-    pub fn of_this_process() -> Option<Stage> {
-        let mut arguments = std::env::args();
-        if arguments.next()? != NAME {
-            return None;
-        }
+    /// Parses the arguments that [`command`](Self::command) passes, without the zeroth.
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Stage> {
         match (arguments.next()?.as_str(), arguments.next()?) {
             ("init", program) => Some(Stage::Init {
                 program: InitProgram::OfImage(program),
@@ -84,40 +81,44 @@ impl Stage {
             _ => None,
         }
     }
-
-    /// Becomes it. Returns only on failure, which it tells.
-    pub fn run(self) -> ExitCode {
-        let mut report: Box<dyn Write> = Box::new(io::stderr());
-        let outcome = match &self {
-            Stage::Init { program, hostname } => take_report().and_then(|pipe| {
-                report = Box::new(pipe);
-                enter_namespaces(hostname)?;
-                enter_machine()?;
-                match program {
-                    InitProgram::OfImage(_) => execute(INIT, &[INIT]),
-                    // The agent's own binary, which is not on the machine's disk.
-                    InitProgram::BuiltIn => execute("/proc/self/exe", &[built_in::NAME]),
-                }
-            }),
-            Stage::SetUp { program } => unshare(CloneFlags::CLONE_NEWNS)
-                .map_err(io::Error::from)
-                .and_then(|()| become_script(program)),
-        };
-        let Err(error) = outcome;
-        // Without its reader there is nobody to tell.
-        let _ = write!(report, "{error}");
-        ExitCode::from(127)
-    }
 }
 
-/// Takes the reporting pipe off standard input, which becomes the console.
-fn take_report() -> io::Result<File> {
+/// Runs the stage that this process was started as. Returns only on failure, which it reports on
+/// the pipe or on standard error.
+pub(crate) fn run() -> ExitCode {
+    let mut report: Box<dyn Write> = Box::new(io::stderr());
+    let Err(error) = match Stage::parse(std::env::args().skip(1)) {
+        Some(Stage::Init { program, hostname }) => take_report_pipe().and_then(|pipe| {
+            report = Box::new(pipe);
+            enter_namespaces(&hostname)?;
+            enter_machine()?;
+            match program {
+                // By the link and not the resolved path: busybox chooses its applet by the name.
+                InitProgram::OfImage(_) => execute(INIT, &[INIT]),
+                // The machine's disk has no copy of the agent's binary.
+                InitProgram::BuiltIn => execute("/proc/self/exe", &[built_in_init::NAME]),
+            }
+        }),
+        Some(Stage::SetUp { program }) => unshare(CloneFlags::CLONE_NEWNS)
+            .map_err(io::Error::from)
+            .and_then(|()| execute_script(&program)),
+        None => Err(io::Error::other("invalid arguments of a stage")),
+    };
+    // Fails only if the agent has closed the other end.
+    let _ = write!(report, "{error}");
+    ExitCode::from(127)
+}
+
+/// Moves the report pipe from standard input to a descriptor of its own that `exec` closes, and
+/// makes the console standard input.
+fn take_report_pipe() -> io::Result<File> {
     let pipe: OwnedFd = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     rustix::stdio::dup2_stdin(io::stdout())?;
     Ok(File::from(pipe))
 }
 
 fn enter_namespaces(hostname: &str) -> io::Result<()> {
+    // The cgroup comes first: it becomes the root of the new cgroup namespace.
     std::fs::write(format!("{MACHINE_CGROUP}/cgroup.procs"), "0")?;
     unshare(
         CloneFlags::CLONE_NEWNS
@@ -127,11 +128,11 @@ fn enter_namespaces(hostname: &str) -> io::Result<()> {
     )?;
     sethostname(hostname)?;
     rustix::process::setsid()?;
-    mount_own("cgroup2", &format!("{MACHINE}/sys/fs/cgroup"))
+    mount_pseudo("cgroup2", &format!("{MACHINE}/sys/fs/cgroup"))
 }
 
-/// As a shell would run it: a text that does not say in its first line what runs it is for sh.
-fn become_script(script: &str) -> io::Result<Infallible> {
+/// Executes a script in the machine as a shell would: one without `#!` is run by `/bin/sh`.
+fn execute_script(script: &str) -> io::Result<Infallible> {
     enter_machine()?;
     match execute(script, &[script]) {
         Err(error) if error.raw_os_error() == Some(nix::libc::ENOEXEC) => {
@@ -140,15 +141,15 @@ fn become_script(script: &str) -> io::Result<Infallible> {
         Err(error) => {
             let advice = match error.kind() {
                 io::ErrorKind::PermissionDenied => "is it executable?",
-                _ => "is what its first line names there?",
+                _ => "does the interpreter in its first line exist?",
             };
-            let message = format!("{script} cannot be run: {error}; {advice}");
+            let message = format!("cannot run {script}: {error}; {advice}");
             Err(io::Error::new(error.kind(), message))
         }
     }
 }
 
-/// Turns this process into a program, with these arguments, the zeroth included.
+/// Replaces this process by a program. `arguments` includes the zeroth.
 fn execute(program: &str, arguments: &[&str]) -> io::Result<Infallible> {
     let arguments: Vec<CString> = arguments
         .iter()
@@ -157,19 +158,19 @@ fn execute(program: &str, arguments: &[&str]) -> io::Result<Infallible> {
     Ok(execv(&CString::new(program)?, &arguments)?)
 }
 
-/// Makes the machine's disk the root of all.
+/// Makes the machine's disk the root directory.
 fn enter_machine() -> io::Result<()> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-    mount_own("proc", &format!("{MACHINE}/proc"))?;
-    // The initramfs cannot be pivoted away from (pivot_root(2)); a move onto "/" is as good.
+    mount_pseudo("proc", &format!("{MACHINE}/proc"))?;
+    // pivot_root(2) does not work on the initramfs; moving the mount onto "/" is its replacement.
     chdir(MACHINE)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;
     Ok(chdir("/")?)
 }
 
-fn mount_own(kind: &str, on: &str) -> io::Result<()> {
-    let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    Ok(mount(Some(kind), on, Some(kind), inert, None::<&str>)?)
+fn mount_pseudo(kind: &str, on: &str) -> io::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some(kind), on, Some(kind), flags, None::<&str>)?)
 }

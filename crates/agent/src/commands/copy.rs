@@ -1,5 +1,7 @@
-//! The guest's half of a copy: the agent's own program once more, in the machine, as the user who
-//! copies.
+//! The guest's half of a copy between host and machine.
+//!
+//! It is the agent's own binary, started as a command in the machine: with the user's permissions,
+//! and without a `tar` in the image.
 
 use std::{
     io::{self, Write},
@@ -7,65 +9,65 @@ use std::{
     process::ExitCode,
 };
 
-use container_archive::{ArchiveError, Arrival, Root, pack, unpack};
-use container_protocol::Copy;
+use container_copy::{CopyError, RootName, UnpackMode, pack, unpack};
+use container_protocol::GuestCopy;
 
-/// The process's zeroth argument.
-const NAME: &str = "container-copy";
+/// Zeroth argument of the process.
+pub(crate) const NAME: &str = "container-copy";
 
-/// The program, and its arguments, the zeroth included. In a child of the agent it is the agent's
-/// own, wherever the machine's root is.
-pub fn command(copy: &Copy) -> (String, Vec<String>) {
-    // A path and a name are all that is in it.
-    let words = serde_json::to_string(copy).unwrap_or_default();
-    ("/proc/self/exe".to_owned(), vec![NAME.to_owned(), words])
+/// Returns the program and its arguments, including the zeroth. The program's path is valid in any
+/// root directory, but only for a child of the agent.
+pub(super) fn command(copy: &GuestCopy) -> (String, Vec<String>) {
+    // Serializing paths and names as JSON cannot fail.
+    let json = serde_json::to_string(copy).unwrap_or_default();
+    ("/proc/self/exe".to_owned(), vec![NAME.to_owned(), json])
 }
 
-/// What this process is to copy, if it was started with [`command`].
-pub fn of_this_process() -> Option<Copy> {
-    let mut arguments = std::env::args();
-    if arguments.next()? != NAME {
-        return None;
-    }
-    serde_json::from_str(&arguments.next()?).ok()
-}
-
-/// Copies. What goes wrong is told on standard error.
-pub fn run(copy: &Copy) -> ExitCode {
-    match carry_out(copy) {
+/// Runs the copy that this process was [started](command) for. Prints errors on standard error.
+pub(crate) fn run() -> ExitCode {
+    let json = std::env::args().nth(1).unwrap_or_default();
+    let copy: GuestCopy = match serde_json::from_str(&json) {
+        Ok(copy) => copy,
+        Err(error) => {
+            print(&format_args!("Error: invalid arguments of a copy: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match pack_or_unpack(&copy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // A broken pipe means that the host's half has failed and reports why.
             if !error.is_broken_pipe() {
-                say(&format_args!("Error: {error}"));
+                print(&format_args!("Error: {error}"));
             }
             ExitCode::FAILURE
         }
     }
 }
 
-fn carry_out(copy: &Copy) -> Result<(), ArchiveError> {
-    let mut note = |note: String| say(&note);
+fn pack_or_unpack(copy: &GuestCopy) -> Result<(), CopyError> {
+    let mut note = |note: String| print(&note);
     match copy {
-        Copy::Out { path, named } => {
-            let root = if *named { Root::Named } else { Root::Itself };
+        GuestCopy::Out { path, named } => {
+            let root = if *named { RootName::Own } else { RootName::Dot };
             pack(Path::new(path), root, io::stdout().lock(), &mut note)
         }
-        Copy::In { path, name } => {
-            let arrival = Arrival::Copy {
+        GuestCopy::In { path, name } => {
+            let mode = UnpackMode::Copy {
                 name: name.as_ref().map(Into::into),
             };
-            unpack(io::stdin().lock(), Path::new(path), &arrival, &mut note)
+            unpack(io::stdin().lock(), Path::new(path), &mode, &mut note)
         }
-        Copy::InTar { path } => unpack(
+        GuestCopy::InTar { path } => unpack(
             io::stdin().lock(),
             Path::new(path),
-            &Arrival::Tar,
+            &UnpackMode::Tar,
             &mut note,
         ),
     }
 }
 
-fn say(message: &dyn std::fmt::Display) {
-    // Without its reader there is nobody to tell.
+fn print(message: &dyn std::fmt::Display) {
+    // Fails only if standard error is closed.
     let _ = writeln!(io::stderr(), "{message}");
 }

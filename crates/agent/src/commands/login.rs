@@ -1,62 +1,56 @@
-//! As whom, where, and with what environment a command runs.
+//! Resolves a command's user, shell, directory and environment.
 
 use std::{io, os::fd::OwnedFd};
 
 use container_protocol::{CommandLine, CommandRequest, UserReference, WorkingDirectory};
 
 use super::copy;
-use crate::machine::{GuestRoot, Passwd, PasswdEntry};
+use crate::{
+    machine::{GuestRoot, Passwd, PasswdEntry, shell},
+    paths::SEARCH_PATH,
+};
 
-/// The search path of every command, as Debian's login gives it to root and everyone may use.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Why a request cannot be turned into a process.
+/// Error of resolving a request.
 #[derive(Debug, thiserror::Error)]
-pub enum LoginError {
-    /// The guest's account files or directories cannot be read.
-    #[error("reading the machine's account files: {0}")]
-    Accounts(#[source] io::Error),
-    /// There is no such user.
-    #[error("the machine has no user named {0}: see /etc/passwd in the machine, or give a user id")]
-    NoUser(String),
-    /// The directory that was asked for is not there.
-    #[error("the working directory {path} cannot be used in the machine: {source}")]
-    Directory {
-        /// The directory.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
+pub(super) enum LoginError {
+    /// `/etc/passwd` or `/etc/group` cannot be read.
+    #[error("cannot read the machine's account files: {0}")]
+    Accounts(io::Error),
+    /// The machine has no user with the requested name.
+    #[error("user {0} not found in the machine (see /etc/passwd in the machine, or use a user id)")]
+    UserNotFound(String),
+    /// The working directory cannot be opened.
+    #[error("cannot use the working directory {path} in the machine: {cause}")]
+    Directory { path: String, cause: io::Error },
 }
 
-/// A request, resolved against the guest's own files.
+/// Login session of a command: the request, resolved against the machine's account files and
+/// directories.
 #[derive(Debug)]
-pub struct Login {
-    /// The program to execute: the shell, most often.
+pub(super) struct Login {
+    /// The program to execute, usually the shell.
     pub program: String,
-    /// Its arguments, the zeroth included.
+    /// Arguments, including the zeroth.
     pub arguments: Vec<String>,
-    /// All of its environment.
+    /// Complete environment; nothing of the agent's own is inherited.
     pub environment: Vec<(String, String)>,
-    /// User id.
     pub uid: u32,
-    /// Primary group.
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Where it starts, if it may enter it.
     pub directory: OwnedFd,
-    /// Whether it is an error when it may not.
+    /// Whether the command fails if the user may not enter the directory. Otherwise it starts in
+    /// the root directory.
     pub directory_required: bool,
 }
 
 impl Login {
-    /// Looks the user, shell and directory up.
-    pub fn resolve(request: &CommandRequest) -> Result<Login, LoginError> {
+    /// Looks up the user, shell and directory.
+    pub(super) fn resolve(request: &CommandRequest) -> Result<Login, LoginError> {
         let root = GuestRoot::open().map_err(LoginError::Accounts)?;
         let passwd = Passwd::read(&root).map_err(LoginError::Accounts)?;
         let (uid, user) = find_user(&passwd, &request.identity.user)?;
-        let shell = passwd.shell_of(user, &root);
+        let shell = shell::login_shell(user, &root);
         let (directory, directory_required) = open_directory(&root, request, user)?;
         let gid = request
             .identity
@@ -87,12 +81,12 @@ fn find_user<'a>(
         UserReference::Name(name) => passwd
             .by_name(name)
             .map(|user| (user.uid, Some(user)))
-            .ok_or_else(|| LoginError::NoUser(name.clone())),
+            .ok_or_else(|| LoginError::UserNotFound(name.clone())),
     }
 }
 
-/// The program and its arguments. A login's zeroth argument starts with a hyphen: that is how a
-/// shell knows.
+/// Returns the program and its arguments. A hyphen before the zeroth argument makes a shell a login
+/// shell.
 fn command(shell: String, command: &CommandLine) -> (String, Vec<String>) {
     let name = shell.rsplit('/').next().unwrap_or(&shell).to_owned();
     match command {
@@ -111,7 +105,7 @@ fn environment(
     let name = user.map_or_else(|| uid.to_string(), |user| user.name.clone());
     let home = user.map_or("/", |user| user.home.as_str());
     let mut environment: Vec<(String, String)> = [
-        ("PATH", PATH),
+        ("PATH", SEARCH_PATH),
         ("HOME", home),
         ("USER", &name),
         ("LOGNAME", &name),
@@ -138,6 +132,7 @@ fn groups(passwd: &Passwd, user: Option<&PasswdEntry>, gid: u32, more: &[u32]) -
     groups
 }
 
+/// Opens the working directory. Returns it, and whether the command requires it.
 fn open_directory(
     root: &GuestRoot,
     request: &CommandRequest,
@@ -149,9 +144,9 @@ fn open_directory(
             let directory = root.directory(path);
             return directory
                 .map(|directory| (directory, true))
-                .map_err(|source| LoginError::Directory {
+                .map_err(|cause| LoginError::Directory {
                     path: path.clone(),
-                    source,
+                    cause,
                 });
         }
         WorkingDirectory::Preferred(path) => [path, home, "/"],
@@ -166,7 +161,7 @@ fn open_directory(
     }
     Err(LoginError::Directory {
         path: "/".to_owned(),
-        source: last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound)),
+        cause: last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound)),
     })
 }
 
@@ -175,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_told_by_its_zeroth_argument() {
+    fn login_shell_has_a_hyphen_before_its_zeroth_argument() {
         let arguments = |shell: &str, line| command(shell.to_owned(), &line).1;
         assert_eq!(arguments("/bin/bash", CommandLine::Login), ["-bash"]);
         let line = CommandLine::Shell("exit 42".to_owned());
@@ -183,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_environment_wins() {
+    fn requested_environment_takes_precedence() {
         let wanted = [
             ("PATH".to_owned(), "/x".to_owned()),
             ("A".to_owned(), String::new()),

@@ -1,58 +1,54 @@
-//! Commands run in the machine.
+//! Runs commands in the machine for the host.
 
-pub mod copy;
+pub(crate) mod copy;
 mod login;
 mod pipes;
 mod rendezvous;
 mod run;
-pub mod signal;
 mod spawn;
-pub mod terminal;
+mod terminal;
 
 use std::{io, sync::Arc};
 
 use container_protocol::{
-    CommandLine, CommandRequest, Identity, InitProgram, Port, Stdio, UserReference,
-    WorkingDirectory, mux::Stream,
+    CommandLine, CommandRequest, Identity, Port, Stdio, UserReference, WorkingDirectory,
+    mux::Stream,
 };
 
-use crate::init::Init;
-pub use login::PATH;
+use crate::init::InitProcess;
 use rendezvous::Rendezvous;
 
-/// All that is needed to run commands in the machine.
+/// Server of the commands of one machine.
 #[derive(Debug)]
-pub struct Commands {
-    init: u32,
-    init_program: InitProgram,
+pub(crate) struct Commands {
+    init: InitProcess,
     streams: Rendezvous,
 }
 
 impl Commands {
-    /// Commands will run beside `init`, in its namespaces.
-    pub fn new(init: &Init) -> Arc<Commands> {
+    /// Returns a server that runs commands in the namespaces of `init`.
+    pub(crate) fn new(init: InitProcess) -> Arc<Commands> {
         Arc::new(Commands {
-            init: init.pid(),
-            init_program: init.program().clone(),
+            init,
             streams: Rendezvous::default(),
         })
     }
 
-    /// Serves one stream that the host opened.
-    pub async fn serve(&self, port: Port, stream: Stream) {
+    /// Serves a stream that the host opened: a command's control stream or one of its data streams.
+    pub(crate) async fn serve(&self, port: Port, stream: Stream) {
         match port {
-            Port::Command(id) => run::serve(self, id, stream).await,
+            Port::Command(id) => run::serve(&self.init, &self.streams, id, stream).await,
             Port::Stdin(_) | Port::Stdout(_) | Port::Stderr(_) | Port::Terminal(_) => {
-                self.streams.bring(port, stream).await;
+                self.streams.offer(port, stream).await;
             }
-            // The machine has one control stream, and this is another; changes are no command.
+            // Not a command. The one control stream of the machine is open already.
             Port::Control | Port::Changes => drop(stream),
         }
     }
 }
 
-/// Runs a shell line in the machine as root and waits for its end.
-pub async fn run_as_root(init: u32, line: &str) -> io::Result<()> {
+/// Runs a shell line in the machine as root and waits for its end. Its output is discarded.
+pub(crate) async fn run_as_root(init_pid: u32, line: &str) -> io::Result<()> {
     let request = CommandRequest {
         command: CommandLine::Shell(line.to_owned()),
         identity: Identity {
@@ -65,11 +61,11 @@ pub async fn run_as_root(init: u32, line: &str) -> io::Result<()> {
         stdio: Stdio::Detached,
     };
     let login = login::Login::resolve(&request).map_err(io::Error::other)?;
-    let mut child = spawn::in_machine(init, login, spawn::Streams::null()?).await?;
+    let mut child = spawn::in_machine(init_pid, login, spawn::StandardStreams::null()?).await?;
     let status = child.wait().await?;
     if status.success() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("{line}: {status}")))
+        Err(io::Error::other(format!("{line} failed: {status}")))
     }
 }

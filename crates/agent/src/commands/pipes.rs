@@ -1,4 +1,4 @@
-//! A command's three pipes, joined to its three streams.
+//! Connects the three pipes of a command without a terminal to its three streams.
 
 use std::{
     io,
@@ -16,10 +16,11 @@ use tokio::{
 
 use super::spawn;
 
+/// Size of a copy buffer in bytes: the default capacity of a pipe (pipe(7)).
 const CHUNK: usize = 64 * 1024;
 
-/// The copying from the command's output to the host. Dropping it leaves the copying alone.
-pub struct Pipes {
+/// Running copies of the command's output to the host. Dropping this does not stop them.
+pub(super) struct Pipes {
     outputs: Vec<Output>,
 }
 
@@ -29,17 +30,17 @@ struct Output {
 }
 
 impl Pipes {
-    /// Makes the pipes, the command's ends owned by `uid`, and starts copying.
-    pub fn new(
+    /// Creates the pipes and starts copying. The command's ends belong to `uid`.
+    pub(super) fn new(
         stdin: Stream,
         stdout: Stream,
         stderr: Stream,
         uid: u32,
-    ) -> io::Result<(spawn::Streams, Pipes)> {
+    ) -> io::Result<(spawn::StandardStreams, Pipes)> {
         let (sender, receiver) = pipe::pipe()?;
         let (stdout_sender, stdout_receiver) = pipe::pipe()?;
         let (stderr_sender, stderr_receiver) = pipe::pipe()?;
-        let ends = spawn::Streams {
+        let ends = spawn::StandardStreams {
             stdin: owned_by(uid, receiver.into_blocking_fd()?)?,
             stdout: owned_by(uid, stdout_sender.into_blocking_fd()?)?,
             stderr: owned_by(uid, stderr_sender.into_blocking_fd()?)?,
@@ -53,11 +54,12 @@ impl Pipes {
         Ok((ends, Pipes { outputs }))
     }
 
-    /// Waits until all that the command wrote before its end has been handed on.
-    pub async fn finish(&mut self) {
+    /// Waits until everything that the command wrote before its end has been copied. Call it after
+    /// the command has ended.
+    pub(super) async fn finish(&mut self) {
         for output in &mut self.outputs {
             if let Some(process_ended) = output.process_ended.take() {
-                // The copying may have ended before the process did.
+                // Fails if the command closed its output before it ended.
                 let _ = process_ended.send(());
             }
         }
@@ -66,22 +68,22 @@ impl Pipes {
         }
     }
 
-    /// Stops copying: writers find their pipe closed.
-    pub fn abandon(self) {
+    /// Stops copying. Processes that still write get SIGPIPE.
+    pub(super) fn abandon(self) {
         for output in self.outputs {
             output.copying.abort();
         }
     }
 }
 
-/// The user may open its own streams by name (`/dev/stdout`), which goes by the pipe's owner.
+/// Makes `uid` the owner of a pipe. Opening `/dev/stdout` needs permission for the pipe itself.
 fn owned_by(uid: u32, end: OwnedFd) -> io::Result<OwnedFd> {
     fchown(&end, Some(Uid::from_raw(uid)), None)?;
     Ok(end)
 }
 
-/// Copies the host's bytes into the command. When the command reads no more, the dropped
-/// stream tells the host.
+/// Copies input from the host to the command. If the command closes its input, the stream is
+/// dropped, which the host sees as a reset.
 async fn feed(mut from: Stream, mut to: Sender) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
@@ -96,17 +98,17 @@ impl Output {
         let (process_ended, ended) = oneshot::channel();
         Output {
             process_ended: Some(process_ended),
-            copying: tokio::spawn(hand_on(from, to, ended)),
+            copying: tokio::spawn(copy_output(from, to, ended)),
         }
     }
 }
 
 /// Copies output to the host until the pipe's last writer closes it or the command has ended.
 ///
-/// Children that the command leaves behind may hold the pipe open for ever. So at the
-/// command's end what is in the pipe is handed on, and whatever comes later is thrown away: the
-/// children go on writing without harm.
-async fn hand_on(mut from: Receiver, mut to: Stream, mut process_ended: oneshot::Receiver<()>) {
+/// Background children of the command may hold the pipe open forever. So when the command ends, the
+/// pipe's current content is still copied; later output is read and discarded, so that the children
+/// neither block nor get SIGPIPE.
+async fn copy_output(mut from: Receiver, mut to: Stream, mut process_ended: oneshot::Receiver<()>) {
     let mut buffer = vec![0; CHUNK];
     loop {
         let count = tokio::select! {
@@ -116,7 +118,7 @@ async fn hand_on(mut from: Receiver, mut to: Stream, mut process_ended: oneshot:
         };
         match count {
             Ok(count @ 1..) => {
-                // With no reader on the host the pipe closes, and the command gets SIGPIPE.
+                // The host has closed the stream: closing the pipe gives the command SIGPIPE.
                 if to.write_all(&buffer[..count]).await.is_err() {
                     return;
                 }

@@ -1,4 +1,5 @@
-//! Where a command meets its streams: they are opened at once and arrive in any order.
+//! Matches commands with their streams. The host opens all of them at once, so they arrive in any
+//! order.
 
 use std::{
     collections::HashMap,
@@ -9,12 +10,12 @@ use std::{
 use container_protocol::{Port, mux::Stream};
 use tokio::{sync::oneshot, time::timeout};
 
-/// How long one side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Timeout for a stream to be taken by its command, and for a command to get a stream.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Streams that wait for their command, and commands that wait for their streams.
+/// Streams without a command yet, and commands without their stream yet.
 #[derive(Debug, Default)]
-pub struct Rendezvous {
+pub(super) struct Rendezvous {
     waiting: Mutex<HashMap<Port, Waiting>>,
 }
 
@@ -29,15 +30,15 @@ impl Rendezvous {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings a stream; it is dropped if no command takes it in time.
-    pub async fn bring(&self, port: Port, stream: Stream) {
+    /// Offers a stream to its command. It is dropped if the command does not take it in time.
+    pub(super) async fn offer(&self, port: Port, stream: Stream) {
         let waiting = self.waiting().remove(&port);
         match waiting {
-            Some(Waiting::Command(taker)) => drop(taker.send(stream)),
-            // A second stream of one name replaces the first, which its opener sees reset.
+            Some(Waiting::Command(command)) => drop(command.send(stream)),
+            // A second stream for the same port replaces the first, whose opener sees a reset.
             Some(Waiting::Stream(_)) | None => {
                 self.waiting().insert(port, Waiting::Stream(stream));
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(TIMEOUT).await;
                 let mut waiting = self.waiting();
                 if matches!(waiting.get(&port), Some(Waiting::Stream(_))) {
                     waiting.remove(&port);
@@ -46,20 +47,20 @@ impl Rendezvous {
         }
     }
 
-    /// Takes a stream, waiting for it to arrive; none if it does not in time.
-    pub async fn take(&self, port: Port) -> Option<Stream> {
+    /// Takes a stream, waiting for it to arrive. Returns `None` on a timeout.
+    pub(super) async fn take(&self, port: Port) -> Option<Stream> {
         let arrival = {
             let mut waiting = self.waiting();
             match waiting.remove(&port) {
                 Some(Waiting::Stream(stream)) => return Some(stream),
                 Some(Waiting::Command(_)) | None => {
-                    let (taker, arrival) = oneshot::channel();
-                    waiting.insert(port, Waiting::Command(taker));
+                    let (command, arrival) = oneshot::channel();
+                    waiting.insert(port, Waiting::Command(command));
                     arrival
                 }
             }
         };
-        let stream = timeout(PATIENCE, arrival).await;
+        let stream = timeout(TIMEOUT, arrival).await;
         self.waiting().remove(&port);
         stream.ok()?.ok()
     }

@@ -1,6 +1,6 @@
-//! One command, from its request to its end.
+//! Runs one command from its request to its end.
 
-use std::{io, os::unix::process::ExitStatusExt, path::Path};
+use std::{io, os::unix::process::ExitStatusExt};
 
 use container_protocol::{
     CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port, Stdio,
@@ -9,77 +9,84 @@ use container_protocol::{
 use nix::libc;
 use tokio::process::Child;
 
-use crate::init;
-
-use super::{
-    Commands,
-    login::{Login, LoginError},
-    pipes::Pipes,
-    signal, spawn,
-    terminal::Terminal,
+use crate::{
+    init::{self, InitProcess},
+    signal,
 };
 
-/// Why a command could not be run.
+use super::{
+    login::{Login, LoginError},
+    pipes::Pipes,
+    rendezvous::Rendezvous,
+    spawn,
+    terminal::CommandTerminal,
+};
+
+/// Error of starting a command.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(transparent)]
     Login(#[from] LoginError),
-    #[error("starting {program} in the machine: {source}")]
-    Start { program: String, source: io::Error },
-    #[error("making the command's streams: {0}")]
-    Streams(#[source] io::Error),
-    #[error("the command's streams did not arrive")]
+    #[error("cannot start {program} in the machine: {cause}")]
+    Start { program: String, cause: io::Error },
+    #[error("cannot create the command's streams: {0}")]
+    Streams(io::Error),
+    #[error("timed out waiting for the host to open the command's streams")]
     NoStreams,
-    #[error("the machine is on its way down")]
-    Ending,
 }
 
-/// The moving ends of a running command's streams.
-enum Moving {
+/// Running copies between a command's standard streams and the host.
+enum Streams {
     Pipes(Pipes),
-    Terminal(Terminal),
-    Nothing,
+    Terminal(CommandTerminal),
+    Detached,
 }
 
-impl Moving {
-    /// Waits until all that the command wrote has been handed on.
+impl Streams {
+    /// Waits until everything that the command wrote has been copied.
     async fn finish(&mut self) {
         match self {
-            Moving::Pipes(pipes) => pipes.finish().await,
-            Moving::Terminal(terminal) => terminal.finish().await,
-            Moving::Nothing => {}
+            Streams::Pipes(pipes) => pipes.finish().await,
+            Streams::Terminal(terminal) => terminal.finish().await,
+            Streams::Detached => {}
         }
     }
 
-    /// Stops handing on: nobody is there to take it.
+    /// Stops copying, because the host no longer reads.
     fn abandon(self) {
         match self {
-            Moving::Pipes(pipes) => pipes.abandon(),
-            Moving::Terminal(terminal) => terminal.abandon(),
-            Moving::Nothing => {}
+            Streams::Pipes(pipes) => pipes.abandon(),
+            Streams::Terminal(terminal) => terminal.abandon(),
+            Streams::Detached => {}
         }
     }
 }
 
-/// Runs the command that `control` asks for and tells how it ends.
-pub async fn serve(commands: &Commands, id: CommandId, mut control: Stream) {
+/// Runs the command that the host requests on `control` and reports its end there.
+pub(super) async fn serve(
+    init: &InitProcess,
+    rendezvous: &Rendezvous,
+    id: CommandId,
+    mut control: Stream,
+) {
     let Ok(request) = frame::read::<CommandRequest>(&mut control).await else {
         return;
     };
-    let outcome = match start(commands, id, &request).await {
-        Ok((child, moving)) => run(child, moving, &request, &mut control).await,
-        // The host sees the stream end, as it does when the machine has ended.
-        Err(RunError::Ending) => return,
+    let outcome = match start(init, rendezvous, id, &request).await {
+        Ok((child, streams)) => supervise(child, streams, &request, &mut control).await,
+        // The machine is shutting down. The host sees the stream end, as for a command that the
+        // shutdown killed.
+        Err(_) if !init.is_running() => return,
         Err(error) => CommandEvent::Failed {
             message: error.to_string(),
         },
     };
-    // A host that has gone has no use for the outcome.
+    // Fails only if the host has closed the stream.
     let _ = frame::write(&mut control, &outcome).await;
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut control).await;
 }
 
-/// The programs that are of no use before init listens.
+/// Programs that fail while init does not accept requests.
 const TALKS_TO_INIT: [&str; 7] = [
     "systemctl",
     "loginctl",
@@ -90,7 +97,8 @@ const TALKS_TO_INIT: [&str; 7] = [
     "shutdown",
 ];
 
-/// Whether a command is one that would fail while init is on its way up. All others start at once.
+/// Returns whether a command must wait until init accepts requests. All others start at once, which
+/// makes `container machine run` on a booting machine faster.
 fn talks_to_init(command: &CommandLine) -> bool {
     let CommandLine::Shell(line) = command else {
         return false;
@@ -101,73 +109,67 @@ fn talks_to_init(command: &CommandLine) -> bool {
 }
 
 async fn start(
-    commands: &Commands,
+    init: &InitProcess,
+    rendezvous: &Rendezvous,
     id: CommandId,
     request: &CommandRequest,
-) -> Result<(Child, Moving), RunError> {
+) -> Result<(Child, Streams), RunError> {
     let login = Login::resolve(request)?;
     let program = login.program.clone();
-    let (ends, moving) = match request.stdio {
+    let take = async |port| rendezvous.take(port).await.ok_or(RunError::NoStreams);
+    let (ends, streams) = match request.stdio {
         Stdio::Pipes => {
-            let take = async |port| commands.streams.take(port).await.ok_or(RunError::NoStreams);
             let stdin = take(Port::Stdin(id)).await?;
             let stdout = take(Port::Stdout(id)).await?;
             let stderr = take(Port::Stderr(id)).await?;
             let (ends, pipes) =
                 Pipes::new(stdin, stdout, stderr, login.uid).map_err(RunError::Streams)?;
-            (ends, Moving::Pipes(pipes))
+            (ends, Streams::Pipes(pipes))
         }
         Stdio::Terminal(size) => {
-            let stream = commands
-                .streams
-                .take(Port::Terminal(id))
-                .await
-                .ok_or(RunError::NoStreams)?;
-            let opened = Terminal::new(stream, size, login.uid);
+            let stream = take(Port::Terminal(id)).await?;
+            let opened = CommandTerminal::new(stream, size, login.uid);
             let (ends, terminal) = opened.map_err(RunError::Streams)?;
-            (ends, Moving::Terminal(terminal))
+            (ends, Streams::Terminal(terminal))
         }
         Stdio::Detached => (
-            spawn::Streams::null().map_err(RunError::Streams)?,
-            Moving::Nothing,
+            spawn::StandardStreams::null().map_err(RunError::Streams)?,
+            Streams::Detached,
         ),
     };
-    // Only now: streams that nobody takes are dropped after a while.
+    // After the streams were taken: the rendezvous drops them after a while.
     if talks_to_init(&request.command) {
-        init::ready(&commands.init_program).await;
+        init::wait_until_ready(&init.program).await;
     }
-    let child = spawn::in_machine(commands.init, login, ends)
+    let child = spawn::in_machine(init.pid, login, ends)
         .await
-        .map_err(
-            |source| match Path::new(&format!("/proc/{}", commands.init)).exists() {
-                true => RunError::Start { program, source },
-                false => RunError::Ending,
-            },
-        )?;
-    Ok((child, moving))
+        .map_err(|cause| RunError::Start { program, cause })?;
+    Ok((child, streams))
 }
 
-async fn run(
+/// Serves the host's control messages until the command has ended, and returns its outcome.
+async fn supervise(
     mut child: Child,
-    mut moving: Moving,
+    mut streams: Streams,
     request: &CommandRequest,
     control: &mut Stream,
 ) -> CommandEvent {
-    // If the host has gone the loop below finds out.
+    // If the host has closed the stream, the loop below notices.
     let _ = frame::write(control, &CommandEvent::Started).await;
     let process = child.id().unwrap_or_default();
     let (mut requests, _events) = tokio::io::split(control);
-    let mut host_is_there = true;
+    let mut is_connected = true;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
-            message = frame::read::<CommandControl>(&mut requests), if host_is_there => match message {
+            message = frame::read::<CommandControl>(&mut requests), if is_connected => match message {
                 Ok(CommandControl::Signal(number)) => deliver(process, number),
-                Ok(CommandControl::Resize(size)) => if let Moving::Terminal(terminal) = &moving {
+                Ok(CommandControl::Resize(size)) => if let Streams::Terminal(terminal) = &streams {
                     terminal.resize(size);
                 },
                 Err(_) => {
-                    host_is_there = false;
+                    is_connected = false;
+                    // A closed terminal sends SIGHUP too.
                     if request.stdio != Stdio::Detached {
                         deliver(process, libc::SIGHUP);
                     }
@@ -175,20 +177,20 @@ async fn run(
             },
         }
     };
-    if host_is_there {
-        moving.finish().await;
+    if is_connected {
+        streams.finish().await;
     } else {
-        moving.abandon();
+        streams.abandon();
     }
     match status {
         Ok(status) => CommandEvent::Exited(exit_status(status)),
         Err(error) => CommandEvent::Failed {
-            message: format!("waiting for the command to end: {error}"),
+            message: format!("cannot wait for the command to end: {error}"),
         },
     }
 }
 
-/// Signals the command's process group, which may have ended in this moment.
+/// Sends a signal to the command's process group. Fails only if the group has just ended.
 fn deliver(process: u32, number: i32) {
     let _ = signal::send_to_group(process, number);
 }
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_for_init_is_known_by_its_programs() {
+    fn commands_that_talk_to_init_are_recognized() {
         let talks = |line: &str| talks_to_init(&CommandLine::Shell(line.to_owned()));
         assert!(talks("systemctl is-system-running --wait"));
         assert!(talks("sudo /usr/bin/systemctl restart ssh"));

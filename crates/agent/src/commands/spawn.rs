@@ -1,4 +1,4 @@
-//! Starting a process in the machine's namespaces.
+//! Starts a process in the machine's namespaces.
 #![allow(unsafe_code)]
 
 use std::{
@@ -20,29 +20,26 @@ use rustix::fs::{Mode, OFlags};
 use tokio::process::Child;
 
 use super::login::Login;
-use crate::{init::on_own_thread, machine::mounts::MACHINE_CGROUP};
+use crate::{namespace_thread, paths::MACHINE_CGROUP};
 
-/// The limits on open files that a login starts with: the usual soft one, and a hard one that
-/// leaves room for those who ask.
+/// Soft and hard limit on open files. 1024 is the usual soft limit, above which `select(2)` does
+/// not work; programs that need more raise it up to the hard one.
 const OPEN_FILES: (u64, u64) = (1024, 1 << 20);
 
-/// What the process gets as its standard streams.
-pub struct Streams {
-    /// Standard input.
+/// Standard streams of a new process.
+pub(super) struct StandardStreams {
     pub stdin: OwnedFd,
-    /// Standard output.
     pub stdout: OwnedFd,
-    /// Standard error.
     pub stderr: OwnedFd,
-    /// Whether standard input is to be the process's controlling terminal.
+    /// Whether standard input becomes the process's controlling terminal.
     pub controlling_terminal: bool,
 }
 
-impl Streams {
-    /// No input, and output that is thrown away.
-    pub fn null() -> io::Result<Streams> {
+impl StandardStreams {
+    /// Returns `/dev/null` for all three.
+    pub(super) fn null() -> io::Result<StandardStreams> {
         let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
-        Ok(Streams {
+        Ok(StandardStreams {
             stdin: null.try_clone()?,
             stdout: null.try_clone()?,
             stderr: null,
@@ -51,8 +48,8 @@ impl Streams {
     }
 }
 
-/// What the child enters between `fork` and `exec`, opened before.
-struct Surroundings {
+/// Everything that the child enters between `fork` and `exec`, opened before the fork.
+struct ChildContext {
     cgroup: OwnedFd,
     namespaces: [(OwnedFd, CloneFlags); 4],
     directory: OwnedFd,
@@ -64,16 +61,21 @@ struct Surroundings {
     controlling_terminal: bool,
 }
 
-/// Starts `login` beside the machine's init, as a session of its own.
-pub async fn in_machine(init: u32, login: Login, streams: Streams) -> io::Result<Child> {
-    let namespace = |name: &str| File::open(format!("/proc/{init}/ns/{name}")).map(OwnedFd::from);
+/// Starts `login` as a new session in the namespaces of the machine's init.
+pub(super) async fn in_machine(
+    init_pid: u32,
+    login: Login,
+    streams: StandardStreams,
+) -> io::Result<Child> {
+    let namespace =
+        |name: &str| File::open(format!("/proc/{init_pid}/ns/{name}")).map(OwnedFd::from);
     let pid_namespace = namespace("pid")?;
     let root = rustix::fs::open(
-        format!("/proc/{init}/root"),
+        format!("/proc/{init_pid}/root"),
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    let surroundings = Surroundings {
+    let context = ChildContext {
         cgroup: commands_cgroup()?,
         namespaces: [
             (namespace("cgroup")?, CloneFlags::CLONE_NEWCGROUP),
@@ -89,29 +91,33 @@ pub async fn in_machine(init: u32, login: Login, streams: Streams) -> io::Result
         groups: login.groups.into_iter().map(Gid::from_raw).collect(),
         controlling_terminal: streams.controlling_terminal,
     };
+    let (name, arguments) = login
+        .arguments
+        .split_first()
+        .ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(&login.program);
     command
-        .arg0(&login.arguments[0])
-        .args(&login.arguments[1..])
+        .arg0(name)
+        .args(arguments)
         .env_clear()
         .envs(login.environment)
         .stdin(Stdio::from(streams.stdin))
         .stdout(Stdio::from(streams.stdout))
         .stderr(Stdio::from(streams.stderr));
-    // SAFETY: `enter` makes system calls on integers and descriptors opened before the fork; it
-    // neither allocates nor takes a lock.
+    // SAFETY: `enter` only makes system calls on integers and on descriptors that were opened
+    // before the fork. It neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(move || enter(&surroundings));
+        command.pre_exec(move || enter(&context));
     }
-    on_own_thread(move || {
-        // Children of this thread start in the machine's PID namespace.
+    namespace_thread::run(move || {
+        // Later children of this thread start in the machine's PID namespace.
         setns(pid_namespace, CloneFlags::CLONE_NEWPID)?;
         tokio::process::Command::from(command).spawn()
     })
     .await
 }
 
-/// The cgroup that commands share, beside what init makes for itself.
+/// Opens the cgroup that all commands share. Init creates its own cgroups beside it.
 fn commands_cgroup() -> io::Result<OwnedFd> {
     let directory = format!("{MACHINE_CGROUP}/container-run");
     std::fs::create_dir_all(&directory)?;
@@ -121,22 +127,24 @@ fn commands_cgroup() -> io::Result<OwnedFd> {
         .into())
 }
 
-fn enter(surroundings: &Surroundings) -> io::Result<()> {
-    nix::unistd::write(&surroundings.cgroup, b"0")?;
-    for (namespace, kind) in &surroundings.namespaces {
+/// Moves the child into the machine. Runs between `fork` and `exec`.
+fn enter(context: &ChildContext) -> io::Result<()> {
+    nix::unistd::write(&context.cgroup, b"0")?;
+    for (namespace, kind) in &context.namespaces {
         setns(namespace.as_fd(), *kind)?;
     }
     setsid()?;
-    if surroundings.controlling_terminal {
-        // SAFETY: descriptor 0 is open: it is the terminal that the parent put there.
+    if context.controlling_terminal {
+        // SAFETY: descriptor 0 is open: the parent made the terminal standard input.
         rustix::process::ioctl_tiocsctty(unsafe { BorrowedFd::borrow_raw(0) })?;
     }
     setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.0, OPEN_FILES.1)?;
-    setgroups(&surroundings.groups)?;
-    setgid(surroundings.gid)?;
-    setuid(surroundings.uid)?;
-    match fchdir(&surroundings.directory) {
-        Err(_) if !surroundings.directory_required => fchdir(&surroundings.root)?,
+    setgroups(&context.groups)?;
+    setgid(context.gid)?;
+    setuid(context.uid)?;
+    // As the user, whose permission to enter the directory counts.
+    match fchdir(&context.directory) {
+        Err(_) if !context.directory_required => fchdir(&context.root)?,
         other => other?,
     }
     Ok(())

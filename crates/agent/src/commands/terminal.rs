@@ -1,12 +1,6 @@
-//! A command's terminal.
+//! Connects the pseudo-terminal of a command to its stream.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use container_protocol::{TerminalSize, mux::Stream};
 use rustix::{
@@ -14,37 +8,38 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::oneshot,
     task::JoinHandle,
     time::timeout,
 };
 
 use super::spawn;
-use crate::{init::open_terminal, watched::Watched};
+use crate::pty::{self, PtyMaster};
 
-/// How long the terminal may be silent after the command's end before it counts as done.
+/// Output of the terminal is complete after this long without any once the command has ended.
+/// Background processes may keep the terminal open.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// A running command's terminal, joined to its stream.
-pub struct Terminal {
+/// Running copies between a command's pseudo-terminal and its stream.
+pub(super) struct CommandTerminal {
     master: OwnedFd,
     process_ended: Option<oneshot::Sender<()>>,
     feeding: JoinHandle<()>,
     copying: JoinHandle<()>,
 }
 
-impl Terminal {
+impl CommandTerminal {
     /// Opens a terminal that belongs to `uid` and starts copying both ways.
-    pub fn new(
+    pub(super) fn new(
         stream: Stream,
         size: TerminalSize,
         uid: u32,
-    ) -> io::Result<(spawn::Streams, Terminal)> {
-        let (master, terminal) = open_terminal()?;
+    ) -> io::Result<(spawn::StandardStreams, CommandTerminal)> {
+        let (master, terminal) = pty::open()?;
         fchown(&terminal, Some(Uid::from_raw(uid)), None)?;
         tcsetwinsize(&master, window(size))?;
-        let ends = spawn::Streams {
+        let ends = spawn::StandardStreams {
             stdin: terminal.try_clone()?,
             stdout: terminal.try_clone()?,
             stderr: terminal,
@@ -52,14 +47,14 @@ impl Terminal {
         };
         let (process_ended, ended) = oneshot::channel();
         let (from_host, to_host) = tokio::io::split(stream);
-        let keyboard = Master::new(master.try_clone()?)?;
-        let screen = Master::new(master.try_clone()?)?;
+        let keyboard = PtyMaster::new(master.try_clone()?)?;
+        let screen = PtyMaster::new(master.try_clone()?)?;
         let feeding = tokio::spawn(feed(from_host, keyboard));
-        let copying = tokio::spawn(hand_on(screen, to_host, ended));
+        let copying = tokio::spawn(copy_output(screen, to_host, ended));
         let process_ended = Some(process_ended);
         Ok((
             ends,
-            Terminal {
+            CommandTerminal {
                 master,
                 process_ended,
                 feeding,
@@ -68,20 +63,21 @@ impl Terminal {
         ))
     }
 
-    /// Gives the terminal a new size; the kernel tells the programs on it.
-    pub fn resize(&self, size: TerminalSize) {
-        // Fails only for a terminal that has just hung up.
+    /// Resizes the terminal. The kernel notifies its programs with SIGWINCH.
+    pub(super) fn resize(&self, size: TerminalSize) {
+        // Fails only if the terminal has just hung up.
         let _ = tcsetwinsize(&self.master, window(size));
     }
 
-    /// Stops copying: the terminal hangs up.
-    pub fn abandon(self) {
+    /// Stops copying and hangs up the terminal.
+    pub(super) fn abandon(self) {
         self.copying.abort();
         self.feeding.abort();
     }
 
-    /// Waits until all that the command wrote has been handed on.
-    pub async fn finish(&mut self) {
+    /// Waits until everything that the command wrote has been copied. Call it after the command has
+    /// ended.
+    pub(super) async fn finish(&mut self) {
         if let Some(process_ended) = self.process_ended.take() {
             let _ = process_ended.send(());
         }
@@ -99,7 +95,7 @@ fn window(size: TerminalSize) -> Winsize {
     }
 }
 
-async fn feed(mut from: impl AsyncRead + Unpin, mut to: Master) {
+async fn feed(mut from: impl AsyncRead + Unpin, mut to: PtyMaster) {
     let mut buffer = vec![0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if to.write_all(&buffer[..count]).await.is_err() {
@@ -108,8 +104,8 @@ async fn feed(mut from: impl AsyncRead + Unpin, mut to: Master) {
     }
 }
 
-async fn hand_on(
-    mut from: Master,
+async fn copy_output(
+    mut from: PtyMaster,
     mut to: impl AsyncWrite + Unpin,
     mut process_ended: oneshot::Receiver<()>,
 ) {
@@ -136,49 +132,4 @@ async fn hand_on(
         }
     }
     let _ = to.shutdown().await;
-}
-
-/// The master's end of a pseudo-terminal. It ends when the terminal's last user has closed it.
-pub struct Master(Watched);
-
-impl Master {
-    /// Takes the descriptor.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Master> {
-        Watched::new(descriptor).map(Master)
-    }
-}
-
-impl AsyncRead for Master {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let space = buffer.initialize_unfilled();
-        let count = match ready!(self.0.poll_read(context, space)) {
-            // Linux says EIO where others report the end of the file (pty(7)).
-            Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => 0,
-            other => other?,
-        };
-        buffer.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Master {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(context, buffer)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }

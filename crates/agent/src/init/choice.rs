@@ -1,59 +1,60 @@
-//! Which program is a machine's init.
+//! Chooses the machine's init: the image's init system or the built-in one.
 
 use std::{io, path::Path};
 
 use container_protocol::InitProgram;
 
-use crate::machine::GuestRoot;
+use crate::{machine::GuestRoot, paths::INIT};
 
-/// Where an image has its init system.
-pub const INIT: &str = "/sbin/init";
-
-/// The image's init where it has an init system, else the built-in one.
-pub fn of_image(root: &GuestRoot) -> io::Result<InitProgram> {
+/// Returns the image's init if the image has an init system, else the built-in one.
+pub(super) fn choose(root: &GuestRoot) -> io::Result<InitProgram> {
     let program = match root.canonical(INIT) {
         Ok(program) => program,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(InitProgram::BuiltIn),
         Err(error) => return Err(error),
     };
-    if program.file_name() == Some("busybox".as_ref()) && !is_set_up(root)? {
+    if program.file_name() == Some("busybox".as_ref()) && !is_busybox_set_up(root)? {
         return Ok(InitProgram::BuiltIn);
     }
     Ok(InitProgram::OfImage(program.display().to_string()))
 }
 
-/// Whether busybox init has a system to start. Every image with busybox has that program, whether
-/// or not what it should start is there: Alpine's inittab names an OpenRC that its application
-/// images lack.
-fn is_set_up(root: &GuestRoot) -> io::Result<bool> {
+/// Returns whether busybox init has a system to start.
+///
+/// `/sbin/init` alone does not show that: every image with busybox has it. Alpine's application
+/// images even have an inittab, but it starts an OpenRC that they lack.
+fn is_busybox_set_up(root: &GuestRoot) -> io::Result<bool> {
     let inittab = root.read_or_empty("/etc/inittab")?;
     if inittab.trim().is_empty() {
-        // What it starts without an inittab (busybox, init/init.c, parse_inittab).
+        // The script that busybox starts without an inittab (init/init.c, parse_inittab).
         return Ok(root.exists("/etc/init.d/rcS"));
     }
-    let mut first_steps = inittab.lines().filter_map(first_step).peekable();
-    let has_none = first_steps.peek().is_none();
-    Ok(has_none || first_steps.any(|program| is_there(root, program)))
+    let mut programs = inittab.lines().filter_map(sysinit_program).peekable();
+    let has_none = programs.peek().is_none();
+    Ok(has_none || programs.any(|program| program_exists(root, program)))
 }
 
-/// The program of a `sysinit` line (`id:runlevels:action:process`).
-fn first_step(line: &str) -> Option<&str> {
+/// Returns the program of a `sysinit` line (`id:runlevels:action:process`).
+fn sysinit_program(line: &str) -> Option<&str> {
     let line = line.trim_start();
     if line.starts_with('#') {
         return None;
     }
     let mut fields = line.splitn(4, ':').skip(2);
     let (action, process) = (fields.next()?, fields.next()?);
+    // A leading hyphen asks for a login shell.
     let program = process.trim_start_matches('-').split_whitespace().next()?;
     (action.trim() == "sysinit").then_some(program)
 }
 
-fn is_there(root: &GuestRoot, program: &str) -> bool {
-    match Path::new(program).is_absolute() {
-        true => root.exists(program),
-        false => ["/sbin", "/bin", "/usr/sbin", "/usr/bin"]
+/// Returns whether the program exists, in busybox init's search path if the path is relative.
+fn program_exists(root: &GuestRoot, program: &str) -> bool {
+    if Path::new(program).is_absolute() {
+        root.exists(program)
+    } else {
+        ["/sbin", "/bin", "/usr/sbin", "/usr/bin"]
             .iter()
-            .any(|directory| root.exists(&format!("{directory}/{program}"))),
+            .any(|directory| root.exists(&format!("{directory}/{program}")))
     }
 }
 
@@ -63,8 +64,8 @@ mod tests {
 
     use super::*;
 
-    /// An image with these files; `/sbin/init` leads to the first one.
-    fn image(files: &[(&str, &str)]) -> InitProgram {
+    /// Returns the choice for an image with these files. `/sbin/init` is a link to the first.
+    fn choice(files: &[(&str, &str)]) -> InitProgram {
         let directory = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = directory.path().join(path);
@@ -75,39 +76,39 @@ mod tests {
             fs::create_dir_all(directory.path().join("sbin")).unwrap();
             symlink(format!("/{init}"), directory.path().join("sbin/init")).unwrap();
         }
-        of_image(&GuestRoot::at(directory.path()).unwrap()).unwrap()
+        choose(&GuestRoot::at(directory.path()).unwrap()).unwrap()
     }
 
     #[test]
-    fn an_image_without_one_gets_the_built_in() {
-        assert_eq!(image(&[]), InitProgram::BuiltIn);
+    fn image_without_init_gets_built_in_init() {
+        assert_eq!(choice(&[]), InitProgram::BuiltIn);
     }
 
     #[test]
-    fn any_other_init_is_the_images_own_business() {
+    fn any_init_but_busybox_is_used() {
         assert_eq!(
-            image(&[("lib/systemd/systemd", "")]),
+            choice(&[("lib/systemd/systemd", "")]),
             InitProgram::OfImage("/lib/systemd/systemd".to_owned())
         );
     }
 
     #[test]
-    fn busybox_is_an_init_system_only_with_something_to_start() {
+    fn busybox_init_is_used_only_with_something_to_start() {
         let busybox = ("bin/busybox", "");
         let own = InitProgram::OfImage("/bin/busybox".to_owned());
-        assert_eq!(image(&[busybox]), InitProgram::BuiltIn);
-        assert_eq!(image(&[busybox, ("etc/init.d/rcS", "")]), own);
+        assert_eq!(choice(&[busybox]), InitProgram::BuiltIn);
+        assert_eq!(choice(&[busybox, ("etc/init.d/rcS", "")]), own);
         let alpine = (
             "etc/inittab",
             "# x\n::sysinit:/sbin/openrc sysinit\n::wait:/x\n",
         );
-        assert_eq!(image(&[busybox, alpine]), InitProgram::BuiltIn);
-        assert_eq!(image(&[busybox, alpine, ("sbin/openrc", "")]), own);
+        assert_eq!(choice(&[busybox, alpine]), InitProgram::BuiltIn);
+        assert_eq!(choice(&[busybox, alpine, ("sbin/openrc", "")]), own);
         assert_eq!(
-            image(&[busybox, ("etc/inittab", "::respawn:/bin/x\n")]),
+            choice(&[busybox, ("etc/inittab", "::respawn:/bin/x\n")]),
             own
         );
         let bare = ("etc/inittab", "::sysinit:mount -a\n");
-        assert_eq!(image(&[busybox, bare, ("bin/mount", "")]), own);
+        assert_eq!(choice(&[busybox, bare, ("bin/mount", "")]), own);
     }
 }

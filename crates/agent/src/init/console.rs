@@ -1,17 +1,14 @@
-//! The machine's console: a pseudo-terminal, so that init finds a terminal at `/dev/console`
-//! and what it prints is kept apart from the kernel's messages.
+//! The machine's console: a pseudo-terminal bound to its `/dev/console`.
+//!
+//! Init needs a terminal there, and one of its own keeps its output apart from the kernel's
+//! messages.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use container_protocol::mux::Stream;
 use nix::mount::{MsFlags, mount};
 use rustix::{
-    pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt},
+    pty::ptsname,
     termios::{OptionalActions, OutputModes, tcgetattr, tcsetattr},
 };
 use tokio::{
@@ -20,21 +17,25 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{commands::terminal::Master, machine::MACHINE};
+use crate::{
+    paths::MACHINE,
+    pty::{self, PtyMaster},
+};
 
-/// How long the log may take to get the console's last words.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Timeout for writing the console's remaining output to the log.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The two ends of the console.
-pub struct Console {
+/// Both ends of the console.
+pub(super) struct Console {
     master: OwnedFd,
     terminal: OwnedFd,
 }
 
 impl Console {
-    /// Makes a pseudo-terminal in the machine and puts it on `/dev/console`.
-    pub fn open() -> io::Result<Console> {
-        let (master, terminal) = open_terminal()?;
+    /// Opens a pseudo-terminal of the machine and binds it to `/dev/console`.
+    pub(super) fn open() -> io::Result<Console> {
+        let (master, terminal) = pty::open()?;
+        // Without output processing the log has "\n" where it would have "\r\n".
         let mut modes = tcgetattr(&terminal)?;
         modes.output_modes.remove(OutputModes::OPOST);
         tcsetattr(&terminal, OptionalActions::Now, &modes)?;
@@ -53,20 +54,20 @@ impl Console {
         Ok(Console { master, terminal })
     }
 
-    /// A handle on the terminal's end that a program uses.
-    pub fn terminal(&self) -> io::Result<OwnedFd> {
+    /// Returns another descriptor of the terminal, for the standard streams of a program.
+    pub(super) fn terminal(&self) -> io::Result<OwnedFd> {
         self.terminal.try_clone()
     }
 
-    /// Copies all that is printed to `log`. Without a reader the console goes on taking output,
-    /// so that init never waits for one.
-    pub fn copy_to(self, mut log: Stream) -> io::Result<ConsoleLog> {
-        let mut master = Master::new(self.master)?;
+    /// Copies all output to `log`. After `log` has failed, output is still read and discarded, so
+    /// that init never blocks on a full terminal.
+    pub(super) fn copy_to(self, mut log: Stream) -> io::Result<ConsoleLog> {
+        let mut master = PtyMaster::new(self.master)?;
         let copying = tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
-            let mut heard = true;
+            let mut log_is_open = true;
             while let Ok(count @ 1..) = master.read(&mut buffer).await {
-                heard = heard
+                log_is_open = log_is_open
                     && log.write_all(&buffer[..count]).await.is_ok()
                     && log.flush().await.is_ok();
             }
@@ -78,38 +79,25 @@ impl Console {
     }
 }
 
-/// The console on its way to the log, for as long as the machine runs.
+/// Running copy of the console to the log.
 #[derive(Debug)]
-pub struct ConsoleLog {
-    /// While one user holds the terminal open, the master does not end.
+pub(super) struct ConsoleLog {
+    /// Reading the master ends when the last descriptor of the terminal is closed. This one keeps
+    /// it open while no process of the machine does.
     held_open: OwnedFd,
     copying: JoinHandle<()>,
 }
 
 impl ConsoleLog {
-    /// Hands the last words on and lets go of the terminal, which keeps `/dev/pts` in use. Its
-    /// other users have ended.
-    pub async fn finish(self) {
+    /// Copies the remaining output and closes the terminal, which otherwise keeps `/dev/pts` in
+    /// use. Requires that the machine's processes have ended.
+    pub(super) async fn finish(self) {
         drop(self.held_open);
         let mut copying = self.copying;
-        if timeout(LAST_WORDS, &mut copying).await.is_err() {
+        if timeout(FLUSH_TIMEOUT, &mut copying).await.is_err() {
             copying.abort();
-            // Cancelled, as it was told.
+            // Waits until the task has closed the master. The result is the cancellation.
             let _ = copying.await;
         }
     }
-}
-
-/// Opens a new pseudo-terminal of the machine's `/dev/pts`: master and terminal.
-pub fn open_terminal() -> io::Result<(OwnedFd, OwnedFd)> {
-    let master: File = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(format!("{MACHINE}/dev/pts/ptmx"))?;
-    unlockpt(&master)?;
-    let terminal = ioctl_tiocgptpeer(
-        &master,
-        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-    )?;
-    Ok((master.into(), terminal))
 }

@@ -1,4 +1,4 @@
-//! Devices that are every user's.
+//! Gives every user of the machine access to devices.
 
 use std::{io, os::fd::AsFd};
 
@@ -6,22 +6,22 @@ use rustix::fs::{AtFlags, Mode, chmodat};
 
 use super::root::GuestRoot;
 
-/// What udev gives to everybody (its rules, 50-udev-default), for machines without it: containers of
-/// ordinary users need both.
-const OPEN: [(&str, &str); 2] = [("/dev", "fuse"), ("/dev/net", "tun")];
+/// Devices that udev makes accessible to everyone (50-udev-default.rules). Rootless containers need
+/// both, and a machine may run without udev.
+const PUBLIC_DEVICES: [(&str, &str); 2] = [("/dev", "fuse"), ("/dev/net", "tun")];
 
-/// Opens them, as far as the kernel has them.
-pub fn open(root: &GuestRoot) -> io::Result<()> {
-    for (directory, name) in OPEN {
+/// Makes the public devices that the kernel provides accessible to everyone.
+pub(super) fn publish_all(root: &GuestRoot) -> io::Result<()> {
+    for (directory, name) in PUBLIC_DEVICES {
         if root.exists(&format!("{directory}/{name}")) {
-            open_one(root, directory, name)?;
+            publish(root, directory, name)?;
         }
     }
     Ok(())
 }
 
-/// Opens one.
-pub fn open_one(root: &GuestRoot, directory: &str, name: &str) -> io::Result<()> {
+/// Makes one device accessible to everyone.
+pub(super) fn publish(root: &GuestRoot, directory: &str, name: &str) -> io::Result<()> {
     let directory = root.directory(directory)?;
     let mode = Mode::from_raw_mode(0o666);
     Ok(chmodat(directory.as_fd(), name, mode, AtFlags::empty())?)

@@ -1,8 +1,14 @@
-//! The text of account files, edited line by line: what the image's author wrote stays.
+//! Edits account files line by line, keeping the lines of the image's author.
 
-/// `text` with `line` as its entry `name` (the field before the first `:`): in the old one's
-/// place, or, where there is none, before the first line that `before` picks, or at the end.
-pub fn with_entry(text: &str, name: &str, line: &str, before: impl Fn(&str) -> bool) -> String {
+/// Returns `text` with `line` as its entry `name` (the field before the first `:`). The line
+/// replaces an existing entry; a new entry is inserted before the first line for which `before`
+/// returns true, or appended.
+pub(super) fn with_entry(
+    text: &str,
+    name: &str,
+    line: &str,
+    before: impl Fn(&str) -> bool,
+) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
     let same = |other: &&str| other.split(':').next() == Some(name);
     match lines.iter().position(same) {
@@ -20,7 +26,7 @@ mod tests {
     use super::with_entry;
 
     #[test]
-    fn an_entry_is_replaced_put_before_or_appended() {
+    fn entry_is_replaced_inserted_or_appended() {
         let text = "root:0\nubuntu:1000\n";
         assert_eq!(
             with_entry(text, "root", "root:9", |_| false),

@@ -1,74 +1,71 @@
-//! Becoming the machine: all that stands between a booted kernel and a running init.
+//! Sets the machine up: everything between a booted kernel and the start of init.
 
 mod devices;
 mod files;
 mod growth;
-pub mod mounts;
+pub(crate) mod mounts;
 mod names;
 mod network;
 mod passwd;
 mod root;
+pub(crate) mod shell;
 mod user;
 mod virtualization;
 
 use std::{io, path::Path};
 
-use container_protocol::{MachineSetup, frame::FrameError};
-use nix::{
-    sys::time::TimeSpec,
-    time::{ClockId, clock_settime},
+use container_protocol::MachineSetup;
+
+pub(crate) use passwd::{Passwd, PasswdEntry};
+pub(crate) use root::{GuestRoot, descriptor_path};
+
+use crate::{
+    kernel_log,
+    paths::{DISK, MACHINE},
 };
-pub use passwd::{Passwd, PasswdEntry};
-pub use root::{GuestRoot, MACHINE, descriptor_path};
 
-use crate::{init::InitError, power};
-
-/// Why the machine could not be set up.
+/// Error of setting the machine up.
 #[derive(Debug, thiserror::Error)]
-pub enum SetUpError {
-    /// The clock could not be set.
-    #[error("setting the machine's clock: {0}")]
-    Clock(#[source] nix::Error),
+pub(crate) enum SetUpError {
     /// A file system could not be mounted.
     #[error(transparent)]
     Mount(#[from] mounts::MountError),
-    /// The network could not be set up.
-    #[error("setting up the machine's network: {0}")]
-    Network(#[from] network::NetworkError),
-    /// Host name, hosts or resolver files could not be written.
-    #[error("writing the machine's name into its disk: {0}")]
-    Names(#[source] io::Error),
-    /// Devices could not be given to the machine's users.
-    #[error("opening devices to the machine's users: {0}")]
-    Devices(#[source] io::Error),
-    /// Virtual machines cannot run in it.
-    #[error("{0}")]
+    /// The network could not be configured.
+    #[error("cannot set up the machine's network: {0}")]
+    Network(network::NetworkError),
+    /// `/etc/hostname`, `/etc/hosts` or the resolver's configuration could not be written.
+    #[error("cannot write the machine's host name and resolver configuration: {0}")]
+    Names(io::Error),
+    /// The mode of a device could not be changed.
+    #[error("cannot make devices accessible to the machine's users: {0}")]
+    Devices(io::Error),
+    /// Virtual machines cannot run in the machine.
+    #[error(transparent)]
     Virtualization(#[from] virtualization::VirtualizationError),
     /// The user could not be set up.
     #[error(transparent)]
     User(#[from] user::UserError),
-    /// The stream to the stdio log could not be opened.
-    #[error("opening the machine's stdio log: {0}")]
-    StdioLog(#[source] FrameError),
-    /// Init could not be started.
-    #[error(transparent)]
-    Init(#[from] InitError),
 }
 
-/// Mounts the machine and makes it what `setup` says, up to the start of its init.
-pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
+/// Mounts the machine's file systems and configures the machine as `setup` says.
+///
+/// Every step is repeated at each boot, except the set-up of the user, which only the first boot
+/// does.
+pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_disk()?;
-    fill_disk().await;
+    grow_file_system().await;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;
     if let Some(share) = &setup.home_share {
         mounts::mount_home(&root, share)?;
     }
-    devices::open(&root).map_err(SetUpError::Devices)?;
+    devices::publish_all(&root).map_err(SetUpError::Devices)?;
     if setup.virtualization {
-        virtualization::open(&root)?;
+        virtualization::enable(&root)?;
     }
-    network::set_up(setup.network.as_ref()).await?;
+    network::set_up(setup.network.as_ref())
+        .await
+        .map_err(SetUpError::Network)?;
     names::write(&root, setup).map_err(SetUpError::Names)?;
     if setup.first_boot {
         user::set_up(&root, setup).await?;
@@ -78,21 +75,15 @@ pub async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     Ok(())
 }
 
-/// Lets the file system fill a disk that has grown. If it cannot, the machine is as it was.
-async fn fill_disk() {
-    // Terabytes take their time, and the host hears meanwhile that the start goes on.
-    let filled = tokio::task::spawn_blocking(|| {
-        growth::fill_disk(Path::new(mounts::DISK), Path::new(MACHINE))
-    });
-    if let Err(error) = filled.await.unwrap_or_else(|lost| Err(lost.into())) {
-        power::say(&format!(
-            "growing the machine's file system to the size of its disk: {error}"
+/// Grows the file system if the disk was enlarged. A failure is only logged: the machine works with
+/// its old size.
+async fn grow_file_system() {
+    // On a thread of its own: terabytes take minutes, and the heartbeat must continue.
+    let grown =
+        tokio::task::spawn_blocking(|| growth::fill_disk(Path::new(DISK), Path::new(MACHINE)));
+    if let Err(error) = grown.await.unwrap_or_else(|error| Err(error.into())) {
+        kernel_log::error(&format!(
+            "cannot grow the machine's file system to the size of its disk: {error}"
         ));
     }
-}
-
-/// Sets the clock to these nanoseconds since 1970 UTC.
-pub fn set_clock(nanoseconds: u64) -> Result<(), SetUpError> {
-    let now = TimeSpec::from_duration(std::time::Duration::from_nanos(nanoseconds));
-    clock_settime(ClockId::CLOCK_REALTIME, now).map_err(SetUpError::Clock)
 }

@@ -1,48 +1,52 @@
-//! What is mounted where.
+//! Mounts and unmounts file systems, of the agent and of the machine.
 //!
-//! The agent lives in the initramfs; the machine's disk is at `/machine` with everything that
-//! init will find below it, except what depends on init's own namespaces (`/proc`, cgroups),
-//! which [`stage`](crate::stage) adds.
+//! The agent's root is the initramfs. The machine's disk is mounted at `/machine`, with everything
+//! below it that init finds at its start. Only `/proc` and the cgroups are missing: they depend on
+//! init's namespaces and are mounted by its [`stage`](crate::stage).
 
 use std::{fs, io, os::fd::AsFd, path::Path, thread, time::Duration};
 
-use container_protocol::HomeShare;
+use container_protocol::GuestShare;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::root::{GuestRoot, MACHINE, descriptor_path};
+use super::root::{GuestRoot, descriptor_path};
+use crate::{
+    kernel_log,
+    paths::{DISK, MACHINE, MACHINE_CGROUP},
+};
 
-/// The machine's disk.
-pub const DISK: &str = "/dev/vda";
+/// Attempts to find the disk, whose driver may still be probing, and to unmount a file system that
+/// is in use; and the interval between them.
+const DISK_ATTEMPTS: u32 = 500;
+const UNMOUNT_ATTEMPTS: u32 = 100;
+const INTERVAL: Duration = Duration::from_millis(10);
 
-/// The cgroup that holds the machine, and that its init sees as the root of all.
-pub const MACHINE_CGROUP: &str = "/sys/fs/cgroup/machine";
-
-/// Why something could not be mounted.
+/// Error of mounting a file system of the machine.
 #[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// The disk.
-    #[error("mounting the machine's disk: {0}")]
-    Disk(#[source] io::Error),
-    /// One of the kernel's own file systems.
-    #[error("mounting {on} in the machine: {source}")]
+pub(crate) enum MountError {
+    /// The disk could not be mounted.
+    #[error("cannot mount the machine's disk: {0}")]
+    Disk(io::Error),
+    /// A pseudo file system could not be mounted.
+    #[error("cannot mount {on} in the machine: {cause}")]
     Pseudo {
-        /// Where.
+        /// Mount point in the machine.
         on: String,
-        /// Why it failed.
-        source: io::Error,
+        /// Error of mount(2), or of creating the mount point.
+        cause: io::Error,
     },
-    /// The shared home.
-    #[error("mounting the shared home at {path}: {source}")]
+    /// The shared home could not be mounted.
+    #[error("cannot mount the shared home at {path}: {cause}")]
     Home {
-        /// Where.
+        /// Mount point in the machine, which is the directory's path on the host.
         path: String,
-        /// Why it failed.
-        source: io::Error,
+        /// Error of mount(2), or of creating the mount point.
+        cause: io::Error,
     },
 }
 
-/// Mounts what the agent itself needs, and makes the machine's cgroup.
-pub fn early() -> io::Result<()> {
+/// Mounts the agent's own file systems and creates the machine's cgroup.
+pub(crate) fn mount_for_agent() -> io::Result<()> {
     for (on, kind) in [
         ("/proc", "proc"),
         ("/sys", "sysfs"),
@@ -51,15 +55,15 @@ pub fn early() -> io::Result<()> {
     ] {
         fs::create_dir_all(on)?;
         match mount(Some(kind), on, Some(kind), MsFlags::empty(), None::<&str>) {
-            // The kernel may have mounted /dev by itself.
+            // With CONFIG_DEVTMPFS_MOUNT the kernel has mounted /dev.
             Ok(()) | Err(nix::Error::EBUSY) => {}
-            Err(error) => return Err(explained(kind, error)),
+            Err(error) => return Err(name_missing_option(kind, error)),
         }
     }
     fs::create_dir_all(MACHINE)?;
     fs::create_dir_all(MACHINE_CGROUP)?;
     for controller in fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?.split_whitespace() {
-        // One that cannot be handed down is one the machine does without.
+        // The machine runs without a controller that cannot be enabled.
         let _ = fs::write(
             "/sys/fs/cgroup/cgroup.subtree_control",
             format!("+{controller}"),
@@ -68,33 +72,35 @@ pub fn early() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the disk at `/machine`, waiting up to five seconds for its driver to find it.
-pub fn mount_disk() -> Result<(), MountError> {
+/// Mounts the disk at `/machine`. Waits up to five seconds for it to appear.
+pub(crate) fn mount_disk() -> Result<(), MountError> {
     mount_disk_as(MsFlags::empty())
 }
 
-/// As [`mount_disk`], and refuses writes; what its journal still holds is written all the same.
-pub fn mount_disk_read_only() -> Result<(), MountError> {
+/// Mounts the disk read-only. The kernel still replays its journal, which writes to the disk.
+pub(crate) fn mount_disk_read_only() -> Result<(), MountError> {
     mount_disk_as(MsFlags::MS_RDONLY)
 }
 
 fn mount_disk_as(flags: MsFlags) -> Result<(), MountError> {
-    for _ in 0..500 {
+    for _ in 0..DISK_ATTEMPTS {
         if Path::new(DISK).exists() {
             break;
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(INTERVAL);
     }
     if !Path::new(DISK).exists() {
-        let reason = "there is none: has the kernel CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_BLK?";
-        return Err(MountError::Disk(io::Error::other(reason)));
+        let cause =
+            format!("{DISK} not found (the kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_BLK)");
+        return Err(MountError::Disk(io::Error::other(cause)));
     }
     mount(Some(DISK), MACHINE, Some("ext4"), flags, Some("discard"))
-        .map_err(|error| MountError::Disk(explained("ext4", error)))
+        .map_err(|error| MountError::Disk(name_missing_option("ext4", error)))
 }
 
-/// Why a file system could not be mounted: the option that the kernel lacks, if that is why.
-fn explained(kind: &str, error: nix::Error) -> io::Error {
+/// Returns the error of mounting a file system. If the kernel does not support the file system, the
+/// error names its configuration option.
+fn name_missing_option(kind: &str, error: nix::Error) -> io::Error {
     let option = match kind {
         "cgroup2" => "CONFIG_CGROUPS",
         "devpts" => "CONFIG_UNIX98_PTYS",
@@ -103,52 +109,56 @@ fn explained(kind: &str, error: nix::Error) -> io::Error {
         "proc" => "CONFIG_PROC_FS",
         "sysfs" => "CONFIG_SYSFS",
         "tmpfs" => "CONFIG_TMPFS",
-        "virtiofs" => "CONFIG_VIRTIO_FS, or no CONFIG_FUSE_FS",
+        "virtiofs" => "CONFIG_VIRTIO_FS and CONFIG_FUSE_FS",
         _ => return error.into(),
     };
     match error {
-        nix::Error::ENODEV => io::Error::other(format!("the kernel has no {option}")),
+        nix::Error::ENODEV => {
+            io::Error::other(format!("not supported by the kernel (it needs {option})"))
+        }
         error => error.into(),
     }
 }
 
-/// Mounts `/dev`, `/sys`, `/run` and what is below them in the machine.
-pub fn mount_pseudo(root: &GuestRoot) -> Result<(), MountError> {
+/// Mounts `/dev`, `/sys`, `/run` and the file systems below them in the machine.
+pub(crate) fn mount_pseudo(root: &GuestRoot) -> Result<(), MountError> {
     let none = MsFlags::empty();
-    let guarded = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    let inert = guarded | MsFlags::MS_NOEXEC;
+    let no_devices = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let no_programs = no_devices | MsFlags::MS_NOEXEC;
     for (on, kind, flags, options) in [
+        // Only the mount point: the stage mounts it in init's PID namespace.
         ("/proc", None, none, ""),
-        ("/sys", Some("sysfs"), inert, ""),
+        ("/sys", Some("sysfs"), no_programs, ""),
         ("/dev", Some("devtmpfs"), MsFlags::MS_NOSUID, "mode=755"),
         (
             "/dev/pts",
             Some("devpts"),
             MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+            // Group 5 is "tty" in all distributions.
             "gid=5,mode=620,ptmxmode=666",
         ),
-        ("/dev/shm", Some("tmpfs"), guarded, "mode=1777"),
-        ("/run", Some("tmpfs"), guarded, "mode=755"),
+        ("/dev/shm", Some("tmpfs"), no_devices, "mode=1777"),
+        ("/run", Some("tmpfs"), no_devices, "mode=755"),
     ] {
         let mounted = root.make_directory(on).and_then(|_| {
             let Some(kind) = kind else { return Ok(()) };
             let directory = root.directory(on)?;
             let target = descriptor_path(directory.as_fd());
             mount(Some(kind), &target, Some(kind), flags, Some(options))
-                .map_err(|error| explained(kind, error))
+                .map_err(|error| name_missing_option(kind, error))
         });
-        mounted.map_err(|source| MountError::Pseudo {
+        mounted.map_err(|cause| MountError::Pseudo {
             on: on.to_owned(),
-            source,
+            cause,
         })?;
     }
-    make_device_links(root).map_err(|source| MountError::Pseudo {
+    make_device_links(root).map_err(|cause| MountError::Pseudo {
         on: "/dev".to_owned(),
-        source,
+        cause,
     })
 }
 
-/// What programs expect in `/dev` beside the devices; most inits make it, some do not.
+/// Links in `/dev` that programs expect and that not every init creates.
 const DEVICE_LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "fd"),
     ("/proc/self/fd/0", "stdin"),
@@ -167,8 +177,8 @@ fn make_device_links(root: &GuestRoot) -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts the host's directory at the path that it has on the host.
-pub fn mount_home(root: &GuestRoot, share: &HomeShare) -> Result<(), MountError> {
+/// Mounts the shared home at the path that it has on the host.
+pub(crate) fn mount_home(root: &GuestRoot, share: &GuestShare) -> Result<(), MountError> {
     let flags = if share.read_only {
         MsFlags::MS_RDONLY
     } else {
@@ -185,15 +195,15 @@ pub fn mount_home(root: &GuestRoot, share: &HomeShare) -> Result<(), MountError>
             None::<&str>,
         )?)
     });
-    mounted.map_err(|source| MountError::Home {
+    mounted.map_err(|cause| MountError::Home {
         path: share.path.clone(),
-        source,
+        cause,
     })
 }
 
-/// Unmounts the machine, deepest first. What cannot be unmounted is made read-only, so that
-/// the disk is clean either way.
-pub fn unmount_machine() {
+/// Unmounts the machine's file systems, deepest first. One that stays in use is made read-only,
+/// which also leaves the disk clean.
+pub(crate) fn unmount_machine() {
     nix::unistd::sync();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let below: Vec<String> = mounts
@@ -207,18 +217,19 @@ pub fn unmount_machine() {
     }
 }
 
-/// Tries for a second: the last processes' own hold on a mount ends a moment after they do.
+/// Unmounts a file system, retrying for a second: the kernel releases the mounts of a process
+/// shortly after the process has ended.
 fn unmount(on: &str) {
-    for _ in 0..100 {
+    for _ in 0..UNMOUNT_ATTEMPTS {
         match umount2(on, MntFlags::empty()) {
-            Err(nix::Error::EBUSY) => thread::sleep(Duration::from_millis(10)),
+            Err(nix::Error::EBUSY) => thread::sleep(INTERVAL),
             _ => return,
         }
     }
-    crate::power::say(&format!("{on} is still in use; making it read-only"));
+    kernel_log::error(&format!("{on} is still in use; making it read-only"));
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     if let Err(error) = mount(None::<&str>, on, None::<&str>, flags, None::<&str>) {
-        crate::power::say(&format!("making {on} read-only: {error}"));
+        kernel_log::error(&format!("cannot make {on} read-only: {error}"));
     }
 }
 

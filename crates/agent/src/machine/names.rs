@@ -1,4 +1,4 @@
-//! The files that name the machine and tell it where to look names up.
+//! Writes the machine's host name and the configuration of its resolver.
 
 use std::{io, net::Ipv4Addr, os::fd::AsFd};
 
@@ -6,10 +6,8 @@ use container_protocol::MachineSetup;
 
 use super::root::{GuestRoot, descriptor_path};
 
-const RESOLVER: &str = "/etc/resolv.conf";
-
 /// Writes `/etc/hostname`, `/etc/hosts` and the resolver's configuration.
-pub fn write(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
+pub(super) fn write(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
     root.make_directory("/etc")?;
     let hostname = format!("{}\n", setup.id);
     if root.read_or_empty("/etc/hostname")? != hostname {
@@ -30,21 +28,22 @@ pub fn write(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
     }
 }
 
-/// `hosts` with the machine's own line: directly behind `localhost` when it is new, in place of
-/// an older one otherwise, which may have had another name or address. Other lines are the user's
-/// and stay.
+/// Returns `hosts` with the machine's line directly after that of `localhost`.
+///
+/// Removes the machine's old lines: those with its name, and those with its address and any one
+/// name, which is its name before a rename. Other lines are the user's and are kept.
 fn with_machine(hosts: &str, address: Ipv4Addr, id: &str) -> String {
     let names = |line: &str, name: &str| {
         let fields = line.split('#').next().unwrap_or_default();
         fields.split_whitespace().skip(1).any(|field| field == name)
     };
-    let is_alone = |line: &str| {
+    let is_old_name = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields.len() == 2 && fields[0] == address.to_string() && !address.is_loopback()
     };
     let mut lines: Vec<String> = hosts
         .lines()
-        .filter(|line| !names(line, id) && !is_alone(line))
+        .filter(|line| !names(line, id) && !is_old_name(line))
         .map(str::to_owned)
         .collect();
     if !lines
@@ -53,16 +52,16 @@ fn with_machine(hosts: &str, address: Ipv4Addr, id: &str) -> String {
     {
         lines.insert(0, "127.0.0.1 localhost".to_owned());
     }
-    let behind = lines
+    let after_localhost = lines
         .iter()
         .position(|line| line.starts_with("127.") && names(line, "localhost"))
         .map_or(0, |position| position + 1);
-    lines.insert(behind, format!("{address} {id}"));
+    lines.insert(after_localhost, format!("{address} {id}"));
     lines.join("\n") + "\n"
 }
 
-/// Points the machine's resolver at `server`: through systemd-resolved's own configuration
-/// where `/etc/resolv.conf` is its link and it is enabled, else in the file itself.
+/// Makes `server` the machine's DNS server: in the configuration of systemd-resolved if that is
+/// enabled and owns `/etc/resolv.conf`, else in that file.
 fn write_resolver(root: &GuestRoot, server: Ipv4Addr) -> io::Result<()> {
     let etc = root.directory("/etc")?;
     let link = std::fs::read_link(descriptor_path(etc.as_fd()).join("resolv.conf"));
@@ -78,9 +77,10 @@ fn write_resolver(root: &GuestRoot, server: Ipv4Addr) -> io::Result<()> {
                 0o644,
             );
         }
+        // The link's target does not exist without systemd-resolved.
         rustix::fs::unlinkat(&etc, "resolv.conf", rustix::fs::AtFlags::empty())?;
     }
-    root.write(RESOLVER, &format!("nameserver {server}\n"), 0o644)
+    root.write("/etc/resolv.conf", &format!("nameserver {server}\n"), 0o644)
 }
 
 #[cfg(test)]
@@ -88,13 +88,13 @@ mod tests {
     use super::with_machine;
 
     #[test]
-    fn an_empty_file_gets_both_lines() {
+    fn empty_file_gets_both_lines() {
         let hosts = with_machine("", [10, 0, 2, 15].into(), "dev");
         assert_eq!(hosts, "127.0.0.1 localhost\n10.0.2.15 dev\n");
     }
 
     #[test]
-    fn the_users_lines_stay_and_the_machines_own_is_renewed() {
+    fn machine_line_is_replaced_and_other_lines_are_kept() {
         let before = "127.0.0.1 localhost\n10.0.0.9 dev\n1.2.3.4 db # dev\n::1 localhost\n";
         let after = with_machine(before, [10, 0, 2, 15].into(), "dev");
         assert_eq!(

@@ -1,69 +1,70 @@
-//! The machine's network interface.
+//! Configures the machine's network interfaces.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use container_protocol::Network;
+use container_protocol::GuestNetwork;
 use futures::TryStreamExt;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
     packet_route::{address::AddressHeaderFlags, link::LinkAttribute},
 };
 
-use crate::power;
+use crate::kernel_log;
 
-/// Why the network could not be set up.
+/// Error of configuring the network.
 #[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
+pub(crate) enum NetworkError {
     /// The kernel's netlink socket could not be opened.
-    #[error("opening a netlink socket: {0}")]
-    Socket(#[from] std::io::Error),
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(std::io::Error),
     /// The kernel refuses a request.
-    #[error("{doing}: {source}")]
+    #[error("cannot {operation}: {cause}")]
     Refused {
-        /// What was asked.
-        doing: &'static str,
-        /// The refusal.
-        source: rtnetlink::Error,
+        /// The refused operation, as an infinitive.
+        operation: &'static str,
+        /// The kernel's error.
+        cause: rtnetlink::Error,
     },
-    /// There is no interface.
+    /// There is no Ethernet interface.
     #[error(
-        "the machine has no network interface: has the kernel CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_NET?"
+        "network interface not found (the kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_NET)"
     )]
     NoInterface,
 }
 
-/// Brings up the loopback interface and, where there is a network, the machine's own.
-pub async fn set_up(network: Option<&Network>) -> Result<(), NetworkError> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
+/// Configures the loopback interface and, with a network, the machine's Ethernet interface.
+pub(super) async fn set_up(network: Option<&GuestNetwork>) -> Result<(), NetworkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Socket)?;
     let connection = tokio::spawn(connection);
     let done = configure(&handle, network).await;
     connection.abort();
     done
 }
 
-async fn configure(handle: &Handle, network: Option<&Network>) -> Result<(), NetworkError> {
+async fn configure(handle: &Handle, network: Option<&GuestNetwork>) -> Result<(), NetworkError> {
     let links = handle.link().get().execute().try_collect::<Vec<_>>().await;
-    let links = links.map_err(refused("listing the network interfaces"))?;
-    let named = |wanted: &dyn Fn(&str) -> bool| {
+    let links = links.map_err(refused("list the network interfaces"))?;
+    let index_by_name = |wanted: &dyn Fn(&str) -> bool| {
         links.iter().find_map(|link| {
             let matches = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if wanted(name));
             link.attributes.iter().any(matches).then_some(link.header.index)
         })
     };
-    if let Some(loopback) = named(&|name| name == "lo") {
+    if let Some(loopback) = index_by_name(&|name| name == "lo") {
         bring_up(handle, loopback).await?;
     }
     let Some(network) = network else {
         return Ok(());
     };
-    let index = named(&|name| name.starts_with('e')).ok_or(NetworkError::NoInterface)?;
+    // The kernel's name for it is eth0; udev is not running yet.
+    let index = index_by_name(&|name| name.starts_with('e')).ok_or(NetworkError::NoInterface)?;
     bring_up(handle, index).await?;
     handle
         .address()
         .add(index, IpAddr::V4(network.address), network.prefix)
         .execute()
         .await
-        .map_err(refused("giving the machine its address"))?;
+        .map_err(refused("set the machine's address"))?;
     let route = RouteMessageBuilder::<Ipv4Addr>::new()
         .gateway(network.gateway)
         .build();
@@ -72,26 +73,30 @@ async fn configure(handle: &Handle, network: Option<&Network>) -> Result<(), Net
         .add(route)
         .execute()
         .await
-        .map_err(refused("setting the default route"))?;
-    // A kernel without IPv6, or told to have none, is of use as well.
+        .map_err(refused("set the default route"))?;
+    // IPv6 is optional: the kernel may lack it, or have it disabled.
     if let Err(error) = configure_v6(handle, index, network).await {
-        power::say(&format!("the machine has no IPv6: {error}"));
+        kernel_log::error(&format!("the machine has no IPv6: {error}"));
     }
     Ok(())
 }
 
-async fn configure_v6(handle: &Handle, index: u32, network: &Network) -> Result<(), NetworkError> {
+async fn configure_v6(
+    handle: &Handle,
+    index: u32,
+    network: &GuestNetwork,
+) -> Result<(), NetworkError> {
     let address = IpAddr::V6(network.address6);
     let mut request = handle.address().add(index, address, network.prefix6);
-    // Nobody else has it, so it need not be asked for.
+    // No other host is on this network, so duplicate address detection would only cost time.
     request.message_mut().header.flags = AddressHeaderFlags::Nodad;
     let added = request.execute().await;
-    added.map_err(refused("giving the machine its IPv6 address"))?;
+    added.map_err(refused("set the machine's IPv6 address"))?;
     let route = RouteMessageBuilder::<Ipv6Addr>::new()
         .gateway(network.gateway6)
         .build();
     let added = handle.route().add(route).execute().await;
-    added.map_err(refused("setting the default route in IPv6"))
+    added.map_err(refused("set the default route for IPv6"))
 }
 
 async fn bring_up(handle: &Handle, index: u32) -> Result<(), NetworkError> {
@@ -100,9 +105,9 @@ async fn bring_up(handle: &Handle, index: u32) -> Result<(), NetworkError> {
         .set(LinkUnspec::new_with_index(index).up().build())
         .execute()
         .await
-        .map_err(refused("bringing a network interface up"))
+        .map_err(refused("bring up a network interface"))
 }
 
-fn refused(doing: &'static str) -> impl Fn(rtnetlink::Error) -> NetworkError {
-    move |source| NetworkError::Refused { doing, source }
+fn refused(operation: &'static str) -> impl Fn(rtnetlink::Error) -> NetworkError {
+    move |cause| NetworkError::Refused { operation, cause }
 }

@@ -1,4 +1,4 @@
-//! The guest's `passwd(5)` and `group(5)`.
+//! Reads the machine's `passwd(5)` and `group(5)`.
 
 use std::io;
 
@@ -6,22 +6,21 @@ use super::root::GuestRoot;
 
 /// One line of `passwd(5)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PasswdEntry {
+pub(crate) struct PasswdEntry {
     /// Login name.
     pub name: String,
-    /// User id.
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
     /// Home directory.
     pub home: String,
-    /// Login shell; empty where the entry names none.
+    /// Login shell; empty if the entry has none.
     pub shell: String,
 }
 
 impl PasswdEntry {
-    /// Reads one line; none if it is a comment or malformed.
-    pub fn parse(line: &str) -> Option<PasswdEntry> {
+    /// Parses a line. Returns `None` for a comment or a malformed line.
+    pub(crate) fn parse(line: &str) -> Option<PasswdEntry> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
         let uid = fields.nth(1)?.parse().ok()?;
@@ -40,18 +39,16 @@ impl PasswdEntry {
 
 /// One line of `group(5)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// Group name.
+pub(super) struct Group {
     pub name: String,
-    /// Group id.
     pub gid: u32,
     /// Login names of the members.
     pub members: Vec<String>,
 }
 
 impl Group {
-    /// Reads one line; none if it is a comment or malformed.
-    pub fn parse(line: &str) -> Option<Group> {
+    /// Parses a line. Returns `None` for a comment or a malformed line.
+    pub(super) fn parse(line: &str) -> Option<Group> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
         let gid = fields.nth(1)?.parse().ok()?;
@@ -68,16 +65,16 @@ impl Group {
     }
 }
 
-/// The guest's users and groups, as they are now.
+/// The machine's users and groups at the time of reading.
 #[derive(Debug, Default)]
-pub struct Passwd {
+pub(crate) struct Passwd {
     users: Vec<PasswdEntry>,
     groups: Vec<Group>,
 }
 
 impl Passwd {
-    /// Reads both files; a missing one counts as empty.
-    pub fn read(root: &GuestRoot) -> io::Result<Passwd> {
+    /// Reads both files. A missing one counts as empty.
+    pub(crate) fn read(root: &GuestRoot) -> io::Result<Passwd> {
         let users = root.read_or_empty("/etc/passwd")?;
         let groups = root.read_or_empty("/etc/group")?;
         Ok(Passwd {
@@ -86,18 +83,18 @@ impl Passwd {
         })
     }
 
-    /// The user of that name.
-    pub fn by_name(&self, name: &str) -> Option<&PasswdEntry> {
+    /// Returns the first user with this name.
+    pub(crate) fn by_name(&self, name: &str) -> Option<&PasswdEntry> {
         self.users.iter().find(|user| user.name == name)
     }
 
-    /// The first user with that id.
-    pub fn by_uid(&self, uid: u32) -> Option<&PasswdEntry> {
+    /// Returns the first user with this id.
+    pub(crate) fn by_uid(&self, uid: u32) -> Option<&PasswdEntry> {
         self.users.iter().find(|user| user.uid == uid)
     }
 
-    /// The ids of the groups that list `name` as a member.
-    pub fn groups_of(&self, name: &str) -> Vec<u32> {
+    /// Returns the ids of the groups that list `name` as a member.
+    pub(crate) fn groups_of(&self, name: &str) -> Vec<u32> {
         let is_in = |group: &&Group| group.members.iter().any(|member| member == name);
         self.groups
             .iter()
@@ -112,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_and_broken_ones_passed_over() {
+    fn parse_reads_entries_and_skips_malformed_lines() {
         let entry = PasswdEntry::parse("ann:x:1000:100:Ann,,,:/home/ann:/bin/zsh").unwrap();
         assert_eq!(
             (

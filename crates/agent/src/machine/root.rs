@@ -1,8 +1,8 @@
-//! The machine's disk as a tree of files, seen from outside the machine.
+//! Access to the files of the machine's disk from outside the machine.
 //!
-//! The tree belongs to the machine: a symlink in it may point anywhere. Every path is resolved
-//! with `openat2(2)`'s `RESOLVE_IN_ROOT`, so that `/etc/passwd -> /run/passwd` means the
-//! machine's own.
+//! The files are untrusted: a symlink may have any target. Every path is resolved with
+//! `RESOLVE_IN_ROOT` (`openat2(2)`), so that `/etc/passwd -> /run/passwd` leads to the machine's
+//! `/run/passwd` and never to the agent's.
 
 use std::{
     fs::{self, File},
@@ -16,23 +16,22 @@ use std::{
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 
-/// Where the machine's disk is mounted in the agent's own tree.
-pub const MACHINE: &str = "/machine";
+use crate::paths::MACHINE;
 
 /// The root directory of the machine's disk.
 #[derive(Debug)]
-pub struct GuestRoot {
+pub(crate) struct GuestRoot {
     directory: OwnedFd,
 }
 
 impl GuestRoot {
-    /// Opens the mounted disk's root.
-    pub fn open() -> io::Result<GuestRoot> {
+    /// Opens the root directory of the mounted disk.
+    pub(crate) fn open() -> io::Result<GuestRoot> {
         GuestRoot::at(Path::new(MACHINE))
     }
 
-    /// Takes any directory as a root.
-    pub fn at(directory: &Path) -> io::Result<GuestRoot> {
+    /// Opens any directory as a root.
+    pub(crate) fn at(directory: &Path) -> io::Result<GuestRoot> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(GuestRoot {
             directory: rustix::fs::open(directory, flags, Mode::empty())?,
@@ -49,18 +48,18 @@ impl GuestRoot {
         )?)
     }
 
-    /// A handle on whatever is at `path`, symlinks followed.
-    pub fn locate(&self, path: &str) -> io::Result<OwnedFd> {
+    /// Returns a handle (`O_PATH`) on the file at `path`. Follows symlinks.
+    pub(crate) fn locate(&self, path: &str) -> io::Result<OwnedFd> {
         self.openat(path, OFlags::PATH, 0)
     }
 
-    /// A handle on the directory at `path`.
-    pub fn directory(&self, path: &str) -> io::Result<OwnedFd> {
+    /// Returns a handle (`O_PATH`) on the directory at `path`. Follows symlinks.
+    pub(crate) fn directory(&self, path: &str) -> io::Result<OwnedFd> {
         self.openat(path, OFlags::PATH | OFlags::DIRECTORY, 0)
     }
 
-    /// The path in the machine at which `path` ends up when all symlinks are followed.
-    pub fn canonical(&self, path: &str) -> io::Result<PathBuf> {
+    /// Returns the path in the machine that `path` leads to after following all symlinks.
+    pub(crate) fn canonical(&self, path: &str) -> io::Result<PathBuf> {
         let found = fs::read_link(descriptor_path(self.locate(path)?.as_fd()))?;
         let root = fs::read_link(descriptor_path(self.directory.as_fd()))?;
         Ok(match found.strip_prefix(root) {
@@ -69,34 +68,35 @@ impl GuestRoot {
         })
     }
 
-    /// Whether anything is at `path`.
-    pub fn exists(&self, path: &str) -> bool {
+    /// Returns whether a file of any type exists at `path`.
+    pub(crate) fn exists(&self, path: &str) -> bool {
         self.locate(path).is_ok()
     }
 
-    /// The whole text of a file; bytes that are not UTF-8 are replaced.
-    pub fn read(&self, path: &str) -> io::Result<String> {
+    /// Returns the contents of a file. Invalid UTF-8 is replaced.
+    pub(crate) fn read(&self, path: &str) -> io::Result<String> {
         let mut bytes = Vec::new();
         File::from(self.openat(path, OFlags::RDONLY, 0)?).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// As [`read`](Self::read), and an empty text where there is no file.
-    pub fn read_or_empty(&self, path: &str) -> io::Result<String> {
+    /// Returns the contents of a file as [`read`](Self::read) does, or an empty text if it does not
+    /// exist.
+    pub(crate) fn read_or_empty(&self, path: &str) -> io::Result<String> {
         match self.read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             other => other,
         }
     }
 
-    /// Replaces a file's contents in one step, keeping an existing file's owner and mode; a new
-    /// file belongs to root and has `mode`.
-    pub fn write(&self, path: &str, contents: &str, mode: u32) -> io::Result<()> {
+    /// Replaces the contents of a file atomically. An existing file keeps its owner and mode; a new
+    /// one belongs to root and has `mode`.
+    pub(crate) fn write(&self, path: &str, contents: &str, mode: u32) -> io::Result<()> {
         self.write_bytes(path, contents.as_bytes(), mode)
     }
 
-    /// As [`write`](Self::write), of any bytes.
-    pub fn write_bytes(&self, path: &str, contents: &[u8], mode: u32) -> io::Result<()> {
+    /// Writes any bytes in the way of [`write`](Self::write).
+    pub(crate) fn write_bytes(&self, path: &str, contents: &[u8], mode: u32) -> io::Result<()> {
         let target = match self.canonical(path) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => PathBuf::from(path),
@@ -111,8 +111,8 @@ impl GuestRoot {
         let directory = self.directory(parent)?;
         let (uid, gid, mode) = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
         {
-            Ok(was) if rustix::fs::FileType::from_raw_mode(was.st_mode).is_file() => {
-                (was.st_uid, was.st_gid, was.st_mode & 0o7777)
+            Ok(old) if rustix::fs::FileType::from_raw_mode(old.st_mode).is_file() => {
+                (old.st_uid, old.st_gid, old.st_mode & 0o7777)
             }
             _ => (0, 0, mode),
         };
@@ -132,35 +132,37 @@ impl GuestRoot {
         Ok(())
     }
 
-    /// Removes a file of a directory that is there.
-    pub fn remove(&self, path: &str) -> io::Result<()> {
+    /// Removes a file. Fails if it or its directory does not exist.
+    pub(crate) fn remove(&self, path: &str) -> io::Result<()> {
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
         let directory = self.directory(if directory.is_empty() { "/" } else { directory })?;
         Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
     }
 
-    /// Makes a directory and those above it (0755, root's) where they are missing. Returns
-    /// whether the last one was made now.
-    pub fn make_directory(&self, path: &str) -> io::Result<bool> {
-        let mut made = false;
+    /// Creates a directory and its missing parents, with mode 0755. Returns whether the directory
+    /// itself is new.
+    pub(crate) fn make_directory(&self, path: &str) -> io::Result<bool> {
+        let mut is_new = false;
         let mut so_far = String::new();
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let parent = if so_far.is_empty() { "/" } else { &so_far };
             let parent = self.directory(parent)?;
             so_far = format!("{so_far}/{part}");
-            made = match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
+            is_new = match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
                 Ok(()) => true,
                 Err(rustix::io::Errno::EXIST) => false,
                 Err(error) => return Err(error.into()),
             };
         }
+        // Fails if an existing file at `path` is no directory.
         self.directory(path)?;
-        Ok(made)
+        Ok(is_new)
     }
 }
 
-/// A path that leads to what `descriptor` is open on, for calls that take paths only.
-pub fn descriptor_path(descriptor: BorrowedFd<'_>) -> PathBuf {
+/// Returns a path of the file that `descriptor` has open, for system calls without a variant that
+/// takes a descriptor.
+pub(crate) fn descriptor_path(descriptor: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
 }
 
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absolute_links_stay_inside_the_root() {
+    fn absolute_symlinks_are_resolved_in_the_root() {
         let directory = tempfile::tempdir().unwrap();
         let root = GuestRoot::at(directory.path()).unwrap();
         root.make_directory("/etc").unwrap();
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_keeps_its_mode() {
+    fn replaced_file_keeps_its_mode() {
         let directory = tempfile::tempdir().unwrap();
         let root = GuestRoot::at(directory.path()).unwrap();
         root.write("/shadow", "a", 0o640).unwrap();

@@ -1,8 +1,8 @@
-//! The machine's user, set up once, at its first boot.
+//! Sets up the machine's user at the first boot.
 //!
-//! An image may bring its own set-up, `/etc/machine/create-user.sh`, or machine settings with a
-//! script; else the account files are edited directly, so that no image needs `useradd`. Nothing
-//! below a shared home is ever touched: it is the user's own.
+//! An image may contain a set-up script, `/etc/machine/create-user.sh`, or have machine settings
+//! with one. Otherwise the agent edits the account files itself, so no image needs `useradd`. Files
+//! in the shared home belong to the host and are never changed.
 
 use std::{
     fs, io,
@@ -18,162 +18,165 @@ use container_protocol::MachineSetup;
 
 use super::{
     files::with_entry,
-    passwd::{Group, Passwd, PasswdEntry},
+    passwd::{Group, PasswdEntry},
     root::{GuestRoot, descriptor_path},
+    shell,
 };
-use crate::stage::Stage;
+use crate::{paths::SEARCH_PATH, stage::Stage};
 
-const SCRIPT: &str = "/etc/machine/create-user.sh";
-/// Where the script of the machine settings is while it runs: on a tmpfs, which the agent itself
-/// has mounted without `noexec`, so that nothing of it reaches the disk.
-const SCRIPT_OF_SETTINGS: &str = "/run/machine-setup.sh";
-/// As much of what a failed script printed is told, from its end.
-const LONGEST_OUTPUT: usize = 64 << 10;
+/// The set-up script of an image.
+const IMAGE_SCRIPT: &str = "/etc/machine/create-user.sh";
 
-/// Why the user could not be set up.
+/// Path of the script of the machine settings while it runs. `/run` is a tmpfs, so that the script
+/// never reaches the disk, and the agent mounts it without `noexec`.
+const SETTINGS_SCRIPT: &str = "/run/machine-setup.sh";
+
+/// Limit on the output of a failed script in the error, in bytes. The end of the output is kept.
+const MAX_REPORTED_OUTPUT: usize = 64 << 10;
+
+/// Error of setting up the user.
 #[derive(Debug, thiserror::Error)]
-pub enum UserError {
+pub(crate) enum UserError {
     /// A file of the machine could not be read or written.
-    #[error("setting up user {user} in the machine: {doing}: {source}")]
+    #[error("cannot set up user {user} in the machine: cannot {operation}: {cause}")]
     Files {
-        /// The user's name.
+        /// Login name of the user.
         user: String,
-        /// Which file.
-        doing: String,
-        /// Why it failed.
-        source: io::Error,
+        /// The failed operation, as an infinitive.
+        operation: String,
+        /// Error of a file access.
+        cause: io::Error,
     },
-    /// The image's settings name a shell that it does not have.
+    /// The login shell of the machine settings is missing in the image.
     #[error(
-        "setting up user {user} in the machine: the image's machine settings name the login shell {shell}, which the image does not have"
+        "cannot set up user {user} in the machine: login shell {shell} of the image's machine \
+         settings not found in the image"
     )]
-    NoShell {
-        /// The user's name.
+    ShellNotFound {
+        /// Login name of the user.
         user: String,
-        /// The shell.
+        /// Path of the shell.
         shell: String,
     },
-    /// The image's own set-up failed.
+    /// A set-up script failed.
     #[error("{script} failed ({status}); it printed:\n{output}")]
     Script {
-        /// Which script.
+        /// Description of the script.
         script: &'static str,
-        /// How it ended.
+        /// Its exit status in words.
         status: String,
-        /// What it printed.
+        /// The end of its output and its error output.
         output: String,
     },
 }
 
-/// Sets the user up: by the image's own script where it has one, else by that of its settings,
-/// else by [`built_in`].
-pub async fn set_up(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
-    if root.exists(SCRIPT) {
-        return run_script(
-            root,
-            setup,
-            SCRIPT,
-            "the image's /etc/machine/create-user.sh",
-        )
-        .await;
+/// Sets up the user with the image's script, else the script of its machine settings, else by the
+/// [built-in](built_in) set-up.
+pub(super) async fn set_up(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
+    if root.exists(IMAGE_SCRIPT) {
+        let description = "the image's /etc/machine/create-user.sh";
+        return run_script(root, setup, IMAGE_SCRIPT, description).await;
     }
     let Some(script) = &setup.setup_script else {
         return built_in(root, setup);
     };
-    let failed = |doing: &str| files_failed(setup, &format!("{doing} {SCRIPT_OF_SETTINGS}"));
-    root.write_bytes(SCRIPT_OF_SETTINGS, script, 0o700)
-        .map_err(failed("writing"))?;
-    let what = "the set-up script of the image's machine settings";
-    run_script(root, setup, SCRIPT_OF_SETTINGS, what).await?;
-    root.remove(SCRIPT_OF_SETTINGS).map_err(failed("removing"))
+    let failed = |verb: &str| files_error(setup, &format!("{verb} {SETTINGS_SCRIPT}"));
+    root.write_bytes(SETTINGS_SCRIPT, script, 0o700)
+        .map_err(failed("write"))?;
+    let description = "the set-up script of the image's machine settings";
+    run_script(root, setup, SETTINGS_SCRIPT, description).await?;
+    root.remove(SETTINGS_SCRIPT).map_err(failed("remove"))
 }
 
-/// The user's login shell.
-fn shell_of_user(root: &GuestRoot, setup: &MachineSetup) -> String {
-    setup.shell.clone().unwrap_or_else(|| shell_of_image(root))
+/// Returns the user's login shell: that of the machine settings, else the image's default.
+fn login_shell(root: &GuestRoot, setup: &MachineSetup) -> String {
+    setup
+        .shell
+        .clone()
+        .unwrap_or_else(|| shell::default_shell(root))
 }
 
-fn files_failed(setup: &MachineSetup, doing: &str) -> impl FnOnce(io::Error) -> UserError + use<> {
-    let (user, doing) = (setup.home.username.clone(), doing.to_owned());
-    move |source| UserError::Files {
+/// Returns a function that makes a [`UserError::Files`] of a failed operation.
+fn files_error(
+    setup: &MachineSetup,
+    operation: &str,
+) -> impl FnOnce(io::Error) -> UserError + use<> {
+    let (user, operation) = (setup.user.username.clone(), operation.to_owned());
+    move |cause| UserError::Files {
         user,
-        doing,
-        source,
+        operation,
+        cause,
     }
 }
 
+/// Runs a set-up script in the machine as root. docs/machines.md describes its environment.
 async fn run_script(
     root: &GuestRoot,
     setup: &MachineSetup,
     path: &str,
-    what: &'static str,
+    description: &'static str,
 ) -> Result<(), UserError> {
-    let user = &setup.home;
+    let user = &setup.user;
     let mut command = Stage::SetUp {
         program: path.to_owned(),
     }
     .command();
     command
         .env_clear()
-        .env("PATH", crate::commands::PATH)
+        .env("PATH", SEARCH_PATH)
         .env("CONTAINER_USER", &user.username)
         .env("CONTAINER_UID", user.uid.to_string())
         .env("CONTAINER_GID", user.gid.to_string())
         .env("CONTAINER_HOME", user.directory())
-        .env("CONTAINER_SHELL", shell_of_user(root, setup))
+        .env("CONTAINER_SHELL", login_shell(root, setup))
         .env("CONTAINER_MACHINE_ID", &setup.id)
         .stdin(Stdio::null());
     let output = tokio::process::Command::from(command)
         .output()
         .await
-        .map_err(files_failed(setup, &format!("running {path}")))?;
+        .map_err(files_error(setup, &format!("run {path}")))?;
     if output.status.success() {
         return Ok(());
     }
     let printed = [output.stdout, output.stderr].concat();
-    let end = &printed[printed.len().saturating_sub(LONGEST_OUTPUT)..];
+    let end = &printed[printed.len().saturating_sub(MAX_REPORTED_OUTPUT)..];
     Err(UserError::Script {
-        script: what,
+        script: description,
         status: output.status.to_string(),
         output: String::from_utf8_lossy(end).trim_end().to_owned(),
     })
 }
 
-/// Gives the user a home of the machine's own where there is none yet: the shared one may have been
-/// taken away since the first boot.
-pub fn ensure_home(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
-    if setup.home.uid == 0 {
+/// Creates the user's home on the machine's disk if it is missing. The first boot may have had a
+/// shared home that this one does not have.
+pub(super) fn ensure_home(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
+    if setup.user.uid == 0 {
         return Ok(());
     }
-    make_home(root, setup).map_err(|source| UserError::Files {
-        user: setup.home.username.clone(),
-        doing: "making the home directory".to_owned(),
-        source,
-    })
+    make_home(root, setup).map_err(files_error(setup, "create the home directory"))
 }
 
-/// The built-in set-up: account files, home, sudo. Root has all of them but the shell.
+/// Sets up the user without a script: account files, home directory, sudo. Root exists in every
+/// image; only its shell may have to change.
 fn built_in(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
     if let Some(shell) = &setup.shell
         && !root.exists(shell)
     {
-        return Err(UserError::NoShell {
-            user: setup.home.username.clone(),
+        return Err(UserError::ShellNotFound {
+            user: setup.user.username.clone(),
             shell: shell.clone(),
         });
     }
-    let failed = |doing: &str| files_failed(setup, doing);
-    if setup.home.uid == 0 {
+    let failed = |operation: &str| files_error(setup, operation);
+    if setup.user.uid == 0 {
         return match &setup.shell {
-            Some(shell) => {
-                set_shell_of_root(root, shell).map_err(failed("editing the account files"))
-            }
+            Some(shell) => set_shell_of_root(root, shell).map_err(failed("edit the account files")),
             None => Ok(()),
         };
     }
-    write_accounts(root, setup).map_err(failed("editing the account files"))?;
-    make_home(root, setup).map_err(failed("making the home directory"))?;
-    grant_sudo(root, &setup.home.username).map_err(failed("granting sudo"))
+    write_accounts(root, setup).map_err(failed("edit the account files"))?;
+    make_home(root, setup).map_err(failed("create the home directory"))?;
+    grant_sudo(root, &setup.user.username).map_err(failed("grant sudo"))
 }
 
 fn set_shell_of_root(root: &GuestRoot, shell: &str) -> io::Result<()> {
@@ -188,21 +191,22 @@ fn set_shell_of_root(root: &GuestRoot, shell: &str) -> io::Result<()> {
     root.write("/etc/passwd", &changed, 0o644)
 }
 
+/// Adds the user to the account files, with the group and user id of the host.
 fn write_accounts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
-    let user = &setup.home;
+    let user = &setup.user;
     let (name, uid, gid) = (&user.username, user.uid, user.gid);
     root.make_directory("/etc")?;
 
     let groups = root.read_or_empty("/etc/group")?;
-    let known = |wanted: &dyn Fn(&Group) -> bool| {
+    let has_group = |matches: &dyn Fn(&Group) -> bool| {
         groups
             .lines()
             .filter_map(Group::parse)
-            .any(|group| wanted(&group))
+            .any(|group| matches(&group))
     };
-    if !known(&|group| group.gid == gid) {
-        // The name may be another group's in this image.
-        let group = if known(&|group| &group.name == name) {
+    if !has_group(&|group| group.gid == gid) {
+        // The image may use the name for a group with another id.
+        let group = if has_group(&|group| &group.name == name) {
             format!("{name}-{gid}")
         } else {
             name.clone()
@@ -215,10 +219,10 @@ fn write_accounts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
         )?;
     }
 
-    let shell = shell_of_user(root, setup);
+    let shell = login_shell(root, setup);
     let users = root.read_or_empty("/etc/passwd")?;
     let line = format!("{name}:x:{uid}:{gid}::{}:{shell}", user.directory());
-    // Before another user of the same id, so that the id means this user.
+    // Lookups by id return the first entry, so it is inserted before an image's user with this id.
     let same_id = |other: &str| PasswdEntry::parse(other).is_some_and(|entry| entry.uid == uid);
     root.write(
         "/etc/passwd",
@@ -227,6 +231,8 @@ fn write_accounts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
     )?;
 
     let shadow = root.read_or_empty("/etc/shadow")?;
+    // No password login (`*`); the date of the last change in 2024 keeps the password from
+    // expiring.
     let line = format!("{name}:*:20000:0:99999:7:::");
     root.write(
         "/etc/shadow",
@@ -235,9 +241,9 @@ fn write_accounts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
     )
 }
 
-/// Makes the home directory from `/etc/skel`, where it is not (in) the shared one.
+/// Creates the home directory from `/etc/skel`, unless it is in the shared home.
 fn make_home(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
-    let user = &setup.home;
+    let user = &setup.user;
     let home = user.directory();
     if let Some(share) = &setup.home_share
         && Path::new(&home).starts_with(&share.path)
@@ -263,12 +269,14 @@ fn make_home(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a directory is as it was made for the shared home to be mounted on.
+/// Returns whether a directory was only created as the mount point of a shared home.
 fn is_mount_point_only(directory: &Path) -> io::Result<bool> {
     let is_empty = fs::read_dir(directory)?.next().is_none();
     Ok(is_empty && fs::metadata(directory)?.uid() == 0)
 }
 
+/// Copies the files below a directory and gives them to a user. `from` is trusted not to contain
+/// special files.
 fn copy_tree(from: &Path, to: &Path, uid: u32, gid: u32) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -295,61 +303,27 @@ fn grant_sudo(root: &GuestRoot, user: &str) -> io::Result<()> {
             fs::Permissions::from_mode(0o750),
         )?;
     }
+    // sudo ignores files with a dot in the name (sudoers(5)).
     let file = format!("/etc/sudoers.d/{}", user.replace('.', "_"));
     root.write(&file, &format!("{user} ALL=(ALL) NOPASSWD:ALL\n"), 0o440)
 }
 
-/// The shell that the image gives new users: on the Debian family `DSHELL` of adduser.conf,
-/// else bash; elsewhere `SHELL` of useradd's defaults, else sh.
-pub fn shell_of_image(root: &GuestRoot) -> String {
-    let setting = |file: &str, key: &str| {
-        let text = root.read(file).ok()?;
-        let value = text.lines().find_map(|line| {
-            line.trim()
-                .strip_prefix(key)?
-                .trim_start()
-                .strip_prefix('=')
-        })?;
-        let value = value.trim().trim_matches('"');
-        (!value.is_empty() && root.exists(value)).then(|| value.to_owned())
-    };
-    if root.exists("/etc/debian_version") {
-        setting("/etc/adduser.conf", "DSHELL")
-            .or_else(|| root.exists("/bin/bash").then(|| "/bin/bash".to_owned()))
-            .unwrap_or_else(|| "/bin/sh".to_owned())
-    } else {
-        setting("/etc/default/useradd", "SHELL").unwrap_or_else(|| "/bin/sh".to_owned())
-    }
-}
-
-impl Passwd {
-    /// The shell of `user`: the one passwd names, else the image's own. One that only refuses
-    /// (`nologin`, `false`) keeps people from logging in, not the machine's owner from running
-    /// something as that user.
-    pub fn shell_of(&self, user: Option<&PasswdEntry>, root: &GuestRoot) -> String {
-        let refuses = |shell: &str| shell.ends_with("/nologin") || shell.ends_with("/false");
-        user.map(|user| user.shell.clone())
-            .filter(|shell| !shell.is_empty() && !refuses(shell))
-            .unwrap_or_else(|| shell_of_image(root))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use container_protocol::{GuestHome, HomeShare};
+    use container_protocol::{GuestShare, GuestUser};
 
-    use super::*;
+    use super::{super::passwd::Passwd, *};
 
     fn setup(share: Option<&str>) -> MachineSetup {
         MachineSetup {
             id: "dev".into(),
             network: None,
-            home_share: share.map(|path| HomeShare {
+            home_share: share.map(|path| GuestShare {
                 tag: "home".into(),
                 path: path.into(),
                 read_only: false,
             }),
-            home: GuestHome {
+            user: GuestUser {
                 username: "ann.lee".into(),
                 uid: nix::unistd::getuid().as_raw().max(1),
                 gid: 4242,
@@ -364,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shell_of_the_settings_is_the_users_if_it_is_there() {
+    fn shell_of_machine_settings_must_exist_in_image() {
         let directory = tempfile::tempdir().unwrap();
         let root = GuestRoot::at(directory.path()).unwrap();
         let mut setup = setup(Some("/home/ann.lee"));
@@ -383,28 +357,28 @@ mod tests {
         assert_eq!(user.unwrap().shell, "/bin/zsh");
 
         root.write("/etc/passwd", lines, 0o644).unwrap();
-        setup.home.uid = 0;
+        setup.user.uid = 0;
         built_in(&root, &setup).unwrap();
         let lines = "daemon:x:2:2::/:/bin/sh\nroot:x:0:0:root:/root:/bin/zsh\n";
         assert_eq!(root.read("/etc/passwd").unwrap(), lines);
     }
 
     #[test]
-    fn a_taken_id_means_the_new_user_and_sudo_is_granted() {
+    fn user_with_an_id_of_the_image_precedes_and_has_sudo() {
         let directory = tempfile::tempdir().unwrap();
         let root = GuestRoot::at(directory.path()).unwrap();
         let setup = setup(Some("/home/ann.lee"));
         root.make_directory("/etc").unwrap();
         let taken = format!(
             "root:x:0:0::/root:/bin/sh\nubuntu:x:{}:1:::/bin/sh\n",
-            setup.home.uid
+            setup.user.uid
         );
         fs::write(directory.path().join("etc/passwd"), taken).unwrap();
         fs::write(directory.path().join("etc/group"), "ann.lee:x:7:\n").unwrap();
         built_in(&root, &setup).unwrap();
         built_in(&root, &setup).unwrap();
         let passwd = Passwd::read(&root).unwrap();
-        let user = passwd.by_uid(setup.home.uid).unwrap();
+        let user = passwd.by_uid(setup.user.uid).unwrap();
         assert_eq!(
             (user.name.as_str(), user.home.as_str()),
             ("ann.lee", "/home/ann.lee")
@@ -419,34 +393,7 @@ mod tests {
         );
         assert!(
             !directory.path().join("home").exists(),
-            "a shared home is not made or touched"
+            "the mount point of a shared home is not created here"
         );
-    }
-
-    #[test]
-    fn an_image_says_what_shell_its_users_have() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = GuestRoot::at(directory.path()).unwrap();
-        let write = |path: &str, text: &str| {
-            let path = directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
-        assert_eq!(shell_of_image(&root), "/bin/sh");
-        write("etc/default/useradd", "# x\nSHELL=/bin/ash\n");
-        assert_eq!(
-            shell_of_image(&root),
-            "/bin/sh",
-            "what is not there is no shell"
-        );
-        write("bin/ash", "");
-        assert_eq!(shell_of_image(&root), "/bin/ash");
-        write("etc/debian_version", "12\n");
-        assert_eq!(shell_of_image(&root), "/bin/sh");
-        write("bin/bash", "");
-        assert_eq!(shell_of_image(&root), "/bin/bash");
-        write("etc/adduser.conf", "DSHELL=\"/usr/bin/zsh\"\n");
-        write("usr/bin/zsh", "");
-        assert_eq!(shell_of_image(&root), "/usr/bin/zsh");
     }
 }

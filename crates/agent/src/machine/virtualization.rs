@@ -1,34 +1,37 @@
-//! Virtual machines in the machine.
+//! Enables virtual machines in the machine (nested virtualization).
 
 use std::io;
 
 use super::{devices, root::GuestRoot};
 
-/// What udev gives the device to a group for, which the machine's user need not be in (udev(7)).
+/// Rule for udev, which would otherwise restrict the device to the group `kvm` (udev(7)).
 const RULE: &str = "KERNEL==\"kvm\", MODE=\"0666\"\n";
 
-/// Why virtual machines cannot run in it.
+/// Error of enabling virtual machines.
 #[derive(Debug, thiserror::Error)]
-pub enum VirtualizationError {
-    /// The kernel or the processor does not virtualize.
+pub(crate) enum VirtualizationError {
+    /// The kernel has no `/dev/kvm`.
     #[error(
-        "the machine is to run virtual machines, and its kernel does not: it has no CONFIG_KVM, or neither CONFIG_KVM_AMD nor CONFIG_KVM_INTEL for its processor; `container machine set virtualization=false` does without, `kernel=` takes the default kernel"
+        "virtualization is not supported by the machine's kernel: /dev/kvm not found (the kernel \
+         needs CONFIG_KVM, and CONFIG_KVM_AMD or CONFIG_KVM_INTEL for its processor; disable \
+         virtualization with `container machine set virtualization=false`, or use the default \
+         kernel with `kernel=`)"
     )]
     NoKvm,
-    /// The device could not be given to the machine's user.
-    #[error("giving /dev/kvm to the machine's user: {0}")]
-    Device(#[source] io::Error),
+    /// Access to the device could not be granted.
+    #[error("cannot make /dev/kvm accessible to the machine's users: {0}")]
+    Device(io::Error),
 }
 
-/// Lets every user of the machine use KVM's device.
-pub fn open(root: &GuestRoot) -> Result<(), VirtualizationError> {
+/// Gives every user of the machine access to `/dev/kvm`.
+pub(super) fn enable(root: &GuestRoot) -> Result<(), VirtualizationError> {
     if !root.exists("/dev/kvm") {
         return Err(VirtualizationError::NoKvm);
     }
-    let opened = || {
-        devices::open_one(root, "/dev", "kvm")?;
+    let publish = || {
+        devices::publish(root, "/dev", "kvm")?;
         root.make_directory("/run/udev/rules.d")?;
         root.write("/run/udev/rules.d/99-container-kvm.rules", RULE, 0o644)
     };
-    opened().map_err(VirtualizationError::Device)
+    publish().map_err(VirtualizationError::Device)
 }

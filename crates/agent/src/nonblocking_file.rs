@@ -1,4 +1,4 @@
-//! A file descriptor that the event loop watches: a device or a terminal.
+//! Asynchronous access to a device or terminal.
 #![allow(unsafe_code)]
 
 use std::{
@@ -11,39 +11,44 @@ use std::{
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::unix::AsyncFd;
 
-/// An open file read and written without blocking.
+/// An open file that is read and written through the event loop.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct NonblockingFile {
     file: AsyncFd<File>,
 }
 
-impl Watched {
-    /// Takes the descriptor and makes it non-blocking.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Watched> {
+impl NonblockingFile {
+    /// Takes a descriptor that epoll supports and makes it non-blocking.
+    pub(crate) fn new(descriptor: OwnedFd) -> io::Result<NonblockingFile> {
         let flags = fcntl_getfl(&descriptor)?;
         fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK)?;
-        // SAFETY: the file owns its descriptor, always names the same one, and is never
-        // replaced inside the `AsyncFd`.
+        // SAFETY: the file owns its descriptor, always returns the same one, and is never replaced
+        // inside the `AsyncFd`.
         let file = unsafe { AsyncFd::register(File::from(descriptor)) }?;
-        Ok(Watched { file })
+        Ok(NonblockingFile { file })
     }
 
-    /// Reads some bytes, as soon as there are any.
-    pub fn poll_read(
+    /// Reads into `buffer` once data is available and returns the number of bytes.
+    pub(crate) fn poll_read(
         &self,
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.file.poll_read_ready(context))?;
+            // `try_io` fails when the file would block; then readiness is awaited again.
             if let Ok(done) = ready.try_io(|file| file.get_ref().read(buffer)) {
                 return Poll::Ready(done);
             }
         }
     }
 
-    /// Writes some bytes, as soon as there is room.
-    pub fn poll_write(&self, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    /// Writes a prefix of `buffer` once there is room and returns the number of bytes.
+    pub(crate) fn poll_write(
+        &self,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.file.poll_write_ready(context))?;
             if let Ok(done) = ready.try_io(|file| file.get_ref().write(buffer)) {
