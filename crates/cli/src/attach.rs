@@ -1,4 +1,4 @@
-//! A command's streams joined to this process's own.
+//! Connects a guest command's streams to those of this process.
 
 use std::{
     fs::File,
@@ -11,12 +11,22 @@ use std::{
 use container_client::exec::{CommandControls, RunningCommand, Streams};
 use container_protocol::{ExitStatus, TerminalSize};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, interrupt::listen};
 
-/// Joins the streams and waits for the command's end.
-pub async fn attach(command: RunningCommand, streams: Streams) -> Result<ExitStatus, Failure> {
+/// Size of the buffer between the command's output and this process's.
+const BUFFER: usize = 64 * 1024;
+
+/// SIGINTs and SIGTERMs after which this process exits although the command still runs.
+const SIGNALS_UNTIL_EXIT: u32 = 3;
+
+/// Connects the streams, forwards signals, and waits until the command ends and its output is
+/// written.
+pub(crate) async fn attach(
+    command: RunningCommand,
+    streams: Streams,
+) -> Result<ExitStatus, Failure> {
     let (end, controls) = command.into_parts();
     let (outputs, raw) = match streams {
         Streams::Pipes {
@@ -24,24 +34,18 @@ pub async fn attach(command: RunningCommand, streams: Streams) -> Result<ExitSta
             stdout,
             stderr,
         } => {
-            feed(stdin)?;
+            copy_stdin(stdin)?;
             let outputs = vec![
-                drain(
-                    stdout,
-                    File::from(io::stdout().as_fd().try_clone_to_owned()?),
-                ),
-                drain(
-                    stderr,
-                    File::from(io::stderr().as_fd().try_clone_to_owned()?),
-                ),
+                copy_output(stdout, duplicate(io::stdout())?),
+                copy_output(stderr, duplicate(io::stderr())?),
             ];
             (outputs, None)
         }
         Streams::Terminal(terminal) => {
-            let raw = RawTerminal::enter()?;
-            feed(terminal.try_clone()?)?;
-            let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            (vec![drain(terminal, stdout)], raw)
+            let raw = RawTerminal::enter().map_err(Failure::cannot("set up the terminal"))?;
+            let input = terminal.try_clone();
+            copy_stdin(input.map_err(Failure::cannot("connect the terminal"))?)?;
+            (vec![copy_output(terminal, duplicate(io::stdout())?)], raw)
         }
         Streams::Detached => (Vec::new(), None),
     };
@@ -55,14 +59,15 @@ pub async fn attach(command: RunningCommand, streams: Streams) -> Result<ExitSta
         }
     }
     forwarding.abort();
+    // The terminal is restored before anything is printed about the command.
     drop(raw);
     let status = status?;
-    written.map_err(|error| Failure::new(format!("writing the command's output: {error}")))?;
+    written.map_err(Failure::cannot("write the command's output"))?;
     Ok(status)
 }
 
-/// The size of the terminal that any of the standard streams is on; the classic one otherwise.
-pub fn terminal_size() -> TerminalSize {
+/// Returns the size of the first standard stream that is a terminal, or 24 × 80 if none is.
+pub(crate) fn terminal_size() -> TerminalSize {
     let sizes = [
         tcgetwinsize(io::stdout()),
         tcgetwinsize(io::stdin()),
@@ -84,27 +89,41 @@ pub fn terminal_size() -> TerminalSize {
     )
 }
 
-/// Copies standard input to the command, on a thread that ends with the process.
-fn feed(mut to: UnixStream) -> io::Result<()> {
-    let mut from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    thread::Builder::new().spawn(move || {
-        // A command that reads no more is no error: the rest of the input is not for it.
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Write);
-    })?;
-    Ok(())
+/// Returns a file of its own for a standard stream: without the lock and the buffer of
+/// [`io::Stdout`].
+fn duplicate(stream: impl AsFd) -> Result<File, Failure> {
+    let descriptor = stream.as_fd().try_clone_to_owned();
+    descriptor
+        .map(File::from)
+        .map_err(Failure::cannot("duplicate a standard stream"))
 }
 
-/// Copies the command's output to `to`. When nobody reads it any more the command is told.
-fn drain(mut from: UnixStream, mut to: File) -> JoinHandle<io::Result<()>> {
+/// Copies standard input to the command, on a thread that is not joined: a read from a terminal
+/// cannot be cancelled.
+fn copy_stdin(mut to: UnixStream) -> Result<(), Failure> {
+    let mut from = duplicate(io::stdin())?;
+    let copy = move || {
+        // Not an error: a command may close its standard input early.
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    };
+    thread::Builder::new()
+        .spawn(copy)
+        .map(drop)
+        .map_err(Failure::cannot("start a thread"))
+}
+
+/// Copies the command's output to `to`, on a thread. If `to` is closed, the connection is shut
+/// down, and the command gets EPIPE.
+fn copy_output(mut from: UnixStream, mut to: File) -> JoinHandle<io::Result<()>> {
     thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; BUFFER];
         loop {
             let count = match from.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                // The machine ended; whoever waits for the command's end says so.
+                // The machine stopped. The wait for the command's end reports that.
                 Err(_) => return Ok(()),
             };
             if let Err(error) = to.write_all(&buffer[..count]) {
@@ -118,47 +137,44 @@ fn drain(mut from: UnixStream, mut to: File) -> JoinHandle<io::Result<()>> {
     })
 }
 
-/// The terminal in raw mode: every key goes to the command. Restored on drop.
+/// Standard input's terminal in raw mode, so that every key goes to the command. Restored on drop.
 struct RawTerminal {
-    before: Termios,
+    original: Termios,
 }
 
 impl RawTerminal {
-    /// Switches standard input's terminal; none if it is not on one.
+    /// Enters raw mode. Returns nothing if standard input is not a terminal.
     fn enter() -> io::Result<Option<RawTerminal>> {
         let stdin = io::stdin();
         if !isatty(&stdin) {
             return Ok(None);
         }
-        let before = tcgetattr(&stdin)?;
-        let mut raw = before.clone();
+        let original = tcgetattr(&stdin)?;
+        let mut raw = original.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
-        Ok(Some(RawTerminal { before }))
+        Ok(Some(RawTerminal { original }))
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+        // Fails only if the terminal no longer exists.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.original);
     }
 }
 
-/// After this many requests to end, this process ends by itself.
-const INSISTENCE: u32 = 3;
-
-/// Hands this process's signals on to the command. Without a terminal of its own, the third
-/// SIGINT or SIGTERM ends this process whatever the command does.
-async fn forward_signals(mut controls: CommandControls, has_terminal: bool) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut quit = signal(SignalKind::quit())?;
-    let mut user_1 = signal(SignalKind::user_defined1())?;
-    let mut user_2 = signal(SignalKind::user_defined2())?;
-    let mut resized = signal(SignalKind::window_change())?;
-    let mut asked_to_end = 0;
+/// Forwards this process's signals to the command. Without a terminal in raw mode, the third SIGINT
+/// or SIGTERM ends this process even if the command ignores them.
+async fn forward_signals(mut controls: CommandControls, is_raw: bool) -> Result<(), Failure> {
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    let mut quit = listen(SignalKind::quit())?;
+    let mut user_1 = listen(SignalKind::user_defined1())?;
+    let mut user_2 = listen(SignalKind::user_defined2())?;
+    let mut resized = listen(SignalKind::window_change())?;
+    let mut end_requests = 0;
     loop {
         let number = tokio::select! {
             number = received(&mut interrupt, libc::SIGINT) => number,
@@ -172,9 +188,9 @@ async fn forward_signals(mut controls: CommandControls, has_terminal: bool) -> R
                 continue;
             }
         };
-        if matches!(number, libc::SIGINT | libc::SIGTERM) && !has_terminal {
-            asked_to_end += 1;
-            if asked_to_end >= INSISTENCE {
+        if matches!(number, libc::SIGINT | libc::SIGTERM) && !is_raw {
+            end_requests += 1;
+            if end_requests >= SIGNALS_UNTIL_EXIT {
                 std::process::exit(128 + number);
             }
         }

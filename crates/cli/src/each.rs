@@ -1,17 +1,17 @@
-//! The same for several.
+//! Verbs that take several machines, images or kernels.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, output};
 
-/// Does the same to all of them, in order. What fails for one is told, and does not keep it from
-/// the others. Returns the exit code.
-pub async fn for_each<T>(
-    all: Vec<T>,
+/// Calls `act` for each item, in order. A failure is printed and does not affect the other items.
+/// Returns the exit code: 1 if any item failed.
+pub(crate) async fn for_each<T>(
+    items: Vec<T>,
     mut act: impl AsyncFnMut(T) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
     let mut code = 0;
-    for one in all {
-        if let Err(failure) = act(one).await {
-            failure.print();
+    for item in items {
+        if let Err(failure) = act(item).await {
+            output::failure(&failure);
             code = 1;
         }
     }

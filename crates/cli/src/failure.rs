@@ -1,46 +1,87 @@
-//! The sentence that a command ends with when it fails.
+//! The error that ends a command.
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
+use std::io;
+
+use container_client::{
+    ClientError,
+    exec::ExecError,
+    host_names::{HostNamesError, ResolvedUnusable, RootStepError},
 };
+use container_copy::CopyError;
+use container_kernel::{ExtractError, FetchError, KernelsError, SourceError};
+use container_machine::DirectoriesError;
 
-use anstyle::{AnsiColor, Style};
+use crate::template::TemplateError;
 
-use crate::output;
-
-/// Why a command failed, for people.
-#[derive(Debug)]
-pub struct Failure {
-    message: String,
+/// Error that ends a command, or the part of it that concerns one machine, image or kernel.
+///
+/// Errors of other crates keep their type. Every text is complete: it is printed as the one line of
+/// the command's error message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The service refused or failed, or cannot be reached.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A command could not run in the machine.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// Files cannot be packed or unpacked.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// The directories of the environment cannot be used.
+    #[error(transparent)]
+    Directories(#[from] DirectoriesError),
+    /// A kernel cannot be added, chosen or removed.
+    #[error(transparent)]
+    Kernels(#[from] KernelsError),
+    /// The location of a kernel is invalid.
+    #[error(transparent)]
+    KernelSource(#[from] SourceError),
+    /// A kernel cannot be fetched.
+    #[error(transparent)]
+    KernelFetch(#[from] FetchError),
+    /// A kernel cannot be extracted from an archive.
+    #[error(transparent)]
+    KernelExtract(#[from] ExtractError),
+    /// Host names cannot be set up or removed.
+    #[error(transparent)]
+    HostNames(#[from] HostNamesError),
+    /// systemd-resolved was requested and cannot be used.
+    #[error(transparent)]
+    Resolved(#[from] ResolvedUnusable),
+    /// A step that needs root failed.
+    #[error(transparent)]
+    RootStep(#[from] RootStepError),
+    /// A list cannot be formatted.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A system call of the command itself failed.
+    #[error("cannot {action}: {cause}")]
+    Io {
+        /// Attempted operation, an infinitive: `read /a/file`.
+        action: String,
+        /// Error of the system call.
+        cause: io::Error,
+    },
+    /// The command itself found the error. The text is complete, with a hint if there is one.
+    #[error("{0}")]
+    Message(String),
 }
 
 impl Failure {
-    /// A failure with this sentence.
-    pub fn new(message: impl Into<String>) -> Failure {
-        Failure {
-            message: message.into(),
+    /// Returns a failure with this text.
+    pub(crate) fn new(message: impl Into<String>) -> Failure {
+        Failure::Message(message.into())
+    }
+
+    /// Returns a function that adds what was attempted to an I/O error: `cannot {action}: {cause}`.
+    pub(crate) fn cannot<E: Into<io::Error>>(
+        action: impl Into<String>,
+    ) -> impl FnOnce(E) -> Failure {
+        let action = action.into();
+        move |cause| Failure::Io {
+            action,
+            cause: cause.into(),
         }
-    }
-
-    /// Prints it to standard error.
-    pub fn print(&self) {
-        // With standard error gone there is nobody to tell.
-        let _ = writeln!(io::stderr(), "{} {}", prefix(), self.message);
-    }
-}
-
-/// The word that every error begins with.
-pub fn prefix() -> String {
-    let style = match output::is_coloured(&io::stderr()) {
-        true => AnsiColor::Red.on_default().bold(),
-        false => Style::new(),
-    };
-    format!("{style}Error:{style:#}")
-}
-
-impl<E: Display> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure::new(error.to_string())
     }
 }

@@ -1,46 +1,68 @@
-//! How lists are printed.
+//! `--format` of the verbs that list or inspect.
 
 use serde::Serialize;
 
-use crate::{failure::Failure, output, template::Template};
+use crate::{
+    failure::Failure,
+    output,
+    template::{Template, TemplateError},
+};
 
-/// What `--format` says.
+/// Format of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
+pub(crate) enum ListFormat {
+    /// Columns with headings, for people.
     Table,
-    /// For programs.
+    /// One array.
     Json,
-    /// A line for each.
+    /// One line for each item.
     Template(Template),
 }
 
-impl Format {
-    /// Reads a format for things with these fields; `example` is a template that they have.
-    pub fn parse(word: &str, fields: &[&'static str], example: &str) -> Result<Format, String> {
-        match word {
-            "table" => Ok(Format::Table),
-            "json" => Ok(Format::Json),
-            template if template.contains("{{") || template.contains("{%") => {
-                Ok(Format::Template(Template::parse(template, fields)?))
-            }
-            _ => Err(format!(
-                "there are table, json and templates such as '{example}'"
-            )),
+/// Error of parsing a format.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FormatError {
+    /// Neither a known format nor a template.
+    #[error("not a format (available: table, json, a template such as '{example}')")]
+    UnknownList { example: String },
+    /// Neither `json` nor a template.
+    #[error("not a format (available: json, a template with {{{{ fields }}}})")]
+    UnknownInspect,
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+impl ListFormat {
+    /// Parses a format for items with these fields. `example` is a valid template for them.
+    pub(crate) fn parse(
+        text: &str,
+        fields: &[&'static str],
+        example: &str,
+    ) -> Result<ListFormat, FormatError> {
+        match text {
+            "table" => Ok(ListFormat::Table),
+            "json" => Ok(ListFormat::Json),
+            _ if is_template(text) => Ok(ListFormat::Template(Template::parse(text, fields)?)),
+            _ => Err(FormatError::UnknownList {
+                example: example.to_owned(),
+            }),
         }
     }
 
-    /// Prints all of these; `table` makes the table, coloured or not.
-    pub fn print<T: Serialize>(
+    /// Prints the items. `table` returns the table for them, coloured or not.
+    pub(crate) fn print<T: Serialize>(
         &self,
-        all: &[T],
+        items: &[T],
         table: impl FnOnce(&[T], bool) -> String,
     ) -> Result<(), Failure> {
         match self {
-            Format::Json => output::json(&all),
-            Format::Table => output::print(&table(all, output::is_coloured(&std::io::stdout()))),
-            Format::Template(template) => {
-                let lines = all.iter().map(|one| template.render(one));
+            ListFormat::Json => output::json(&items),
+            ListFormat::Table => {
+                output::print(&table(items, output::is_coloured(&std::io::stdout())))
+            }
+            ListFormat::Template(template) => {
+                // All lines are rendered before the first is printed: a failure prints none.
+                let lines = items.iter().map(|item| template.render(item));
                 let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
                 let lines = lines.iter().map(|line| format!("{line}\n"));
                 output::print(&lines.collect::<String>())
@@ -49,34 +71,36 @@ impl Format {
     }
 }
 
-/// How things are printed that are told whole.
+/// Format of items that are shown with all their fields.
 #[derive(Debug, Clone)]
-pub enum WholeFormat {
-    /// An array.
+pub(crate) enum InspectFormat {
+    /// One array.
     Json,
-    /// What a template makes of each.
+    /// One line for each item.
     Template(Template),
 }
 
-impl WholeFormat {
-    /// Reads a format for things with these fields.
-    pub fn parse(text: &str, fields: &[&'static str]) -> Result<WholeFormat, String> {
+impl InspectFormat {
+    /// Parses a format for items with these fields.
+    pub(crate) fn parse(text: &str, fields: &[&'static str]) -> Result<InspectFormat, FormatError> {
         match text {
-            "json" => Ok(WholeFormat::Json),
-            _ if text.contains("{{") || text.contains("{%") => {
-                Template::parse(text, fields).map(WholeFormat::Template)
-            }
-            _ => Err("there are json and templates with {{ fields }}".to_owned()),
+            "json" => Ok(InspectFormat::Json),
+            _ if is_template(text) => Ok(InspectFormat::Template(Template::parse(text, fields)?)),
+            _ => Err(FormatError::UnknownInspect),
         }
     }
 
-    /// Prints all of these.
-    pub fn print<T: Serialize>(&self, all: &[T]) -> Result<(), Failure> {
+    /// Prints the items.
+    pub(crate) fn print<T: Serialize>(&self, items: &[T]) -> Result<(), Failure> {
         match self {
-            WholeFormat::Json => output::json(&all),
-            WholeFormat::Template(template) => all
+            InspectFormat::Json => output::json(&items),
+            InspectFormat::Template(template) => items
                 .iter()
-                .try_for_each(|one| output::line(template.render(one)?)),
+                .try_for_each(|item| output::line(template.render(item)?)),
         }
     }
+}
+
+fn is_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%")
 }

@@ -1,27 +1,31 @@
-//! Being asked to end while something is under way.
+//! SIGINT and SIGTERM while a command waits.
 
-use std::{future::Future, io};
+use std::future::Future;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT and SIGTERM. Once there was one of these, neither signal ends the process by itself any
-/// more: whoever waits for anything after that must listen, too.
-pub struct Interrupts {
+use crate::failure::Failure;
+
+/// Listener for SIGINT and SIGTERM.
+///
+/// Once one of these exists, neither signal ends the process by default any more (tokio keeps its
+/// handlers installed), so everything that waits afterwards must listen as well.
+pub(crate) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Interrupts {
-    /// Listens from now on.
-    pub fn listen() -> io::Result<Interrupts> {
+    /// Starts listening.
+    pub(crate) fn listen() -> Result<Interrupts, Failure> {
         Ok(Interrupts {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
         })
     }
 
-    /// Waits for the next one. Returns the exit code of a process that it ends.
-    pub async fn next(&mut self) -> i32 {
+    /// Waits for the next signal. Returns the exit code of a process that is ended by it.
+    pub(crate) async fn next(&mut self) -> i32 {
         let number = tokio::select! {
             _ = self.interrupt.recv() => libc::SIGINT,
             _ = self.terminate.recv() => libc::SIGTERM,
@@ -30,8 +34,13 @@ impl Interrupts {
     }
 }
 
-/// Waits for what is under way; if this process is asked to end meanwhile, it ends.
-pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> io::Result<T> {
+/// Starts listening for one signal.
+pub(crate) fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(Failure::cannot("listen for signals"))
+}
+
+/// Waits for `work`. SIGINT or SIGTERM ends the process meanwhile.
+pub(crate) async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let mut interrupts = Interrupts::listen()?;
     tokio::select! {
         done = work => Ok(done),

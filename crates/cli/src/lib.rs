@@ -1,7 +1,28 @@
-//! The commands of the program `container`: arguments, output and progress.
+//! Command line of the program `container`: arguments, output and progress.
 //!
-//! One file per verb in [`machine`], [`image`] and [`registry`]; none of them decides anything that
-//! the service could.
+//! [`main`] parses the arguments, runs one verb, and returns its exit code. A verb turns its
+//! options into a request for `container_client` (or, for `system kernel`, `container_kernel`) and
+//! prints the reply. Those crates, and the service, decide and check everything.
+//!
+//! Results go to standard output, one line per item, so that scripts can use them. Notes, progress
+//! and errors go to standard error.
+//!
+//! | module | responsible for |
+//! |---|---|
+//! | `machine`, `image`, `registry`, `system`, `build` | the verbs, one file each |
+//! | `options`, `values`, `filter` | options that several verbs share, and their values |
+//! | `format`, `table`, `template`, `size` | what is printed |
+//! | `output`, `progress`, `failure`, `usage` | how it is printed: results, progress, errors |
+//! | `attach`, `interrupt` | streams and signals while a command runs |
+//! | `completion`, `manual` | shell completion and manual pages |
+//!
+//! ```no_run
+//! // The name of the build. A running service of another build is replaced.
+//! let code: std::process::ExitCode = container_cli::main("build 1");
+//! ```
+
+// The docs of verbs and options are help texts for clap: `HOST[:PORT]` and `<none>` are no markup.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
 mod attach;
 mod build;
@@ -10,21 +31,20 @@ mod each;
 mod failure;
 mod filter;
 mod format;
-#[cfg(test)]
-mod help;
 mod image;
 mod interrupt;
 mod machine;
 mod manual;
+mod options;
 mod output;
 mod progress;
 mod registry;
-#[cfg(test)]
-mod samples;
 mod size;
 mod system;
 mod table;
 mod template;
+#[cfg(test)]
+mod tests;
 mod usage;
 mod values;
 
@@ -34,7 +54,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
 
-/// Persistent, lightweight Linux machines made from OCI images.
+/// Run persistent, lightweight Linux machines made from OCI images.
 #[derive(Debug, Parser)]
 #[command(
     name = "container",
@@ -46,12 +66,11 @@ Examples:
   container machine run -n dev -- make -j4
   container machine ls
 
-Exit codes: 0 when it is done, 1 when it failed, 2 when the command line cannot be \
-understood. \
-`machine run` ends with the code of the command that it ran."
+Exit codes: 0 for success, 1 for failure, 2 for an invalid command line. \
+`machine run` exits with the code of the command that it ran."
 )]
 struct Cli {
-    /// Tell on standard error what is being done: requests, paths, what is started.
+    /// Log requests, paths and started processes to standard error.
     #[arg(long, global = true, display_order = 1000)]
     debug: bool,
 
@@ -61,10 +80,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create, run and manage machines.
+    /// Manage machines: create, run, stop, copy.
     ///
-    /// A machine is a small Linux virtual machine made from a container image.
-    /// You and your home directory are in it, its services keep running, and its disk stays when it
+    /// A machine is a small Linux virtual machine made from an OCI image. It has a user with your
+    /// name and shares your home directory. Its services keep running, and its disk is kept when it
     /// is stopped.
     #[command(
         visible_alias = "m",
@@ -77,10 +96,10 @@ Examples:
   container machine COMMAND --help"
     )]
     Machine(machine::Machine),
-    /// Keep credentials for registries.
+    /// Manage credentials for registries.
     ///
-    /// Images that are not for everyone are fetched with them. Those that docker and podman keep
-    /// are found without.
+    /// Credentials are needed to pull private images and to push. Those stored by docker and podman
+    /// are used as well.
     #[command(
         subcommand,
         after_long_help = "\
@@ -90,7 +109,7 @@ Examples:
   container registry logout ghcr.io"
     )]
     Registry(registry::Registry),
-    /// Fetch, list and manage the images that machines are made from.
+    /// Manage the images that machines are made from: pull, list, save, remove.
     #[command(
         visible_alias = "i",
         subcommand,
@@ -103,7 +122,7 @@ Examples:
     )]
     Image(image::Image),
     Build(build::Build),
-    /// Set up and show what concerns this computer and not one machine.
+    /// Manage this host: kernels, name resolution, information.
     #[command(
         subcommand,
         after_long_help = "\
@@ -119,12 +138,13 @@ Examples:
     ManualPages(manual::ManualPages),
 }
 
-/// What a person typed, carried out. `build` tells this build of the program from another.
+/// Runs the command line of this process. `build` identifies this build of the program: a running
+/// service of another build is replaced.
 pub fn main(build: &str) -> ExitCode {
-    completion::answer(Cli::command);
+    completion::complete(Cli::command);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage::told(error),
+        Err(error) => return usage::report(error),
     };
     if cli.debug {
         tracing_subscriber::fmt()
@@ -133,34 +153,35 @@ pub fn main(build: &str) -> ExitCode {
             .with_max_level(tracing::Level::DEBUG)
             .init();
     }
-    match carry_out(cli, build) {
+    match run(cli, build) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            failure.print();
+            output::failure(&failure);
             ExitCode::FAILURE
         }
     }
 }
 
-fn carry_out(cli: Cli, build: &str) -> Result<u8, Failure> {
+fn run(cli: Cli, build: &str) -> Result<u8, Failure> {
     tracing::debug!("build {build}");
     match cli.command {
-        Command::Machine(verb) => until_done(verb.carry_out(build)),
-        Command::Image(verb) => until_done(verb.carry_out(build)),
-        Command::Build(verb) => until_done(verb.carry_out(build)),
-        Command::Registry(verb) => until_done(verb.carry_out(build)),
-        Command::System(verb) => until_done(verb.carry_out(build)),
-        Command::Completion(completion) => completion.carry_out().map(|()| 0),
-        Command::ManualPages(pages) => pages.carry_out(Cli::command()).map(|()| 0),
+        Command::Machine(verb) => block_on(verb.run(build)),
+        Command::Image(verb) => block_on(verb.run(build)),
+        Command::Build(verb) => block_on(verb.run(build)),
+        Command::Registry(verb) => block_on(verb.run(build)),
+        Command::System(verb) => block_on(verb.run(build)),
+        Command::Completion(completion) => completion.run().map(|()| 0),
+        Command::ManualPages(pages) => pages.run(Cli::command()).map(|()| 0),
     }
 }
 
-fn until_done(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+fn block_on(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     let events = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
+        .build()
+        .map_err(Failure::cannot("start the event loop"))?;
     let outcome = events.block_on(verb);
-    // A thread may still wait for standard input: it must not hold up the end.
+    // A blocked read of standard input must not delay the exit.
     events.shutdown_background();
     outcome
 }

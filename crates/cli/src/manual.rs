@@ -1,4 +1,4 @@
-//! The manual pages, made from the same definitions as the help.
+//! `container manual-pages` (hidden): manual pages from the same definitions as the help.
 
 use std::{fs, io, path::PathBuf};
 
@@ -6,20 +6,19 @@ use clap::{Args, Command};
 
 use crate::failure::Failure;
 
-/// Write the manual pages of all commands into a directory.
+/// Write the manual pages of all commands to a directory.
 #[derive(Debug, Args)]
-pub struct ManualPages {
-    /// The directory.
+pub(crate) struct ManualPages {
+    /// Directory for the pages; created if it is missing.
     directory: PathBuf,
 }
 
 impl ManualPages {
-    /// Writes a page for each command: `container-machine-create.1`.
-    pub fn carry_out(self, command: Command) -> Result<(), Failure> {
-        self.write(command).map_err(|error| {
-            let directory = self.directory.display();
-            Failure::new(format!("writing manual pages to {directory}: {error}"))
-        })
+    /// Writes one page for each command: `container-machine-create.1`.
+    pub(crate) fn run(self, command: Command) -> Result<(), Failure> {
+        let directory = self.directory.display();
+        let action = format!("write manual pages to {directory}");
+        self.write(command).map_err(Failure::cannot(action))
     }
 
     fn write(&self, command: Command) -> io::Result<()> {
@@ -35,8 +34,9 @@ impl ManualPages {
     }
 }
 
-/// The page with its last words, which are examples, as a section of their own whose lines stay as
-/// they are (man(7), "EXAMPLES").
+/// Returns the page with its examples as a section EXAMPLES (man-pages(7)), without line filling.
+///
+/// clap_mangen writes the text after the options as a section EXTRA.
 fn with_examples(page: &str) -> String {
     let Some((before, rest)) = page.split_once(".SH EXTRA\n") else {
         return page.to_owned();
@@ -62,7 +62,7 @@ mod tests {
         let pages = ManualPages {
             directory: directory.path().to_owned(),
         };
-        pages.carry_out(Cli::command()).unwrap();
+        pages.run(Cli::command()).unwrap();
         let command = Cli::command();
         let machine = command.find_subcommand("machine").unwrap();
         for verb in machine.get_subcommands() {

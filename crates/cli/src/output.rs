@@ -1,73 +1,95 @@
-//! What commands print on standard output.
+//! Standard output and standard error of the commands.
+//!
+//! A closed standard output is not a failure: `container machine ls | head -1` succeeds.
 
-use std::io::{self, ErrorKind, Write};
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, Write},
+};
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
+use anstyle::{AnsiColor, Style};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Whether anybody still reads standard output.
+/// Whether standard output still has a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Reader {
-    /// Somebody may.
-    There,
-    /// Nobody does: more output is pointless, which is no failure.
+pub(crate) enum Reader {
+    /// Standard output can be written to.
+    Present,
+    /// The pipe has no reader any more, so further output is pointless.
     Gone,
 }
 
-/// Whether what goes to this stream may be coloured: it is a terminal that can, and neither
-/// `NO_COLOR` nor `CLICOLOR` says otherwise, or `CLICOLOR_FORCE` says so.
-pub fn is_coloured(stream: &impl RawStream) -> bool {
+/// Returns whether output to this stream is coloured: it is a terminal with colours and neither
+/// `NO_COLOR` nor `CLICOLOR=0` is set, or `CLICOLOR_FORCE` is set.
+pub(crate) fn is_coloured(stream: &impl RawStream) -> bool {
     AutoStream::choice(stream) != ColorChoice::Never
 }
 
-/// Prints bytes as they are.
-pub fn bytes(bytes: &[u8]) -> Result<Reader, Failure> {
+/// Prints bytes unchanged.
+pub(crate) fn bytes(bytes: &[u8]) -> Result<Reader, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(Reader::There),
+        Ok(()) => Ok(Reader::Present),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(Failure::new(format!("writing to standard output: {error}"))),
+        Err(error) => Err(Failure::cannot("write to standard output")(error)),
     }
 }
 
-/// Looks whether anybody still reads standard output, without printing.
-pub fn reader() -> Reader {
+/// Checks whether standard output still has a reader, without writing.
+pub(crate) fn reader() -> Reader {
     let stdout = io::stdout();
     let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
-    let looked = poll(&mut watched, Some(&Timespec::default()));
-    // A pipe without a reader is in error (poll(2)).
-    match looked {
+    let polled = poll(&mut watched, Some(&Timespec::default()));
+    // poll(2): POLLERR is set on the writing end of a pipe whose reading end is closed.
+    match polled {
         Ok(1) if watched[0].revents().contains(PollFlags::ERR) => Reader::Gone,
-        _ => Reader::There,
+        _ => Reader::Present,
     }
 }
 
 /// Prints text.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes()).map(|_| ())
 }
 
 /// Prints one line.
-pub fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
+pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
 /// Prints indented JSON.
-pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    line(serde_json::to_string_pretty(value)?)
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::cannot("format as JSON"))?;
+    line(text)
+}
+
+/// Prints the error that ends a command, or one part of it, to standard error.
+pub(crate) fn failure(failure: &Failure) {
+    note(&format!("{} {failure}", error_prefix()));
+}
+
+/// Returns the word that begins every error message, coloured if standard error is.
+pub(crate) fn error_prefix() -> String {
+    let style = if is_coloured(&io::stderr()) {
+        AnsiColor::Red.on_default().bold()
+    } else {
+        Style::new()
+    };
+    format!("{style}Error:{style:#}")
 }
 
 /// Prints a note to standard error.
-pub fn note(text: &str) {
+pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Prints a question to standard error, and stays on its line.
-pub fn ask(text: &str) {
+/// Prints a question to standard error without a line break.
+pub(crate) fn ask(text: &str) {
     let mut stderr = io::stderr();
     let _ = write!(stderr, "{text}");
     let _ = stderr.flush();

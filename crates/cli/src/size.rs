@@ -1,4 +1,4 @@
-//! Bytes as people read them.
+//! Sizes in human-readable form.
 
 const UNITS: [(f64, &str); 4] = [
     ((1u64 << 40) as f64, "TiB"),
@@ -7,10 +7,10 @@ const UNITS: [(f64, &str); 4] = [
     ((1u64 << 10) as f64, "KiB"),
 ];
 
-/// A number of bytes in the largest binary unit of which there is one, to a tenth: `7.6 MiB`.
-pub fn size(bytes: u64) -> String {
+/// Formats a number of bytes in the largest binary unit that fits, with one decimal: `7.6 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
     let bytes = bytes as f64;
-    // What would be rounded to 1024 is one of the next unit.
+    // A value that would be rounded to 1024.0 is shown as 1.0 of the next unit.
     let fits = |unit: f64| bytes >= unit * (1.0 - 0.05 / 1024.0);
     match UNITS.into_iter().find(|(unit, _)| fits(*unit)) {
         Some((unit, name)) => format!("{:.1} {name}", bytes / unit),
@@ -23,7 +23,7 @@ mod tests {
     use super::size;
 
     #[test]
-    fn sizes_read_as_people_write_them() {
+    fn sizes_are_rounded_to_the_next_unit() {
         assert_eq!(size(0), "0 B");
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.5 KiB");

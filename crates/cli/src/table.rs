@@ -1,17 +1,17 @@
-//! Rows under headings.
+//! Tables with headings.
 
 use anstyle::Style;
 
-/// One entry of a table.
+/// Text and style of one cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cell {
+pub(crate) struct Cell {
     text: String,
     style: Style,
 }
 
 impl Cell {
-    /// An entry that looks like this where colours are shown.
-    pub fn styled(text: impl ToString, style: Style) -> Cell {
+    /// Returns a cell with a style, which is used if the table is coloured.
+    pub(crate) fn styled(text: impl ToString, style: Style) -> Cell {
         Cell {
             text: text.to_string(),
             style,
@@ -25,8 +25,8 @@ impl<T: ToString> From<T> for Cell {
     }
 }
 
-/// Rows under their headings, each column as wide as its widest entry.
-pub fn table<const N: usize>(
+/// Formats rows under headings, each column as wide as its widest cell.
+pub(crate) fn table<const N: usize>(
     headings: [&str; N],
     rows: impl IntoIterator<Item = [Cell; N]>,
     is_coloured: bool,
@@ -39,25 +39,26 @@ pub fn table<const N: usize>(
             *width = (*width).max(cell.text.chars().count());
         }
     }
-    let as_text = |line: &[Cell; N]| {
+    let format_line = |line: &[Cell; N]| {
         let mut text = String::new();
-        let mut missing = 0;
+        let mut padding = 0;
         for (width, cell) in widths.iter().zip(line) {
             if !cell.text.is_empty() {
-                text += &" ".repeat(missing);
-                missing = 0;
-                text += &match is_coloured {
-                    true => format!("{0}{1}{0:#}", cell.style, cell.text),
-                    false => cell.text.clone(),
-                };
+                text += &" ".repeat(padding);
+                padding = 0;
+                if is_coloured {
+                    text += &format!("{0}{1}{0:#}", cell.style, cell.text);
+                } else {
+                    text += &cell.text;
+                }
             }
-            // Filled up only when something follows.
-            missing += width - cell.text.chars().count() + 2;
+            // Padding is only written before another cell, so lines have no trailing spaces.
+            padding += width - cell.text.chars().count() + 2;
         }
         text.push('\n');
         text
     };
-    lines.iter().map(as_text).collect()
+    lines.iter().map(format_line).collect()
 }
 
 #[cfg(test)]
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_their_entries_with_and_without_colour() {
+    fn columns_are_as_wide_as_their_widest_cell() {
         let rows = || {
             let green = AnsiColor::Green.on_default();
             [

@@ -1,49 +1,69 @@
-//! Templates that people give with `--format`: Jinja's, as minijinja knows them. A field may be
-//! written as Go's templates do, `{{.id}}`, and in any case.
+//! Templates for `--format`: Jinja, as implemented by minijinja.
+//!
+//! As a convenience for users of docker and podman, a field may also be written as in Go templates,
+//! `{{.id}}`, and in any case.
 
 use std::collections::BTreeMap;
 
-use minijinja::{Environment, Error, Value};
+use minijinja::{Environment, Value};
 use serde::Serialize;
 
 use crate::size::size;
 
-/// A template whose fields are all known.
+/// Template that only names known fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
+pub(crate) struct Template {
     source: String,
-    /// The names that it uses, and the fields that they mean.
+    /// Outermost names used in the template, each with the field that it stands for.
     names: BTreeMap<String, &'static str>,
 }
 
+/// Error of parsing or rendering a template.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TemplateError {
+    /// A name in the template is not a field.
+    #[error("field {path:?} not found (available: {})", fields.join(", "))]
+    UnknownField {
+        path: String,
+        fields: Vec<&'static str>,
+    },
+    /// The template is malformed, or uses a filter or function in a wrong way.
+    #[error("invalid template: {}", in_one_line(.0))]
+    Invalid(minijinja::Error),
+    /// The value has no JSON form.
+    #[error("cannot format as JSON: {0}")]
+    Value(serde_json::Error),
+}
+
 impl Template {
-    /// Reads a template for things with these fields; those inside of others are `outer.inner`,
-    /// those of any name `outer.*`.
-    pub fn parse(text: &str, fields: &[&'static str]) -> Result<Template, String> {
+    /// Parses a template for values with these fields. A nested field is written `outer.inner`, and
+    /// `outer.*` stands for any field in `outer`.
+    pub(crate) fn parse(text: &str, fields: &[&'static str]) -> Result<Template, TemplateError> {
         let source = without_leading_dots(&text.replace("\\t", "\t").replace("\\n", "\n"));
         let environment = environment();
-        let template = environment.template_from_str(&source).map_err(told)?;
+        let template = environment
+            .template_from_str(&source)
+            .map_err(TemplateError::Invalid)?;
         let mut names = BTreeMap::new();
         for path in template.undeclared_variables(true) {
-            let is_meant = |field: &str| is_or_is_in(field, &path);
-            let Some(field) = fields.iter().find(|field| is_meant(field)) else {
+            let Some(field) = fields.iter().find(|field| is_prefix(&path, field)) else {
                 let is_global = environment.globals().any(|(name, _)| name == path);
                 if is_global {
                     continue;
                 }
-                return Err(format!(
-                    "there is no field {path:?}: there are {}",
-                    fields.join(", ")
-                ));
+                return Err(TemplateError::UnknownField {
+                    path,
+                    fields: fields.to_vec(),
+                });
             };
             names.insert(outermost(&path).to_owned(), outermost(field));
         }
         Ok(Template { source, names })
     }
 
-    /// What the template makes of this. A field that is absent is empty.
-    pub fn render(&self, of: &impl Serialize) -> Result<String, String> {
-        let fields = serde_json::to_value(of).map_err(|error| error.to_string())?;
+    /// Renders the template with the fields of `value`. A field that is absent renders as nothing.
+    pub(crate) fn render(&self, value: &impl Serialize) -> Result<String, TemplateError> {
+        let fields = serde_json::to_value(value).map_err(TemplateError::Value)?;
         let named = self.names.iter().map(|(name, field)| {
             let value = fields.get(field);
             let value = value.map_or(Value::from(""), Value::from_serialize);
@@ -52,7 +72,7 @@ impl Template {
         let context: BTreeMap<&str, Value> = named.collect();
         environment()
             .render_str(&self.source, context)
-            .map_err(told)
+            .map_err(TemplateError::Invalid)
     }
 }
 
@@ -62,12 +82,12 @@ fn environment() -> Environment<'static> {
     environment
 }
 
-/// Whether a field, or one that holds it, is written like this.
-fn is_or_is_in(field: &str, path: &str) -> bool {
-    let mut words = field.split('.');
-    path.split('.').all(|word| {
-        let field = words.next();
-        field.is_some_and(|field| field == "*" || field.eq_ignore_ascii_case(word))
+/// Returns whether `path` is `field` or one of its outer fields, ignoring case.
+fn is_prefix(path: &str, field: &str) -> bool {
+    let mut names = field.split('.');
+    path.split('.').all(|name| {
+        let field = names.next();
+        field.is_some_and(|field| field == "*" || field.eq_ignore_ascii_case(name))
     })
 }
 
@@ -75,21 +95,22 @@ fn outermost(path: &str) -> &str {
     path.split('.').next().unwrap_or(path)
 }
 
-/// `{{.id}}` as `{{id}}`.
+/// Rewrites `{{.id}}` to `{{id}}`.
 fn without_leading_dots(text: &str) -> String {
     let mut parts = text.split("{{");
-    let mut written = parts.next().unwrap_or_default().to_owned();
+    let mut rewritten = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let expression = part.trim_start_matches(['-', ' ']);
         let marks = &part[..part.len() - expression.len()];
-        written += "{{";
-        written += marks;
-        written += expression.strip_prefix('.').unwrap_or(expression);
+        rewritten += "{{";
+        rewritten += marks;
+        rewritten += expression.strip_prefix('.').unwrap_or(expression);
     }
-    written
+    rewritten
 }
 
-fn told(error: Error) -> String {
+/// Formats the error in one line. Its own `Display` adds the lines of the template around it.
+fn in_one_line(error: &minijinja::Error) -> String {
     match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
@@ -104,13 +125,13 @@ mod tests {
 
     const FIELDS: [&str; 4] = ["id", "diskSize", "image.reference", "ipAddress"];
 
-    fn rendered(text: &str) -> Result<String, String> {
-        let of = json!({"id": "dev", "diskSize": 1536, "image": {"reference": "x:1"}});
-        Template::parse(text, &FIELDS)?.render(&of)
+    fn rendered(text: &str) -> Result<String, TemplateError> {
+        let value = json!({"id": "dev", "diskSize": 1536, "image": {"reference": "x:1"}});
+        Template::parse(text, &FIELDS)?.render(&value)
     }
 
     #[test]
-    fn fields_are_written_in_either_style() {
+    fn fields_are_found_in_jinja_and_go_style() {
         for text in ["{{ id }}", "{{id}}", "{{.id}}", "{{ .ID }}", "{{- .Id -}}"] {
             assert_eq!(rendered(text).unwrap(), "dev", "{text}");
         }
@@ -128,20 +149,20 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_field_is_empty_and_an_unknown_one_an_error() {
+    fn absent_fields_are_empty_and_unknown_ones_refused() {
         assert_eq!(rendered("<{{ ipAddress }}>").unwrap(), "<>");
         let error = rendered("{{ .Names }}").unwrap_err();
         assert_eq!(
-            error,
-            "there is no field \"Names\": there are id, diskSize, image.reference, ipAddress"
+            error.to_string(),
+            "field \"Names\" not found (available: id, diskSize, image.reference, ipAddress)"
         );
         assert!(rendered("{{ image.tag }}").is_err());
     }
 
     #[test]
-    fn a_malformed_template_is_an_error_that_says_where() {
+    fn malformed_templates_are_refused_in_one_line() {
         for text in ["{{ id", "{{ }}", "{% if %}", "{{ id | no_such_filter }}"] {
-            let error = rendered(text).unwrap_err();
+            let error = rendered(text).unwrap_err().to_string();
             assert!(
                 error.contains(": ") && !error.contains('\n'),
                 "{text}: {error}"

@@ -1,4 +1,4 @@
-//! Mistakes in the command line, told in the words of every other error.
+//! Errors of the command line, printed in the form of every other error.
 
 use std::{io, process::ExitCode};
 
@@ -7,47 +7,50 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::{failure, output};
+use crate::output;
 
-/// The exit code of a command line that is wrong.
+/// Exit code for an invalid command line.
 const USAGE: u8 = 2;
 
-/// Prints the help or version that was asked for, or what is wrong with the command line.
-pub fn told(mut error: Error) -> ExitCode {
+/// Prints the requested help or version, or the error. Returns the exit code.
+pub(crate) fn report(mut error: Error) -> ExitCode {
     if !error.use_stderr() {
-        // With standard output gone there is nobody to tell.
+        // Nothing to do if standard output is closed.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    without_false_tip(&mut error);
+    remove_false_tip(&mut error);
     output::note(text(&error, output::is_coloured(&io::stderr())).trim_end());
     ExitCode::from(USAGE)
 }
 
-/// "To pass '--x' as a value, use '-- --x'" helps only where a command of the machine's may stand.
-fn without_false_tip(error: &mut Error) {
+/// Removes clap's tip "to pass '--x' as a value, use '-- --x'" unless the verb takes a command to
+/// run in the machine: elsewhere it only leads to the next error.
+fn remove_false_tip(error: &mut Error) {
     if error.kind() == ErrorKind::UnknownArgument && !takes_a_command(error) {
         error.remove(ContextKind::Suggested);
     }
 }
 
+/// Returns the text of the error, with "Error:" in place of clap's "error:".
 fn text(error: &Error, is_coloured: bool) -> String {
     let rendered = error.render();
-    let text = match is_coloured {
-        true => rendered.ansi().to_string(),
-        false => rendered.to_string(),
+    let text = if is_coloured {
+        rendered.ansi().to_string()
+    } else {
+        rendered.to_string()
     };
     match text.split_once("error:") {
-        // What clap puts around the word goes with it.
+        // clap ends its style for the word here.
         Some((_, rest)) => {
             let rest = rest.strip_prefix("\u{1b}[0m").unwrap_or(rest);
-            format!("{}{rest}", failure::prefix())
+            format!("{}{rest}", output::error_prefix())
         }
         None => text,
     }
 }
 
-/// Whether the mistake was made where a command of the machine's may stand.
+/// Returns whether the verb takes a command to run in the machine.
 fn takes_a_command(error: &Error) -> bool {
     match error.get(ContextKind::Usage) {
         Some(ContextValue::StyledStr(usage)) => usage.to_string().contains("[COMMAND]"),
@@ -62,67 +65,64 @@ mod tests {
     use super::*;
     use crate::Cli;
 
-    fn told_of(arguments: &[&str]) -> String {
+    fn reported(arguments: &[&str]) -> String {
         let arguments = [&["container", "machine"], arguments].concat();
         let mut error = Cli::try_parse_from(arguments).unwrap_err();
-        without_false_tip(&mut error);
+        remove_false_tip(&mut error);
         text(&error, false)
     }
 
     #[test]
-    fn mistakes_are_told_in_plain_words() {
+    fn invalid_values_are_refused_with_a_reason() {
         for (arguments, words) in [
             (
                 &["create", "x", "--cpus", "0"][..],
-                "Error: invalid value '0' for '--cpus <N>': a machine has 1 CPU at least",
+                "Error: invalid value '0' for '--cpus <N>': a machine needs at least 1 CPU",
             ),
             (
                 &["create", "x", "--max-concurrent-downloads", "0"],
-                "1 download at least",
+                "at least 1 download",
             ),
-            (&["create", "x", "--memory", "1"], "1G at least"),
-            (&["create", "x", "--disk-size", "1"], "1G at least"),
-            (&["create", "x", "--disk-size", "9T"], "8T at most"),
+            (&["create", "x", "--memory", "1"], "minimum: 1G"),
+            (&["create", "x", "--disk-size", "1"], "minimum: 1G"),
+            (&["create", "x", "--disk-size", "9T"], "maximum: 8T"),
             (&["create", "x", "--home-mount", "rx"], "rw, ro or none"),
             (&["create", "x", "--scheme", "ftp"], "http, https, auto"),
-            (&["run", "-u", ""], "names no user"),
-            (&["run", "-w", ""], "names no directory"),
-            (&["run", "-e", "1A B=x"], "\"1A B\" cannot name a variable"),
+            (&["run", "-u", ""], "the user is empty"),
+            (&["run", "-w", ""], "the directory is empty"),
+            (&["run", "-e", "1A B=x"], "invalid variable name \"1A B\""),
             (
                 &["ls", "--filter", "stat=x"],
-                "id, name, image, status and default",
+                "id, name, image, status, default",
             ),
-            (&["ls", "--format", "xml"], "table, json and templates"),
-            (
-                &["inspect", "--format", "{{ x }}"],
-                "there is no field \"x\"",
-            ),
+            (&["ls", "--format", "xml"], "table, json, a template"),
+            (&["inspect", "--format", "{{ x }}"], "field \"x\" not found"),
             (&["delete"], "Error: the following required arguments"),
         ] {
-            let told = told_of(arguments);
-            assert!(told.contains(words), "{arguments:?}: {told}");
+            let text = reported(arguments);
+            assert!(text.contains(words), "{arguments:?}: {text}");
         }
     }
 
     #[test]
-    fn only_a_command_may_have_unknown_options() {
-        let told = told_of(&["create", "x", "--foo"]);
+    fn unknown_options_are_only_explained_before_a_command() {
+        let text = reported(&["create", "x", "--foo"]);
         assert!(
-            told.starts_with("Error: unexpected argument '--foo'"),
-            "{told}"
+            text.starts_with("Error: unexpected argument '--foo'"),
+            "{text}"
         );
-        assert!(!told.contains("-- --foo"), "{told}");
-        let told = told_of(&["create", "x", "--memroy", "2G"]);
-        assert!(told.contains("'--memory'"), "{told}");
-        let told = told_of(&["run", "--foo"]);
-        assert!(told.contains("-- --foo"), "{told}");
+        assert!(!text.contains("-- --foo"), "{text}");
+        let text = reported(&["create", "x", "--memroy", "2G"]);
+        assert!(text.contains("'--memory'"), "{text}");
+        let text = reported(&["run", "--foo"]);
+        assert!(text.contains("-- --foo"), "{text}");
     }
 
     #[test]
-    fn the_first_word_is_coloured_like_any_error() {
+    fn usage_errors_have_the_prefix_of_every_error() {
         let error = Cli::try_parse_from(["container", "machine", "delete"]).unwrap_err();
         let text = text(&error, true);
-        assert!(text.starts_with(&failure::prefix()), "{text:?}");
+        assert!(text.starts_with(&output::error_prefix()), "{text:?}");
         assert!(text.contains("\x1b["), "{text:?}");
     }
 }

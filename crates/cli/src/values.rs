@@ -1,65 +1,108 @@
-//! Values of options and settings: what is typed, read once, with the same words everywhere.
+//! Values of options and settings, parsed the same way wherever they occur.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     num::{NonZeroU32, NonZeroUsize},
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
 use container_protocol::UserReference;
 
-/// What names an image: a reference, or a digest or the beginning of one. The service knows which.
+use crate::failure::Failure;
+
+/// Error of parsing the value of an option: the reason why it is invalid. clap adds the value and
+/// the option's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct InvalidValue(Cow<'static, str>);
+
+impl InvalidValue {
+    /// Returns an error with this reason.
+    pub(crate) fn new(reason: impl Into<Cow<'static, str>>) -> InvalidValue {
+        InvalidValue(reason.into())
+    }
+}
+
+/// Name of an image: a reference, a digest, or the beginning of a digest. The service resolves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageName(pub String);
+pub(crate) struct ImageName(pub String);
 
 impl FromStr for ImageName {
     type Err = Infallible;
 
-    fn from_str(word: &str) -> Result<ImageName, Infallible> {
-        Ok(ImageName(word.to_owned()))
+    fn from_str(text: &str) -> Result<ImageName, Infallible> {
+        Ok(ImageName(text.to_owned()))
     }
 }
 
-/// The words of several.
-pub fn words(names: Vec<ImageName>) -> Vec<String> {
-    names.into_iter().map(|ImageName(word)| word).collect()
-}
-
-/// A number of virtual CPUs.
-pub fn cpus(word: &str) -> Result<NonZeroU32, String> {
-    match word.trim().parse::<u32>() {
-        Ok(count) => NonZeroU32::new(count).ok_or("a machine has 1 CPU at least".to_owned()),
-        Err(_) => Err(format!("{word:?} is not a number of CPUs")),
+impl ImageName {
+    /// Returns the text of each name.
+    pub(crate) fn into_strings(names: Vec<ImageName>) -> Vec<String> {
+        names.into_iter().map(|ImageName(text)| text).collect()
     }
 }
 
-/// A number of downloads at once.
-pub fn downloads(word: &str) -> Result<NonZeroUsize, String> {
-    match word.parse::<usize>() {
-        Ok(count) => NonZeroUsize::new(count).ok_or("1 download at least is needed".to_owned()),
-        Err(_) => Err(format!("{word:?} is not a number of downloads")),
+/// Parses a number of virtual CPUs.
+pub(crate) fn cpus(text: &str) -> Result<NonZeroU32, InvalidValue> {
+    match text.trim().parse::<u32>() {
+        Ok(count) => {
+            NonZeroU32::new(count).ok_or(InvalidValue::new("a machine needs at least 1 CPU"))
+        }
+        Err(_) => Err(InvalidValue::new(format!(
+            "{text:?} is not a number of CPUs"
+        ))),
     }
 }
 
-/// A directory in a machine.
-pub fn directory(word: &str) -> Result<String, String> {
-    match word {
-        "" => Err("it names no directory".to_owned()),
-        _ => Ok(word.to_owned()),
+/// Parses a number of concurrent downloads.
+pub(crate) fn downloads(text: &str) -> Result<NonZeroUsize, InvalidValue> {
+    match text.parse::<usize>() {
+        Ok(count) => {
+            NonZeroUsize::new(count).ok_or(InvalidValue::new("at least 1 download is needed"))
+        }
+        Err(_) => Err(InvalidValue::new(format!(
+            "{text:?} is not a number of downloads"
+        ))),
     }
 }
 
-/// A user of a machine, `NAME` or `UID`, and perhaps a group, `:GID`.
-pub fn user(word: &str) -> Result<(UserReference, Option<u32>), String> {
-    let (user, group) = match word.split_once(':') {
+/// Returns the absolute path of a kernel: the service has another working directory. The path of a
+/// missing file without a directory is probably the name of a kernel.
+pub(crate) fn kernel_path(path: &Path) -> Result<PathBuf, Failure> {
+    let has_directory = path.components().count() > 1 || path.is_absolute();
+    if !has_directory && !path.exists() {
+        return Err(Failure::new(format!(
+            "kernel file {path:?} not found (give the path of a kernel; \
+             to choose one by name for all machines: container system kernel set NAME)"
+        )));
+    }
+    let action = format!("find the kernel {}", path.display());
+    std::path::absolute(path).map_err(Failure::cannot(action))
+}
+
+/// Parses a directory in a machine.
+pub(crate) fn directory(text: &str) -> Result<String, InvalidValue> {
+    if text.is_empty() {
+        return Err(InvalidValue::new("the directory is empty"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Parses a user of a machine and optionally a group: `NAME`, `UID` or `UID:GID`.
+pub(crate) fn user(text: &str) -> Result<(UserReference, Option<u32>), InvalidValue> {
+    let (user, group) = match text.split_once(':') {
         Some((user, group)) => {
-            let invalid = |_| format!("{group:?} is not a group id");
+            let invalid = |_| InvalidValue::new(format!("{group:?} is not a group id"));
             (user, Some(group.parse().map_err(invalid)?))
         }
-        None => (word, None),
+        None => (text, None),
     };
     if user.is_empty() {
-        return Err("it names no user: give NAME, or UID[:GID]".to_owned());
+        return Err(InvalidValue::new(
+            "the user is empty (write NAME, or UID[:GID])",
+        ));
     }
     let user = match user.parse() {
         Ok(uid) => UserReference::Id(uid),
@@ -68,31 +111,36 @@ pub fn user(word: &str) -> Result<(UserReference, Option<u32>), String> {
     Ok((user, group))
 }
 
-/// A variable of a command's environment: `KEY=VALUE`, or `KEY` for the host's value.
+/// Environment variable for a command: `KEY=VALUE`, or `KEY` to copy the host's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Variable {
-    /// Its name.
+pub(crate) struct Variable {
+    /// Name of the variable.
     pub name: String,
-    /// Its value; none for the host's.
+    /// Value; absent to copy the host's.
     pub value: Option<String>,
 }
 
-/// Reads a variable. Linux has names with nearly anything in them; spaces are a mistake.
-pub fn variable(word: &str) -> Result<Variable, String> {
-    let (name, value) = match word.split_once('=') {
+/// Parses a variable. Linux allows nearly any character in a name; white space is refused because
+/// it is always a mistake.
+pub(crate) fn variable(text: &str) -> Result<Variable, InvalidValue> {
+    let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
-        None => (word, None),
+        None => (text, None),
     };
     if name.is_empty() {
-        return Err("it names no variable: give KEY=VALUE, or KEY for the host's value".to_owned());
-    }
-    if name.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
-        return Err(format!(
-            "{name:?} cannot name a variable: there is a space in it"
+        return Err(InvalidValue::new(
+            "the variable has no name (write KEY=VALUE, or KEY to copy the host's value)",
         ));
     }
-    if word.contains('\0') {
-        return Err(format!("the value of {name} has a NUL character in it"));
+    if name.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+        return Err(InvalidValue::new(format!(
+            "invalid variable name {name:?}: it contains white space"
+        )));
+    }
+    if text.contains('\0') {
+        return Err(InvalidValue::new(format!(
+            "the value of {name} contains a NUL character"
+        )));
     }
     Ok(Variable {
         name: name.to_owned(),
@@ -100,21 +148,34 @@ pub fn variable(word: &str) -> Result<Variable, String> {
     })
 }
 
-/// Reads an `--env-file`: a variable a line, perhaps behind `export`; blank lines and those that
-/// begin with `#` are passed over. A mistake is told with its line, counted from 1.
-pub fn variables(text: &str) -> Result<Vec<Variable>, (usize, String)> {
+/// Error of parsing an `--env-file`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {cause}")]
+pub(crate) struct InvalidVariableLine {
+    /// Number of the line, from 1.
+    pub line: usize,
+    pub cause: InvalidValue,
+}
+
+/// Parses an `--env-file`: one variable on each line, optionally after `export`. Blank lines and
+/// lines that begin with `#` are ignored.
+pub(crate) fn variables(text: &str) -> Result<Vec<Variable>, InvalidVariableLine> {
     let mut variables = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
+        // `export` counts only if white space follows: `exported=4` and `export=3` are variables.
         let exported = line.strip_prefix("export").map(str::trim_start);
-        let word = match exported {
-            Some(word) if word.len() < line.len() - "export".len() => word,
+        let text = match exported {
+            Some(text) if text.len() < line.len() - "export".len() => text,
             _ => line,
         };
-        variables.push(variable(word).map_err(|reason| (index + 1, reason))?);
+        variables.push(variable(text).map_err(|cause| InvalidVariableLine {
+            line: index + 1,
+            cause,
+        })?);
     }
     Ok(variables)
 }
@@ -124,24 +185,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_refused_in_plain_words() {
+    fn the_name_of_a_kernel_is_not_its_path() {
+        let error = kernel_path(Path::new("debian")).unwrap_err().to_string();
+        assert!(
+            error.contains("container system kernel set NAME"),
+            "{error}"
+        );
+        let missing = kernel_path(Path::new("/none/vmlinux"));
+        assert_eq!(missing.unwrap(), Path::new("/none/vmlinux"));
+        assert!(kernel_path(Path::new("./debian")).unwrap().is_absolute());
+    }
+
+    #[test]
+    fn invalid_numbers_are_refused_with_a_reason() {
+        let cpus_error = |text| cpus(text).unwrap_err().to_string();
+        let downloads_error = |text| downloads(text).unwrap_err().to_string();
         assert_eq!(cpus("3").unwrap().get(), 3);
-        assert_eq!(cpus("0").unwrap_err(), "a machine has 1 CPU at least");
+        assert_eq!(cpus_error("0"), "a machine needs at least 1 CPU");
         for word in ["", "two", "-1", "1.5", "99999999999"] {
-            assert!(cpus(word).unwrap_err().contains("number of CPUs"), "{word}");
+            assert!(cpus_error(word).contains("number of CPUs"), "{word}");
         }
-        assert!(downloads("0").unwrap_err().contains("1 download"));
-        assert!(downloads("x").unwrap_err().contains("number"));
+        assert!(downloads_error("0").contains("1 download"));
+        assert!(downloads_error("x").contains("number"));
     }
 
     #[test]
     fn users_are_names_or_numbers() {
-        let of = |word| user(word).unwrap();
-        assert_eq!(of("ann"), (UserReference::Name("ann".into()), None));
-        assert_eq!(of("7"), (UserReference::Id(7), None));
-        assert_eq!(of("7:8"), (UserReference::Id(7), Some(8)));
-        for word in ["7:x", "7:", "", ":5"] {
-            assert!(user(word).is_err(), "{word}");
+        let parse = |text| user(text).unwrap();
+        assert_eq!(parse("ann"), (UserReference::Name("ann".into()), None));
+        assert_eq!(parse("7"), (UserReference::Id(7), None));
+        assert_eq!(parse("7:8"), (UserReference::Id(7), Some(8)));
+        for text in ["7:x", "7:", "", ":5"] {
+            assert!(user(text).is_err(), "{text}");
         }
     }
 
@@ -153,18 +228,18 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_set_or_handed_on() {
+    fn variables_have_a_value_or_copy_the_hosts() {
         assert_eq!(variable("A=b=c").unwrap(), set("A", "b=c"));
         assert_eq!(variable("A=").unwrap(), set("A", ""));
         assert_eq!(variable("a.b-c=d e").unwrap(), set("a.b-c", "d e"));
         assert_eq!(variable("HOME").unwrap().value, None);
-        for word in ["=x", "", "1A B=x", "B =2", " B=2", "A\tB", "A=\0"] {
-            assert!(variable(word).is_err(), "{word:?}");
+        for text in ["=x", "", "1A B=x", "B =2", " B=2", "A\tB", "A=\0"] {
+            assert!(variable(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn a_file_of_variables_is_read_and_a_mistake_has_its_line() {
+    fn errors_in_a_file_of_variables_have_a_line_number() {
         let text =
             "# a comment\n\nA=1\r\n  export B=two words\nexport=3\nexported=4\nexport C = x\n";
         let good = text.lines().take(6).collect::<Vec<_>>().join("\n");
@@ -177,8 +252,8 @@ mod tests {
                 set("exported", "4")
             ]
         );
-        let (line, reason) = variables(text).unwrap_err();
+        let InvalidVariableLine { line, cause } = variables(text).unwrap_err();
         assert_eq!(line, 7);
-        assert!(reason.contains("\"C \""), "{reason}");
+        assert!(cause.to_string().contains("\"C \""), "{cause}");
     }
 }

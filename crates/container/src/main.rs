@@ -1,4 +1,8 @@
-//! The program `container`: what people type, and the processes that it starts of itself.
+//! The program `container`, one binary with four roles.
+//!
+//! The first argument selects the role. The command line starts the service, the service starts a
+//! runtime process for each running machine, and a runtime starts a file-share process for its
+//! machine. Any other argument is for the command line.
 
 use std::process::ExitCode;
 

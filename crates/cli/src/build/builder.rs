@@ -1,4 +1,4 @@
-//! The programs that build images, and how each is told to.
+//! The programs that build images, and their command lines.
 
 use std::{
     env,
@@ -8,18 +8,18 @@ use std::{
 };
 
 use clap::ValueEnum;
-use container_machine::World;
+use container_machine::Directories;
 use tokio::{
     io::AsyncReadExt,
     process::{Child, ChildStderr, Command},
 };
 
-use super::Build;
+use super::options::BuildOptions;
 use crate::failure::Failure;
 
-/// A program that builds images.
+/// Program that builds images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Builder {
+pub(super) enum Builder {
     /// buildah
     Buildah,
     /// podman
@@ -29,12 +29,12 @@ pub enum Builder {
 }
 
 impl Builder {
-    /// The builder that was asked for, else the first that is installed.
-    pub fn chosen(asked: Option<Builder>) -> Result<Builder, Failure> {
-        match asked {
+    /// Returns the requested builder, or the first one that is installed.
+    pub(super) fn find(requested: Option<Builder>) -> Result<Builder, Failure> {
+        match requested {
             Some(builder) if is_installed(builder.name()) => Ok(builder),
             Some(builder) => Err(Failure::new(format!(
-                "building an image: {} is not installed",
+                "cannot build the image: {} is not installed",
                 builder.name()
             ))),
             None => Builder::value_variants()
@@ -43,15 +43,15 @@ impl Builder {
                 .find(|builder| is_installed(builder.name()))
                 .ok_or_else(|| {
                     Failure::new(
-                        "building an image: no builder is installed; install buildah (Debian: \
-                         `apt install buildah`), podman, or docker with buildx",
+                        "cannot build the image: no builder found (install buildah, podman, or docker with \
+                         buildx; on Debian: apt install buildah)",
                     )
                 }),
         }
     }
 
-    /// The program.
-    pub fn name(self) -> &'static str {
+    /// Returns the name of the program.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Builder::Buildah => "buildah",
             Builder::Podman => "podman",
@@ -59,24 +59,28 @@ impl Builder {
         }
     }
 
-    /// Builds the image. Returns a program whose output is the image, as `docker save` has it.
-    pub async fn build(self, build: &Build) -> Result<Child, Failure> {
+    fn cannot_run(self) -> impl FnOnce(std::io::Error) -> Failure {
+        Failure::cannot(format!("run {}", self.name()))
+    }
+
+    /// Builds the image. Returns a process that writes the image to its standard output, in the
+    /// format of `docker save`.
+    pub(super) async fn build(self, build: &BuildOptions) -> Result<Child, Failure> {
         match self {
             Builder::Buildah | Builder::Podman => {
-                let scratch = tempfile::tempdir()?;
+                let scratch =
+                    tempfile::tempdir().map_err(Failure::cannot("create a temporary directory"))?;
                 let file = scratch.path().join("image");
                 let mut command = self.command(build);
                 command.arg("--iidfile").arg(&file).arg(&build.context);
-                // What it tells is not what we print.
+                // Standard output is for the digest only.
                 command.stdout(Stdio::from(std::io::stderr()));
-                let status = command.status().await?;
+                let status = command.status().await.map_err(self.cannot_run())?;
                 if !status.success() {
-                    return Err(Failure::new(format!(
-                        "{} failed: its last words are above",
-                        self.name()
-                    )));
+                    return Err(self.failed());
                 }
-                let image = std::fs::read_to_string(file)?;
+                let image =
+                    std::fs::read_to_string(file).map_err(Failure::cannot("read the image id"))?;
                 self.export(image.trim())
             }
             Builder::Docker => {
@@ -84,15 +88,16 @@ impl Builder {
                 command
                     .args(["--output", "type=docker,dest=-"])
                     .arg(&build.context);
-                Ok(command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?)
+                let command = command.stdout(Stdio::piped()).kill_on_drop(true);
+                command.spawn().map_err(self.cannot_run())
             }
         }
     }
 
-    /// The command line without the context.
-    fn command(self, build: &Build) -> Command {
-        let logins = match self {
-            Builder::Buildah | Builder::Podman if !has_logins() => our_logins(),
+    /// Returns the command line without the context.
+    fn command(self, build: &BuildOptions) -> Command {
+        let credentials = match self {
+            Builder::Buildah | Builder::Podman if !has_credentials() => own_credentials(),
             _ => None,
         };
         let mut command = Command::new(self.name());
@@ -101,24 +106,24 @@ impl Builder {
             Builder::Podman => command.arg("build"),
             Builder::Docker => command.args(["buildx", "build"]),
         };
-        let is_read = build.file.as_deref() == Some(Path::new("-"));
-        command.args(arguments(build)).stdin(if is_read {
+        let reads_stdin = build.file.as_deref() == Some(Path::new("-"));
+        command.args(arguments(build)).stdin(if reads_stdin {
             Stdio::inherit()
         } else {
             Stdio::null()
         });
-        // Without a container runtime a root directory is enough.
+        // buildah runs the steps of a build with crun or runc. Without these, chroot works.
         if self == Builder::Buildah
             && env::var_os("BUILDAH_ISOLATION").is_none()
             && !["crun", "runc"].into_iter().any(is_installed)
         {
             command.env("BUILDAH_ISOLATION", "chroot");
         }
-        command.envs(logins.map(|file| (AUTH_FILE, file)));
+        command.envs(credentials.map(|file| (AUTH_FILE, file)));
         command
     }
 
-    /// Reads a built image out of the builder's store.
+    /// Starts exporting an image from the builder's store.
     fn export(self, image: &str) -> Result<Child, Failure> {
         let mut command = Command::new(self.name());
         match self {
@@ -131,29 +136,36 @@ impl Builder {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Ok(command.kill_on_drop(true).spawn()?)
+        command
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(self.cannot_run())
     }
 
-    /// Why the image did not come out whole.
-    pub async fn failed(self, errors: Option<ChildStderr>) -> Failure {
-        let mut said = String::new();
+    fn failed(self) -> Failure {
+        Failure::new(format!("{} failed (output above)", self.name()))
+    }
+
+    /// Returns the failure of an export, with the last line that the builder printed.
+    pub(super) async fn export_failure(self, errors: Option<ChildStderr>) -> Failure {
+        let mut printed = String::new();
         if let Some(mut errors) = errors {
-            // What cannot be read cannot be told.
-            let _ = errors.read_to_string(&mut said).await;
+            // If it cannot be read, the failure has no reason.
+            let _ = errors.read_to_string(&mut printed).await;
         }
-        match said.lines().last() {
+        match printed.lines().last() {
             Some(line) => Failure::new(format!(
-                "taking the image from {}: {}",
+                "cannot export the image from {}: {}",
                 self.name(),
                 line.trim_start_matches("Error: ")
             )),
-            None => Failure::new(format!("{} failed: its last words are above", self.name())),
+            None => self.failed(),
         }
     }
 }
 
-/// What all builders understand alike.
-fn arguments(build: &Build) -> Vec<OsString> {
+/// Returns the options that all builders have in common.
+fn arguments(build: &BuildOptions) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: &OsStr| arguments.extend([option.into(), value.to_owned()]);
     for tag in &build.tags {
@@ -177,31 +189,32 @@ fn arguments(build: &Build) -> Vec<OsString> {
     arguments
 }
 
-/// What tells buildah and podman of another file with logins (containers-auth.json(5)).
+/// Variable that names a credentials file for buildah and podman (containers-auth.json(5)).
 const AUTH_FILE: &str = "REGISTRY_AUTH_FILE";
 
-/// Whether buildah and podman find logins of their own or of docker's; they read one file only that they are
-/// told of (containers-auth.json(5)).
-fn has_logins() -> bool {
-    let below = |variable: &str, path: &str| Some(Path::new(&env::var_os(variable)?).join(path));
+/// Returns whether buildah and podman find credentials of their own or of docker. If they do, the
+/// file of this program is not passed: it would be read in place of theirs
+/// (containers-auth.json(5)).
+fn has_credentials() -> bool {
+    let file_in = |variable: &str, path: &str| Some(Path::new(&env::var_os(variable)?).join(path));
     let files = [
-        below("XDG_RUNTIME_DIR", "containers/auth.json"),
-        below("XDG_CONFIG_HOME", "containers/auth.json"),
-        below("HOME", ".config/containers/auth.json"),
-        below("DOCKER_CONFIG", "config.json"),
-        below("HOME", ".docker/config.json"),
-        below("HOME", ".dockercfg"),
+        file_in("XDG_RUNTIME_DIR", "containers/auth.json"),
+        file_in("XDG_CONFIG_HOME", "containers/auth.json"),
+        file_in("HOME", ".config/containers/auth.json"),
+        file_in("DOCKER_CONFIG", "config.json"),
+        file_in("HOME", ".docker/config.json"),
+        file_in("HOME", ".dockercfg"),
     ];
     env::var_os(AUTH_FILE).is_some() || files.into_iter().flatten().any(|file| file.exists())
 }
 
-/// The file that `container registry login` keeps, if it is there.
-fn our_logins() -> Option<PathBuf> {
-    let world = World::of_environment().ok()?;
-    Some(world.config.join("auth.json")).filter(|file| file.exists())
+/// Returns the file in which `container registry login` stores credentials, if it exists.
+fn own_credentials() -> Option<PathBuf> {
+    let directories = Directories::from_environment().ok()?;
+    Some(directories.config.join("auth.json")).filter(|file| file.exists())
 }
 
-/// Whether a program of that name can be run.
+/// Returns whether a program is found in `PATH`.
 fn is_installed(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|directory| is_program(&directory.join(name)))

@@ -1,4 +1,4 @@
-//! What can be completed besides verbs and options: values, by their types.
+//! Candidates for the values of arguments, chosen by the type of the value.
 
 use std::{any::TypeId, ffi::OsStr};
 
@@ -6,9 +6,9 @@ use clap::{Arg, Command};
 use clap_complete::{
     ArgValueCompleter, CompletionCandidate, PathCompleter, engine::ValueCompleter,
 };
-use container_machine::{Bundles, HomeMount, MachineId, World};
+use container_machine::{Bundles, Directories, HomeMount, MachineId};
 
-use crate::{filter::Filter, format::Format, image::ImageFilter, values::ImageName};
+use crate::{format::ListFormat, image::ImageFilter, machine::MachineFilter, values::ImageName};
 
 const HOME_MOUNTS: &[&str] = &["rw", "ro", "none"];
 
@@ -34,7 +34,7 @@ const IMAGE_FILTERS: &[&str] = &[
     "used=false",
 ];
 
-/// What `set` can set.
+/// Settings of `container machine set`.
 const SETTINGS: &[&str] = &[
     "cpus=",
     "memory=",
@@ -48,76 +48,76 @@ const SETTINGS: &[&str] = &[
     "kernel=",
 ];
 
-/// Gives all arguments of this command, and of those below it, what they can be.
-pub fn with_candidates(command: Command) -> Command {
+/// Adds candidates to all arguments of a command and of the commands below it.
+pub(super) fn with_candidates(command: Command) -> Command {
     command
-        .mut_args(with_values)
+        .mut_args(with_value_candidates)
         .mut_subcommands(with_candidates)
 }
 
-fn with_values(argument: Arg) -> Arg {
-    let read_as = argument.get_value_parser().type_id();
-    let is = |one: TypeId| read_as == one;
+fn with_value_candidates(argument: Arg) -> Arg {
+    let value_type = argument.get_value_parser().type_id();
+    let is = |one: TypeId| value_type == one;
     let completer = if is(TypeId::of::<MachineId>()) {
         ArgValueCompleter::new(machines)
     } else if is(TypeId::of::<HomeMount>()) {
-        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, HOME_MOUNTS))
-    } else if is(TypeId::of::<Filter>()) {
-        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FILTERS))
+        ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, HOME_MOUNTS))
+    } else if is(TypeId::of::<MachineFilter>()) {
+        ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, FILTERS))
     } else if is(TypeId::of::<ImageFilter>()) {
-        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, IMAGE_FILTERS))
+        ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, IMAGE_FILTERS))
     } else if is(TypeId::of::<ImageName>()) {
         ArgValueCompleter::new(images)
-    } else if is(TypeId::of::<Format>()) {
-        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, FORMATS))
+    } else if is(TypeId::of::<ListFormat>()) {
+        ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, FORMATS))
     } else if argument.get_id() == "source" || argument.get_id() == "destination" {
-        ArgValueCompleter::new(places)
+        ArgValueCompleter::new(copy_ends)
     } else if argument.get_id() == "settings" {
-        ArgValueCompleter::new(|typed: &OsStr| beginning(typed, SETTINGS))
+        ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, SETTINGS))
     } else {
         return argument;
     };
     argument.add(completer)
 }
 
-/// The ends of a copy: paths of the host, and machines with a colon behind them.
-fn places(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let mut places = PathCompleter::any().complete(typed);
-    places.extend(ids().iter().filter_map(|id| {
-        let place = format!("{id}:");
-        let begins = place.starts_with(&*typed.to_string_lossy());
-        begins.then(|| CompletionCandidate::new(place))
+/// Returns candidates for an end of a copy: paths of the host, and machines followed by a colon.
+fn copy_ends(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let mut ends = PathCompleter::any().complete(typed);
+    ends.extend(machine_ids().iter().filter_map(|id| {
+        let end = format!("{id}:");
+        let is_match = end.starts_with(&*typed.to_string_lossy());
+        is_match.then(|| CompletionCandidate::new(end))
     }));
-    places
+    ends
 }
 
-/// The machines on disk.
+/// Returns the ids of machines in the data directory.
 fn machines(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let ids = ids();
+    let ids = machine_ids();
     let words: Vec<&str> = ids.iter().map(MachineId::as_str).collect();
-    beginning(typed, &words)
+    starting_with(typed, &words)
 }
 
-/// The images on disk; none where they cannot be read.
+/// Returns the references of stored images, or nothing if they cannot be read.
 fn images(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let images = World::of_environment().map(|world| world.images());
+    let images = Directories::from_environment().map(|directories| directories.images());
     let known = images
         .ok()
         .and_then(|images| container_image::references(&images).ok());
     let known: Vec<String> = known.iter().flatten().map(ToString::to_string).collect();
     let words: Vec<&str> = known.iter().map(String::as_str).collect();
-    beginning(typed, &words)
+    starting_with(typed, &words)
 }
 
-/// None where they cannot be read.
-fn ids() -> Vec<MachineId> {
-    let data = World::of_environment().map(|world| world.data);
+/// Returns the machines in the data directory, or nothing if they cannot be read.
+fn machine_ids() -> Vec<MachineId> {
+    let data = Directories::from_environment().map(|directories| directories.data);
     let bundles = data.ok().and_then(|data| Bundles::open(&data).ok());
     let ids = bundles.and_then(|bundles| bundles.ids().ok());
     ids.unwrap_or_default()
 }
 
-fn beginning(typed: &OsStr, words: &[&str]) -> Vec<CompletionCandidate> {
+fn starting_with(typed: &OsStr, words: &[&str]) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
     let matching = words.iter().filter(|word| word.starts_with(&*typed));
     matching.map(CompletionCandidate::new).collect()

@@ -1,6 +1,6 @@
-# bash completion for container: the program that was typed is asked itself.
+# bash completion for container. The program itself returns the candidates.
 _container() {
-    # Words are what spaces part: `=` and `:` do not, though COMP_WORDS has it so.
+    # bash also splits words at `=` and `:` (COMP_WORDBREAKS). Join what has no space between.
     local line=${COMP_LINE:0:COMP_POINT} index=-1 word words=()
     for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
         if [[ $index -lt 0 || $line == [[:space:]]* ]]; then
@@ -13,7 +13,8 @@ _container() {
         line=${line#"$word"}
         words[index]+=$word
     done
-    # What the shell has of the last word already stays out of what it adds.
+    # bash replaces only the part of the word after the last `=` or `:`, so candidates must not
+    # repeat what is before it.
     local known=${words[index]%"$2"}
     local IFS=$'\013'
     # shellcheck disable=SC2207

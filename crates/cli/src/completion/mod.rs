@@ -1,12 +1,17 @@
-//! `container completion`, and what the shells ask at completion time.
+//! `container completion`, and the answers to shells at completion time.
 //!
-//! The scripts are small: they ask the program itself, with [`ASKED`] in its environment, so that
-//! what they offer is always what this build knows, and the machines are those of the moment.
-//! Nothing is started for it, and what goes wrong is not told: it would land in the prompt.
+//! The scripts run the program itself with [`REQUEST_VARIABLE`] set, so completions match the
+//! installed build and the machines and images that exist at that moment. Completion reads files
+//! only: it does not start the service, and prints no errors, which would end up in the prompt.
 
 mod candidates;
 
-use std::{env, ffi::OsString, io::Write, path::Path};
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+};
 
 use clap::{Args, Command, ValueEnum};
 use clap_complete::{
@@ -16,20 +21,21 @@ use clap_complete::{
 
 use crate::{failure::Failure, output};
 
-/// The variable with which a shell asks.
-const ASKED: &str = "CONTAINER_COMPLETE";
+/// Environment variable in which a script names its shell when it requests completions.
+const REQUEST_VARIABLE: &str = "CONTAINER_COMPLETE";
 
-/// Print a script that teaches a shell to complete verbs, options and machine names.
+/// Print a completion script for a shell.
 ///
-/// `make install` installs the scripts. Otherwise source one where your shell starts.
+/// The script completes verbs, options, machines and images. `make install` installs it for all
+/// shells; otherwise source it in the start-up file of your shell.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   source <(container completion bash)
   source <(container completion zsh)
   container completion fish | source")]
-pub struct Completion {
-    /// The shell.
+pub(crate) struct Completion {
+    /// Shell to print the script for.
     shell: Shell,
 }
 
@@ -42,17 +48,23 @@ enum Shell {
 
 impl Completion {
     /// Prints the script.
-    pub fn carry_out(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let program = program(env::args_os().next().unwrap_or_default());
+        let script = self
+            .script(&program)
+            .map_err(Failure::cannot("write the script"))?;
+        output::bytes(&script).map(|_| ())
+    }
+
+    fn script(&self, program: &str) -> io::Result<Vec<u8>> {
         let mut script = Vec::new();
         match self.shell {
             Shell::Bash => script.extend_from_slice(include_bytes!("container.bash")),
-            Shell::Fish => {
-                Fish.write_registration(ASKED, "container", "container", &program, &mut script)?;
-            }
+            Shell::Fish => register(&Fish, program, &mut script)?,
             Shell::Zsh => {
-                Zsh.write_registration(ASKED, "container", "container", &program, &mut script)?;
-                // Where zsh loads the script at the first completion, it is that completion too.
+                register(&Zsh, program, &mut script)?;
+                // zsh loads the script from its function path at the first completion. That first
+                // call must complete as well.
                 let completer = "_clap_dynamic_completer_container";
                 writeln!(
                     script,
@@ -60,11 +72,17 @@ impl Completion {
                 )?;
             }
         }
-        output::bytes(&script).map(|_| ())
+        Ok(script)
     }
 }
 
-/// The program as a script calls it: by its name, or by its path if it was run by a path.
+/// Writes clap's script for a shell.
+fn register(shell: &dyn EnvCompleter, program: &str, script: &mut Vec<u8>) -> io::Result<()> {
+    shell.write_registration(REQUEST_VARIABLE, "container", "container", program, script)
+}
+
+/// Returns how the script calls the program: by name, or by absolute path if this process was
+/// started by a path.
 fn program(typed: OsString) -> String {
     let path = match Path::new(&typed).components().count() {
         0 | 1 => None,
@@ -75,11 +93,11 @@ fn program(typed: OsString) -> String {
     })
 }
 
-/// If a shell asks, answers it and ends.
-pub fn answer(command: impl Fn() -> Command) {
-    if env::var_os(ASKED).is_some() {
+/// Prints completions and exits if a script requests them.
+pub(crate) fn complete(command: impl Fn() -> Command) {
+    if env::var_os(REQUEST_VARIABLE).is_some() {
         CompleteEnv::with_factory(|| candidates::with_candidates(command()))
-            .var(ASKED)
+            .var(REQUEST_VARIABLE)
             .complete();
     }
 }

@@ -1,31 +1,34 @@
-//! Which images are listed.
+//! `container image list --filter`
 
 use std::str::FromStr;
 
 use container_api::ImageSummary;
 use wildmatch::WildMatch;
 
-use crate::filter::{Condition, names};
+use crate::{
+    filter::{Filter, image_names},
+    values::InvalidValue,
+};
 
 /// One `KEY=VALUE` of `list --filter`.
 #[derive(Debug, Clone, PartialEq)]
-pub enum ImageFilter {
-    /// The reference, or the end of it with or without the tag; `*` stands for anything.
+pub(crate) enum ImageFilter {
+    /// Pattern for one of the image's names; `*` matches any text.
     Reference(WildMatch),
-    /// A machine that was made from it; `*` stands for anything.
+    /// Pattern for a machine created from the image.
     Machine(WildMatch),
-    /// A platform that is here; `*` stands for anything.
+    /// Pattern for a platform that is stored.
     Platform(WildMatch),
-    /// Whether any machine was made from it.
+    /// Whether any machine was created from the image.
     Used(bool),
 }
 
 impl FromStr for ImageFilter {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(word: &str) -> Result<ImageFilter, String> {
-        let Some((key, value)) = word.split_once('=') else {
-            return Err("it is not of the form KEY=VALUE".to_owned());
+    fn from_str(text: &str) -> Result<ImageFilter, InvalidValue> {
+        let Some((key, value)) = text.split_once('=') else {
+            return Err(InvalidValue::new("not of the form KEY=VALUE"));
         };
         match key {
             "reference" | "name" => Ok(ImageFilter::Reference(WildMatch::new(value))),
@@ -33,20 +36,22 @@ impl FromStr for ImageFilter {
             "platform" => Ok(ImageFilter::Platform(WildMatch::new(value))),
             "used" => match value.parse() {
                 Ok(is_used) => Ok(ImageFilter::Used(is_used)),
-                Err(_) => Err(format!("{value:?} is neither true nor false")),
+                Err(_) => Err(InvalidValue::new(format!(
+                    "{value:?} is neither true nor false"
+                ))),
             },
-            _ => Err(format!(
-                "there is no key {key:?}: there are reference, name, machine, platform and used"
-            )),
+            _ => Err(InvalidValue::new(format!(
+                "key {key:?} not found (available: reference, name, machine, platform, used)"
+            ))),
         }
     }
 }
 
-impl Condition<ImageSummary> for ImageFilter {
-    fn means(&self, image: &ImageSummary) -> bool {
+impl Filter<ImageSummary> for ImageFilter {
+    fn matches(&self, image: &ImageSummary) -> bool {
         match self {
             ImageFilter::Reference(pattern) => {
-                let mut names = image.reference.iter().flat_map(|full| names(full));
+                let mut names = image.reference.iter().flat_map(|full| image_names(full));
                 names.any(|name| pattern.matches(name))
             }
             ImageFilter::Machine(pattern) => {
@@ -65,33 +70,38 @@ impl Condition<ImageSummary> for ImageFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{filter::all_mean, samples};
+    use crate::{filter::matches_all, tests::samples};
 
-    fn meant(words: &[&str]) -> Vec<String> {
+    fn matching(words: &[&str]) -> Vec<String> {
         let filters: Vec<ImageFilter> = words.iter().map(|word| word.parse().unwrap()).collect();
         let images = samples::images().into_iter();
-        let meant = images.filter(|image| all_mean(&filters, image));
-        meant.map(|image| image.name.unwrap_or_default()).collect()
+        let matching = images.filter(|image| matches_all(&filters, image));
+        matching
+            .map(|image| image.name.unwrap_or_default())
+            .collect()
     }
 
     #[test]
-    fn filters_choose() {
-        assert_eq!(meant(&[]), ["127.0.0.1:5000/machines/debian", "alpine", ""]);
-        assert_eq!(meant(&["reference=alpine:3.22"]), ["alpine"]);
-        assert_eq!(meant(&["name=al*"]), ["alpine"]);
-        assert_eq!(meant(&["reference=debian", "name=alpine"]).len(), 2);
-        assert_eq!(meant(&["machine=web-*"]), [""]);
-        assert_eq!(meant(&["used=false"]), ["alpine"]);
+    fn filters_select_images() {
         assert_eq!(
-            meant(&["platform=linux/arm64"]),
+            matching(&[]),
+            ["127.0.0.1:5000/machines/debian", "alpine", ""]
+        );
+        assert_eq!(matching(&["reference=alpine:3.22"]), ["alpine"]);
+        assert_eq!(matching(&["name=al*"]), ["alpine"]);
+        assert_eq!(matching(&["reference=debian", "name=alpine"]).len(), 2);
+        assert_eq!(matching(&["machine=web-*"]), [""]);
+        assert_eq!(matching(&["used=false"]), ["alpine"]);
+        assert_eq!(
+            matching(&["platform=linux/arm64"]),
             ["127.0.0.1:5000/machines/debian"]
         );
     }
 
     #[test]
-    fn mistakes_name_what_there_is() {
-        let error = |word: &str| word.parse::<ImageFilter>().unwrap_err();
-        assert!(error("nmae=x").contains("machine, platform and used"));
+    fn errors_list_the_valid_values() {
+        let error = |word: &str| word.parse::<ImageFilter>().unwrap_err().to_string();
+        assert!(error("nmae=x").contains("machine, platform, used"));
         assert!(error("used=no").contains("true nor false"));
         assert!(error("alpine").contains("KEY=VALUE"));
     }

@@ -1,21 +1,22 @@
-//! What is gone, in words.
+//! Output about removed images.
 
 use container_api::Freed;
 
 use crate::{failure::Failure, output, size::size};
 
-/// Prints the names that are gone, and of what had none, the digest.
-pub fn print_names(freed: &Freed) -> Result<(), Failure> {
-    let names = match freed.references.is_empty() {
-        true => &freed.images,
-        false => &freed.references,
+/// Prints the removed references, or the digests of removed images if no reference was removed.
+pub(super) fn print_names(freed: &Freed) -> Result<(), Failure> {
+    let names = if freed.references.is_empty() {
+        &freed.images
+    } else {
+        &freed.references
     };
     let lines = names.iter().map(|name| format!("{name}\n"));
     output::print(&lines.collect::<String>())
 }
 
-/// What it comes to, a sentence.
-pub fn in_words(freed: &Freed) -> String {
+/// Returns how much was freed, and of what.
+pub(super) fn summary(freed: &Freed) -> String {
     let counts = [
         (freed.images.len(), "image", "images"),
         (freed.blobs, "blob", "blobs"),
@@ -28,10 +29,10 @@ pub fn in_words(freed: &Freed) -> String {
             _ => format!("{count} {several}"),
         })
         .collect();
-    match counts.is_empty() {
-        true => "There was nothing to remove".to_owned(),
-        false => format!("Freed {} ({})", size(freed.bytes), counts.join(", ")),
+    if counts.is_empty() {
+        return "Nothing to remove".to_owned();
     }
+    format!("Freed {} ({})", size(freed.bytes), counts.join(", "))
 }
 
 #[cfg(test)]
@@ -39,8 +40,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_is_counted() {
-        assert_eq!(in_words(&Freed::default()), "There was nothing to remove");
+    fn removed_parts_are_counted() {
+        assert_eq!(summary(&Freed::default()), "Nothing to remove");
         let freed = Freed {
             bases: 1,
             blobs: 12,
@@ -48,9 +49,6 @@ mod tests {
             images: vec!["sha256:0".to_owned()],
             references: vec![],
         };
-        assert_eq!(
-            in_words(&freed),
-            "Freed 3.0 MiB (1 image, 12 blobs, 1 base)"
-        );
+        assert_eq!(summary(&freed), "Freed 3.0 MiB (1 image, 12 blobs, 1 base)");
     }
 }

@@ -6,12 +6,12 @@ use container_client::Client;
 
 use crate::{
     failure::Failure,
-    format::WholeFormat,
-    image::options::PlatformOptions,
-    values::{self, ImageName},
+    format::{FormatError, InspectFormat},
+    options::PlatformOptions,
+    values::ImageName,
 };
 
-/// What a template may name.
+/// Fields for templates.
 const FIELDS: &[&str] = &[
     "bases",
     "config.command",
@@ -38,42 +38,42 @@ const FIELDS: &[&str] = &[
     "sharedSize",
 ];
 
-/// Show all that is known of images, as JSON.
+/// Show all details of images, as JSON.
 ///
-/// Of an image for several platforms, configuration, layers and history are those of this
-/// computer's platform, or of the one that is named. Bases are the disks that machines' disks lie
-/// on.
+/// For a multi-platform image, configuration, layers and history are those of this host's platform,
+/// or of the given one. Bases are the base images (ext4 files) that machines' disks are overlays
+/// of.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container image inspect alpine:3
   container image inspect 1a2b3c4d5e6f --format '{{ references[0] }}'
   container image inspect alpine:3 --format '{{ config.entrypoint | tojson }}'")]
-pub struct Inspect {
-    /// The images: references, digests, or beginnings of digests.
+pub(crate) struct Inspect {
+    /// Images: references, digests, or prefixes of digests.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<ImageName>,
 
-    /// Print json, or what this Jinja template makes of each: `{{ platform }} {{ config.user }}`.
+    /// Output format: json, or a Jinja template such as `{{ platform }} {{ config.user }}`.
     ///
-    /// Fields are named as in the JSON; one that is absent is empty. The filter `size` writes bytes
-    /// as people read them.
+    /// A template prints one line per image. Fields are named as in the JSON; an absent one is
+    /// empty. The filter `size` formats bytes with a unit.
     #[arg(long, value_name = "FORMAT", default_value = "json", hide_default_value = true, value_parser = format)]
-    format: WholeFormat,
+    format: InspectFormat,
 
     #[command(flatten)]
     platform: PlatformOptions,
 }
 
-fn format(text: &str) -> Result<WholeFormat, String> {
-    WholeFormat::parse(text, FIELDS)
+fn format(text: &str) -> Result<InspectFormat, FormatError> {
+    InspectFormat::parse(text, FIELDS)
 }
 
 impl Inspect {
-    /// Prints an array, or what the template makes of each.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Prints an array, or one line per image.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let request = InspectRequest {
-            images: values::words(self.images),
+            images: ImageName::into_strings(self.images),
             platform: self.platform.platform(),
         };
         self.format.print(&client.inspect_images(&request).await?)
@@ -83,18 +83,18 @@ impl Inspect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples;
+    use crate::tests::samples;
 
     #[test]
-    fn an_image_is_told_whole() {
-        let told = serde_json::to_string_pretty(&[samples::image_details()]).unwrap();
-        insta::assert_snapshot!("inspect", told);
+    fn image_details_as_json() {
+        let json = serde_json::to_string_pretty(&[samples::image_details()]).unwrap();
+        insta::assert_snapshot!("inspect", json);
     }
 
     #[test]
-    fn a_template_may_name_every_field_and_no_other() {
+    fn templates_know_every_field() {
         let mut whole = samples::image_details();
-        // What they are called is their maker's matter.
+        // Any label may be named.
         whole.config.labels = [("*".to_owned(), "any".to_owned())].into();
         let whole = serde_json::to_value(whole).unwrap();
         assert_eq!(samples::fields("", &whole), FIELDS);

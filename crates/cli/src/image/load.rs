@@ -7,28 +7,25 @@ use std::{
 };
 
 use clap::Args;
-use container_archive::{Root, pack};
 use container_client::Client;
+use container_copy::{RootName, pack};
 use tokio::{fs::File, io::AsyncRead};
 
-use crate::{
-    failure::Failure,
-    output,
-    progress::{self, ProgressMode},
-};
+use crate::{failure::Failure, options::ProgressOptions, output, progress};
 
-/// Take images out of an archive: an OCI image layout, or what docker or podman saves.
+/// Load images from an archive: an OCI image layout, or one written by docker or podman.
 ///
-/// The archive may be packed with gzip, bzip2, xz or zstd, and hold several images. They get the names that they
-/// have in it, whatever those meant before. If any of it is not as it should be, nothing is loaded.
+/// The archive may be compressed with gzip, bzip2, xz or zstd, and contain several images. Their
+/// references are those in the archive, and replace existing ones. If any part of the archive is
+/// invalid, nothing is loaded.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container image load -i images.tar
   docker save local/dev | container image load
   container image load -i ./layout")]
-pub struct Load {
-    /// The archive, or the directory of a layout; `-`, or nothing, for standard input.
+pub(crate) struct Load {
+    /// Archive, or directory of an OCI image layout; default: standard input (also `-`).
     #[arg(
         short,
         long,
@@ -38,28 +35,27 @@ pub struct Load {
     )]
     input: PathBuf,
 
-    /// How progress is shown.
-    #[arg(long, value_enum, default_value_t)]
-    progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressOptions,
 }
 
-/// What tells of the images: of a layout, or of what `docker save` writes.
-const LISTS: [&str; 2] = ["index.json", "manifest.json"];
+/// Files that list the images: of an OCI image layout, and of `docker save`.
+const INDEX_FILES: [&str; 2] = ["index.json", "manifest.json"];
 
-type Archive = Box<dyn AsyncRead + Send + Unpin>;
+type ArchiveStream = Box<dyn AsyncRead + Send + Unpin>;
 
 impl Load {
-    /// Loads the images and prints their names.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Loads the images and prints their references.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let archive = self.archive().await?;
-        let given_up = "Given up: nothing was loaded.";
-        let loaded = progress::shown(self.progress, given_up, async |show| {
+        let cancelled = "Cancelled; nothing was loaded.";
+        let loaded = progress::show_while(self.progress.mode, cancelled, async |show| {
             client.load_images(archive, show).await
         });
         for image in loaded.await?.images {
             if image.references.is_empty() {
                 output::note(&format!(
-                    "the archive has no name for this image: give it one with `container image tag {} NAME`",
+                    "Image {0} has no reference in the archive (add one with: container image tag {0} REFERENCE)",
                     image.digest
                 ));
                 output::line(image.digest)?;
@@ -71,37 +67,42 @@ impl Load {
         Ok(())
     }
 
-    async fn archive(&self) -> Result<Archive, Failure> {
+    async fn archive(&self) -> Result<ArchiveStream, Failure> {
         if self.input == Path::new("-") {
-            return match io::stdin().is_terminal() {
-                true => Err(Failure::new(
-                    "standard input is a terminal: name an archive with --input, or send one through a pipe",
-                )),
-                false => Ok(Box::new(tokio::io::stdin())),
-            };
-        }
-        let failed =
-            |error: io::Error| Failure::new(format!("opening {}: {error}", self.input.display()));
-        match fs::metadata(&self.input).map_err(failed)?.is_dir() {
-            true if !LISTS.iter().any(|list| self.input.join(list).exists()) => {
-                Err(Failure::new(format!(
-                    "{} is a directory without an index.json, so it is no OCI image layout",
-                    self.input.display()
-                )))
+            if io::stdin().is_terminal() {
+                return Err(Failure::new(
+                    "cannot read an archive from a terminal (name a file with --input, or use a pipe)",
+                ));
             }
-            true => packed(self.input.clone()),
-            false => Ok(Box::new(File::open(&self.input).await.map_err(failed)?)),
+            return Ok(Box::new(tokio::io::stdin()));
         }
+        let path = self.input.display();
+        let cannot_open = || Failure::cannot(format!("open {path}"));
+        let metadata = fs::metadata(&self.input).map_err(cannot_open())?;
+        if !metadata.is_dir() {
+            let file = File::open(&self.input).await;
+            return Ok(Box::new(file.map_err(cannot_open())?));
+        }
+        let is_layout = |directory: &Path| {
+            let mut files = INDEX_FILES.iter();
+            files.any(|file| directory.join(file).exists())
+        };
+        if !is_layout(&self.input) {
+            return Err(Failure::new(format!(
+                "{path} is not an OCI image layout: index.json not found"
+            )));
+        }
+        pack_directory(self.input.clone())
     }
 }
 
-/// A directory as the archive of it.
-fn packed(directory: PathBuf) -> Result<Archive, Failure> {
-    let (reader, writer) = io::pipe()?;
+/// Returns a stream of a directory's contents as an archive, packed by a thread.
+fn pack_directory(directory: PathBuf) -> Result<ArchiveStream, Failure> {
+    let (reader, writer) = io::pipe().map_err(Failure::cannot("create a pipe"))?;
     std::thread::spawn(move || {
         let note = &mut |note: String| output::note(&note);
-        // Whoever reads finds an archive that ends too soon, and says so.
-        if let Err(error) = pack(&directory, Root::Itself, writer, note)
+        // The service refuses the truncated archive. This note says why it is truncated.
+        if let Err(error) = pack(&directory, RootName::Dot, writer, note)
             && !error.is_broken_pipe()
         {
             output::note(&error.to_string());

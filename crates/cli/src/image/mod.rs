@@ -5,7 +5,6 @@ mod freed;
 mod inspect;
 mod list;
 mod load;
-pub mod options;
 mod prune;
 mod pull;
 mod push;
@@ -16,13 +15,13 @@ mod tag;
 use clap::Subcommand;
 use container_client::Client;
 
-pub use filter::ImageFilter;
+pub(crate) use filter::ImageFilter;
 
 use crate::failure::Failure;
 
-/// The verbs. What each does is told at its own type, where its help is made from.
+/// Verbs. Their help texts are the docs of the types.
 #[derive(Debug, Subcommand)]
-pub enum Image {
+pub(crate) enum Image {
     Pull(pull::Pull),
     Push(push::Push),
     #[command(visible_alias = "ls")]
@@ -37,19 +36,19 @@ pub enum Image {
 }
 
 impl Image {
-    /// Carries the verb out. Returns the exit code.
-    pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
+    /// Runs the verb. Returns the exit code.
+    pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         let client = Client::connect(build).await?;
         match self {
-            Image::Pull(pull) => return pull.carry_out(&client).await,
-            Image::Push(push) => return push.carry_out(&client).await,
-            Image::List(list) => list.carry_out(&client).await?,
-            Image::Inspect(inspect) => inspect.carry_out(&client).await?,
-            Image::Tag(tag) => tag.carry_out(&client).await?,
-            Image::Remove(remove) => return remove.carry_out(&client).await,
-            Image::Prune(prune) => prune.carry_out(&client).await?,
-            Image::Load(load) => load.carry_out(&client).await?,
-            Image::Save(save) => save.carry_out(&client).await?,
+            Image::Pull(pull) => return pull.run(&client).await,
+            Image::Push(push) => return push.run(&client).await,
+            Image::List(list) => list.run(&client).await?,
+            Image::Inspect(inspect) => inspect.run(&client).await?,
+            Image::Tag(tag) => tag.run(&client).await?,
+            Image::Remove(remove) => return remove.run(&client).await,
+            Image::Prune(prune) => prune.run(&client).await?,
+            Image::Load(load) => load.run(&client).await?,
+            Image::Save(save) => save.run(&client).await?,
         }
         Ok(0)
     }

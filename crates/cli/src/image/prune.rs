@@ -13,54 +13,56 @@ use crate::{
     progress::{self, ProgressMode},
 };
 
-/// Remove what no machine uses and no name leads to.
+/// Remove unused image data.
 ///
-/// That is: images whose names mean other images now, content that belongs to none, and bases, the
-/// disks that machines' disks lie on; the next machine of an image makes its base again. Images with
-/// a name stay, unless --all is given.
+/// Removes images without a reference and base images (ext4 files) that no machine uses, and blobs
+/// that belong to no image. A base image is built again when the next machine is created from its
+/// image. Images with a reference are kept unless --all is given.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container image prune
   container image prune --all --force")]
-pub struct Prune {
-    /// Remove images with a name as well, if no machine uses them.
+pub(crate) struct Prune {
+    /// Also remove images with a reference that no machine uses.
     #[arg(short, long)]
     all: bool,
 
-    /// Do not ask on a terminal.
+    /// Do not ask for confirmation.
     #[arg(short, long)]
     force: bool,
 }
 
 impl Prune {
-    /// Removes it, and prints what that freed.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        if !self.force && io::stdin().is_terminal() && !self.is_wanted()? {
-            return Err(Failure::new("nothing was removed"));
+    /// Asks for confirmation on a terminal, removes the data, and prints how much was freed.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
+        if !self.force && io::stdin().is_terminal() && !self.confirm()? {
+            return Err(Failure::new("cancelled; nothing was removed"));
         }
         let request = PruneRequest { all: self.all };
-        let given_up = "Given up: nothing was removed.";
-        let freed = progress::shown(ProgressMode::Auto, given_up, async |show| {
+        let cancelled = "Cancelled; nothing was removed.";
+        let freed = progress::show_while(ProgressMode::Auto, cancelled, async |show| {
             client.prune_images(&request, show).await
         });
         let freed = freed.await?;
         if !freed.references.is_empty() {
             freed::print_names(&freed)?;
         }
-        output::line(freed::in_words(&freed))
+        output::line(freed::summary(&freed))
     }
 
-    fn is_wanted(&self) -> Result<bool, Failure> {
-        output::note(match self.all {
-            true => "This removes all images that no machine uses, and what was made from them.",
-            false => {
-                "This removes images without a name and bases that no machine uses, and content that belongs to no image."
-            }
+    fn confirm(&self) -> Result<bool, Failure> {
+        output::note(if self.all {
+            "This removes all images that no machine uses, and their base images."
+        } else {
+            "This removes images without a reference and base images that no machine uses, and blobs that belong to no image."
         });
-        output::ask("Go on? [y/N] ");
+        output::ask("Continue? [y/N] ");
         let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
+        io::stdin()
+            .lock()
+            .read_line(&mut answer)
+            .map_err(Failure::cannot("read standard input"))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 }

@@ -14,27 +14,27 @@ use tokio::fs::File;
 
 use crate::{
     failure::Failure,
-    image::options::PlatformOptions,
-    progress::{self, ProgressMode},
-    values::{self, ImageName},
+    options::{PlatformOptions, ProgressOptions},
+    progress,
+    values::ImageName,
 };
 
-/// Put images into a tar archive, which podman, buildah, skopeo and docker can read.
+/// Save images to a tar archive, which podman, buildah, skopeo and docker can read.
 ///
-/// An image that is given by its digest keeps all its names. Of an image for several platforms those
-/// that are here go into an OCI archive, and one goes into docker's.
+/// An image given by digest is saved with all its references. For a multi-platform image, an OCI
+/// archive contains all platforms that are stored, and a docker archive contains one.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container image save registry.example/team/dev:2 -o dev.tar
   container image save dev:2 --format docker | docker load
   container image save dev:1 dev:2 | zstd > both.tar.zst")]
-pub struct Save {
-    /// The images: references, digests, or beginnings of digests.
+pub(crate) struct Save {
+    /// Images: references, digests, or prefixes of digests.
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<ImageName>,
 
-    /// The archive; `-`, or nothing, for standard output.
+    /// Archive; default: standard output (also `-`).
     #[arg(
         short,
         long,
@@ -44,90 +44,89 @@ pub struct Save {
     )]
     output: PathBuf,
 
-    /// What the archive looks like.
+    /// Format of the archive.
     #[arg(long, value_enum, default_value_t)]
-    format: Look,
+    format: FormatOption,
 
     #[command(flatten)]
     platform: PlatformOptions,
 
-    /// How progress is shown.
-    #[arg(long, value_enum, default_value_t)]
-    progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressOptions,
 }
 
-/// What an archive looks like.
+/// Format of an archive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-enum Look {
+enum FormatOption {
     /// An OCI image layout.
     #[default]
     #[value(alias = "oci-archive")]
     Oci,
-    /// As `docker save` writes it.
+    /// The format of `docker save`.
     #[value(alias = "docker-archive")]
     Docker,
 }
 
 impl Save {
-    /// Writes the archive. A file is there when all of it is.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Writes the archive. A regular file appears only once it is complete.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let request = SaveRequest {
-            images: values::words(self.images),
+            images: ImageName::into_strings(self.images),
             format: match self.format {
-                Look::Oci => ArchiveFormat::Oci,
-                Look::Docker => ArchiveFormat::Docker,
+                FormatOption::Oci => ArchiveFormat::Oci,
+                FormatOption::Docker => ArchiveFormat::Docker,
             },
             platform: self.platform.platform(),
         };
-        let given_up = "Given up: there is no archive.";
+        let cancelled = "Cancelled; no archive was written.";
         let path = &self.output;
         if path == Path::new("-") {
             if io::stdout().is_terminal() {
                 return Err(Failure::new(
-                    "standard output is a terminal, and an archive is no text: name a file with --output, or send it through a pipe",
+                    "cannot write an archive to a terminal (name a file with --output, or use a pipe)",
                 ));
             }
-            return progress::shown(self.progress, given_up, async |show| {
+            return progress::show_while(self.progress.mode, cancelled, async |show| {
                 client
                     .save_images(&request, tokio::io::stdout(), show)
                     .await
             })
             .await;
         }
-        let failed =
-            |error: io::Error| Failure::new(format!("writing {}: {error}", path.display()));
-        if fs::metadata(path).is_ok_and(|about| !about.is_file()) {
-            // A device or a pipe cannot be replaced.
+        let cannot_write = || Failure::cannot(format!("write {}", path.display()));
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            // A device or a named pipe is written to, not replaced.
             let file = File::options()
                 .write(true)
                 .open(path)
                 .await
-                .map_err(failed)?;
-            return progress::shown(self.progress, given_up, async |show| {
+                .map_err(cannot_write())?;
+            return progress::show_while(self.progress.mode, cancelled, async |show| {
                 client.save_images(&request, file, show).await
             })
             .await;
         }
-        let new = beside(path).map_err(failed)?;
-        let file = File::from_std(new.as_file().try_clone().map_err(failed)?);
-        progress::shown(self.progress, given_up, async |show| {
+        let new = temporary_file(path).map_err(cannot_write())?;
+        let file = File::from_std(new.as_file().try_clone().map_err(cannot_write())?);
+        progress::show_while(self.progress.mode, cancelled, async |show| {
             client.save_images(&request, file, show).await
         })
         .await?;
-        new.persist(path).map_err(|error| failed(error.error))?;
+        new.persist(path)
+            .map_err(|error| cannot_write()(error.error))?;
         Ok(())
     }
 }
 
-/// A file that may take this one's place.
-fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+/// Creates a temporary file in the same directory as `path`, so that it can be renamed to it.
+fn temporary_file(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     tempfile::Builder::new()
         .prefix(".container-save-")
-        // The process's mask is taken off.
+        // Reduced by the umask, like any new file. The default of tempfile is 0600.
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(directory)
 }

@@ -6,28 +6,28 @@ use container_client::Client;
 
 use crate::{failure::Failure, output, values::ImageName};
 
-/// Give an image another name.
+/// Add a reference to an image.
 ///
-/// Both names mean the same image then. If the new one meant another image, that one loses it. No
-/// registry is told: `push` does that, and where the name is used here, none is asked.
+/// If the reference belongs to another image, it is moved. The registry is not changed (use `push`
+/// for that), and it is not contacted either when a machine is created from the reference.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container image tag alpine:3 registry.example/team/base:1
   container image tag 1a2b3c4d5e6f dev:2")]
-pub struct Tag {
-    /// The image: a reference, a digest, or the beginning of a digest.
+pub(crate) struct Tag {
+    /// Image: a reference, a digest, or the prefix of a digest.
     #[arg(value_name = "IMAGE")]
     image: ImageName,
 
-    /// The name: [REGISTRY/]REPOSITORY[:TAG]
+    /// New reference: [REGISTRY/]REPOSITORY[:TAG]
     #[arg(value_name = "REFERENCE")]
     reference: ImageName,
 }
 
 impl Tag {
-    /// Gives the name, and prints it in full.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Adds the reference, and prints it in full.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let request = TagRequest {
             source: self.image.0,
             target: self.reference.0,

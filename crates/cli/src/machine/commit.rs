@@ -5,28 +5,24 @@ use container_api::{CallerEnvironment, CommitRequest};
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::one_or_default;
-use crate::{
-    failure::Failure,
-    output,
-    progress::{self, ProgressMode},
-};
+use super::target::one_or_default;
+use crate::{failure::Failure, options::ProgressOptions, output, progress};
 
-/// Make an image of a machine.
+/// Create an image from a machine.
 ///
-/// The image has the layers of the one that the machine was made from, and one more of what has
-/// changed on the machine's disk since. It is kept on this computer under the reference, whatever
-/// that meant before. `container machine create` makes machines from it, and any other tool can
-/// read it. The reference and the image's digest are printed.
+/// The image has the layers of the machine's own image, and a new layer with the changes on the
+/// machine's disk. It is stored on this host under REFERENCE, replacing any image of that
+/// reference. Machines can be created from it, and other tools can read it. The reference and the
+/// digest are printed.
 ///
-/// The image has the machine's user, SSH host keys and all else on its disk: look at it before you
-/// give it away. It does not have what is each machine's own (host name, /etc/hosts, resolver
-/// configuration, machine id, random seed, systemd's journal), swap files, sockets, the shared
-/// home and whatever else is mounted.
+/// The image contains everything on the machine's disk, including its user and SSH host keys:
+/// review it before you publish it. It does not contain what is specific to one machine (host name,
+/// /etc/hosts, resolver configuration, machine id, random seed, systemd's journal), swap files,
+/// sockets, the shared home and other mounts.
 ///
-/// A running machine stands still while it is read. With --no-pause it goes on: what changes
-/// meanwhile is in the image as it was before, after or half. A stopped machine is read as it is,
-/// without starting its init.
+/// A running machine is paused while its disk is read. With --no-pause it keeps running, and a file
+/// that changes meanwhile may be stored in its old, its new or a mixed state. The disk of a stopped
+/// machine is read without starting its init.
 #[derive(Debug, Args)]
 #[command(
     allow_missing_positional = true,
@@ -36,37 +32,36 @@ Examples:
   container machine commit dev registry.example/tools:2 -m 'with gcc'
   container machine commit dev tools --change 'ENV EDITOR=vi'"
 )]
-pub struct Commit {
-    /// The machine; the default one where none is named.
+pub(crate) struct Commit {
+    /// Machine; default: the default machine.
     id: Option<MachineId>,
 
-    /// The new image's name: [REGISTRY/]REPOSITORY[:TAG]
+    /// Reference for the new image: [REGISTRY/]REPOSITORY[:TAG]
     reference: String,
 
-    /// What the image is, for its history.
+    /// Comment for the image's history.
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
 
-    /// Who makes it.
+    /// Author of the image.
     #[arg(short, long, value_name = "TEXT")]
     author: Option<String>,
 
-    /// Change the image's configuration, as a Dockerfile does: ENV, LABEL, CMD, ENTRYPOINT, USER,
-    /// WORKDIR or STOPSIGNAL, and what it is to be. May be given several times.
+    /// Change of the image's configuration, as a Dockerfile instruction: ENV, LABEL, CMD,
+    /// ENTRYPOINT, USER, WORKDIR or STOPSIGNAL; repeatable.
     #[arg(short, long = "change", value_name = "INSTRUCTION")]
     changes: Vec<String>,
 
-    /// How the new layer is packed: gzip, which everything reads, or zstd, which is faster.
+    /// Compression of the new layer: gzip, which every tool supports, or zstd, which is faster.
     #[arg(long, value_enum, default_value_t)]
     compression: Compression,
 
-    /// Let a running machine go on while it is read.
+    /// Do not pause a running machine while its disk is read.
     #[arg(long)]
     no_pause: bool,
 
-    /// How progress is shown.
-    #[arg(long, value_enum, default_value_t)]
-    progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressOptions,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -77,8 +72,8 @@ enum Compression {
 }
 
 impl Commit {
-    /// Makes the image and prints what it is called.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Creates the image and prints its reference and digest.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
         let compression = match self.compression {
             Compression::Gzip => "gzip",
@@ -91,13 +86,13 @@ impl Commit {
             changes: self.changes,
             compression: Some(compression.to_owned()),
             pause: !self.no_pause,
-            environment: CallerEnvironment::of_this_process(),
+            environment: CallerEnvironment::from_process(),
         };
-        let given_up = "Given up: nothing is kept of the image.";
-        let made = progress::shown(self.progress, given_up, async |show| {
+        let cancelled = "Cancelled; no image was created.";
+        let committed = progress::show_while(self.progress.mode, cancelled, async |show| {
             client.commit(&id, &request, show).await
         });
-        let made = made.await?;
-        output::line(format!("{}@{}", made.reference, made.digest))
+        let committed = committed.await?;
+        output::line(format!("{}@{}", committed.reference, committed.digest))
     }
 }

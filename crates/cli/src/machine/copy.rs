@@ -9,31 +9,33 @@ use std::{
 };
 
 use clap::Args;
-use container_archive::{ArchiveError, Arrival, Root, pack, unpack};
 use container_client::{
     Client,
     exec::{RunningCommand, Streams},
 };
+use container_copy::{CopyError, RootName, UnpackMode, pack, unpack};
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, Copy as GuestHalf, ExitStatus, Identity, Stdio, UserReference,
+    CommandLine, CommandRequest, ExitStatus, GuestCopy, Identity, Stdio, UserReference,
     WorkingDirectory,
 };
-
 use tokio::task::spawn_blocking;
 
-use super::{boot, one_or_default, start};
-use crate::{failure::Failure, interrupt::unless_interrupted, output};
+use super::{
+    boot::{boot, start_command},
+    target::one_or_default,
+};
+use crate::{failure::Failure, interrupt::unless_interrupted, output, values::InvalidValue};
 
-/// Copy files and directories into a machine or out of it.
+/// Copy files and directories between the host and a machine.
 ///
-/// One of SOURCE and DESTINATION is in a machine, written ID:PATH, or :PATH in the default machine; a
-/// relative PATH starts at your home there. The other is on the host, or - for a tar stream on
-/// standard input or output.
+/// One of SOURCE and DESTINATION is in a machine: ID:PATH, or :PATH for the default machine. A
+/// relative PATH is relative to your home directory there. The other one is a path on the host, or
+/// a tar stream on standard input or output, written as -.
 ///
-/// A directory is copied with all that is below it: into DESTINATION if that is a directory, else
-/// under that name. SOURCE/. means the directory's contents. Symlinks in it are copied as they are.
-/// The copies belong to you, or to root with --root.
+/// A directory is copied with its contents: into DESTINATION if that is a directory, else to that
+/// name. SOURCE/. copies only the contents. Symbolic links in a directory are copied as links. The
+/// copies belong to you, or to root with --root.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -41,66 +43,69 @@ Examples:
   container machine cp --root ./site.conf dev:/etc/nginx/conf.d/
   container machine cp dev:/var/log ./logs
   container machine cp dev:/etc - | tar -t")]
-pub struct Copy {
-    /// What to copy.
+pub(crate) struct Copy {
+    /// File or directory to copy.
     #[arg(value_name = "SOURCE")]
-    source: Place,
+    source: CopyPath,
 
-    /// Where to.
+    /// Path or directory to copy to.
     #[arg(value_name = "DESTINATION")]
-    destination: Place,
+    destination: CopyPath,
 
-    /// Read and write as root in the machine.
+    /// Access files in the machine as root.
     #[arg(long)]
     root: bool,
 }
 
-/// One end of a copy.
+/// Source or destination of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Host(HostPlace),
-    Machine(MachinePlace),
+enum CopyPath {
+    Host(HostPath),
+    Machine(GuestPath),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum HostPlace {
+enum HostPath {
     /// Standard input or output, as a tar stream.
     Stream,
     Path(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct MachinePlace {
-    /// The default machine where it is left out.
+struct GuestPath {
+    /// Absent for the default machine.
     machine: Option<MachineId>,
     path: String,
 }
 
-impl FromStr for Place {
-    type Err = String;
+impl FromStr for CopyPath {
+    type Err = InvalidValue;
 
-    fn from_str(word: &str) -> Result<Place, String> {
-        match word.split_once(':') {
+    fn from_str(text: &str) -> Result<CopyPath, InvalidValue> {
+        match text.split_once(':') {
+            // A slash before the colon means a path of the host.
             Some((machine, path)) if !machine.contains('/') => {
                 let id = machine.parse::<MachineId>();
                 let machine = match machine {
                     "" => None,
                     _ => Some(id.map_err(|error| {
-                        format!("{error}; a file of that name on the host is ./{word}")
+                        InvalidValue::new(format!(
+                            "{error} (write a path of the host as: ./{text})"
+                        ))
                     })?),
                 };
-                let path = in_home(path).to_owned();
-                Ok(Place::Machine(MachinePlace { machine, path }))
+                let path = relative_to_home(path).to_owned();
+                Ok(CopyPath::Machine(GuestPath { machine, path }))
             }
-            _ if word.is_empty() => Err("an empty path names nothing".to_owned()),
-            _ if word == "-" => Ok(Place::Host(HostPlace::Stream)),
-            _ => Ok(Place::Host(HostPlace::Path(word.into()))),
+            _ if text.is_empty() => Err(InvalidValue::new("the path is empty")),
+            _ if text == "-" => Ok(CopyPath::Host(HostPath::Stream)),
+            _ => Ok(CopyPath::Host(HostPath::Path(text.into()))),
         }
     }
 }
 
-/// A path in the machine, as it is seen from the home there.
-fn in_home(path: &str) -> &str {
+/// Returns the path relative to the home directory, if it begins with `~`.
+fn relative_to_home(path: &str) -> &str {
     let path = match path {
         "~" => "",
         path => path.strip_prefix("~/").unwrap_or(path),
@@ -108,46 +113,46 @@ fn in_home(path: &str) -> &str {
     if path.is_empty() { "." } else { path }
 }
 
-/// The name that a copy of `path` gets in a directory; none where the contents of a directory
-/// are meant.
-fn name_of(path: &str) -> Option<String> {
-    let is_itself = [".", ".."].contains(&path.rsplit('/').next().unwrap_or(path));
-    let name = Path::new(path).file_name().filter(|_| !is_itself)?;
+/// Returns the name that a copy of `path` gets in a directory, or nothing if only the contents of
+/// `path` are copied.
+fn copy_name(path: &str) -> Option<String> {
+    let is_contents = [".", ".."].contains(&path.rsplit('/').next().unwrap_or(path));
+    let name = Path::new(path).file_name().filter(|_| !is_contents)?;
     Some(name.to_string_lossy().into_owned())
 }
 
-/// What goes which way.
-enum Work {
-    In { from: HostPlace, to: String },
-    Out { from: String, to: HostPlace },
+/// Direction of a copy, with both ends.
+enum Transfer {
+    In { from: HostPath, to: String },
+    Out { from: String, to: HostPath },
 }
 
 impl Copy {
-    /// Copies, and prints nothing but what is left out. Returns the exit code.
-    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        let (machine, work) = match (self.source, self.destination) {
-            (Place::Host(from), Place::Machine(MachinePlace { machine, path: to })) => {
-                (machine, Work::In { from, to })
+    /// Copies, and prints a note for each file that is skipped. Returns the exit code.
+    pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let (machine, transfer) = match (self.source, self.destination) {
+            (CopyPath::Host(from), CopyPath::Machine(GuestPath { machine, path: to })) => {
+                (machine, Transfer::In { from, to })
             }
             (
-                Place::Machine(MachinePlace {
+                CopyPath::Machine(GuestPath {
                     machine,
                     path: from,
                 }),
-                Place::Host(to),
-            ) => (machine, Work::Out { from, to }),
-            (Place::Machine(_), Place::Machine(_)) => {
+                CopyPath::Host(to),
+            ) => (machine, Transfer::Out { from, to }),
+            (CopyPath::Machine(_), CopyPath::Machine(_)) => {
                 return Err(Failure::new(
-                    "SOURCE or DESTINATION must be on the host: copy in two steps; a file of the host with a colon in its name is ./NAME",
+                    "cannot copy between machines (copy to the host first; write a file on the host with a colon in its name as ./NAME)",
                 ));
             }
-            (Place::Host(_), Place::Host(_)) => {
+            (CopyPath::Host(_), CopyPath::Host(_)) => {
                 return Err(Failure::new(
-                    "SOURCE or DESTINATION must be in a machine, written ID:PATH",
+                    "cannot copy between paths on the host (write a path in a machine as ID:PATH)",
                 ));
             }
         };
-        let guest_half = work.guest_half()?;
+        let guest_half = transfer.guest_half()?;
         let id = one_or_default(client, machine).await?;
         let mut running = boot(client, &id).await?;
         let request = CommandRequest {
@@ -161,95 +166,102 @@ impl Copy {
             working_directory: WorkingDirectory::Home,
             stdio: Stdio::Pipes,
         };
-        let (command, streams) = start(client, &id, &mut running, &request, None).await?;
-        unless_interrupted(transfer(command, streams, work)).await?
+        let (command, streams) = start_command(client, &id, &mut running, &request, None).await?;
+        unless_interrupted(connect(command, streams, transfer)).await?
     }
 }
 
-/// Joins the guest's half and the host's. Returns the exit code.
-async fn transfer(command: RunningCommand, streams: Streams, work: Work) -> Result<u8, Failure> {
+/// Runs the host's half of the copy against the guest's. Returns the exit code.
+async fn connect(
+    command: RunningCommand,
+    streams: Streams,
+    transfer: Transfer,
+) -> Result<u8, Failure> {
     let Streams::Pipes {
         stdin,
         stdout,
         stderr,
     } = streams
     else {
-        return Err(Failure::new("the copy got no streams"));
+        return Err(Failure::new(
+            "invalid reply from the machine: the copy has no streams",
+        ));
     };
-    // Kept: without it the guest takes this process for gone.
+    // Dropping the controls would send SIGHUP to the guest's half.
     let (end, _controls) = command.into_parts();
-    let complaints = spawn_blocking(move || io::copy(&mut &stderr, &mut io::stderr()));
-    let is_inward = matches!(work, Work::In { .. });
-    let host_half = spawn_blocking(move || work.carry_out(&stdin, &stdout));
+    let errors = spawn_blocking(move || io::copy(&mut &stderr, &mut io::stderr()));
+    let is_inward = matches!(transfer, Transfer::In { .. });
+    let host_half = spawn_blocking(move || transfer.run(&stdin, &stdout));
     let status = end.wait().await?;
-    // Fails where standard error is gone.
-    let _ = complaints.await?;
+    // Fails if standard error is closed.
+    let _ = errors.await;
     let is_done = status == ExitStatus::Code(0);
     if is_inward && !is_done {
-        // The guest has told why, and there may be no end of what it did not take.
+        // The guest has printed the reason. The host's half may block for ever in reading a stream
+        // that the guest does not consume, so it is not awaited.
         return Ok(1);
     }
-    match host_half.await? {
+    match host_half.await.map_err(Failure::cannot("copy"))? {
         Err(error) if error.is_broken_pipe() => {}
         done => done?,
     }
     Ok(u8::from(!is_done))
 }
 
-impl Work {
-    /// What is asked of the guest. A source that is not there is told before a machine is booted.
-    fn guest_half(&self) -> Result<GuestHalf, Failure> {
+impl Transfer {
+    /// Returns the guest's half. Checks that a source on the host exists, before the machine is
+    /// booted.
+    fn guest_half(&self) -> Result<GuestCopy, Failure> {
         Ok(match self {
-            Work::In {
-                from: HostPlace::Stream,
+            Transfer::In {
+                from: HostPath::Stream,
                 to,
-            } => GuestHalf::InTar { path: to.clone() },
-            Work::In {
-                from: HostPlace::Path(from),
+            } => GuestCopy::InTar { path: to.clone() },
+            Transfer::In {
+                from: HostPath::Path(from),
                 to,
             } => {
-                fs::metadata(from).map_err(|error| {
-                    Failure::new(format!("reading {}: {error}", from.display()))
-                })?;
-                GuestHalf::In {
+                let action = format!("read {}", from.display());
+                fs::metadata(from).map_err(Failure::cannot(action))?;
+                GuestCopy::In {
                     path: to.clone(),
-                    name: name_of(&from.to_string_lossy()),
+                    name: copy_name(&from.to_string_lossy()),
                 }
             }
-            Work::Out { from, to } => GuestHalf::Out {
+            Transfer::Out { from, to } => GuestCopy::Out {
                 path: from.clone(),
-                named: *to == HostPlace::Stream,
+                named: *to == HostPath::Stream,
             },
         })
     }
 
-    /// The host's half.
-    fn carry_out(self, stdin: &UnixStream, stdout: &UnixStream) -> Result<(), ArchiveError> {
+    /// Runs the host's half.
+    fn run(self, stdin: &UnixStream, stdout: &UnixStream) -> Result<(), CopyError> {
         let mut note = |note: String| output::note(&note);
         match self {
-            Work::In { from, .. } => {
+            Transfer::In { from, .. } => {
                 let sent = match from {
-                    HostPlace::Stream => io::copy(&mut io::stdin().lock(), &mut &*stdin)
+                    HostPath::Stream => io::copy(&mut io::stdin().lock(), &mut &*stdin)
                         .map(drop)
-                        .map_err(ArchiveError::Write),
-                    HostPlace::Path(path) => pack(&path, Root::Itself, stdin, &mut note),
+                        .map_err(CopyError::Write),
+                    HostPath::Path(path) => pack(&path, RootName::Dot, stdin, &mut note),
                 };
-                // The guest waits for the end; where it has gone that is no news.
+                // Fails if the guest's half has ended, which its exit status reports.
                 let _ = stdin.shutdown(Shutdown::Write);
                 sent
             }
-            Work::Out {
-                to: HostPlace::Stream,
+            Transfer::Out {
+                to: HostPath::Stream,
                 ..
             } => io::copy(&mut &*stdout, &mut io::stdout().lock())
                 .map(drop)
-                .map_err(ArchiveError::Write),
-            Work::Out {
+                .map_err(CopyError::Write),
+            Transfer::Out {
                 from,
-                to: HostPlace::Path(to),
+                to: HostPath::Path(to),
             } => {
-                let name = name_of(&from).map(Into::into);
-                unpack(stdout, &to, &Arrival::Copy { name }, &mut note)
+                let name = copy_name(&from).map(Into::into);
+                unpack(stdout, &to, &UnpackMode::Copy { name }, &mut note)
             }
         }
     }
@@ -260,32 +272,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_apart() {
+    fn host_and_guest_paths_are_distinguished() {
         let machine = |id: Option<&str>, path: &str| {
-            Ok(Place::Machine(MachinePlace {
+            Ok(CopyPath::Machine(GuestPath {
                 machine: id.map(|id| id.parse().unwrap()),
                 path: path.to_owned(),
             }))
         };
-        let host = |path: &str| Ok(Place::Host(HostPlace::Path(path.into())));
+        let host = |path: &str| Ok(CopyPath::Host(HostPath::Path(path.into())));
         assert_eq!("dev:/etc".parse(), machine(Some("dev"), "/etc"));
         assert_eq!("dev:".parse(), machine(Some("dev"), "."));
         assert_eq!(":~/a:b".parse(), machine(None, "a:b"));
         assert_eq!("./dev:x".parse(), host("./dev:x"));
         assert_eq!("/a/dev:x".parse(), host("/a/dev:x"));
-        assert_eq!("-".parse(), Ok(Place::Host(HostPlace::Stream)));
-        let refused = "C:\\x".parse::<Place>().unwrap_err();
+        assert_eq!("-".parse(), Ok(CopyPath::Host(HostPath::Stream)));
+        let refused = "C:\\x".parse::<CopyPath>().unwrap_err().to_string();
         assert!(refused.contains("./C:"), "{refused}");
-        assert!("".parse::<Place>().is_err());
+        assert!("".parse::<CopyPath>().is_err());
     }
 
     #[test]
-    fn a_copy_has_the_sources_name_unless_contents_are_meant() {
+    fn a_copy_keeps_its_name_unless_only_contents_are_copied() {
         for path in ["a", "/x/a", "x/a/"] {
-            assert_eq!(name_of(path).as_deref(), Some("a"), "{path}");
+            assert_eq!(copy_name(path).as_deref(), Some("a"), "{path}");
         }
         for path in ["a/.", ".", "..", "/", "a/.."] {
-            assert_eq!(name_of(path), None, "{path}");
+            assert_eq!(copy_name(path), None, "{path}");
         }
     }
 }

@@ -3,25 +3,24 @@
 use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
-use container_api::{BootChange, CallerEnvironment, CreateRequest};
+use container_api::{BootChange, CallerEnvironment, CreateRequest, KernelChoice};
 use container_client::Client;
 use container_machine::{DiskCapacity, HomeMount, KernelParameters, Memory, home_directory};
 use container_protocol::PublishedPorts;
 
 use crate::{
     failure::Failure,
-    image::options::{FetchOptions, PlatformOptions},
-    output,
-    progress::{self, ProgressMode},
+    options::{PlatformOptions, ProgressOptions, PullOptions},
+    output, progress,
     values::{self, ImageName},
 };
 
-/// Make a machine from an image, and boot it.
+/// Create a machine from an image, and boot it.
 ///
-/// The image is fetched from its registry. If it has an init system (/sbin/init) that runs, else a
-/// built-in one. The machine gets a user of your name and shares your home directory. Its id is
-/// printed when it is up. The first machine becomes the default one: the one that is meant where
-/// none is named.
+/// The image is pulled from its registry. The machine boots the image's init system (/sbin/init),
+/// or a built-in one. It has a user with your name and shares your home directory. Its id is
+/// printed once it is running. The first machine becomes the default machine, which verbs use if no
+/// machine is given.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -29,56 +28,55 @@ Examples:
   container machine create localhost:5000/busybox:1 --memory 2G --no-boot
   container machine create registry.example/alpine:3 --home-mount none
   container machine create registry.example/debian:12 --disk-size 20G")]
-pub struct Create {
-    /// The image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+pub(crate) struct Create {
+    /// Image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     image: ImageName,
 
-    /// The machine's name; made from the image's where it is left out.
+    /// Name of the machine; default: derived from the image's name.
     #[arg(short, long)]
     name: Option<String>,
 
-    /// Make it the default machine.
+    /// Make the machine the default machine.
     #[arg(long)]
     set_default: bool,
 
-    /// Do not boot it.
+    /// Do not boot the machine.
     #[arg(long)]
     no_boot: bool,
 
-    /// Virtual CPUs; half of this computer's where it is left out, 4 at least.
+    /// Number of virtual CPUs; default: half of the host's CPUs, at least 4.
     #[arg(long, value_name = "N", value_parser = values::cpus, allow_negative_numbers = true)]
     cpus: Option<NonZeroU32>,
 
-    /// Memory, 1G at least (2G, 4096M); half of this computer's where it is left out.
+    /// Memory (2G, 4096M), at least 1G; default: half of the host's memory.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
 
-    /// What the disk can hold, 1G to 8T; 512G where it is left out. It takes space on this
-    /// computer as it fills.
+    /// Capacity of the disk, 1G to 8T; default: 512G. It takes space on the host only as it fills.
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<DiskCapacity>,
 
-    /// How the machine shares your home directory: rw, ro or none.
+    /// Access to your home directory: rw, ro or none.
     #[arg(long, value_name = "MODE")]
     home_mount: Option<HomeMount>,
 
-    /// Reach a port of the machine at a fixed place: [ADDRESS:]PORT:MACHINE_PORT[/udp].
+    /// Published port of the machine: [ADDRESS:]PORT:MACHINE_PORT[/udp]; repeatable.
     ///
-    /// May be given more than once, and with ranges: 8000-8009:8000-8009. Without ADDRESS it is
-    /// 127.0.0.1; with 0.0.0.0 other computers reach it as well. At the machine's own address (`container machine ls`) every port that
-    /// something in it listens on is reached without this.
+    /// Ranges are allowed: 8000-8009:8000-8009. The default ADDRESS is 127.0.0.1; with 0.0.0.0 the
+    /// port can be reached from other hosts. At the machine's own address (`container machine ls`),
+    /// every port with a listener can be reached without publishing it.
     #[arg(short, long, value_name = "PORTS")]
     publish: Vec<PublishedPorts>,
 
-    /// Let the machine run machines of its own.
+    /// Enable nested virtualization: virtual machines in the machine.
     #[arg(long)]
     virtualization: bool,
 
-    /// Boot this kernel in place of the default one.
+    /// Kernel image; default: the host's default kernel.
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
 
-    /// Parameters for the kernel, with spaces between; they come after ours.
+    /// Additional kernel parameters, separated by spaces.
     #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
     kernel_args: Option<KernelParameters>,
 
@@ -86,20 +84,19 @@ pub struct Create {
     platform: PlatformOptions,
 
     #[command(flatten)]
-    fetch: FetchOptions,
+    pull: PullOptions,
 
-    /// How progress is shown.
-    #[arg(long, value_enum, default_value_t)]
-    progress: ProgressMode,
+    #[command(flatten)]
+    progress: ProgressOptions,
 }
 
 impl Create {
-    /// Makes the machine and prints its id.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        let mode = self.progress;
+    /// Creates the machine and prints its id.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
+        let mode = self.progress.mode;
         let request = self.request()?;
-        let given_up = "Given up: nothing is kept of the machine.";
-        let created = progress::shown(mode, given_up, async |show| {
+        let cancelled = "Cancelled; no machine was created.";
+        let created = progress::show_while(mode, cancelled, async |show| {
             client.create(&request, show).await
         });
         output::line(created.await?.id)
@@ -111,15 +108,20 @@ impl Create {
             image: self.image.0,
             name: self.name,
             platform,
-            scheme: self.fetch.scheme,
+            scheme: self.pull.registry.scheme,
             home: home_directory().unwrap_or_default(),
-            environment: CallerEnvironment::of_this_process(),
-            max_concurrent_downloads: Some(self.fetch.max_concurrent_downloads),
+            environment: CallerEnvironment::from_process(),
+            max_concurrent_downloads: Some(self.pull.max_concurrent_downloads),
             boot: BootChange {
                 cpus: self.cpus,
                 disk_capacity: self.disk_size,
                 home_mount: self.home_mount,
-                kernel: self.kernel.map(std::path::absolute).transpose()?,
+                kernel: self
+                    .kernel
+                    .as_deref()
+                    .map(values::kernel_path)
+                    .transpose()?
+                    .map(KernelChoice::Image),
                 kernel_args: self.kernel_args,
                 memory: self.memory,
                 publish: (!self.publish.is_empty())

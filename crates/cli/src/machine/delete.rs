@@ -6,32 +6,32 @@ use container_machine::MachineId;
 
 use crate::{each::for_each, failure::Failure, output};
 
-/// Delete machines and their disks; running ones are stopped first.
+/// Delete machines and their disks.
 ///
-/// What a machine has on its own disk is lost. Your home directory, which it shared, and the image
-/// that it was made from are not touched.
+/// Running machines are stopped first. All files on the machine's own disk are lost. Your home
+/// directory, which the machine shared, and the image that it was created from are kept.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
   container machine rm dev web")]
-pub struct Delete {
-    /// The machines.
+pub(crate) struct Delete {
+    /// Machines to delete.
     #[arg(required = true)]
     ids: Vec<MachineId>,
 
-    /// Changes nothing, as nothing is asked: other programs' command lines have it.
+    /// No effect: there is no confirmation. Accepted for compatibility with other programs.
     #[arg(short, long)]
     force: bool,
 }
 
 impl Delete {
-    /// Deletes them one after the other and prints their ids.
-    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
+    /// Deletes the machines in order and prints their ids.
+    pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
         for_each(self.ids, async |id| {
             let deleted = client.delete(&id).await?;
             if deleted.was_default {
                 output::note(&format!(
-                    "{id} was the default machine and there is none now: choose one with `container machine set-default ID`"
+                    "{id} was the default machine; there is none now (choose one with: container machine set-default ID)"
                 ));
             }
             output::line(id)

@@ -6,10 +6,13 @@ use container_client::Client;
 use container_machine::MachineId;
 use serde_json::Value;
 
-use super::one_or_default;
-use crate::{failure::Failure, format::WholeFormat};
+use super::target::one_or_default;
+use crate::{
+    failure::Failure,
+    format::{FormatError, InspectFormat},
+};
 
-/// What a template may name.
+/// Fields for templates.
 const FIELDS: &[&str] = &[
     "containerId",
     "cpus",
@@ -39,44 +42,44 @@ const FIELDS: &[&str] = &[
     "virtualization",
 ];
 
-/// Show all that is known of a machine, as JSON.
+/// Show all details of a machine, as JSON.
 ///
-/// Sizes are in bytes, dates in UTC. What a machine does not have, an address while it is stopped
-/// say, is left out.
+/// Sizes are in bytes, dates in UTC. Fields without a value, such as the address of a stopped
+/// machine, are omitted.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine inspect dev
   container machine inspect dev --format '{{ ipAddress }}'
   container machine inspect --format '{{ image.reference }} {{ memory | size }}'")]
-pub struct Inspect {
-    /// The machine; the default one where it is left out.
+pub(crate) struct Inspect {
+    /// Machine; default: the default machine.
     id: Option<MachineId>,
 
-    /// Print json, or what this Jinja template makes of it: `{{ id }} {{ image.reference }}`.
+    /// Output format: json, or a Jinja template such as `{{ id }} {{ image.reference }}`.
     ///
-    /// Fields are named as in the JSON; one that is absent is empty. The filter `size` writes bytes
-    /// as people read them.
+    /// Fields are named as in the JSON; an absent one is empty. The filter `size` formats bytes
+    /// with a unit.
     #[arg(long, value_name = "FORMAT", default_value = "json", hide_default_value = true, value_parser = format)]
-    format: WholeFormat,
+    format: InspectFormat,
 }
 
-fn format(text: &str) -> Result<WholeFormat, String> {
-    WholeFormat::parse(text, FIELDS)
+fn format(text: &str) -> Result<InspectFormat, FormatError> {
+    InspectFormat::parse(text, FIELDS)
 }
 
 impl Inspect {
-    /// Prints an array of one object, or what the template makes of it.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Prints an array with one object, or one line.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
-        let machine = inspected(&client.machine(&id).await?)?;
+        let machine = to_json(&client.machine(&id).await?)?;
         self.format.print(&[machine])
     }
 }
 
-fn inspected(machine: &Snapshot) -> Result<Value, Failure> {
-    let mut machine = serde_json::to_value(machine)?;
-    // What depends on other machines is for `list` to say.
+fn to_json(machine: &Snapshot) -> Result<Value, Failure> {
+    let mut machine = serde_json::to_value(machine).map_err(Failure::cannot("format as JSON"))?;
+    // `default` is not a property of the machine alone; `list` shows it.
     if let Some(fields) = machine.as_object_mut() {
         fields.remove("default");
     }
@@ -86,28 +89,28 @@ fn inspected(machine: &Snapshot) -> Result<Value, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{self, fields};
     use crate::template::Template;
+    use crate::tests::samples::{self, fields};
 
     #[test]
-    fn a_machine_is_told_whole() {
+    fn machine_details_as_json() {
         let machines = samples::machines();
-        let told: Vec<Value> = machines.iter().map(|it| inspected(it).unwrap()).collect();
-        insta::assert_snapshot!("inspect", serde_json::to_string_pretty(&told[..2]).unwrap());
+        let json: Vec<Value> = machines.iter().map(|it| to_json(it).unwrap()).collect();
+        insta::assert_snapshot!("inspect", serde_json::to_string_pretty(&json[..2]).unwrap());
     }
 
     #[test]
-    fn a_template_may_name_every_field_and_no_other() {
-        let whole = inspected(&samples::machines()[0]).unwrap();
-        assert_eq!(fields("", &whole), FIELDS);
+    fn templates_know_every_field() {
+        let machine = to_json(&samples::machines()[0]).unwrap();
+        assert_eq!(fields("", &machine), FIELDS);
         let text = "{{ id }}: {{ image.reference }}, {{ memory | size }}, <{{ kernel }}>";
         let template = Template::parse(text, FIELDS).unwrap();
         assert_eq!(
-            template.render(&whole).unwrap(),
+            template.render(&machine).unwrap(),
             "dev: 127.0.0.1:5000/machines/debian:12, 11.8 GiB, </boot/vmlinuz>"
         );
         assert!(format("{{ default }}").is_err());
         assert!(format("yaml").is_err());
-        assert!(matches!(format("json"), Ok(WholeFormat::Json)));
+        assert!(matches!(format("json"), Ok(InspectFormat::Json)));
     }
 }

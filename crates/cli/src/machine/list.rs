@@ -10,16 +10,17 @@ use container_machine::{MachineId, Memory};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
+use super::filter::MachineFilter;
 use crate::{
     failure::Failure,
-    filter::{self, Filter},
-    format::Format,
+    filter,
+    format::{FormatError, ListFormat},
     output,
     size::size,
     table::{Cell, table},
 };
 
-/// What a template may name.
+/// Fields for templates.
 const FIELDS: &[&str] = &[
     "cpus",
     "createdDate",
@@ -33,8 +34,8 @@ const FIELDS: &[&str] = &[
 
 /// List machines, running or not.
 ///
-/// DISK is what a machine's disk takes on this computer, DEFAULT marks the machine that is meant
-/// where none is named.
+/// DISK is the space that a machine's disk takes on the host. DEFAULT marks the default machine,
+/// which verbs use if no machine is given.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -42,35 +43,35 @@ Examples:
   container machine ls --filter status=running --filter 'name=web-*'
   container machine ls --format '{{ id }} {{ status }} {{ memory | size }}'
   container machine stop $(container machine ls -q --filter status=running)")]
-pub struct List {
-    /// How to print them: table, json, or a Jinja template such as `{{ id }} {{ status }}`.
+pub(crate) struct List {
+    /// Output format: table, json, or a Jinja template such as `{{ id }} {{ status }}`.
     ///
-    /// A template makes one line of each machine. Fields are named as in the JSON; one that is
-    /// absent is empty. The filter `size` writes bytes as people read them.
+    /// A template prints one line per machine. Fields are named as in the JSON; an absent one is
+    /// empty. The filter `size` formats bytes with a unit.
     #[arg(long, default_value = "table", value_name = "FORMAT", value_parser = format)]
-    format: Format,
+    format: ListFormat,
 
-    /// Only machines of which this holds; may be given more than once.
+    /// Condition for the listed machines; repeatable.
     ///
     /// The keys are id or name, image, status (running, starting, stopped) and default (true,
-    /// false). `*` in a name or an image stands for anything. Of several with one key, one must
-    /// hold.
+    /// false). `*` in a name or an image matches any text. Of several conditions with the same key,
+    /// one must match.
     #[arg(short, long, value_name = "KEY=VALUE")]
-    filter: Vec<Filter>,
+    filter: Vec<MachineFilter>,
 
-    /// Print ids only.
+    /// Print only ids.
     #[arg(short, long)]
     quiet: bool,
 }
 
-fn format(word: &str) -> Result<Format, String> {
-    Format::parse(word, FIELDS, "{{ id }} {{ status }}")
+fn format(word: &str) -> Result<ListFormat, FormatError> {
+    ListFormat::parse(word, FIELDS, "{{ id }} {{ status }}")
 }
 
-/// A machine in `list --format json`; fields in the order of their names.
+/// Machine in `list --format json`, with fields in alphabetical order.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Listed {
+struct ListedMachine {
     cpus: NonZeroU32,
     created_date: Timestamp,
     default: bool,
@@ -82,9 +83,9 @@ struct Listed {
     status: Status,
 }
 
-impl From<Snapshot> for Listed {
+impl From<Snapshot> for ListedMachine {
     fn from(machine: Snapshot) -> Self {
-        Listed {
+        ListedMachine {
             cpus: machine.cpus,
             created_date: machine.created_date,
             default: machine.default,
@@ -99,7 +100,7 @@ impl From<Snapshot> for Listed {
 
 impl List {
     /// Prints the machines.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let Machines {
             mut machines,
             broken,
@@ -107,24 +108,24 @@ impl List {
         for reason in broken {
             output::note(&reason);
         }
-        machines.retain(|machine| filter::all_mean(&self.filter, machine));
-        let machines: Vec<Listed> = machines.into_iter().map(Listed::from).collect();
+        machines.retain(|machine| filter::matches_all(&self.filter, machine));
+        let machines: Vec<ListedMachine> = machines.into_iter().map(ListedMachine::from).collect();
         if self.quiet {
             let ids = machines.iter().map(|machine| format!("{}\n", machine.id));
             return output::print(&ids.collect::<String>());
         }
         self.format.print(&machines, |machines, is_coloured| {
-            listed(machines, &TimeZone::system(), is_coloured)
+            machine_table(machines, &TimeZone::system(), is_coloured)
         })
     }
 }
 
-fn listed(machines: &[Listed], here: &TimeZone, is_coloured: bool) -> String {
+fn machine_table(machines: &[ListedMachine], here: &TimeZone, is_coloured: bool) -> String {
     let headings = [
         "NAME", "CREATED", "IP", "CPUS", "MEMORY", "DISK", "STATE", "DEFAULT",
     ];
-    let row = |machine: &Listed| -> [Cell; 8] {
-        let created = machine.created_date.to_zoned(here.clone());
+    let row = |machine: &ListedMachine| -> [Cell; 8] {
+        let created = machine.created_date.to_zoned_datetime(here.clone());
         let address = machine.ip_address.map(|address| address.to_string());
         [
             (&machine.id).into(),
@@ -152,14 +153,17 @@ fn state(status: Status) -> Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples;
+    use crate::tests::samples;
 
-    fn machines() -> Vec<Listed> {
-        samples::machines().into_iter().map(Listed::from).collect()
+    fn machines() -> Vec<ListedMachine> {
+        samples::machines()
+            .into_iter()
+            .map(ListedMachine::from)
+            .collect()
     }
 
     #[test]
-    fn json_stays_as_it_is() {
+    fn machines_as_json() {
         insta::assert_snapshot!(
             "list-json",
             serde_json::to_string_pretty(&machines()).unwrap()
@@ -167,11 +171,11 @@ mod tests {
     }
 
     #[test]
-    fn the_table_stays_as_it_is() {
-        let table = |is_coloured| listed(&machines(), &TimeZone::UTC, is_coloured);
+    fn machines_as_table() {
+        let table = |is_coloured| machine_table(&machines(), &TimeZone::UTC, is_coloured);
         insta::assert_snapshot!("list-table", table(false));
         insta::assert_snapshot!("list-table-coloured", table(true).replace('\x1b', "\\e"));
-        let none = listed(&[], &TimeZone::UTC, false);
+        let none = machine_table(&[], &TimeZone::UTC, false);
         assert_eq!(
             none,
             "NAME  CREATED  IP  CPUS  MEMORY  DISK  STATE  DEFAULT\n"
@@ -179,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn a_template_may_name_every_field_and_no_other() {
-        let whole = serde_json::to_value(&machines()[0]).unwrap();
-        let fields: Vec<&String> = whole.as_object().unwrap().keys().collect();
+    fn templates_know_every_field() {
+        let machine = serde_json::to_value(&machines()[0]).unwrap();
+        let fields: Vec<&String> = machine.as_object().unwrap().keys().collect();
         assert_eq!(fields, FIELDS);
-        let error = format("{{ image }}").unwrap_err();
+        let error = format("{{ image }}").unwrap_err().to_string();
         assert!(error.contains("ipAddress, memory"), "{error}");
-        let error = format("xml").unwrap_err();
+        let error = format("xml").unwrap_err().to_string();
         assert!(error.contains("table, json"), "{error}");
     }
 }

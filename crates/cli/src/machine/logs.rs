@@ -10,102 +10,109 @@ use std::{
 
 use clap::Args;
 use container_client::Client;
-use container_machine::{MachineId, put_aside};
+use container_machine::{MachineId, rotated_log};
 
-use super::one_or_default;
+use super::target::one_or_default;
 use crate::{
     failure::Failure,
     output::{self, Reader},
 };
 
-/// How often a log that is followed is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Interval at which a followed log is read.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Show what a machine's init, or its kernel, printed.
+/// Show the output of a machine's init, or its kernel's console.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine logs dev
   container machine logs -n 20 -f dev
   container machine logs --boot dev")]
-pub struct Logs {
-    /// The machine; the default one where it is left out.
+pub(crate) struct Logs {
+    /// Machine; default: the default machine.
     id: Option<MachineId>,
 
-    /// The kernel's console in place of init's output.
+    /// Show the kernel's console.
     #[arg(long)]
     boot: bool,
 
-    /// Go on with what is added.
+    /// Keep printing new output.
     #[arg(short, long)]
     follow: bool,
 
-    /// Only the last lines.
+    /// Number of lines to show, from the end.
     #[arg(short = 'n', value_name = "N", allow_negative_numbers = true)]
     lines: Option<usize>,
 }
 
 impl Logs {
     /// Prints the log.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
         let logs = client.logs(&id).await?;
-        let mut log = Log::at(if self.boot { logs.boot } else { logs.stdio });
-        let mut so_far = fs::read(put_aside(&log.path)).unwrap_or_default();
-        so_far.extend(log.read_on()?);
-        let mut reader = output::bytes(last_lines(&so_far, self.lines))?;
-        while self.follow && reader == Reader::There && log.may_grow() {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            let added = log.read_on()?;
-            reader = match added.is_empty() {
-                true => output::reader(),
-                false => output::bytes(&added)?,
+        let mut log = LogReader::new(if self.boot { logs.boot } else { logs.stdio });
+        let mut text = fs::read(rotated_log(&log.path)).unwrap_or_default();
+        text.extend(log.read_new()?);
+        let mut reader = output::bytes(last_lines(&text, self.lines))?;
+        while self.follow && reader == Reader::Present && log.may_grow() {
+            tokio::time::sleep(FOLLOW_INTERVAL).await;
+            let added = log.read_new()?;
+            reader = if added.is_empty() {
+                // Without output, a closed reader is noticed by a check only.
+                output::reader()
+            } else {
+                output::bytes(&added)?
             };
         }
         Ok(())
     }
 }
 
-/// A log file, which may be replaced by a new one while it is read.
-struct Log {
+/// Reader of a log file, which may be replaced by a new one while it is read.
+struct LogReader {
     path: PathBuf,
     open: Option<File>,
 }
 
-impl Log {
-    fn at(path: PathBuf) -> Log {
-        Log { path, open: None }
+impl LogReader {
+    fn new(path: PathBuf) -> LogReader {
+        LogReader { path, open: None }
     }
 
-    /// Whether the machine is still there.
+    /// Returns whether the machine still exists.
     fn may_grow(&self) -> bool {
         self.path.parent().is_some_and(Path::is_dir)
     }
 
-    /// All that was added since the last time. A machine that never booted has no log yet.
-    fn read_on(&mut self) -> Result<Vec<u8>, Failure> {
-        let failed = |error| Failure::new(format!("reading {}: {error}", self.path.display()));
+    /// Returns everything added since the last call. A machine that was never booted has no log.
+    fn read_new(&mut self) -> Result<Vec<u8>, Failure> {
+        let cannot_read = || Failure::cannot(format!("read {}", self.path.display()));
         let mut added = Vec::new();
         if let Some(log) = &mut self.open {
-            log.read_to_end(&mut added).map_err(failed)?;
+            log.read_to_end(&mut added).map_err(cannot_read())?;
         }
         let newest = match File::open(&self.path) {
             Ok(log) => log,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(added),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(cannot_read()(error)),
         };
-        if self.open.as_mut().is_none_or(|log| !is_same(log, &newest)) {
+        if self
+            .open
+            .as_mut()
+            .is_none_or(|log| !is_same_file(log, &newest))
+        {
             self.open
                 .insert(newest)
                 .read_to_end(&mut added)
-                .map_err(failed)?;
+                .map_err(cannot_read())?;
         }
         Ok(added)
     }
 }
 
-/// Whether both are one file that was not emptied under the first one's position.
-fn is_same(log: &mut File, newest: &File) -> bool {
+/// Returns whether both are the same file, and it was not truncated below the position in the
+/// first.
+fn is_same_file(log: &mut File, newest: &File) -> bool {
     let (Ok(about), Ok(newest), Ok(position)) =
         (log.metadata(), newest.metadata(), log.stream_position())
     else {
@@ -136,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_lines_are_cut_off_at_lines() {
+    fn last_lines_begin_after_a_line_break() {
         assert_eq!(last_lines(b"a\nb\nc\n", Some(2)), b"b\nc\n");
         assert_eq!(last_lines(b"a\nb\nc", Some(1)), b"c");
         assert_eq!(last_lines(b"a\n", Some(9)), b"a\n");
@@ -145,19 +152,19 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_read_on_when_it_grows_and_anew_when_it_is_another() {
+    fn a_replaced_log_is_read_from_its_start() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("boot.log");
-        let mut log = Log::at(path.clone());
-        assert_eq!(log.read_on().unwrap(), b"");
+        let mut log = LogReader::new(path.clone());
+        assert_eq!(log.read_new().unwrap(), b"");
         fs::write(&path, "one\n").unwrap();
-        assert_eq!(log.read_on().unwrap(), b"one\n");
+        assert_eq!(log.read_new().unwrap(), b"one\n");
         fs::write(&path, "one\ntwo\n").unwrap();
-        assert_eq!(log.read_on().unwrap(), b"two\n");
+        assert_eq!(log.read_new().unwrap(), b"two\n");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "another boot\n").unwrap();
-        assert_eq!(log.read_on().unwrap(), b"another boot\n");
+        assert_eq!(log.read_new().unwrap(), b"another boot\n");
         fs::write(&path, "").unwrap();
-        assert_eq!(log.read_on().unwrap(), b"");
+        assert_eq!(log.read_new().unwrap(), b"");
     }
 }

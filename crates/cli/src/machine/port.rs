@@ -5,14 +5,14 @@ use container_client::Client;
 use container_machine::MachineId;
 use container_protocol::{Transport, local::PortStatus};
 
-use super::one_or_default;
+use super::target::one_or_default;
 use crate::{
     failure::Failure,
-    format::Format,
+    format::{FormatError, ListFormat},
     table::{Cell, table},
 };
 
-/// What a template may name.
+/// Fields for templates.
 const FIELDS: &[&str] = &[
     "host",
     "port",
@@ -22,38 +22,39 @@ const FIELDS: &[&str] = &[
     "transport",
 ];
 
-/// Show where a running machine's ports are reached.
+/// Show the host addresses of a running machine's ports.
 ///
-/// Whatever listens in the machine is reached at the machine's own address, at the port that it
-/// listens on; what was published, at its place as well. NOTE says why one is not reached.
+/// Every port with a listener in the machine can be reached at the machine's own address. A
+/// published port can be reached at its host address as well. NOTE says why a port cannot be
+/// reached.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine port
   container machine port dev --format '{{ host }} {{ process }}'")]
-pub struct Port {
-    /// The machine; the default one where it is left out.
+pub(crate) struct Port {
+    /// Machine; default: the default machine.
     id: Option<MachineId>,
 
-    /// How to print them: table, json, or a Jinja template such as `{{ host }} {{ process }}`.
+    /// Output format: table, json, or a Jinja template such as `{{ host }} {{ process }}`.
     #[arg(long, default_value = "table", value_name = "FORMAT", value_parser = format)]
-    format: Format,
+    format: ListFormat,
 }
 
-fn format(word: &str) -> Result<Format, String> {
-    Format::parse(word, FIELDS, "{{ host }} {{ port }}")
+fn format(word: &str) -> Result<ListFormat, FormatError> {
+    ListFormat::parse(word, FIELDS, "{{ host }} {{ port }}")
 }
 
 impl Port {
     /// Prints the ports.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
         let ports = client.ports(&id).await?.ports;
-        self.format.print(&ports, listed)
+        self.format.print(&ports, port_table)
     }
 }
 
-fn listed(ports: &[PortStatus], is_coloured: bool) -> String {
+fn port_table(ports: &[PortStatus], is_coloured: bool) -> String {
     let headings = ["HOST", "PORT", "PROCESS", "NOTE"];
     let row = |port: &PortStatus| -> [Cell; 4] {
         let transport = match port.transport {
@@ -107,12 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_stays_as_it_is() {
-        insta::assert_snapshot!("port-table", listed(&ports(), false));
+    fn ports_as_table() {
+        insta::assert_snapshot!("port-table", port_table(&ports(), false));
     }
 
     #[test]
-    fn a_template_may_name_every_field_and_no_other() {
+    fn templates_know_every_field() {
         let mut fields: Vec<String> = Vec::new();
         for port in ports() {
             let whole = serde_json::to_value(port).unwrap();

@@ -6,25 +6,25 @@ use container_machine::MachineId;
 
 use crate::{failure::Failure, output};
 
-/// Give a machine another name.
+/// Rename a machine.
 ///
-/// It must be stopped. Its disk and settings stay, and it is still the default machine if it was;
-/// inside, its host name is the new one from the next boot on.
+/// The machine must be stopped. It keeps its disk and settings, and remains the default machine if
+/// it is. Its host name changes at the next boot.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine rename dev old-dev")]
-pub struct Rename {
-    /// The machine.
+pub(crate) struct Rename {
+    /// Machine to rename.
     id: MachineId,
 
-    /// Its new name.
+    /// New name.
     new: MachineId,
 }
 
 impl Rename {
-    /// Renames it and prints its new id.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Renames the machine and prints its new id.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         client.rename(&self.id, &self.new).await?;
         output::line(self.new)
     }

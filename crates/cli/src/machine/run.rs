@@ -15,7 +15,10 @@ use container_protocol::{
     WorkingDirectory,
 };
 
-use super::{boot, one_or_default, start};
+use super::{
+    boot::{boot, start_command},
+    target::one_or_default,
+};
 use crate::{
     attach::{attach, terminal_size},
     failure::Failure,
@@ -23,11 +26,11 @@ use crate::{
     values::{self, Variable},
 };
 
-/// No id: the kernel means "leave it as it is" by it (setresuid(2)).
-const LAST_ID: i64 = u32::MAX as i64;
+/// First value that is not a user or group id: to the kernel it means "unchanged" (setresuid(2)).
+const ID_END: i64 = u32::MAX as i64;
 
-/// Handed on to the machine as they are on the host.
-const HANDED_ON: [&str; 10] = [
+/// Environment variables that every command gets with their value on the host.
+const PROXY_VARIABLES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
     "ftp_proxy",
@@ -40,12 +43,12 @@ const HANDED_ON: [&str; 10] = [
     "NO_PROXY",
 ];
 
-/// Run a command in a machine, or a shell; boots it first if it is stopped.
+/// Run a command or a shell in a machine.
 ///
-/// The command runs as you, in the directory you are in if the machine shares it. It and its
-/// arguments are joined with spaces and given to your login shell in the machine, so `run echo
-/// '$HOME'` prints the machine's home. Everything behind the command belongs to it. The exit code
-/// is the command's own.
+/// A stopped machine is booted first. The command runs as your user, in the current directory if
+/// the machine shares it. The command and its arguments are joined with spaces and passed to your
+/// login shell in the machine, so `run echo '$HOME'` prints the home directory there. All arguments
+/// after the command belong to it. The exit code is that of the command.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -54,12 +57,12 @@ Examples:
   container machine run -n dev --root apt-get install -y git
   container machine run -n dev -e DEBUG=1 -w /srv ./server
   container machine run -n dev -d -- ./long-job.sh")]
-pub struct Run {
-    /// The machine; the default one where it is left out.
+pub(crate) struct Run {
+    /// Machine; default: the default machine.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// Leave the command running and print the machine's id.
+    /// Run the command in the background and print the machine's id.
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     detach: bool,
 
@@ -67,75 +70,79 @@ pub struct Run {
     #[arg(long)]
     root: bool,
 
-    /// Set an environment variable; KEY alone hands the host's on.
+    /// Environment variable; KEY alone copies the host's value.
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::variable)]
     env: Vec<Variable>,
 
-    /// Read environment variables from a file, one a line.
+    /// File with environment variables, one per line.
     ///
-    /// Lines are KEY=VALUE, or KEY to hand the host's on, perhaps behind `export`; # begins a
-    /// comment. Values are taken as they stand, quotes included.
+    /// A line is KEY=VALUE, or KEY to copy the host's value, optionally after `export`. Lines that
+    /// begin with # are ignored. Values are used unchanged, including quotes.
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
-    /// Run as this user: NAME, or UID[:GID].
+    /// User to run as: NAME, or UID[:GID].
     #[arg(short, long, conflicts_with_all = ["root", "uid"], value_parser = values::user)]
     user: Option<(UserReference, Option<u32>)>,
 
-    /// Run as this user id.
-    #[arg(long, conflicts_with = "root", value_parser = value_parser!(u32).range(..LAST_ID), allow_negative_numbers = true)]
+    /// User id to run as.
+    #[arg(long, conflicts_with = "root", value_parser = value_parser!(u32).range(..ID_END), allow_negative_numbers = true)]
     uid: Option<u32>,
 
-    /// Run with this group; with --root, in addition to root's own.
-    #[arg(long, value_parser = value_parser!(u32).range(..LAST_ID), allow_negative_numbers = true)]
+    /// Group id to run with; with --root, in addition to root's groups.
+    #[arg(long, value_parser = value_parser!(u32).range(..ID_END), allow_negative_numbers = true)]
     gid: Option<u32>,
 
-    /// Keep standard input open; it always is.
+    /// No effect: standard input is always open. Accepted for compatibility with other programs.
     #[arg(short, long)]
     interactive: bool,
 
-    /// Give the command a terminal.
+    /// Run the command on a terminal.
     #[arg(short, long)]
     tty: bool,
 
-    /// Where to run it; your current directory if the machine shares it, else the home.
+    /// Working directory; default: the current directory if the machine shares it, else the home
+    /// directory.
     #[arg(short, long, visible_alias = "cwd", value_name = "DIR", value_parser = values::directory)]
     workdir: Option<String>,
 
-    /// The command; your login shell where it is left out.
+    /// Command; default: your login shell.
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 impl Run {
     /// Runs the command. Returns its exit code.
-    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
+    pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
         let environment = self.environment()?;
         let identity = self.identity()?;
         if self.detach && self.command.is_empty() {
-            return Err(Failure::new("--detach needs a command to leave running"));
+            return Err(Failure::new("--detach requires a command"));
         }
         let id = one_or_default(client, self.name.clone()).await?;
         let mut running = boot(client, &id).await?;
         let request = CommandRequest {
-            command: match self.command.is_empty() {
-                true => CommandLine::Login,
-                false => CommandLine::Shell(self.command.join(" ")),
+            command: if self.command.is_empty() {
+                CommandLine::Login
+            } else {
+                CommandLine::Shell(self.command.join(" "))
             },
             identity: identity.unwrap_or_else(|| machine_user(&running)),
-            environment: with_machine(environment, &id),
+            environment: with_machine_id(environment, &id),
             working_directory: self.working_directory(&running)?,
             stdio: self.stdio(),
         };
         let agent = ssh_agent();
-        let (command, streams) = start(client, &id, &mut running, &request, agent).await?;
+        let (command, streams) = start_command(client, &id, &mut running, &request, agent).await?;
         if self.detach {
             output::line(id)?;
             return Ok(0);
         }
         let status = attach(command, streams).await?;
-        if status != ExitStatus::Code(0) && !exec::goes_on(&running.socket).await {
-            output::note(&format!("Machine {id} was stopped while the command ran."));
+        if status != ExitStatus::Code(0) && !exec::is_running(&running.socket).await {
+            output::note(&format!(
+                "Machine {id} stopped while the command was running."
+            ));
         }
         Ok(status.shell_code())
     }
@@ -152,7 +159,7 @@ impl Run {
         }
     }
 
-    /// What was asked for; none means the machine's own user.
+    /// Returns the requested user and group, or nothing for the machine's own user.
     fn identity(&self) -> Result<Option<Identity>, Failure> {
         let (user, mut group) = match (&self.user, self.uid) {
             _ if self.root => (UserReference::Id(0), None),
@@ -166,7 +173,7 @@ impl Run {
             Some(gid) if self.root => supplementary_groups.push(gid),
             Some(_) if group.is_some() => {
                 return Err(Failure::new(
-                    "--user and --gid both name a group: leave one out",
+                    "cannot use a group in --user together with --gid",
                 ));
             }
             Some(gid) => group = Some(gid),
@@ -180,7 +187,7 @@ impl Run {
     }
 
     fn environment(&self) -> Result<Vec<(String, String)>, Failure> {
-        let mut environment: Vec<(String, String)> = HANDED_ON
+        let mut environment: Vec<(String, String)> = PROXY_VARIABLES
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), env::var(name).ok()?)))
             .collect();
@@ -192,18 +199,21 @@ impl Run {
         }
         for file in &self.env_file {
             let text = fs::read_to_string(file)
-                .map_err(|error| Failure::new(format!("reading {}: {error}", file.display())))?;
-            let read = values::variables(&text).map_err(|(line, reason)| {
-                Failure::new(format!("{}, line {line}: {reason}", file.display()))
+                .map_err(Failure::cannot(format!("read {}", file.display())))?;
+            let read = values::variables(&text).map_err(|error| {
+                Failure::new(format!("cannot read {}, {error}", file.display()))
             })?;
-            environment.extend(read.iter().filter_map(with_value));
+            environment.extend(read.iter().filter_map(resolve_variable));
         }
-        environment.extend(self.env.iter().filter_map(with_value));
+        environment.extend(self.env.iter().filter_map(resolve_variable));
         Ok(environment)
     }
 
     fn working_directory(&self, running: &Running) -> Result<WorkingDirectory, Failure> {
-        let here = running.shared_home.as_deref().and_then(in_shared_home);
+        let here = running
+            .shared_home
+            .as_deref()
+            .and_then(current_directory_in);
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         Ok(match (&self.workdir, here) {
             (Some(directory), _) if Path::new(directory).is_absolute() => {
@@ -212,8 +222,8 @@ impl Run {
             (Some(directory), Some(here)) => WorkingDirectory::Exact(text(here.join(directory))),
             (Some(directory), None) => {
                 return Err(Failure::new(format!(
-                    "--workdir {directory}: the machine does not share your current directory, so \
-                     give an absolute path"
+                    "cannot use --workdir {directory}: the machine does not share the current directory (use \
+                     an absolute path)"
                 )));
             }
             (None, Some(here)) => WorkingDirectory::Preferred(text(here)),
@@ -222,8 +232,9 @@ impl Run {
     }
 }
 
-/// The variable, with the host's value where it has none of its own, unless the host has none.
-fn with_value(variable: &Variable) -> Option<(String, String)> {
+/// Returns the variable with its value, which may be the host's. Returns nothing if neither has
+/// one.
+fn resolve_variable(variable: &Variable) -> Option<(String, String)> {
     let value = variable.value.clone();
     Some((
         variable.name.clone(),
@@ -239,20 +250,23 @@ fn machine_user(running: &Running) -> Identity {
     }
 }
 
-fn with_machine(mut environment: Vec<(String, String)>, id: &MachineId) -> Vec<(String, String)> {
+fn with_machine_id(
+    mut environment: Vec<(String, String)>,
+    id: &MachineId,
+) -> Vec<(String, String)> {
     environment.push(("CONTAINER_MACHINE_ID".to_owned(), id.to_string()));
     environment
 }
 
-/// The socket of the caller's SSH agent, where there is one.
+/// Returns the socket of the caller's SSH agent, if there is one.
 fn ssh_agent() -> Option<PathBuf> {
     let socket = env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty())?;
     std::path::absolute(socket).ok()
 }
 
-/// The current directory as the machine sees it, if it is in the shared home. Either may be
-/// reached through a link.
-fn in_shared_home(home: &Path) -> Option<PathBuf> {
+/// Returns the path of the current directory in the machine, if it is in the shared home. Either
+/// path may contain symbolic links.
+fn current_directory_in(home: &Path) -> Option<PathBuf> {
     let here = env::current_dir().ok()?;
     if here.starts_with(home) {
         return Some(here);
@@ -271,13 +285,13 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Typed {
+    struct ParsedRun {
         #[command(flatten)]
         run: Run,
     }
 
     #[test]
-    fn everything_behind_the_command_belongs_to_it() {
+    fn arguments_after_the_command_belong_to_it() {
         for (typed, command) in [
             (
                 &["ls", "-la", "--name", "x"][..],
@@ -288,10 +302,10 @@ mod tests {
             (&["a", "--", "b"], &["a", "--", "b"]),
             (&["--root"], &[]),
         ] {
-            let typed = Typed::try_parse_from([&["run"], typed].concat()).unwrap();
-            assert_eq!(typed.run.command, command);
+            let parsed = ParsedRun::try_parse_from([&["run"], typed].concat()).unwrap();
+            assert_eq!(parsed.run.command, command);
         }
-        let mistyped = Typed::try_parse_from(["run", "--rooot", "id"]);
+        let mistyped = ParsedRun::try_parse_from(["run", "--rooot", "id"]);
         assert!(mistyped.is_err());
     }
 }

@@ -1,23 +1,24 @@
 //! `container machine set`
 
-use std::path::PathBuf;
+use std::{fmt::Display, path::Path, str::FromStr};
 
 use clap::Args;
-use container_api::BootChange;
+use container_api::{BootChange, KernelChoice};
 use container_client::Client;
 use container_machine::MachineId;
 use container_protocol::PublishedPorts;
 
-use super::one_or_default;
+use super::target::one_or_default;
 use crate::{failure::Failure, output, values};
 
-/// Change a machine: published ports at once, all else from its next boot on.
+/// Change settings of a machine.
 ///
-/// The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk only grows), home-mount (rw, ro,
-/// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges, all of them with commas between;
-/// empty for none; at once if the machine runs), virtualization (true, false), kernel (a path; empty for
-/// the default one) and kernel-args (parameters for the kernel with spaces between; empty for none). If
-/// one of them is wrong nothing is changed.
+/// Published ports change immediately, all other settings at the next boot. The keys are cpus,
+/// memory (2G, 4096M), disk (20G, 1T; a disk can only grow), home-mount (rw, ro, none), publish
+/// ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated by commas; empty to remove all),
+/// virtualization (true, false), kernel (a path; empty for the default kernel) and kernel-args
+/// (parameters separated by spaces; empty to remove all). If one setting is invalid, nothing is
+/// changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -26,75 +27,67 @@ Examples:
   container machine set -n dev disk=1T
   container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
   container machine set -n dev kernel= kernel-args='quiet init_on_alloc=1'")]
-pub struct Set {
-    /// The machine; the default one where it is left out.
+pub(crate) struct Set {
+    /// Machine; default: the default machine.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// What to change: cpus, memory, disk, home-mount, publish, virtualization, kernel, kernel-args.
+    /// Settings: cpus, memory, disk, home-mount, publish, virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
 
 impl Set {
-    /// Changes all of it or nothing, and prints the id.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
-        let change = change(&self.settings)?;
+    /// Changes all given settings or none, and prints the id.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
+        let change = parse_settings(&self.settings)?;
         let id = one_or_default(client, self.name).await?;
         let changed = client.set(&id, &change).await?;
         for problem in changed.problems {
             output::note(&problem);
         }
         if changed.running {
-            output::note("The change takes effect when the machine is stopped and started again.");
+            output::note(&format!(
+                "The change takes effect at the next boot (restart with: container machine restart {id})."
+            ));
         }
         output::line(id)
     }
 }
 
-fn change(settings: &[String]) -> Result<BootChange, Failure> {
+fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
     let mut change = BootChange::default();
     for setting in settings {
-        let malformed = || {
+        let (key, value) = setting.split_once('=').ok_or_else(|| {
             Failure::new(format!(
-                "{setting:?} is not of the form KEY=VALUE; a machine is named with -n"
+                "setting {setting:?} is not of the form KEY=VALUE (name the machine with: --name NAME)"
             ))
-        };
-        let (key, value) = setting.split_once('=').ok_or_else(malformed)?;
-        let invalid = |reason: String| Failure::new(format!("{key}: {reason}"));
+        })?;
         match key {
-            "cpus" => {
-                change.cpus = Some(values::cpus(value).map_err(invalid)?);
-            }
-            "memory" => {
-                change.memory = Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
-            }
-            "disk" => {
-                change.disk_capacity =
-                    Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
-            }
-            "home-mount" => {
-                change.home_mount =
-                    Some(value.parse().map_err(|error| invalid(format!("{error}")))?)
-            }
+            "cpus" => change.cpus = Some(values::cpus(value).map_err(invalid(key))?),
+            "memory" => change.memory = Some(parse(key, value)?),
+            "disk" => change.disk_capacity = Some(parse(key, value)?),
+            "home-mount" => change.home_mount = Some(parse(key, value)?),
             "publish" => {
-                let words = value.split(',').filter(|word| !word.is_empty());
-                let ports: Result<Vec<PublishedPorts>, _> = words.map(str::parse).collect();
-                let ports = ports.map_err(|error| invalid(error.to_string()))?;
-                change.publish = Some(ports.into_iter().flat_map(|it| it.0).collect());
+                let ports = value.split(',').filter(|ports| !ports.is_empty());
+                let ports: Result<Vec<PublishedPorts>, Failure> =
+                    ports.map(|ports| parse(key, ports)).collect();
+                change.publish = Some(ports?.into_iter().flat_map(|it| it.0).collect());
             }
             "virtualization" => {
-                let on = value
-                    .parse()
-                    .map_err(|_| invalid(format!("{value:?} is neither true nor false")))?;
-                change.virtualization = Some(on);
+                let is_on = value.parse::<bool>();
+                let reason = format!("{value:?} is neither true nor false");
+                change.virtualization = Some(is_on.map_err(|_| invalid(key)(reason))?);
             }
-            "kernel" if value.is_empty() => change.kernel = Some(PathBuf::new()),
-            "kernel" => change.kernel = Some(std::path::absolute(value)?),
-            "kernel-args" => change.kernel_args = Some(value.parse()?),
+            "kernel" if value.is_empty() => change.kernel = Some(KernelChoice::Default),
+            "kernel" => {
+                let path = values::kernel_path(Path::new(value))?;
+                change.kernel = Some(KernelChoice::Image(path));
+            }
+            "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "there is no setting {unknown:?}: there are cpus, memory, disk, home-mount, publish, virtualization, kernel and kernel-args"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, publish, virtualization, kernel, kernel-args)"
                 )));
             }
         }
@@ -102,22 +95,26 @@ fn change(settings: &[String]) -> Result<BootChange, Failure> {
     Ok(change)
 }
 
+fn parse<T: FromStr<Err: Display>>(key: &str, value: &str) -> Result<T, Failure> {
+    value.parse().map_err(invalid(key))
+}
+
+fn invalid<E: Display>(key: &str) -> impl Fn(E) -> Failure {
+    move |reason| Failure::new(format!("invalid value for {key}: {reason}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(settings: &[&str]) -> Result<BootChange, Failure> {
-        change(
-            &settings
-                .iter()
-                .map(|setting| (*setting).to_owned())
-                .collect::<Vec<_>>(),
-        )
+    fn parsed(settings: &[&str]) -> Result<BootChange, Failure> {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        parse_settings(&settings)
     }
 
     #[test]
-    fn settings_are_read() {
-        let read = of(&[
+    fn valid_settings_are_parsed() {
+        let change = parsed(&[
             "cpus=3",
             "memory=2G",
             "disk=1T",
@@ -127,15 +124,15 @@ mod tests {
             "kernel=",
         ])
         .unwrap();
-        assert_eq!(read.cpus.unwrap().get(), 3);
-        assert_eq!(read.disk_capacity.unwrap().bytes(), 1 << 40);
-        assert_eq!(read.kernel, Some(PathBuf::new()));
-        assert_eq!(read.publish.unwrap().len(), 2);
-        assert_eq!(of(&["publish="]).unwrap().publish, Some(Vec::new()));
+        assert_eq!(change.cpus.unwrap().get(), 3);
+        assert_eq!(change.disk_capacity.unwrap().bytes(), 1 << 40);
+        assert_eq!(change.kernel, Some(KernelChoice::Default));
+        assert_eq!(change.publish.unwrap().len(), 2);
+        assert_eq!(parsed(&["publish="]).unwrap().publish, Some(Vec::new()));
     }
 
     #[test]
-    fn every_mistake_is_refused() {
+    fn invalid_settings_are_refused() {
         for wrong in [
             "cpus",
             "cpus=0",
@@ -150,7 +147,9 @@ mod tests {
             "=",
             "",
         ] {
-            assert!(of(&["cpus=1", wrong]).is_err(), "{wrong}");
+            assert!(parsed(&["cpus=1", wrong]).is_err(), "{wrong}");
         }
+        let unknown = parsed(&["cpu=1"]).unwrap_err().to_string();
+        assert!(unknown.starts_with("unknown setting \"cpu\" (available: cpus, "));
     }
 }

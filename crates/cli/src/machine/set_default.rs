@@ -6,19 +6,19 @@ use container_machine::MachineId;
 
 use crate::{failure::Failure, output};
 
-/// Choose the machine that is meant where none is named.
+/// Choose the default machine, which verbs use if no machine is given.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Example:
   container machine set-default dev")]
-pub struct SetDefault {
-    /// The machine.
+pub(crate) struct SetDefault {
+    /// Machine.
     id: MachineId,
 }
 
 impl SetDefault {
-    /// Makes it the default and prints its id.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Makes the machine the default machine and prints its id.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         client.set_default_machine(&self.id).await?;
         output::line(self.id)
     }

@@ -4,26 +4,27 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::{boot, named_or_default};
+use super::{boot::boot, target::all_or_default};
 use crate::{each::for_each, failure::Failure, interrupt::unless_interrupted, output};
 
 /// Boot machines.
 ///
-/// One that runs already is left as it is. `container machine run` boots a machine by itself.
+/// A machine that is running is left as it is. `container machine run` also boots a stopped
+/// machine.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine start
   container machine start dev web")]
-pub struct Start {
-    /// The machines; the default one where none is named.
+pub(crate) struct Start {
+    /// Machines; default: the default machine.
     ids: Vec<MachineId>,
 }
 
 impl Start {
-    /// Boots them one after the other, unless they run, and prints their ids.
-    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        let ids = named_or_default(client, self.ids).await?;
+    /// Boots the machines in order and prints their ids.
+    pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let ids = all_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
             boot(client, &id).await?;
             output::line(id)
@@ -32,23 +33,24 @@ impl Start {
     }
 }
 
-/// Stop machines in order and boot them again.
+/// Restart machines.
 ///
-/// What `container machine set` has changed is applied. One that is stopped is just booted.
+/// Shuts each machine down and boots it again, with the settings changed by `container machine
+/// set`. A stopped machine is booted.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine restart
   container machine restart dev web")]
-pub struct Restart {
-    /// The machines; the default one where none is named.
+pub(crate) struct Restart {
+    /// Machines; default: the default machine.
     ids: Vec<MachineId>,
 }
 
 impl Restart {
-    /// Stops and boots them one after the other and prints their ids.
-    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        let ids = named_or_default(client, self.ids).await?;
+    /// Restarts the machines in order and prints their ids.
+    pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let ids = all_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
             unless_interrupted(client.stop(&id)).await??;
             boot(client, &id).await?;

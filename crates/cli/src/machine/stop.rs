@@ -4,28 +4,28 @@ use clap::Args;
 use container_client::Client;
 use container_machine::MachineId;
 
-use super::named_or_default;
+use super::target::all_or_default;
 use crate::{each::for_each, failure::Failure, output};
 
-/// Stop machines in order.
+/// Stop machines.
 ///
-/// Their init is asked to shut down, and made to when it does not. Disks are kept. A machine that
-/// is stopped already is fine.
+/// Each machine's init is asked to shut down. After a timeout the machine is powered off. Disks are
+/// kept. Stopping a stopped machine succeeds.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine stop
   container machine stop dev web
   container machine stop $(container machine ls -q)")]
-pub struct Stop {
-    /// The machines; the default one where none is named.
+pub(crate) struct Stop {
+    /// Machines; default: the default machine.
     ids: Vec<MachineId>,
 }
 
 impl Stop {
-    /// Stops them one after the other and prints their ids.
-    pub async fn carry_out(self, client: &Client) -> Result<u8, Failure> {
-        let ids = named_or_default(client, self.ids).await?;
+    /// Stops the machines in order and prints their ids.
+    pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let ids = all_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
             client.stop(&id).await?;
             output::line(id)

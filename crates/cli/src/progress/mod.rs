@@ -1,4 +1,5 @@
-//! How far a long command is, on standard error.
+//! Progress of long requests, on standard error: a moving line on a terminal, plain lines
+//! elsewhere.
 
 mod step;
 mod terminal;
@@ -16,54 +17,54 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use self::{step::RunningStep, terminal::StandardError};
 use crate::{failure::Failure, interrupt::Interrupts, output};
 
-/// A step that takes longer than this gets a plain line in between, and again after as long.
-const LONG: Duration = Duration::from_secs(10);
+/// Interval between plain lines about the same step.
+const PLAIN_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often is looked whether it has taken that long.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Interval at which the display is refreshed while no progress is reported.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The moving line is drawn this often each second at most.
-const HERTZ: u8 = 10;
+/// Maximum redraws of the moving line per second.
+const MAX_REDRAW_HERTZ: u8 = 10;
 
-/// How progress is shown.
+/// Kind of progress display.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum ProgressMode {
-    /// A moving line with colours on a terminal, plain lines elsewhere, and where NO_COLOR is set
-    /// or TERM is dumb.
+pub(crate) enum ProgressMode {
+    /// A coloured moving line on a terminal; plain lines elsewhere, and if NO_COLOR is set or TERM
+    /// is dumb.
     #[default]
     Auto,
-    /// Not at all.
+    /// No progress.
     None,
-    /// A moving line.
+    /// A moving line without colours.
     Ansi,
-    /// A line when a step begins, one when it ends, and now and then one in between.
+    /// A line when a step begins and when it ends, and one every 10 seconds in between.
     Plain,
-    /// A moving line with colours.
+    /// A coloured moving line.
     Color,
 }
 
 impl ProgressMode {
-    /// What `auto` is here.
-    fn resolved(self) -> ProgressMode {
-        let has_moving_line = || {
-            // What --debug tells would go through it.
+    /// Replaces `auto` by the mode for this process's standard error.
+    fn resolve(self) -> ProgressMode {
+        let can_move_line = || {
+            // With --debug, log messages would be written over the moving line.
             io::stderr().is_terminal()
                 && output::is_coloured(&io::stderr())
                 && !tracing::enabled!(tracing::Level::DEBUG)
         };
         match self {
-            ProgressMode::Auto if has_moving_line() => ProgressMode::Color,
+            ProgressMode::Auto if can_move_line() => ProgressMode::Color,
             ProgressMode::Auto => ProgressMode::Plain,
             chosen => chosen,
         }
     }
 }
 
-/// Carries out a request and shows how far it is. When this process is interrupted meanwhile the
-/// process ends; `given_up` is told if there was anything to wait for.
-pub async fn shown<T, E: Into<Failure>>(
+/// Waits for a request and shows its progress. SIGINT or SIGTERM cancels the request and ends the
+/// process; `cancelled` is printed if any progress was shown by then.
+pub(crate) async fn show_while<T, E: Into<Failure>>(
     mode: ProgressMode,
-    given_up: &str,
+    cancelled: &str,
     request: impl AsyncFnOnce(&mut dyn FnMut(Progress)) -> Result<T, E>,
 ) -> Result<T, Failure> {
     let mut interrupts = Interrupts::listen()?;
@@ -74,118 +75,121 @@ pub async fn shown<T, E: Into<Failure>>(
         tokio::select! {
             outcome = &mut outcome => {
                 if outcome.is_ok() {
-                    display.borrow_mut().step_is_done();
+                    display.borrow_mut().end_step();
                 }
                 return outcome.map_err(Into::into);
             }
             code = interrupts.next() => break code,
-            () = tokio::time::sleep(LOOK_AGAIN) => display.borrow_mut().look(),
+            () = tokio::time::sleep(REFRESH_INTERVAL) => display.borrow_mut().refresh(),
         }
     };
-    // What it has begun goes with it.
+    // Closes the connection, which cancels the request in the service (but not a boot).
     drop(outcome);
     let mut display = display.borrow_mut();
     display.clear();
     if display.step.is_some() {
-        output::note(given_up);
+        output::note(cancelled);
     }
     std::process::exit(code);
 }
 
-/// Shows the steps of one command.
+/// Display of the steps of one request.
 struct ProgressDisplay {
     began: Instant,
     step: Option<RunningStep>,
-    shown: Shown,
+    style: DisplayStyle,
 }
 
-enum Shown {
+enum DisplayStyle {
     Nothing,
     Lines {
         last: Instant,
     },
-    /// The bar is made when there is something to show.
-    Moving {
+    Animated {
+        /// Absent until there is a step to show.
         bar: Option<ProgressBar>,
-        style: &'static str,
+        template: &'static str,
     },
 }
 
 impl ProgressDisplay {
     fn new(mode: ProgressMode) -> ProgressDisplay {
-        let shown = match mode.resolved() {
-            ProgressMode::None => Shown::Nothing,
-            ProgressMode::Ansi => Shown::Moving {
+        let style = match mode.resolve() {
+            ProgressMode::None => DisplayStyle::Nothing,
+            ProgressMode::Ansi => DisplayStyle::Animated {
                 bar: None,
-                style: "{spinner} {elapsed} {wide_msg}",
+                template: "{spinner} {elapsed} {wide_msg}",
             },
-            ProgressMode::Color => Shown::Moving {
+            ProgressMode::Color => DisplayStyle::Animated {
                 bar: None,
-                style: "{spinner:.cyan.bold} {elapsed:.dim} {wide_msg}",
+                template: "{spinner:.cyan.bold} {elapsed:.dim} {wide_msg}",
             },
-            ProgressMode::Auto | ProgressMode::Plain => Shown::Lines {
+            ProgressMode::Auto | ProgressMode::Plain => DisplayStyle::Lines {
                 last: Instant::now(),
             },
         };
-        // A mode that was asked for holds whatever standard output is.
+        // indicatif only colours its templates if standard output is a terminal. Here standard
+        // error counts, and the mode has been chosen for it.
         console::set_colors_enabled(true);
         ProgressDisplay {
             began: Instant::now(),
             step: None,
-            shown,
+            style,
         }
     }
 
-    /// Shows what is being done. Notes are shown whatever the mode.
+    /// Shows a report. Notes are printed in every mode.
     fn show(&mut self, progress: &Progress) {
         match progress {
             Progress::Step(step) => self.show_step(step),
-            Progress::Note(note) => match &self.shown {
-                Shown::Moving { bar: Some(bar), .. } => bar.suspend(|| output::note(note)),
+            Progress::Note(note) => match &self.style {
+                DisplayStyle::Animated { bar: Some(bar), .. } => bar.suspend(|| output::note(note)),
                 _ => output::note(note),
             },
         }
     }
 
     fn show_step(&mut self, step: &Step) {
-        let goes_on = self.step.as_mut().is_some_and(|it| it.goes_on(step));
-        if !goes_on {
-            self.step_is_done();
+        let is_same_step = self.step.as_mut().is_some_and(|it| it.update(step));
+        if !is_same_step {
+            self.end_step();
             self.line(&step.name);
         }
         let step = match &mut self.step {
-            Some(running) if goes_on => running,
+            Some(running) if is_same_step => running,
             other => other.insert(RunningStep::new(step)),
         };
-        if let Shown::Moving { bar, style } = &mut self.shown {
-            let bar = bar.get_or_insert_with(|| moving_line(style));
-            if !goes_on {
+        if let DisplayStyle::Animated { bar, template } = &mut self.style {
+            let bar = bar.get_or_insert_with(|| animated_line(template));
+            if !is_same_step {
                 bar.reset_elapsed();
             }
-            bar.set_message(step.so_far());
+            bar.set_message(step.status());
         }
     }
 
-    /// The step that was shown, if any, is done.
-    fn step_is_done(&mut self) {
+    /// Ends the current step, if there is one.
+    fn end_step(&mut self) {
         if let Some(step) = self.step.take() {
-            self.line(&step.done());
+            self.line(&step.summary());
         }
     }
 
-    /// Looks at a step from which nothing is heard.
-    fn look(&mut self) {
+    /// Updates the display of a step that has not reported progress.
+    fn refresh(&mut self) {
         let Some(step) = &self.step else { return };
-        match &self.shown {
-            Shown::Lines { last } if last.elapsed() >= LONG => self.line(&step.still()),
-            // Its speed is another one by now.
-            Shown::Moving { bar: Some(bar), .. } => bar.set_message(step.so_far()),
+        match &self.style {
+            DisplayStyle::Lines { last } if last.elapsed() >= PLAIN_LINE_INTERVAL => {
+                self.line(&step.status_with_elapsed())
+            }
+            // The speed is an average over the elapsed time.
+            DisplayStyle::Animated { bar: Some(bar), .. } => bar.set_message(step.status()),
             _ => {}
         }
     }
 
     fn line(&mut self, text: &str) {
-        if let Shown::Lines { last } = &mut self.shown {
+        if let DisplayStyle::Lines { last } = &mut self.style {
             *last = Instant::now();
             let seconds = self.began.elapsed().as_secs_f64();
             output::note(&format!("[{seconds:.1}s] {text}"));
@@ -193,7 +197,7 @@ impl ProgressDisplay {
     }
 
     fn clear(&mut self) {
-        if let Shown::Moving { bar, .. } = &mut self.shown
+        if let DisplayStyle::Animated { bar, .. } = &mut self.style
             && let Some(bar) = bar.take()
         {
             bar.finish_and_clear();
@@ -207,11 +211,12 @@ impl Drop for ProgressDisplay {
     }
 }
 
-fn moving_line(style: &str) -> ProgressBar {
-    let target = ProgressDrawTarget::term_like_with_hz(Box::<StandardError>::default(), HERTZ);
+fn animated_line(template: &str) -> ProgressBar {
+    let target =
+        ProgressDrawTarget::term_like_with_hz(Box::<StandardError>::default(), MAX_REDRAW_HERTZ);
     let bar = ProgressBar::with_draw_target(None, target);
-    // The templates above are well-formed; a plain spinner is as good.
-    if let Ok(style) = ProgressStyle::with_template(style) {
+    // Only an invalid template fails; indicatif then keeps its default spinner.
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(100));

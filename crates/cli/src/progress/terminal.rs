@@ -1,4 +1,4 @@
-//! The line of a terminal that moves.
+//! Standard error as a terminal for indicatif.
 
 use std::{
     io::{self, Write},
@@ -8,16 +8,17 @@ use std::{
 use indicatif::TermLike;
 use rustix::termios::tcgetwinsize;
 
-/// Columns of a terminal that does not tell.
-const COLUMNS: u16 = 80;
+/// Width of a terminal that does not report one.
+const DEFAULT_COLUMNS: u16 = 80;
 
-/// Columns that are left free: what is typed, `^C` say, is shown behind the line.
-const FREE: u16 = 3;
+/// Columns that are left free, for the terminal's echo of a typed key, such as `^C`.
+const FREE_COLUMNS: u16 = 3;
 
-/// Standard error as indicatif draws on it. A line is never padded to the terminal's width, so
-/// that nothing of it is left when the window gets narrower.
+/// Standard error, which indicatif draws on. Unlike its own implementation, this one does not pad
+/// lines to the width of the terminal: a padded line would wrap, and remain, when the window gets
+/// narrower.
 #[derive(Debug, Default)]
-pub struct StandardError {
+pub(super) struct StandardError {
     drawn: Mutex<String>,
 }
 
@@ -30,25 +31,29 @@ impl StandardError {
 
 impl TermLike for StandardError {
     fn width(&self) -> u16 {
-        let told = tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
-        let columns = if told == 0 { COLUMNS } else { told };
-        columns.saturating_sub(FREE).max(1)
+        let reported = tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
+        let columns = if reported == 0 {
+            DEFAULT_COLUMNS
+        } else {
+            reported
+        };
+        columns.saturating_sub(FREE_COLUMNS).max(1)
     }
 
     fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
-        self.moved(lines, 'A')
+        self.move_cursor(lines, 'A')
     }
 
     fn move_cursor_down(&self, lines: usize) -> io::Result<()> {
-        self.moved(lines, 'B')
+        self.move_cursor(lines, 'B')
     }
 
     fn move_cursor_right(&self, columns: usize) -> io::Result<()> {
-        self.moved(columns, 'C')
+        self.move_cursor(columns, 'C')
     }
 
     fn move_cursor_left(&self, columns: usize) -> io::Result<()> {
-        self.moved(columns, 'D')
+        self.move_cursor(columns, 'D')
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
@@ -72,7 +77,7 @@ impl TermLike for StandardError {
 }
 
 impl StandardError {
-    fn moved(&self, by: usize, direction: char) -> io::Result<()> {
+    fn move_cursor(&self, by: usize, direction: char) -> io::Result<()> {
         match by {
             0 => Ok(()),
             _ => self.draw(&format!("\x1b[{by}{direction}")),

@@ -3,82 +3,80 @@
 use std::io::{self, IsTerminal, Read};
 
 use clap::Args;
-use container_api::{CallerEnvironment, LogIn, Password};
+use container_api::{CallerEnvironment, LoginRequest, Password};
 use container_client::Client;
 
 use super::prompt;
-use crate::{failure::Failure, interrupt::unless_interrupted, output};
+use crate::{failure::Failure, interrupt::unless_interrupted, options::RegistryOptions, output};
 
-/// Passwords longer than this are something else.
-const LONGEST: u64 = 64 << 10;
+/// Maximum length of a password in bytes. A longer input is a mistake.
+const MAX_PASSWORD_LENGTH: u64 = 64 << 10;
 
-/// Keep credentials for a registry.
+/// Store credentials for a registry.
 ///
-/// The registry is asked whether they are right before they are kept. They are kept in
-/// ~/.config/container/auth.json, or with the credential helper that docker's configuration names.
-/// Nothing needs to be kept of what docker or podman have already: their files and helpers are
-/// read, too.
+/// The credentials are verified with the registry first. They are stored in
+/// ~/.config/container/auth.json, or by the credential helper that docker's configuration names.
+/// Credentials that docker or podman have stored are used as well, and need not be stored again.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container registry login ghcr.io
   container registry login -u ann registry.example:5000
   pass registry | container registry login -u ann --password-stdin quay.io")]
-pub struct Login {
-    /// The registry: HOST[:PORT], or docker.io.
+pub(crate) struct Login {
+    /// Registry: HOST[:PORT], or docker.io.
     server: String,
 
-    /// The user; asked for where it is left out.
+    /// User name; default: ask for it.
     #[arg(short, long, value_name = "NAME")]
     username: Option<String>,
 
-    /// Read the password, or a token in its place, from standard input.
+    /// Read the password or token from standard input.
     #[arg(long, requires = "username")]
     password_stdin: bool,
 
-    /// How to reach the registry: http, https, or auto (http on loopback and private names).
-    #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
-    scheme: Option<String>,
+    #[command(flatten)]
+    registry: RegistryOptions,
 }
 
 impl Login {
-    /// Has the credentials checked and kept, and says where.
-    pub async fn carry_out(self, client: &Client) -> Result<(), Failure> {
+    /// Asks for missing credentials, stores them, and prints where they are stored.
+    pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let (username, password) = match (self.username, self.password_stdin) {
             (Some(username), true) => (username, password_from_stdin()?),
-            (username, _) => asked_for(username).await?,
+            (username, _) => ask_for(username).await?,
         };
-        let request = LogIn {
+        let request = LoginRequest {
             server: self.server,
             username,
             password: Password::new(password),
-            scheme: self.scheme,
-            environment: CallerEnvironment::of_this_process(),
+            scheme: self.registry.scheme,
+            environment: CallerEnvironment::from_process(),
         };
-        let kept = unless_interrupted(client.log_in(&request)).await??;
-        output::note(&format!("The credentials are kept in {}.", kept.kept_in));
-        output::line(kept.server)
+        let stored = unless_interrupted(client.log_in(&request)).await??;
+        output::note(&format!("Credentials stored in {}.", stored.kept_in));
+        output::line(stored.server)
     }
 }
 
 fn password_from_stdin() -> Result<String, Failure> {
     let mut password = String::new();
-    let mut stdin = io::stdin().lock().take(LONGEST);
+    let mut stdin = io::stdin().lock().take(MAX_PASSWORD_LENGTH);
     stdin
         .read_to_string(&mut password)
-        .map_err(|error| Failure::new(format!("reading the password: {error}")))?;
+        .map_err(Failure::cannot("read the password"))?;
     password.truncate(password.trim_end_matches(['\r', '\n']).len());
-    match password.is_empty() {
-        true => Err(Failure::new("there is no password on standard input")),
-        false => Ok(password),
+    if password.is_empty() {
+        return Err(Failure::new("no password found on standard input"));
     }
+    Ok(password)
 }
 
-/// Name and password from whoever sits at the terminal.
-async fn asked_for(username: Option<String>) -> Result<(String, String), Failure> {
+/// Asks for the password, and for the user name if it is not given, on the terminal.
+async fn ask_for(username: Option<String>) -> Result<(String, String), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::new(
-            "there is no terminal to ask for the password at: give --username, and --password-stdin with the password on standard input",
+            "cannot ask for the password: standard input is not a terminal (use --username and --password-stdin)",
         ));
     }
     let username = match username {

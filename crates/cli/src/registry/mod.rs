@@ -10,9 +10,9 @@ use container_client::Client;
 
 use crate::failure::Failure;
 
-/// The verbs. What each does is told at its own type, where its help is made from.
+/// Verbs. Their help texts are the docs of the types.
 #[derive(Debug, Subcommand)]
-pub enum Registry {
+pub(crate) enum Registry {
     Login(login::Login),
     Logout(logout::Logout),
     #[command(visible_alias = "ls")]
@@ -20,13 +20,13 @@ pub enum Registry {
 }
 
 impl Registry {
-    /// Carries the verb out. Returns the exit code.
-    pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
+    /// Runs the verb. Returns the exit code.
+    pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         let client = Client::connect(build).await?;
         match self {
-            Registry::Login(login) => login.carry_out(&client).await?,
-            Registry::Logout(logout) => logout.carry_out(&client).await?,
-            Registry::List(list) => list.carry_out(&client).await?,
+            Registry::Login(login) => login.run(&client).await?,
+            Registry::Logout(logout) => logout.run(&client).await?,
+            Registry::List(list) => list.run(&client).await?,
         }
         Ok(0)
     }

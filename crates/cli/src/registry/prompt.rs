@@ -1,4 +1,4 @@
-//! Questions to whoever sits at the terminal.
+//! Questions on the terminal.
 
 use std::io::{self, Write};
 
@@ -6,20 +6,24 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 
 use crate::{failure::Failure, interrupt::Interrupts};
 
-/// Asks for a line that is not empty.
-pub async fn line(question: &str) -> Result<String, Failure> {
-    asked(question, None).await
+/// Asks for a line, which must not be empty.
+pub(super) async fn line(question: &str) -> Result<String, Failure> {
+    ask(question, None).await
 }
 
-/// Asks for a line that is not empty and that nobody should see.
-pub async fn hidden_line(question: &str) -> Result<String, Failure> {
-    let answer = asked(question, Some(Hidden::enter()?)).await;
-    // The line end was not shown either.
+/// Asks for a line that is not shown while it is typed, and must not be empty.
+pub(super) async fn hidden_line(question: &str) -> Result<String, Failure> {
+    let answer = ask(
+        question,
+        Some(HiddenInput::enter().map_err(Failure::cannot("set up the terminal"))?),
+    )
+    .await;
+    // The line break was not shown either.
     let _ = writeln!(io::stderr());
     answer
 }
 
-async fn asked(question: &str, hidden: Option<Hidden>) -> Result<String, Failure> {
+async fn ask(question: &str, hidden: Option<HiddenInput>) -> Result<String, Failure> {
     let mut interrupts = Interrupts::listen()?;
     let _ = write!(io::stderr(), "{question}");
     let answer = tokio::task::spawn_blocking(|| {
@@ -27,7 +31,10 @@ async fn asked(question: &str, hidden: Option<Hidden>) -> Result<String, Failure
         io::stdin().read_line(&mut answer).map(|_| answer)
     });
     let answer = tokio::select! {
-        answer = answer => answer??,
+        answer = answer => answer
+            .map_err(io::Error::from)
+            .flatten()
+            .map_err(Failure::cannot("read standard input"))?,
         code = interrupts.next() => {
             drop(hidden);
             let _ = writeln!(io::stderr());
@@ -36,30 +43,30 @@ async fn asked(question: &str, hidden: Option<Hidden>) -> Result<String, Failure
     };
     drop(hidden);
     let answer = answer.trim_end_matches(['\r', '\n']);
-    match answer.is_empty() {
-        true => Err(Failure::new("nothing was given")),
-        false => Ok(answer.to_owned()),
+    if answer.is_empty() {
+        return Err(Failure::new("the input is empty"));
     }
+    Ok(answer.to_owned())
 }
 
-/// Standard input's terminal while it does not show what is typed. Restored on drop.
-struct Hidden {
-    before: Termios,
+/// Standard input's terminal without echo. Restored on drop.
+struct HiddenInput {
+    original: Termios,
 }
 
-impl Hidden {
-    fn enter() -> io::Result<Hidden> {
-        let before = tcgetattr(io::stdin())?;
-        let mut hidden = before.clone();
+impl HiddenInput {
+    fn enter() -> io::Result<HiddenInput> {
+        let original = tcgetattr(io::stdin())?;
+        let mut hidden = original.clone();
         hidden.local_modes.remove(LocalModes::ECHO);
         tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
-        Ok(Hidden { before })
+        Ok(HiddenInput { original })
     }
 }
 
-impl Drop for Hidden {
+impl Drop for HiddenInput {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        // Fails only if the terminal no longer exists.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.original);
     }
 }

@@ -1,34 +1,34 @@
 //! `container system info`
 
 use clap::Args;
-use container_api::{NotUsed, SystemInfo};
+use container_api::{Ability, AcceleratorChoice, EngineInfo, KernelInfo, NotUsed, SystemInfo};
 use container_client::Client;
 
 use crate::{failure::Failure, output, size::size};
 
-/// Show what machines run on here, and why not on something else.
+/// Show what machines run on: accelerator, kernel and engine, and why others are not used.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container system info
   container system info --format json")]
-pub struct Info {
-    /// How to print it: table or json.
+pub(crate) struct Info {
+    /// Output format.
     #[arg(long, default_value = "table", value_name = "FORMAT", value_parser = ["table", "json"])]
     format: String,
 }
 
 impl Info {
-    pub async fn carry_out(self, build: &str) -> Result<(), Failure> {
+    pub(crate) async fn run(self, build: &str) -> Result<(), Failure> {
         let info = Client::connect(build).await?.system().await?;
         match &self.format[..] {
             "json" => output::json(&info),
-            _ => output::print(&told(&info)),
+            _ => output::print(&summary(&info)),
         }
     }
 }
 
-fn told(info: &SystemInfo) -> String {
+fn summary(info: &SystemInfo) -> String {
     let SystemInfo {
         accelerator,
         directories,
@@ -47,37 +47,39 @@ fn told(info: &SystemInfo) -> String {
             host.kernel, host.architecture, host.processors
         ),
     );
-    match (&engine.problem, &engine.program, &engine.version) {
-        (None, Some(program), Some(version)) => {
-            lines.add("engine", &format!("{version} ({})", program.display()));
-        }
-        (problem, ..) => lines.add("engine", &lacking(problem.as_deref())),
-    }
-    match &accelerator.used {
-        Some(used) => lines.add("accelerator", used),
-        None => lines.add("accelerator", &lacking(accelerator.problem.as_deref())),
-    }
+    let engine = match engine {
+        EngineInfo::Usable { program, version } => format!("{version} ({})", program.display()),
+        EngineInfo::Unusable { problem } => format!("none: {problem}"),
+    };
+    lines.add("engine", &engine);
+    let used = match &accelerator.choice {
+        AcceleratorChoice::Used(used) => used.clone(),
+        AcceleratorChoice::Problem(problem) => format!("none: {problem}"),
+    };
+    lines.add("accelerator", &used);
     lines.not_used(&accelerator.not_used);
-    match (&kernel.name, &kernel.release, &kernel.source) {
-        (Some(name), Some(release), Some(source)) => {
+    match kernel {
+        KernelInfo::Usable {
+            name,
+            release,
+            source,
+            not_used,
+            ..
+        } => {
             lines.add("kernel", &format!("{name}: Linux {release}, from {source}"));
+            lines.not_used(not_used);
         }
-        _ => lines.add("kernel", &lacking(kernel.problem.as_deref())),
+        KernelInfo::Unusable { problem, .. } => lines.add("kernel", &format!("none: {problem}")),
     }
-    lines.not_used(&kernel.not_used);
-    let nested = match (&virtualization.reason, virtualization.available) {
-        (Some(reason), false) => format!("no: {reason}"),
-        _ => "yes, with `virtualization=true`".to_owned(),
+    let nested = match virtualization {
+        Ability::Available => "yes, with `virtualization=true`".to_owned(),
+        Ability::Unavailable { reason } => format!("no: {reason}"),
     };
     lines.add("machines inside", &nested);
     lines.add("data", &directories.data.display().to_string());
     lines.add("configuration", &directories.config.display().to_string());
     lines.add("runtime", &directories.runtime.display().to_string());
     lines.text
-}
-
-fn lacking(problem: Option<&str>) -> String {
-    format!("none: {}", problem.unwrap_or("not known"))
 }
 
 #[derive(Default)]
@@ -99,12 +101,12 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use container_api::{Ability, AcceleratorInfo, Directories, EngineInfo, HostInfo, KernelInfo};
+    use container_api::{AcceleratorInfo, DirectoryInfo, HostInfo};
 
     use super::*;
 
     #[test]
-    fn what_is_told_stays_as_it_is() {
+    fn info_as_text() {
         let not_used = |name: &str, reason: &str| NotUsed {
             name: name.to_owned(),
             reason: reason.to_owned(),
@@ -115,18 +117,16 @@ mod tests {
                     "kvm",
                     "the processor has no hardware virtualization",
                 )],
-                problem: None,
-                used: Some("tcg".to_owned()),
+                choice: AcceleratorChoice::Used("tcg".to_owned()),
             },
-            directories: Directories {
+            directories: DirectoryInfo {
                 config: "/home/ann/.config/container".into(),
                 data: "/home/ann/.local/share/container".into(),
                 runtime: "/run/user/1000/container".into(),
             },
-            engine: EngineInfo {
-                problem: None,
-                program: Some("/usr/bin/engine".into()),
-                version: Some("engine 10.0".to_owned()),
+            engine: EngineInfo::Usable {
+                program: "/usr/bin/engine".into(),
+                version: "engine 10.0".to_owned(),
             },
             host: HostInfo {
                 architecture: "x86_64".to_owned(),
@@ -134,20 +134,16 @@ mod tests {
                 memory: 16 << 30,
                 processors: 8,
             },
-            kernel: KernelInfo {
-                image: Some("/usr/lib/container/kernels/debian/vmlinux".into()),
-                name: Some("debian".to_owned()),
+            kernel: KernelInfo::Usable {
+                image: "/usr/lib/container/kernels/debian/vmlinux".into(),
+                name: "debian".to_owned(),
                 not_used: vec![not_used("container", "it was not built")],
-                problem: None,
                 recommended: None,
-                release: Some("6.1.0-40-cloud-amd64".to_owned()),
-                source: Some("linux-image-6.1.0-40-cloud-amd64=6.1.153-1".to_owned()),
+                release: "6.1.0-40-cloud-amd64".to_owned(),
+                source: "linux-image-6.1.0-40-cloud-amd64=6.1.153-1".to_owned(),
             },
-            virtualization: Ability {
-                available: true,
-                reason: None,
-            },
+            virtualization: Ability::Available,
         };
-        insta::assert_snapshot!("system-info", told(&info));
+        insta::assert_snapshot!("system-info", summary(&info));
     }
 }

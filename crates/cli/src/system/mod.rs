@@ -1,4 +1,4 @@
-//! `container system`: what concerns the host and not one machine.
+//! `container system`: verbs about the host.
 
 mod dns;
 mod info;
@@ -8,9 +8,9 @@ use clap::Subcommand;
 
 use crate::failure::Failure;
 
-/// The verbs. What each does is told at its own type, where its help is made from.
+/// Verbs. Their help texts are the docs of the types.
 #[derive(Debug, Subcommand)]
-pub enum System {
+pub(crate) enum System {
     Info(info::Info),
     #[command(subcommand)]
     Kernel(kernel::Kernel),
@@ -19,12 +19,12 @@ pub enum System {
 }
 
 impl System {
-    /// Carries the verb out. Returns the exit code.
-    pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
+    /// Runs the verb. Returns the exit code.
+    pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         match self {
-            System::Info(info) => info.carry_out(build).await?,
-            System::Kernel(kernel) => return kernel.carry_out(build).await,
-            System::Dns(dns) => dns.carry_out(build).await?,
+            System::Info(info) => info.run(build).await?,
+            System::Kernel(kernel) => return kernel.run(build).await,
+            System::Dns(dns) => dns.run(build).await?,
         }
         Ok(0)
     }

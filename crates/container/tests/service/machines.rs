@@ -1,4 +1,4 @@
-//! The verbs, on machines that are there and do not run.
+//! Verbs on stopped machines.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ fn parsed(text: &str) -> Value {
 }
 
 #[test]
-fn an_empty_world_is_listed_as_such() {
+fn lists_are_empty_without_machines() {
     let world = World::new();
     assert_eq!(world.stdout(&["ls", "-q"]), "");
     assert_eq!(world.stdout(&["list", "--format", "json"]), "[]\n");
@@ -78,7 +78,7 @@ fn machines_are_listed_and_inspected() {
 }
 
 #[test]
-fn a_setting_is_changed_and_a_wrong_one_changes_nothing() {
+fn an_invalid_setting_changes_nothing() {
     let world = World::new();
     world.put_machine("dev");
     let set = |settings: &[&str]| world.run(&[&["set", "-n", "dev"], settings].concat());
@@ -105,7 +105,7 @@ fn a_setting_is_changed_and_a_wrong_one_changes_nothing() {
 }
 
 #[test]
-fn a_stopped_machine_is_stopped_and_a_deleted_one_is_gone() {
+fn machines_are_stopped_and_deleted() {
     let world = World::new();
     world.put_machine("dev");
     world.put_machine("other");
@@ -115,13 +115,13 @@ fn a_stopped_machine_is_stopped_and_a_deleted_one_is_gone() {
     assert_eq!(outcome.code, Some(1));
     assert_eq!(outcome.stdout, "dev\nother\n");
     assert!(outcome.stderr.contains("dev was the default machine"));
-    assert!(outcome.stderr.contains("Error: there is no machine none"));
+    assert!(outcome.stderr.contains("Error: machine \"none\" not found"));
     assert_eq!(world.entries(), [""; 0]);
     assert!(world.error(&["stop"]).contains("no machines yet"));
 }
 
 #[test]
-fn a_log_is_followed_until_nobody_reads() {
+fn a_log_is_followed_until_its_reader_exits() {
     let world = World::new();
     let bundle = world.put_machine("dev");
     assert_eq!(world.stdout(&["logs", "dev"]), "");
@@ -132,7 +132,7 @@ fn a_log_is_followed_until_nobody_reads() {
     let raw = world.command(&["logs", "dev"]).output().unwrap();
     assert_eq!(
         raw.stdout, b"one\ntwo \xff\nthree\n",
-        "bytes are left as they are"
+        "invalid UTF-8 is printed unchanged"
     );
 
     let mut following = world.command(&["logs", "-f", "-n", "1", "dev"]);

@@ -1,5 +1,5 @@
-//! The program and its service in worlds of their own, without virtual machines: what people
-//! and clients see.
+//! Tests of the program with a real service and without virtual machines. Every test has
+//! directories and a service of its own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

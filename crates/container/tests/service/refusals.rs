@@ -1,4 +1,4 @@
-//! What cannot be done, in one sentence each, with nothing left behind.
+//! Refused requests: each has a message of one line, and changes nothing.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::world::World;
 
 #[test]
-fn what_is_not_there_is_named() {
+fn missing_machines_are_named() {
     let world = World::new();
     for verb in [
         &["inspect", "none"][..],
@@ -23,7 +23,10 @@ fn what_is_not_there_is_named() {
         &["set", "-n", "none", "cpus=2"],
         &["run", "-n", "none", "true"],
     ] {
-        assert!(world.error(verb).contains("no machine none"), "{verb:?}");
+        assert!(
+            world.error(verb).contains("machine \"none\" not found"),
+            "{verb:?}"
+        );
     }
     assert!(
         world
@@ -33,7 +36,7 @@ fn what_is_not_there_is_named() {
 }
 
 #[test]
-fn nothing_is_left_of_a_machine_that_cannot_be_made() {
+fn a_failed_create_leaves_no_machine() {
     let world = World::new();
     world.put_machine("dev");
     let home = world.path("no-home");
@@ -41,7 +44,7 @@ fn nothing_is_left_of_a_machine_that_cannot_be_made() {
     let refused = |arguments: &[&str]| world.error(&[&["create", image], arguments].concat());
     assert!(refused(&[]).contains("127.0.0.1:1"));
     assert!(refused(&["--name", "A.b"]).contains("lower-case letters, digits and hyphens"));
-    assert!(refused(&["--name", "dev"]).contains("exists already"));
+    assert!(refused(&["--name", "dev"]).contains("already exists"));
     assert!(refused(&["--kernel", "/none"]).contains("/none"));
     assert!(refused(&["--platform", "linux"]).contains("linux"));
     assert!(world.error(&["create", "Bad Image"]).contains("Bad Image"));
@@ -58,7 +61,7 @@ fn nothing_is_left_of_a_machine_that_cannot_be_made() {
 }
 
 #[test]
-fn a_taken_name_that_was_made_from_the_image_asks_for_another() {
+fn a_derived_name_that_is_taken_needs_an_explicit_one() {
     let world = World::new();
     world.put_machine("debian-12");
     let error = world.error(&["create", "127.0.0.1:1/debian:12"]);
@@ -66,7 +69,7 @@ fn a_taken_name_that_was_made_from_the_image_asks_for_another() {
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_pointed_at() {
+fn configuration_errors_have_a_line_number() {
     let world = World::new();
     let file = world.path("config/container/config.toml");
     fs::write(&file, "[machine]\ncpus = 2\nmemroy = \"2G\"\n").unwrap();
@@ -75,10 +78,9 @@ fn a_mistake_in_the_configuration_is_pointed_at() {
     assert!(error.contains("memroy"), "{error}");
 }
 
-/// A registry that takes connections and says nothing: the create waits for it for as long as
-/// the test wants.
+/// The registry accepts connections and never replies, so the create waits until it is cancelled.
 #[test]
-fn a_create_that_is_given_up_frees_its_name() {
+fn a_cancelled_create_frees_its_name() {
     let world = World::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let image = format!("{}/debian:12", silent.local_addr().unwrap());
@@ -94,7 +96,7 @@ fn a_create_that_is_given_up_frees_its_name() {
         assert!(!status.success());
         stderr.read_to_string(&mut line).unwrap();
         assert!(!line.contains("Error"), "{line}");
-        // It would wait for the name if the first one still went on.
+        // Blocks if the first create still holds the name.
         let error = world.error(&["create", "127.0.0.1:1/debian:12", "--name", "dev"]);
         assert!(error.contains("127.0.0.1:1"), "{error}");
         assert_eq!(world.entries(), [""; 0]);
@@ -102,7 +104,7 @@ fn a_create_that_is_given_up_frees_its_name() {
 }
 
 #[test]
-fn every_refusal_on_the_wire_has_a_kind_and_a_sentence() {
+fn every_error_reply_has_a_kind_and_a_message() {
     let world = World::new();
     world.stdout(&["ls"]);
     for (method, path, body, kind) in [

@@ -1,4 +1,4 @@
-//! The service's own life.
+//! Start, replacement and end of the service.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ fn clients_that_start_at_once_share_one_service() {
 }
 
 #[test]
-fn only_its_user_reaches_it() {
+fn only_its_user_can_access_it() {
     let world = World::new();
     world.stdout(&["ls"]);
     let mode = |path: &str| fs::metadata(world.path(path)).unwrap().permissions().mode() & 0o777;
@@ -40,7 +40,7 @@ fn only_its_user_reaches_it() {
 }
 
 #[test]
-fn a_killed_one_is_replaced_and_its_leftovers_are_removed() {
+fn a_killed_service_is_replaced_and_unfinished_machines_are_removed() {
     let world = World::new();
     world.put_machine("dev");
     world.stdout(&["ls"]);
@@ -53,13 +53,20 @@ fn a_killed_one_is_replaced_and_its_leftovers_are_removed() {
 }
 
 #[test]
-fn one_of_another_build_makes_room() {
+fn a_service_of_another_build_is_replaced() {
     let world = World::new();
     world.put_machine("dev");
     world.stdout(&["ls"]);
     let before = world.service().unwrap();
     let another = world.path("another-build");
-    fs::copy(env!("CARGO_BIN_EXE_container"), &another).unwrap();
+    // By a process of its own: a child that another test forks while this one has the copy open for
+    // writing would make its start fail with "text file busy".
+    let mut copy = std::process::Command::new("cp");
+    let copied = copy
+        .arg(env!("CARGO_BIN_EXE_container"))
+        .arg(&another)
+        .status();
+    assert!(copied.unwrap().success());
     let output = world.command_of(&another, &["ls", "-q"]).output().unwrap();
     assert_eq!(output.stdout, b"dev\n");
     assert_ne!(world.service().unwrap(), before);
@@ -67,7 +74,7 @@ fn one_of_another_build_makes_room() {
 }
 
 #[test]
-fn it_holds_nothing_that_its_starter_held() {
+fn the_service_inherits_no_descriptors() {
     let world = World::new();
     let lock = fs::File::create(world.path("lock")).unwrap();
     let mut script = std::process::Command::new("sh");
@@ -83,7 +90,7 @@ fn it_holds_nothing_that_its_starter_held() {
                 .get_envs()
                 .filter_map(|(key, value)| Some((key, value?))),
         );
-    // It ends only when nobody holds the pipe any more.
+    // The script ends once no process has the pipe open.
     assert!(script.output().unwrap().status.success());
     assert!(lock.try_lock().is_ok());
     assert!(world.service().is_some());

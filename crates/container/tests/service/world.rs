@@ -1,28 +1,26 @@
-//! A world of its own, with the program in it.
+//! Directories, service and program of one test.
 
 use std::{
     fs,
     io::{Read, Write},
-    num::NonZeroU32,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
-use container_machine::{
-    BootConfiguration, Bundle, Bundles, Descriptor, DiskCapacity, HomeMount, ImageDescription,
-    MachineConfiguration, Memory, Platform, UserSetup,
-};
+use container_machine::{BootConfiguration, Bundle, Bundles, MachineConfiguration};
+use serde_json::{from_value, json};
 use tempfile::TempDir;
 
-/// Gone, with its service, when it is dropped.
-pub struct World {
+/// Data, config, runtime and home directory of one test. Dropping it ends the service and removes
+/// them.
+pub(crate) struct World {
     root: TempDir,
 }
 
-/// What a command came to.
+/// Exit code and output of a command.
 #[derive(Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -39,7 +37,7 @@ impl From<Output> for Outcome {
 }
 
 impl World {
-    pub fn new() -> World {
+    pub(crate) fn new() -> World {
         let root = tempfile::tempdir().unwrap();
         for directory in ["data", "config/container", "runtime", "home"] {
             fs::create_dir_all(root.path().join(directory)).unwrap();
@@ -47,12 +45,12 @@ impl World {
         World { root }
     }
 
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
     }
 
-    /// `container machine` with these arguments, run by this program.
-    pub fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+    /// Returns `container machine` with these arguments, as a command of this program.
+    pub(crate) fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command
             .arg("machine")
@@ -65,23 +63,24 @@ impl World {
         command
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         self.command_of(Path::new(env!("CARGO_BIN_EXE_container")), arguments)
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Outcome {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {
         self.command(arguments).output().unwrap().into()
     }
 
-    /// Standard output of a command that succeeds.
-    pub fn stdout(&self, arguments: &[&str]) -> String {
+    /// Runs a command, which must succeed, and returns its standard output.
+    pub(crate) fn stdout(&self, arguments: &[&str]) -> String {
         let outcome = self.run(arguments);
         assert_eq!(outcome.code, Some(0), "{arguments:?}: {outcome:?}");
         outcome.stdout
     }
 
-    /// The one line of standard error of a command that fails.
-    pub fn error(&self, arguments: &[&str]) -> String {
+    /// Runs a command, which must fail with one error line, and returns that line without its
+    /// prefix.
+    pub(crate) fn error(&self, arguments: &[&str]) -> String {
         let outcome = self.run(arguments);
         assert_eq!(outcome.code, Some(1), "{arguments:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "");
@@ -91,14 +90,14 @@ impl World {
         errors[0].strip_prefix("Error: ").unwrap().to_owned()
     }
 
-    /// The service's process, if one was ever there.
-    pub fn service(&self) -> Option<i32> {
+    /// Returns the process id of the newest service, if one was ever started.
+    pub(crate) fn service(&self) -> Option<i32> {
         let word = fs::read_to_string(self.path("runtime/container/service.lock")).ok()?;
         word.trim().parse().ok()
     }
 
-    /// What the service answers to a request as it stands on the wire.
-    pub fn ask(&self, method: &str, path: &str, body: &str) -> Option<String> {
+    /// Sends a request to the service, and returns the reply with its headers.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Option<String> {
         let socket = self.path("runtime/container/service.sock");
         let mut stream = UnixStream::connect(socket).ok()?;
         let length = body.len();
@@ -113,52 +112,41 @@ impl World {
         Some(answer)
     }
 
-    /// A machine that was made and never booted.
-    pub fn put_machine(&self, id: &str) -> Bundle {
+    /// Creates a machine that was never booted.
+    pub(crate) fn put_machine(&self, id: &str) -> Bundle {
         let bundles = Bundles::open(&self.path("data/container")).unwrap();
-        let configuration = MachineConfiguration {
-            created_date: jiff::Timestamp::from_second(1_700_000_000).unwrap(),
-            home: self.path("home"),
-            id: id.parse().unwrap(),
-            image: ImageDescription {
-                descriptor: Descriptor {
-                    digest: format!("sha256:{}", "0".repeat(64)),
-                    media_type: "application/vnd.oci.image.manifest.v1+json".into(),
-                    size: 503,
+        // In the form of the files, which must stay readable.
+        let configuration: MachineConfiguration = from_value(json!({
+            "createdDate": "2023-11-14T22:13:20Z",
+            "home": self.path("home"),
+            "id": id,
+            "image": {
+                "descriptor": {
+                    "digest": format!("sha256:{}", "0".repeat(64)),
+                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "size": 503,
                 },
-                reference: "registry.example/debian:12".into(),
+                "reference": "registry.example/debian:12",
             },
-            init_environment: vec![],
-            platform: Platform {
-                architecture: "amd64".into(),
-                os: "linux".into(),
-                variant: None,
-            },
-            shell: None,
-            stop_signal: None,
-            user_setup: UserSetup {
-                username: "ann".into(),
-                uid: 1000,
-                gid: 1000,
-            },
-        };
-        let boot = BootConfiguration {
-            kernel_args: Default::default(),
-            cpus: NonZeroU32::new(2).unwrap(),
-            disk_capacity: DiskCapacity::default(),
-            home_mount: HomeMount::Rw,
-            kernel: None,
-            memory: Memory::try_from(2 << 30).unwrap(),
-            publish: Vec::new(),
-            virtualization: false,
-        };
+            "initEnvironment": [],
+            "platform": { "architecture": "amd64", "os": "linux" },
+            "userSetup": { "username": "ann", "uid": 1000, "gid": 1000 },
+        }))
+        .unwrap();
+        let boot: BootConfiguration = from_value(json!({
+            "cpus": 2,
+            "homeMount": "rw",
+            "memory": 2_u64 << 30,
+            "virtualization": false,
+        }))
+        .unwrap();
         let new = bundles.begin(&configuration.id).unwrap();
         fs::write(new.disk(), "disk").unwrap();
         new.finish(&configuration, &boot).unwrap()
     }
 
-    /// What is in the machines' directory, finished or not.
-    pub fn entries(&self) -> Vec<String> {
+    /// Returns the entries of the machine directory, including unfinished ones.
+    pub(crate) fn entries(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("data/container/machines")).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.collect()

@@ -6,27 +6,31 @@ use clap::Args;
 use container_kernel::Kernels;
 use serde::Serialize;
 
-use crate::{failure::Failure, format::Format, table::table};
+use crate::{
+    failure::Failure,
+    format::{FormatError, ListFormat},
+    table::table,
+};
 
-/// What a template may name.
+/// Fields for templates.
 const FIELDS: &[&str] = &["default", "image", "name", "release", "source"];
 
-/// List the kernels that there are.
+/// List kernels.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container system kernel ls
   container system kernel ls --format '{{ name }} {{ image }}'")]
-pub struct List {
-    /// How to print them: table, json, or a Jinja template such as `{{ name }} {{ release }}`.
+pub(crate) struct List {
+    /// Output format: table, json, or a Jinja template such as `{{ name }} {{ release }}`.
     #[arg(long, default_value = "table", value_name = "FORMAT", value_parser = format)]
-    format: Format,
+    format: ListFormat,
 }
 
-/// A kernel, as it is printed.
+/// A kernel as it is printed. The fields' names are those of the JSON output.
 #[derive(Debug, Serialize)]
-struct Listed {
-    /// Machines boot it that name no other.
+struct ListedKernel {
+    /// Whether machines boot it by default.
     default: bool,
     image: PathBuf,
     name: String,
@@ -34,29 +38,29 @@ struct Listed {
     source: String,
 }
 
-fn format(word: &str) -> Result<Format, String> {
-    Format::parse(word, FIELDS, "{{ name }} {{ release }}")
+fn format(word: &str) -> Result<ListFormat, FormatError> {
+    ListFormat::parse(word, FIELDS, "{{ name }} {{ release }}")
 }
 
 impl List {
-    pub fn carry_out(self, kernels: &Kernels) -> Result<(), Failure> {
+    pub(crate) fn run(self, kernels: &Kernels) -> Result<(), Failure> {
         let used = kernels.default_kernel().ok().map(|it| it.name);
-        let all: Vec<Listed> = kernels
+        let all: Vec<ListedKernel> = kernels
             .all()?
             .into_iter()
-            .map(|kernel| Listed {
+            .map(|kernel| ListedKernel {
                 default: used.as_ref() == Some(&kernel.name),
                 image: kernel.image,
                 name: kernel.name.to_string(),
-                release: kernel.about.release,
-                source: kernel.about.source,
+                release: kernel.metadata.release,
+                source: kernel.metadata.source,
             })
             .collect();
-        self.format.print(&all, listed)
+        self.format.print(&all, kernel_table)
     }
 }
 
-fn listed(all: &[Listed], is_coloured: bool) -> String {
+fn kernel_table(all: &[ListedKernel], is_coloured: bool) -> String {
     let rows = all.iter().map(|it| {
         let default = if it.default { "*" } else { "" };
         [&it.name, &it.release, &it.source, default].map(Into::into)
@@ -69,8 +73,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_stays_as_it_is() {
-        let kernel = |name: &str, default: bool| Listed {
+    fn kernels_as_table() {
+        let kernel = |name: &str, default: bool| ListedKernel {
             default,
             image: "/k/vmlinux".into(),
             name: name.to_owned(),
@@ -78,7 +82,7 @@ mod tests {
             source: "a package".to_owned(),
         };
         let all = [kernel("container", true), kernel("debian", false)];
-        insta::assert_snapshot!("kernel-table", listed(&all, false));
+        insta::assert_snapshot!("kernel-table", kernel_table(&all, false));
         let whole = serde_json::to_value(&all[0]).unwrap();
         let fields: Vec<&String> = whole.as_object().unwrap().keys().collect();
         assert_eq!(fields, FIELDS);

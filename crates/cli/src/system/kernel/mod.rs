@@ -1,20 +1,19 @@
-//! `container system kernel`: one file per verb. Kernels are files of one world; nobody else changes them
-//! meanwhile but these verbs, each in one step, so they need no service.
+//! `container system kernel`: one file for each verb. Kernels are files of one user, changed only
+//! by these verbs and each time in one step, so no service is needed.
 
-mod download;
 mod list;
 mod remove;
 mod set;
 
 use clap::Subcommand;
 use container_kernel::Kernels;
-use container_machine::World;
+use container_machine::Directories;
 
 use crate::failure::Failure;
 
-/// Choose, add and list the kernels that machines boot.
+/// Manage kernels.
 ///
-/// Machines boot the one that was chosen, from their next start on, unless they have one of their own
+/// Machines boot the chosen kernel from their next start on, unless they have one of their own
 /// (`container machine set kernel=PATH`).
 #[derive(Debug, Subcommand)]
 #[command(after_long_help = "\
@@ -23,7 +22,7 @@ Examples:
   container system kernel set debian
   container system kernel set --binary ./vmlinux
   container system kernel rm vmlinux-6.12.9")]
-pub enum Kernel {
+pub(crate) enum Kernel {
     #[command(visible_alias = "ls")]
     List(list::List),
     Set(set::Set),
@@ -32,18 +31,18 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// Returns the exit code.
-    pub async fn carry_out(self, build: &str) -> Result<u8, Failure> {
+    /// Runs the verb. Returns the exit code.
+    pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         match self {
-            Kernel::List(list) => list.carry_out(&kernels()?)?,
-            Kernel::Set(set) => set.carry_out(&kernels()?, build).await?,
-            Kernel::Remove(remove) => return remove.carry_out(&kernels()?).await,
+            Kernel::List(list) => list.run(&kernels()?)?,
+            Kernel::Set(set) => set.run(&kernels()?, build).await?,
+            Kernel::Remove(remove) => return remove.run(&kernels()?).await,
         }
         Ok(0)
     }
 }
 
 fn kernels() -> Result<Kernels, Failure> {
-    let own = World::of_environment()?.kernels();
-    Ok(Kernels::of_program(own)?)
+    let own = Directories::from_environment()?.kernels();
+    Kernels::from_installation(own).map_err(Failure::cannot("find the program's kernels"))
 }
