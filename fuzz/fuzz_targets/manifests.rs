@@ -1,4 +1,4 @@
-//! Manifests, indexes and configurations: they are read or refused.
+//! Manifests, indexes and image configurations.
 #![no_main]
 
 use container_image::fuzzing;
