@@ -17,11 +17,11 @@ build: packages ## Build the program and the guest's files
 	$(CARGO) xtask guest
 
 .PHONY: kernel
-kernel: packages ## Build the kernel that is made for machines (15 minutes on 2 cores, once)
+kernel: packages ## Build the kernel made for machines (15 minutes on 2 cores, once)
 	$(CARGO) xtask kernel
 
 .PHONY: run
-run: build ## Make the machine `dev` from a Debian image and look inside
+run: build ## Create the machine `dev` from a Debian image and run commands in it
 	$(CARGO) xtask images debian-systemd
 	$(CARGO) xtask first-machine
 
@@ -34,46 +34,59 @@ registry: images ## Serve the test images on 127.0.0.1:5000
 	$(CARGO) xtask registry 5000
 
 .PHONY: check
-check: packages ## Formatting, lints and documentation
+check: packages ## Formatting, lints, documentation links, prose and import cycles
 	$(CARGO) fmt --all --check
+	$(CARGO) xtask check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+DENY := target/tools/bin/cargo-deny
+$(DENY):
+	$(CARGO) install cargo-deny --version 0.20.2 --locked --root target/tools
+
+.PHONY: deny
+deny: packages $(DENY) ## Check the dependencies' licences, sources, duplicates and advisories
+	$(DENY) check bans licenses sources
+	@if $(DENY) fetch db; then $(DENY) check advisories; else \
+		echo "Warning: the advisory database cannot be fetched: advisories not checked" >&2; fi
 
 .PHONY: test
-test: check build kernel images ## Everything: formatting, clippy, unit and end-to-end tests
+test: check build kernel images ## Run `make check`, unit and end-to-end tests
 	$(CARGO) test --workspace --locked
 
 .PHONY: many-files
-many-files: build images ## Walk a home of 200,000 files with a limit of 20,000 open ones
+many-files: build images ## Walk a home of 200,000 files with at most 20,000 open
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture many_files
 
 .PHONY: bench-writers
-bench-writers: bench-others ## Compare ext4 writers on archives made to hurt (20 minutes, as root)
+bench-writers: bench-others ## Compare ext4 writers on difficult archives (20 minutes, as root)
 	@xtask/packages python3
 	benches/others/writers
 
 .PHONY: image-corpus
-image-corpus: images ## Unpack archives made to hurt, and the test images, and compare with umoci
+image-corpus: images ## Unpack difficult archives and the test images, and compare with umoci
 	@xtask/packages umoci skopeo libarchive-tools python3
-	$(CARGO) test --release --package container-image --test corpus --locked -- \
-		--include-ignored --nocapture --test-threads 1
+	$(CARGO) test --release --package container-image --lib --locked -- \
+		unpack::tests::corpus --include-ignored --nocapture --test-threads 1
 
 SECONDS ?= 60
 .PHONY: fuzz
-fuzz: packages ## Fuzz layers, manifests and configurations for SECONDS (60) each
+fuzz: packages ## Run every fuzz target for SECONDS (60)
 	@xtask/packages g++
 	CARGO=$(CARGO) fuzz/run $(SECONDS)
 
 .PHONY: bench
-bench: build images ## Measure, side by side, what docs/performance.md tells
+bench: build images ## Measure the tables of docs/performance.md, side by side
 	@xtask/packages skopeo umoci passt
 	$(CARGO) bench --package container-benches
 
 .PHONY: bench-others
-bench-others: packages ## Build other people's crates that `make bench` measures beside ours
-	$(CARGO) build --release --locked --manifest-path benches/others/Cargo.toml
+bench-others: packages ## Build other projects' crates for `make bench`
+	# The writer's entry point is compiled for fuzzing only.
+	RUSTFLAGS="--cfg fuzzing" $(CARGO) build --release --locked --manifest-path benches/others/Cargo.toml
 
 .PHONY: demo
-demo: build ## Record the README's session anew: docs/demo.cast, docs/demo.svg
+demo: build ## Record the README's session again: docs/demo.cast, docs/demo.svg
 	@xtask/packages asciinema termtosvg
 	$(CARGO) xtask images debian-systemd
 	$(CARGO) xtask demo
@@ -83,5 +96,5 @@ install: build ## Install below PREFIX (/usr/local)
 	$(CARGO) xtask install $(PREFIX)
 
 .PHONY: clean
-clean: ## Remove everything that was built
+clean: ## Remove all build results
 	$(CARGO) clean

@@ -1,4 +1,4 @@
-//! What a person sees first: a machine, and who and where they are in it.
+//! Demonstrates a machine: creates one and shows who and where the user is in it.
 
 use std::process::{Command, Stdio};
 
@@ -6,30 +6,32 @@ use anyhow::Result;
 
 use crate::{
     command,
+    directories::target,
+    progress,
     registry::{self, Registry},
-    say, target,
 };
 
-/// Makes the machine `dev` unless it is there, and shows three commands run in it.
-pub fn look_inside() -> Result<()> {
-    let is_there = machine(&["inspect", "dev"])
+/// Creates the machine `dev` if it does not exist, and runs three commands in it.
+pub fn demonstrate() -> Result<()> {
+    let exists = machine(&["inspect", "dev"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()?
         .success();
-    if !is_there {
+    if !exists {
         let registry = Registry::start(&registry::storage())?;
         let image = format!("{}/debian-systemd:12", registry.address());
-        show(&["create", &image, "--name", "dev"])?;
+        run_visibly(&["create", &image, "--name", "dev"])?;
     }
     for inside in [&["whoami"][..], &["pwd"], &["uname", "-a"]] {
-        show(&[&["run", "-n", "dev", "--"], inside].concat())?;
+        run_visibly(&[&["run", "-n", "dev", "--"], inside].concat())?;
     }
     Ok(())
 }
 
-fn show(arguments: &[&str]) -> Result<()> {
-    say(&format!("$ container machine {}", arguments.join(" ")));
+/// Prints a command as if typed at a prompt, and runs it.
+fn run_visibly(arguments: &[&str]) -> Result<()> {
+    progress::print(&format!("$ container machine {}", arguments.join(" ")));
     command::run(&mut machine(arguments))
 }
 

@@ -1,8 +1,8 @@
-//! The test images, built from Debian's packages and pushed into the test registry's storage.
+//! Builds the test images and pushes them to the test registry.
 //!
-//! An image's sources are in `tests/images/<name>`: a `Containerfile`, and what it copies. Where
-//! there is a list of `packages`, mmdebstrap makes a Debian with them, `rootfs.tar`, first; for
-//! another `architecture` than the host's if there is such a file.
+//! The sources of an image are in `tests/images/<name>`: a `Containerfile` and the files that it
+//! copies. If there is a file `packages`, mmdebstrap first creates a Debian with these packages as
+//! `rootfs.tar`. A file `architecture` names an architecture other than the host's.
 
 use std::{
     fs,
@@ -13,18 +13,20 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    checkout, command,
-    guest::interpreters::OnHost,
-    recipe::Recipe,
+    command,
+    directories::{checkout, target},
+    guest::interpreters::HostInterpreter,
+    inputs::Inputs,
+    progress,
     registry::{self, Registry},
-    say, target,
 };
 
-/// The Debian release of the images.
+/// Debian release of the images.
 const RELEASE: &str = "bookworm";
 
-/// An image: its directory's name and, in the registry, its tag.
+/// A test image.
 struct TestImage {
+    /// Name of its source directory and of its repository.
     name: &'static str,
     tag: &'static str,
 }
@@ -56,7 +58,7 @@ const IMAGES: [TestImage; 6] = [
     },
 ];
 
-/// Builds the images with these names, or all where none is named, whose sources have changed.
+/// Builds the named images, or all images without names. Images with unchanged sources are skipped.
 pub fn build(names: &[&str]) -> Result<()> {
     let directory = target().join("images");
     fs::create_dir_all(&directory)?;
@@ -64,8 +66,8 @@ pub fn build(names: &[&str]) -> Result<()> {
     let wanted = |image: &&TestImage| names.is_empty() || names.contains(&image.name);
     for image in IMAGES.iter().filter(wanted) {
         let stamp = directory.join(format!("{}.stamp", image.name));
-        image.recipe()?.make(stamp, || {
-            say(&format!("Building the image {}:{}", image.name, image.tag));
+        image.inputs()?.build_if_changed(stamp, || {
+            progress::print(&format!("Building the image {}:{}", image.name, image.tag));
             let registry = match &mut registry {
                 Some(registry) => registry,
                 None => registry.insert(Registry::start(&registry::storage())?),
@@ -81,15 +83,15 @@ impl TestImage {
         checkout().join("tests/images").join(self.name)
     }
 
-    fn recipe(&self) -> Result<Recipe> {
-        let mut recipe = Recipe::default().with(include_str!("images.rs"));
+    fn inputs(&self) -> Result<Inputs> {
+        let mut inputs = Inputs::default().with(include_str!("images.rs"));
         for file in files(&self.sources())? {
             let contents = fs::read(&file)?;
-            recipe = recipe
+            inputs = inputs
                 .with(file.as_os_str().as_encoded_bytes())
                 .with(contents);
         }
-        Ok(recipe)
+        Ok(inputs)
     }
 
     fn build(&self, registry: &Registry, directory: &Path) -> Result<()> {
@@ -104,11 +106,11 @@ impl TestImage {
         let architecture = fs::read_to_string(context.join("architecture")).ok();
         let architecture = architecture.as_deref().map(str::trim);
         if context.join("packages").exists() {
-            make_debian(&context, architecture)?;
+            build_debian(&context, architecture)?;
         }
         if fs::read_to_string(context.join("Containerfile"))?.contains("COPY busybox ") {
             fs::copy("/bin/busybox", context.join("busybox"))
-                .context("copying /bin/busybox (`make packages` installs it)")?;
+                .context("cannot copy /bin/busybox (install it with: make packages)")?;
         }
         let reference = format!("{}/{}:{}", registry.address(), self.name, self.tag);
         let buildah = || {
@@ -135,9 +137,9 @@ impl TestImage {
     }
 }
 
-/// A Debian with the context's `packages`, as the context's `rootfs.tar`.
-fn make_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
-    let _interpreter = architecture.map(OnHost::register).transpose()?;
+/// Builds a Debian with the context's `packages` as the context's `rootfs.tar`.
+fn build_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
+    let _interpreter = architecture.map(HostInterpreter::register).transpose()?;
     let packages = fs::read_to_string(context.join("packages"))?;
     let packages: Vec<&str> = packages.split_whitespace().collect();
     command::output(
@@ -145,7 +147,7 @@ fn make_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
             .args(["--variant=minbase", "--quiet"])
             .arg(format!("--include={}", packages.join(",")))
             .args(architecture.map(|architecture| format!("--architectures={architecture}")))
-            // Every machine makes its own.
+            // Each machine generates its own host keys and id.
             .arg("--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*")
             .arg("--customize-hook=: > \"$1\"/etc/machine-id")
             .arg(RELEASE)
@@ -154,11 +156,11 @@ fn make_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// All files below a directory, in order.
+/// Returns all files below a directory, sorted.
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let entries =
-        fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
+        fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {

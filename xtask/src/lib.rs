@@ -1,36 +1,35 @@
-//! What the project builds besides its own crates: the files that a guest boots with, and the
-//! images that the tests use.
+//! Development tasks that cargo has no command for.
 //!
-//! Everything lies below `target/`, is made of Debian packages, and is made again only when what
-//! it is made from has changed.
+//! - [`guest`] builds the files that a guest boots with, under `target/guest`.
+//! - [`images`] builds the test images, and [`registry`] serves them.
+//! - [`installation`] installs the built program.
+//! - [`check`] checks the source text.
+//! - [`demo`] and [`first_machine`] show the program to people.
+//!
+//! Guest files and images are made from Debian packages. They are built again only when their
+//! inputs (`Inputs`) have changed, which include the text of the building module.
+//!
+//! The end-to-end tests and benchmarks use this crate as a library:
+//!
+//! ```no_run
+//! use xtask::registry::{self, Registry};
+//!
+//! let registry = Registry::start(&registry::storage())?;
+//! println!("{}/debian-systemd:12", registry.address());
+//! # Ok::<(), anyhow::Error>(())
+//! ```
 
+pub mod check;
 pub mod demo;
 pub mod first_machine;
 pub mod guest;
 pub mod images;
 pub mod installation;
+pub mod progress;
 pub mod registry;
 
 mod command;
-mod recipe;
+mod directories;
+mod inputs;
 
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
-
-/// The checkout.
-pub fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// The directory that everything is built in.
-pub fn target() -> PathBuf {
-    checkout().join("target")
-}
-
-/// Tells what is being done.
-pub fn say(message: &str) {
-    // With standard error gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{message}");
-}
+pub use directories::checkout;

@@ -1,19 +1,20 @@
-//! Build steps that are more than one line.
+//! The command line of the development tasks.
 
 use std::process::ExitCode;
 
-use xtask::{demo, first_machine, guest, images, installation, registry};
+use xtask::{check, demo, first_machine, guest, images, installation, progress, registry};
 
 const USAGE: &str = "\
-Usage: cargo xtask STEP
+Usage: cargo xtask TASK
 
-  guest            fetch the kernel, build the agent, put both under target/guest
-  kernel           build the kernel that is made for machines
-  install PREFIX   copy the built program and the guest's files below PREFIX
-  images [NAME …]  build the test images and put them into the test registry's storage
+  guest            build the agent, and fetch Debian's kernel and the interpreters
+  kernel           build the kernel for machines from guest/kernel.config
+  install PREFIX   install the built program and the guest's files under PREFIX
+  images [NAME …]  build test images and push them to the test registry (default: all)
   registry PORT    serve the test images on 127.0.0.1:PORT until interrupted
+  check            check prose, error types and imports (part of `make check`)
   demo             record the README's session as docs/demo.cast and docs/demo.svg
-  first-machine    make the machine `dev` from the Debian test image, and look inside
+  first-machine    create the machine `dev` from the Debian test image, and run commands in it
 ";
 
 fn main() -> ExitCode {
@@ -25,14 +26,15 @@ fn main() -> ExitCode {
         ["install", prefix] => installation::install(prefix.as_ref()),
         ["images", ref names @ ..] => images::build(names),
         ["registry", port] => registry::serve(port),
+        ["check"] => check::run(),
         ["demo"] => demo::record(),
-        ["first-machine"] => first_machine::look_inside(),
+        ["first-machine"] => first_machine::demonstrate(),
         _ => Err(anyhow::anyhow!("{USAGE}")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            xtask::say(&format!("Error: {error:#}"));
+            progress::print(&format!("Error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,4 +1,4 @@
-//! A real registry on loopback: Debian's `docker-registry`.
+//! Runs a registry on loopback: Debian's `docker-registry` (CNCF distribution).
 
 use std::{
     fs,
@@ -13,51 +13,52 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
-use crate::{say, target};
+use crate::{directories::target, progress};
 
-/// How long it may take to answer.
-const START: Duration = Duration::from_secs(30);
+/// Timeout for a new registry to accept connections.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the registry keeps the [test images](crate::images).
+/// Returns the directory in which the registry stores the [test images](crate::images).
 pub fn storage() -> PathBuf {
     target().join("images/registry")
 }
 
-/// What a registry asks of those who come.
+/// Restrictions on a registry's clients. The default allows everything, without encryption.
 #[derive(Debug, Default)]
-pub struct Guard {
-    /// A name and password that stand in this file (htpasswd(1), bcrypt).
+pub struct AccessControl {
+    /// File of user names and passwords (htpasswd(1), bcrypt), one of which clients must send.
     pub passwords: Option<PathBuf>,
-    /// A token.
-    pub tokens: Option<Tokens>,
-    /// Encryption.
+    /// Token service, a token of which clients must send.
+    pub tokens: Option<TokenIssuer>,
+    /// Requires TLS.
     pub tls: Option<Tls>,
-    /// To write nothing.
+    /// Refuses pushes and deletions.
     pub read_only: bool,
 }
 
-/// Who gives tokens for a registry.
+/// A token service that a registry trusts.
 #[derive(Debug)]
-pub struct Tokens {
-    /// The token service's address.
+pub struct TokenIssuer {
+    /// URL of the token service.
     pub realm: String,
-    /// Its certificate, which its tokens are signed with.
+    /// PEM file of the certificate that verifies the service's tokens.
     pub certificate: PathBuf,
 }
 
-/// What a registry needs to speak TLS: PEM files.
+/// TLS configuration of a registry. All files are in PEM format.
 #[derive(Debug)]
 pub struct Tls {
-    /// The registry's certificate.
+    /// Certificate of the registry.
     pub certificate: PathBuf,
-    /// Its key.
+    /// Private key of the registry.
     pub key: PathBuf,
-    /// The authority of those certificates that clients must show, if they must.
+    /// Authority of the client certificates. With `None` clients need no certificate.
     pub clients: Option<PathBuf>,
 }
 
-impl Guard {
-    /// The sections of the configuration, those below `http` last.
+impl AccessControl {
+    /// Returns the sections of the registry's configuration. `http` is the last one, so that the
+    /// caller can append to it.
     fn sections(&self) -> String {
         let mut text = String::new();
         if self.read_only {
@@ -67,7 +68,7 @@ impl Guard {
             let path = file.display();
             text += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {path}\n");
         }
-        if let Some(Tokens { realm, certificate }) = &self.tokens {
+        if let Some(TokenIssuer { realm, certificate }) = &self.tokens {
             let bundle = certificate.display();
             text += &format!(
                 "auth:\n  token:\n    realm: {realm}\n    service: registry\n    issuer: issuer\n    rootcertbundle: {bundle}\n"
@@ -85,7 +86,7 @@ impl Guard {
     }
 }
 
-/// A running registry, which ends when this is dropped.
+/// A running registry. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
@@ -94,19 +95,23 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts a registry over `storage` on a port that is free.
+    /// Starts a registry without restrictions on a free port, with the images in `storage`.
     pub fn start(storage: &Path) -> Result<Registry> {
-        Self::start_guarded(storage, &Guard::default())
+        Self::start_restricted(storage, &AccessControl::default())
     }
 
-    /// Starts one that is not for everyone.
-    pub fn start_guarded(storage: &Path, guard: &Guard) -> Result<Registry> {
+    /// Starts a registry with restrictions on a free port.
+    pub fn start_restricted(storage: &Path, access: &AccessControl) -> Result<Registry> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        Self::start_on(free, storage, guard)
+        Self::start_on(free, storage, access)
     }
 
-    /// Starts one there.
-    pub fn start_on(address: SocketAddr, storage: &Path, guard: &Guard) -> Result<Registry> {
+    /// Starts a registry with restrictions on a fixed address.
+    pub fn start_on(
+        address: SocketAddr,
+        storage: &Path,
+        access: &AccessControl,
+    ) -> Result<Registry> {
         let configuration = NamedTempFile::new()?;
         fs::write(
             &configuration,
@@ -115,7 +120,7 @@ impl Registry {
                  storage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\n\
                  {}  addr: {address}\n",
                 storage.display(),
-                guard.sections()
+                access.sections()
             ),
         )?;
         let process = Command::new("docker-registry")
@@ -124,37 +129,37 @@ impl Registry {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A terminal's Ctrl-C is for us, who ends it in order.
+            // Keeps a terminal's Ctrl-C from ending the registry before the tests that use it.
             .process_group(0)
             .spawn()
-            .context("starting docker-registry (`make packages` installs it)")?;
+            .context("cannot start docker-registry (install it with: make packages)")?;
         let mut registry = Registry {
             address,
             process,
             _configuration: configuration,
         };
-        registry.wait_until_it_answers()?;
+        registry.wait_until_ready()?;
         Ok(registry)
     }
 
-    fn wait_until_it_answers(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START;
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(self.address).is_err() {
             if let Some(status) = self.process.try_wait()? {
                 bail!(
-                    "the registry ended ({status}): is {} free?",
+                    "the registry exited ({status}); is port {} in use?",
                     self.address.port()
                 );
             }
             if Instant::now() > deadline {
-                bail!("the registry does not answer on {}", self.address);
+                bail!("timed out waiting for the registry on {}", self.address);
             }
             sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    /// Where it listens: the first part of its images' references.
+    /// Returns the registry's address, the first part of its images' references.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -162,20 +167,20 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // It may have ended already.
+        // Fails only if the process has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Serves the test images on this port of 127.0.0.1 for as long as this process lives.
+/// Serves the test images on a port of 127.0.0.1 until this process ends.
 pub fn serve(port: &str) -> Result<()> {
     let port: u16 = port
         .parse()
-        .with_context(|| format!("{port:?} is no port"))?;
+        .with_context(|| format!("invalid port {port:?}"))?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut registry = Registry::start_on(address, &storage(), &Guard::default())?;
-    say(&format!("Serving the test images on {address}"));
+    let mut registry = Registry::start_on(address, &storage(), &AccessControl::default())?;
+    progress::print(&format!("Serving the test images on {address}"));
     registry.process.wait()?;
-    bail!("the registry ended")
+    bail!("the registry exited")
 }

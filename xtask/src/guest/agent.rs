@@ -1,19 +1,24 @@
-//! The guest agent, alone in the initial RAM file system.
+//! Builds the guest agent and its initramfs.
 
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use container_kernel::Archive;
+use container_kernel::Initramfs;
 
-use crate::{checkout, command, say};
+use crate::{
+    command,
+    directories::{checkout, target},
+    progress,
+};
 
+/// A separate target keeps the agent's `RUSTFLAGS` from rebuilding the host's programs.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the agent and the archive that holds it.
-pub fn build(archive: &Path) -> Result<()> {
-    say("Building the guest agent");
-    let target = crate::target();
+/// Builds the agent and writes it as `init` into a cpio archive.
+pub(super) fn build(archive: &Path) -> Result<()> {
+    progress::print("Building the guest agent");
+    let target = target();
     command::run(
         Command::new("cargo")
             .current_dir(checkout())
@@ -21,12 +26,12 @@ pub fn build(archive: &Path) -> Result<()> {
             .args(["--package", "container-agent", "--target", TARGET])
             .arg("--target-dir")
             .arg(&target)
-            // Nothing of the host's is there for it to link to.
+            // The initramfs has no shared libraries.
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
     let program = target.join(TARGET).join("agent/container-agent");
-    let agent = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
-    let mut contents = Archive::default();
+    let agent = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    let mut contents = Initramfs::default();
     contents.directory("dev");
     contents.character_device("dev/console", 5, 1);
     contents.file("init", 0o755, agent);

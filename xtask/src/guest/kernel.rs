@@ -1,4 +1,4 @@
-//! Debian's packaged cloud kernel: fetched with apt and unpacked, not installed.
+//! Fetches Debian's cloud kernel. The package is unpacked and not installed.
 
 use std::{
     fs,
@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{package, replace_kernel};
-use crate::{command, recipe::Recipe, say};
+use super::{kernels::replace_kernel, package};
+use crate::{command, inputs::Inputs, progress};
 
-/// Depends on the newest kernel's own package.
+/// Metapackage that depends on the package of the newest kernel.
 const NEWEST: &str = "linux-image-cloud-amd64";
 
 /// Prepares the newest kernel as `kernels/debian` in `directory`.
@@ -19,16 +19,16 @@ pub fn fetch(directory: &Path) -> Result<()> {
     let package = match newest_of(NEWEST) {
         Ok(package) => package,
         Err(error) if directory.join("kernels/debian").exists() => {
-            say(&format!("Keeping the kernel that is there: {error:#}"));
+            progress::print(&format!("Keeping the existing kernel: {error:#}"));
             return Ok(());
         }
         Err(error) => return Err(error),
     };
-    let recipe = Recipe::default()
+    let inputs = Inputs::default()
         .with(&package)
         .with(include_str!("kernel.rs"));
-    recipe.make(directory.join("kernel.stamp"), || {
-        say(&format!("Fetching the kernel {package}"));
+    inputs.build_if_changed(directory.join("kernel.stamp"), || {
+        progress::print(&format!("Fetching the kernel {package}"));
         let scratch = tempfile::tempdir_in(directory)?;
         let unpacked = unpack(&package, scratch.path())?;
         let release = release(&unpacked)?;
@@ -37,8 +37,8 @@ pub fn fetch(directory: &Path) -> Result<()> {
     })
 }
 
-/// Fetches a package of a kernel and unpacks it in `scratch`, with a list of what its modules need.
-/// Returns where.
+/// Fetches a kernel package, unpacks it in `scratch` and runs depmod on its modules. Returns the
+/// directory of the unpacked files.
 pub fn unpack(package: &str, scratch: &Path) -> Result<PathBuf> {
     let unpacked = package::fetch(&[package], scratch)?;
     command::run(
@@ -51,7 +51,7 @@ pub fn unpack(package: &str, scratch: &Path) -> Result<PathBuf> {
     Ok(unpacked)
 }
 
-/// `package=version` of the kernel that a package without one of its own depends on.
+/// Returns the kernel package that a metapackage depends on, as `package=version`.
 pub fn newest_of(package: &str) -> Result<String> {
     let depends = command::output(Command::new("apt-cache").args(["depends", package]))?;
     let found = depends
@@ -59,12 +59,14 @@ pub fn newest_of(package: &str) -> Result<String> {
         .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
     match found {
         Some(rest) => package::candidate(&format!("linux-image-{rest}")),
-        None => bail!("apt knows no package {package}: run `apt-get update`"),
+        None => bail!("package {package} not found by apt (update its lists with: apt-get update)"),
     }
 }
 
 fn release(unpacked: &Path) -> Result<String> {
     let mut releases = fs::read_dir(unpacked.join("lib/modules"))?;
-    let release = releases.next().context("the package holds no modules")??;
+    let release = releases
+        .next()
+        .context("the kernel package contains no modules")??;
     Ok(release.file_name().to_string_lossy().into_owned())
 }

@@ -1,18 +1,28 @@
-//! The kernel that is built for machines: Debian's source, with the configuration in
-//! `guest/kernel.config`.
+//! Builds the kernel for machines from Debian's kernel source and `guest/kernel.config`.
+//!
+//! The build is reproducible: the same source, configuration and compiler give the same bytes in
+//! any directory.
 
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 
-use super::{package, remove, replace_kernel};
-use crate::{checkout, command, recipe::Recipe, say};
+use super::{
+    kernels::{remove, replace_kernel},
+    package,
+};
+use crate::{
+    command,
+    directories::{checkout, target},
+    inputs::Inputs,
+    progress,
+};
 
-/// Debian's source of the kernel, with Debian's patches.
+/// Package of the kernel's source with Debian's patches.
 const SOURCE: &str = "linux-source-6.12";
 
-/// What would otherwise make the bytes differ from build to build (Linux,
-/// Documentation/kbuild/reproducible-builds.rst).
+/// Fixed values of variables that otherwise differ in each build
+/// (Documentation/kbuild/reproducible-builds.rst).
 const REPRODUCIBLE: [(&str, &str); 4] = [
     ("KBUILD_BUILD_TIMESTAMP", "1970-01-01"),
     ("KBUILD_BUILD_USER", "container"),
@@ -20,34 +30,35 @@ const REPRODUCIBLE: [(&str, &str); 4] = [
     ("KBUILD_BUILD_VERSION", "1"),
 ];
 
-/// Where the debugging information says that the source lies, of which build IDs are made.
-const PLACE: &str = "/usr/src/linux";
+/// Path of the source in the debugging information, which build IDs are computed from.
+const SOURCE_DIRECTORY: &str = "/usr/src/linux";
 
-/// Of pahole's options only what the type information needs: with several threads, which the kernel's build
-/// asks for, its order is another one each time.
-const TYPES: &str = "PAHOLE_FLAGS=--btf_gen_floats";
+/// Options of pahole, which writes the type information. They replace those of the kernel's build,
+/// which let pahole use several threads and so produce a different order in each build.
+const PAHOLE_FLAGS: &str = "PAHOLE_FLAGS=--btf_gen_floats";
 
-/// Builds it, unless this very kernel is there.
+/// Builds the kernel as `target/guest/kernels/container`, unless its inputs are unchanged.
 pub fn build() -> Result<()> {
-    let directory = crate::target().join("guest");
+    let directory = target().join("guest");
     fs::create_dir_all(&directory)?;
-    // The compiler sees no `..`.
+    // The prefix map of the debugging information needs paths without `..`.
     let directory = directory.canonicalize()?;
     let package = package::candidate(SOURCE)?;
     let fragment = fs::read_to_string(checkout().join("guest/kernel.config"))?;
     let compiler = command::output(Command::new("gcc").arg("--version"))?;
     let linker = command::output(Command::new("ld").arg("--version"))?;
-    let recipe = Recipe::default()
+    let inputs = Inputs::default()
         .with(&package)
         .with(&fragment)
         .with(compiler)
         .with(linker)
         .with(include_str!("own_kernel.rs"));
-    recipe.make(directory.join("own-kernel.stamp"), || {
-        say(&format!(
-            "Building the kernel from {package}: some ten minutes on two processors"
+    inputs.build_if_changed(directory.join("own-kernel.stamp"), || {
+        progress::print(&format!(
+            "Building the kernel from {package}: about ten minutes on two processors"
         ));
-        // Two gigabytes, so a build that was interrupted leaves no more than one such directory.
+        // A fixed name, so that interrupted builds do not leave several directories of two
+        // gigabytes.
         let scratch = directory.join("kernel-build");
         remove(&scratch)?;
         fs::create_dir(&scratch)?;
@@ -70,48 +81,49 @@ pub fn build() -> Result<()> {
                 .arg("vmlinux"),
         )?;
         let built = source.join("vmlinux");
-        // Its symbols are for debuggers; the kernel has its own table of them.
+        // The ELF symbols are for debuggers only. The kernel keeps its own table (kallsyms).
         command::run(Command::new("strip").arg("--strip-all").arg(&built))?;
         replace_kernel(&directory.join("kernels/container"), &built, &package)?;
         remove(&scratch)
     })
 }
 
-/// The fragment's options, and for all others "no".
+/// Configures the source with the fragment's options and "no" for all others.
 fn configure(source: &Path, fragment: &str) -> Result<()> {
-    let wanted = source.join("wanted.config");
-    fs::write(&wanted, fragment)?;
+    let fragment_file = source.join("fragment.config");
+    fs::write(&fragment_file, fragment)?;
     command::run(
         make(source)
-            .env("KCONFIG_ALLCONFIG", &wanted)
+            .env("KCONFIG_ALLCONFIG", &fragment_file)
             .arg("allnoconfig"),
     )?;
-    let made = fs::read_to_string(source.join(".config"))?;
-    let lost = lost(fragment, &made);
+    let configuration = fs::read_to_string(source.join(".config"))?;
+    let lost = lost_lines(fragment, &configuration);
     ensure!(
         lost.is_empty(),
-        "these lines of guest/kernel.config do not stand, as an option is gone or needs another one:\n{}",
+        "these lines of guest/kernel.config are not in the resulting configuration (an option was \
+         removed, or it depends on another one):\n{}",
         lost.join("\n")
     );
     Ok(())
 }
 
-/// The fragment's lines that are not so in the configuration.
-fn lost<'a>(fragment: &'a str, made: &str) -> Vec<&'a str> {
-    let made: std::collections::HashSet<&str> = made.lines().collect();
-    let is_so = |line: &str| match line.strip_prefix("# ") {
-        // An option that does not even come up is not set either.
+/// Returns the fragment's lines that the configuration does not contain.
+fn lost_lines<'a>(fragment: &'a str, configuration: &str) -> Vec<&'a str> {
+    let configuration: std::collections::HashSet<&str> = configuration.lines().collect();
+    let is_kept = |line: &str| match line.strip_prefix("# ") {
+        // The configuration does not list an option with unmet dependencies, which is not set.
         Some(unset) => {
             let option = unset.trim_end_matches(" is not set");
-            !made.iter().any(|line| {
+            !configuration.iter().any(|line| {
                 line.strip_prefix(option)
                     .is_some_and(|rest| rest.starts_with('='))
             })
         }
-        None => made.contains(line),
+        None => configuration.contains(line),
     };
     let lines = fragment.lines().filter(|line| line.contains("CONFIG_"));
-    lines.filter(|line| !is_so(line)).collect()
+    lines.filter(|line| !is_kept(line)).collect()
 }
 
 fn make(source: &Path) -> Command {
@@ -119,12 +131,14 @@ fn make(source: &Path) -> Command {
     make.arg("--quiet")
         .arg("--directory")
         .arg(source)
-        .args(["ARCH=x86_64", TYPES]);
+        .args(["ARCH=x86_64", PAHOLE_FLAGS]);
     for flags in ["KCFLAGS", "KAFLAGS"] {
         let source = source.display();
-        make.arg(format!("{flags}=-fdebug-prefix-map={source}={PLACE}"));
+        make.arg(format!(
+            "{flags}=-fdebug-prefix-map={source}={SOURCE_DIRECTORY}"
+        ));
     }
-    // What calls this may be a make, with options of its own.
+    // This may run in a make, whose options must not apply to the kernel's.
     make.env_remove("MAKEFLAGS")
         .env_remove("MFLAGS")
         .env_remove("MAKELEVEL");
@@ -134,14 +148,14 @@ fn make(source: &Path) -> Command {
 
 #[cfg(test)]
 mod tests {
-    use super::lost;
+    use super::lost_lines;
 
     #[test]
-    fn a_line_that_does_not_stand_is_found() {
+    fn lost_lines_of_the_fragment_are_found() {
         let fragment = "# words\nCONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\n# CONFIG_D is not set\nCONFIG_E=\"x\"\n";
         let made = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=y\nCONFIG_DD=y\nCONFIG_E=\"x\"\n";
         assert_eq!(
-            lost(fragment, made),
+            lost_lines(fragment, made),
             ["CONFIG_B=y", "# CONFIG_C is not set"]
         );
     }

@@ -1,4 +1,4 @@
-//! Debian's packages: fetched with apt and unpacked, not installed.
+//! Fetches Debian packages with apt and unpacks them without installing them.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 
-/// `package=version`, as apt would fetch it.
+/// Returns the version of a package that apt would install, as `package=version`.
 pub fn candidate(package: &str) -> Result<String> {
     let about = command::output(
         Command::new("apt-cache")
@@ -22,12 +22,12 @@ pub fn candidate(package: &str) -> Result<String> {
         .find_map(|line| line.strip_prefix("Version: "));
     match version {
         Some(version) => Ok(format!("{package}={version}")),
-        None => bail!("apt does not say which version of {package} there is: run `apt-get update`"),
+        None => bail!("package {package} not found by apt (update its lists with: apt-get update)"),
     }
 }
 
-/// Fetches the package that these arguments of `apt-get download` name, and unpacks it in
-/// `scratch`. Returns where.
+/// Fetches the package given by arguments of `apt-get download` and unpacks it in `scratch`, an
+/// empty directory. Returns the directory of the unpacked files.
 pub fn fetch(package: &[&str], scratch: &Path) -> Result<PathBuf> {
     command::run(
         Command::new("apt-get")
@@ -38,7 +38,7 @@ pub fn fetch(package: &[&str], scratch: &Path) -> Result<PathBuf> {
     let unpacked = scratch.join("unpacked");
     let archive = fs::read_dir(scratch)?
         .next()
-        .context("apt downloaded nothing")??;
+        .context("apt-get downloaded no package")??;
     command::run(
         Command::new("dpkg-deb")
             .arg("--extract")
