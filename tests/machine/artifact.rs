@@ -1,45 +1,45 @@
-//! Machine settings that an image's author has attached to the image.
+//! Machine settings that the author of an image has attached to it.
 
 use end_to_end::{Author, Lab, World};
 
-crate::tests![
-    a_script_and_a_shell_make_the_user,
-    a_shell_alone_is_the_built_in_users,
-    a_script_that_fails_leaves_nothing,
-    a_script_that_failed_is_run_again_at_the_next_boot,
-    the_images_own_script_wins,
-    settings_of_another_version,
+crate::declare::tests![
+    script_and_shell_set_up_the_user,
+    shell_without_script_is_used_by_the_built_in_set_up,
+    failed_script_leaves_no_machine,
+    failed_script_is_repeated_at_the_next_boot,
+    script_in_the_image_takes_precedence,
+    settings_of_another_version_are_refused,
 ];
 
 const CONFIG: &str = "application/vnd.apple.container.machine.config.v1+json";
 const SCRIPT: &str = "application/vnd.apple.container.machine.setup.v1+sh";
 const ASH: (&str, &str) = (CONFIG, r#"{"schemaVersion": 1, "shell": "/bin/ash"}"#);
 
-/// Without a first line that says what runs it.
+/// Has no `#!` line: such a script is run by `/bin/sh`.
 const MAKE_USER: &str = r#"
 echo "$CONTAINER_USER:x:$CONTAINER_UID:$CONTAINER_GID::$CONTAINER_HOME:$CONTAINER_SHELL" >>/etc/passwd
 env | grep ^CONTAINER_ | sort >>/etc/set-up
 id -u >>/etc/set-up
 "#;
 
-fn a_script_and_a_shell_make_the_user(lab: &Lab) {
-    let world = World::of_user();
-    let author = Author::of(&lab.image("busybox:1"));
+fn script_and_shell_set_up_the_user(lab: &Lab) {
+    let world = World::for_user();
+    let author = Author::new(&lab.image("busybox:1"));
     author.attach(&[(SCRIPT, MAKE_USER), ASH]);
     let image = author.image();
     world.create(&image, "one", &[]);
-    is_set_up_by_script(&world, "one");
+    assert_set_up_by_script(&world, "one");
     world.stdout(&["stop", "one"]);
-    is_set_up_by_script(&world, "one");
+    assert_set_up_by_script(&world, "one");
     world.stdout(&["stop", "one"]);
     world.check_disk("one");
 
-    author.leave();
+    author.close_registry();
     world.create(&image, "two", &[]);
-    is_set_up_by_script(&world, "two");
+    assert_set_up_by_script(&world, "two");
 }
 
-fn is_set_up_by_script(world: &World, machine: &str) {
+fn assert_set_up_by_script(world: &World, machine: &str) {
     let user = world.user().unwrap();
     let (name, home) = (&user.name, world.home().display().to_string());
     assert_eq!(
@@ -53,18 +53,21 @@ fn is_set_up_by_script(world: &World, machine: &str) {
              CONTAINER_SHELL=/bin/ash\nCONTAINER_UID={}\nCONTAINER_USER={name}\n0\n",
             user.gid, user.uid
         ),
-        "it ran once, as root"
+        "the script runs once, as root"
     );
     let left = world.inside(
         machine,
         "ls -d /run/*setup* /etc/sudoers.d 2>/dev/null || true",
     );
-    assert_eq!(left, "", "nothing of it is left, and nothing else set up");
+    assert_eq!(
+        left, "",
+        "the script leaves no files, and replaces the built-in set-up"
+    );
 }
 
-fn a_shell_alone_is_the_built_in_users(lab: &Lab) {
-    let world = World::of_user();
-    let author = Author::of(&lab.image("busybox:1"));
+fn shell_without_script_is_used_by_the_built_in_set_up(lab: &Lab) {
+    let world = World::for_user();
+    let author = Author::new(&lab.image("busybox:1"));
     author.attach(&[ASH]);
     world.create(&author.image(), "dev", &[]);
     let name = &world.user().unwrap().name;
@@ -81,9 +84,9 @@ fn a_shell_alone_is_the_built_in_users(lab: &Lab) {
     assert_eq!(world.bundles(), ["dev"]);
 }
 
-fn a_script_that_fails_leaves_nothing(lab: &Lab) {
-    let world = World::of_user();
-    let author = Author::of(&lab.image("busybox:1"));
+fn failed_script_leaves_no_machine(lab: &Lab) {
+    let world = World::for_user();
+    let author = Author::new(&lab.image("busybox:1"));
     for (script, said) in [
         ("#!/bin/sh -e\necho no zsh >&2\nfalse\n", "no zsh"),
         ("#!/bin/no-such-shell\n", "first line"),
@@ -98,9 +101,9 @@ fn a_script_that_fails_leaves_nothing(lab: &Lab) {
     }
 }
 
-fn a_script_that_failed_is_run_again_at_the_next_boot(lab: &Lab) {
-    let world = World::of_user();
-    let author = Author::of(&lab.image("busybox:1"));
+fn failed_script_is_repeated_at_the_next_boot(lab: &Lab) {
+    let world = World::for_user();
+    let author = Author::new(&lab.image("busybox:1"));
     let fails_once = "test -e /etc/tried || { touch /etc/tried; echo not yet; exit 3; }";
     let script = format!("#!/bin/sh\n{fails_once}\n{MAKE_USER}");
     author.attach(&[(SCRIPT, &script)]);
@@ -114,8 +117,8 @@ fn a_script_that_failed_is_run_again_at_the_next_boot(lab: &Lab) {
     assert_eq!(world.inside("dev", "whoami"), format!("{name}\n"));
 }
 
-fn the_images_own_script_wins(lab: &Lab) {
-    let world = World::of_user();
+fn script_in_the_image_takes_precedence(lab: &Lab) {
+    let world = World::for_user();
     let own = format!("#!/bin/sh\n{MAKE_USER}\necho own >/etc/who\n");
     let file = Some(("etc/machine/create-user.sh", own.as_str()));
     let author = Author::with_file(&lab.image("busybox:1"), file);
@@ -127,9 +130,9 @@ fn the_images_own_script_wins(lab: &Lab) {
     );
 }
 
-fn settings_of_another_version(lab: &Lab) {
-    let world = World::of_user();
-    let author = Author::of(&lab.image("busybox:1"));
+fn settings_of_another_version_are_refused(lab: &Lab) {
+    let world = World::for_user();
+    let author = Author::new(&lab.image("busybox:1"));
     author.attach(&[(CONFIG, r#"{"schemaVersion": 2}"#)]);
     let error = world.error(&["create", &author.image(), "--name", "dev", "--no-boot"]);
     assert!(error.contains("schema version 2"), "{error}");

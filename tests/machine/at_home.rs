@@ -1,4 +1,4 @@
-//! The shared home: files are the user's own on both sides, and behave as at home.
+//! The shared home: owners, permissions, times, and the three ways to share it.
 
 use std::{
     fs,
@@ -7,18 +7,18 @@ use std::{
 
 use end_to_end::{Lab, World};
 
-crate::tests![
-    what_a_user_writes_is_the_users,
-    what_root_writes_in_the_guest_is_the_users_too,
+crate::declare::tests![
+    files_of_the_user_belong_to_the_user,
+    files_of_root_in_the_guest_belong_to_the_user,
     permissions_times_links_and_renames_are_kept,
-    what_the_host_writes_is_seen,
-    first_boot_leaves_the_home_alone,
-    root_keeps_owners_as_they_are,
-    a_read_only_home_cannot_be_written,
-    without_the_home_there_is_one_of_the_machines_own,
+    changes_on_the_host_are_visible,
+    first_boot_does_not_change_the_home,
+    root_may_change_owners,
+    read_only_home_cannot_be_written,
+    machine_without_shared_home_has_its_own,
 ];
 
-fn what_a_user_writes_is_the_users(lab: &Lab) {
+fn files_of_the_user_belong_to_the_user(lab: &Lab) {
     let world = lab.user();
     let user = world.user().unwrap();
     world.inside(
@@ -35,7 +35,7 @@ fn what_a_user_writes_is_the_users(lab: &Lab) {
     );
 }
 
-fn what_root_writes_in_the_guest_is_the_users_too(lab: &Lab) {
+fn files_of_root_in_the_guest_belong_to_the_user(lab: &Lab) {
     let world = lab.user();
     let user = world.user().unwrap();
     world.inside(
@@ -79,23 +79,23 @@ fn permissions_times_links_and_renames_are_kept(lab: &Lab) {
     );
 }
 
-fn what_the_host_writes_is_seen(lab: &Lab) {
+fn changes_on_the_host_are_visible(lab: &Lab) {
     let world = lab.root();
     fs::write(world.home().join("from-host"), "one").unwrap();
     let file = world.home().join("from-host").display().to_string();
     assert_eq!(world.inside("dev", &format!("cat {file}")), "one");
     fs::write(world.home().join("from-host"), "two!").unwrap();
-    end_to_end::eventually("the new contents are seen", || {
+    end_to_end::eventually("the guest sees the new contents", || {
         world.inside("dev", &format!("cat {file}")) == "two!"
     });
 }
 
-fn first_boot_leaves_the_home_alone(lab: &Lab) {
+fn first_boot_does_not_change_the_home(lab: &Lab) {
     let world = lab.user();
     let user = world.user().unwrap();
     let home = fs::metadata(world.home()).unwrap();
     assert_eq!((home.uid(), home.gid()), (user.uid, user.gid));
-    // As useradd made it from the host's skeleton, with the host's times.
+    // Only useradd on the host has created files, from the host's skeleton.
     for entry in fs::read_dir("/etc/skel").unwrap() {
         let name = entry.unwrap().file_name();
         let there = fs::metadata(world.home().join(&name)).unwrap();
@@ -105,7 +105,7 @@ fn first_boot_leaves_the_home_alone(lab: &Lab) {
     }
 }
 
-fn root_keeps_owners_as_they_are(lab: &Lab) {
+fn root_may_change_owners(lab: &Lab) {
     let world = lab.root();
     let file = world.home().join("owned").display().to_string();
     world.inside("dev", &format!("echo x > {file} && chown 1234:5678 {file}"));
@@ -113,8 +113,8 @@ fn root_keeps_owners_as_they_are(lab: &Lab) {
     assert_eq!((about.uid(), about.gid()), (1234, 5678));
 }
 
-fn a_read_only_home_cannot_be_written(lab: &Lab) {
-    let world = World::of_user();
+fn read_only_home_cannot_be_written(lab: &Lab) {
+    let world = World::for_user();
     let user = world.user().unwrap();
     fs::write(world.home().join("file"), "mine").unwrap();
     chown(world.home().join("file"), Some(user.uid), Some(user.gid)).unwrap();
@@ -130,7 +130,7 @@ fn a_read_only_home_cannot_be_written(lab: &Lab) {
     ] {
         let user = world.run(&["run", "-n", "tiny", line]);
         assert_ne!(user.code, Some(0), "{line}: {user:?}");
-        // Not even after what root may do to a mount.
+        // Remounting it in the guest does not help: the host refuses the write.
         let as_root = format!("mount -o remount,rw {home}; cd {home}; {line}");
         let root = world.run(&["run", "-n", "tiny", "--root", &as_root]);
         assert_ne!(root.code, Some(0), "{line}: {root:?}");
@@ -149,8 +149,8 @@ fn a_read_only_home_cannot_be_written(lab: &Lab) {
     );
 }
 
-fn without_the_home_there_is_one_of_the_machines_own(lab: &Lab) {
-    let world = World::of_user();
+fn machine_without_shared_home_has_its_own(lab: &Lab) {
+    let world = World::for_user();
     let user = world.user().unwrap();
     fs::write(world.home().join("file"), "mine").unwrap();
     world.create(
@@ -165,7 +165,10 @@ fn without_the_home_there_is_one_of_the_machines_own(lab: &Lab) {
         user.name,
         user.name
     );
-    assert_eq!(shown, expected, "made from the image's skeleton");
+    assert_eq!(
+        shown, expected,
+        "the home is created from the image's skeleton"
+    );
     world.inside("alone", "echo kept > kept");
     world.stdout(&["restart", "alone"]);
     assert_eq!(world.inside("alone", "cat kept"), "kept\n");

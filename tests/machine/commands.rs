@@ -8,21 +8,21 @@ use std::{
 use end_to_end::{Lab, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
-crate::tests![
-    exit_codes_come_through,
-    death_by_signal_counts_from_128,
-    a_signal_to_the_client_reaches_the_command,
-    a_client_that_is_killed_hangs_its_command_up,
-    the_third_request_to_end_ends_the_client_by_force,
-    a_detached_command_lives_on,
-    the_shell_expands_what_is_quoted,
+crate::declare::tests![
+    exit_codes_are_passed_on,
+    signal_is_reported_as_exit_code_above_128,
+    signal_to_the_client_is_forwarded,
+    killed_client_hangs_up_its_command,
+    third_termination_signal_ends_the_client,
+    detached_command_outlives_the_client,
+    command_line_is_expanded_by_the_guests_shell,
     users_and_groups_can_be_chosen,
-    the_environment_is_what_was_asked_for,
-    a_directory_can_be_chosen,
-    many_at_once_keep_apart,
+    environment_has_only_requested_variables,
+    working_directory_can_be_chosen,
+    concurrent_commands_have_separate_outputs,
 ];
 
-fn exit_codes_come_through(lab: &Lab) {
+fn exit_codes_are_passed_on(lab: &Lab) {
     let world = lab.root();
     for code in [0, 1, 2, 42, 126, 127, 128, 200, 255] {
         let outcome = world.run(&["run", "-n", "dev", "exit", &code.to_string()]);
@@ -33,7 +33,7 @@ fn exit_codes_come_through(lab: &Lab) {
     assert!(outcome.stderr.contains("no-such-program"), "{outcome:?}");
 }
 
-fn death_by_signal_counts_from_128(lab: &Lab) {
+fn signal_is_reported_as_exit_code_above_128(lab: &Lab) {
     let world = lab.root();
     for signal in [1, 9, 15] {
         let outcome = world.run(&["run", "-n", "dev", &format!("kill -{signal} $$")]);
@@ -41,20 +41,20 @@ fn death_by_signal_counts_from_128(lab: &Lab) {
     }
 }
 
-fn a_signal_to_the_client_reaches_the_command(lab: &Lab) {
+fn signal_to_the_client_is_forwarded(lab: &Lab) {
     let world = lab.root();
-    let line = "trap 'echo told; exit 7' TERM; touch /tmp/signal; while :; do sleep 0.1; done";
+    let line = "trap 'echo trapped; exit 7' TERM; touch /tmp/signal; while :; do sleep 0.1; done";
     let mut client = world.machine(&["run", "-n", "dev", line]);
     let client = client.stdout(Stdio::piped()).spawn().unwrap();
     let is_ready = || world.run(&["run", "-n", "dev", "test -e /tmp/signal"]).code == Some(0);
-    eventually("the command runs", is_ready);
+    eventually("the command is running", is_ready);
     kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
     let output = client.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7));
-    assert_eq!(output.stdout, b"told\n");
+    assert_eq!(output.stdout, b"trapped\n");
 }
 
-fn a_client_that_is_killed_hangs_its_command_up(lab: &Lab) {
+fn killed_client_hangs_up_its_command(lab: &Lab) {
     let world = lab.root();
     let mut client = world.machine(&["run", "-n", "dev", "exec sleep 98761"]);
     let mut client = client.spawn().unwrap();
@@ -64,13 +64,13 @@ fn a_client_that_is_killed_hangs_its_command_up(lab: &Lab) {
             .code
             == Some(0)
     };
-    eventually("the command runs", runs);
+    eventually("the command is running", runs);
     client.kill().unwrap();
     client.wait().unwrap();
-    eventually("the command is gone", || !runs());
+    eventually("the command has ended", || !runs());
 }
 
-fn the_third_request_to_end_ends_the_client_by_force(lab: &Lab) {
+fn third_termination_signal_ends_the_client(lab: &Lab) {
     let world = lab.root();
     let line = "trap 'echo heard' TERM; echo ready; while :; do sleep 0.1; done";
     let mut client = world.machine(&["run", "-n", "dev", line]);
@@ -80,7 +80,10 @@ fn the_third_request_to_end_ends_the_client_by_force(lab: &Lab) {
     for _ in 0..2 {
         kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
         assert_eq!(lines.next().unwrap().unwrap(), "heard");
-        assert!(client.try_wait().unwrap().is_none(), "the command goes on");
+        assert!(
+            client.try_wait().unwrap().is_none(),
+            "the client waits for the command"
+        );
     }
     kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(128 + 15));
@@ -90,22 +93,24 @@ fn the_third_request_to_end_ends_the_client_by_force(lab: &Lab) {
             .code
             == Some(0)
     };
-    eventually("the command is hung up", || !runs());
+    eventually("the command has ended", || !runs());
 }
 
-fn a_detached_command_lives_on(lab: &Lab) {
+fn detached_command_outlives_the_client(lab: &Lab) {
     let world = lab.root();
     let printed = world.stdout(&["run", "-d", "-n", "dev", "sleep 98762; touch /tmp/never"]);
     assert_eq!(printed, "dev\n");
-    assert_eq!(
+    // `run -d` returns when the shell has started, which is before its `sleep`.
+    let ends = || {
         world
             .run(&["run", "-n", "dev", "pkill -x -f 'sleep 98762'"])
-            .code,
-        Some(0)
-    );
+            .code
+            == Some(0)
+    };
+    eventually("the command is running", ends);
 }
 
-fn the_shell_expands_what_is_quoted(lab: &Lab) {
+fn command_line_is_expanded_by_the_guests_shell(lab: &Lab) {
     let world = lab.root();
     assert_eq!(
         world.stdout(&["run", "-n", "dev", "echo", "$HOME"]),
@@ -135,7 +140,7 @@ fn users_and_groups_can_be_chosen(lab: &Lab) {
     assert!(refused.error().contains("nobody-here"), "{refused:?}");
 }
 
-fn the_environment_is_what_was_asked_for(lab: &Lab) {
+fn environment_has_only_requested_variables(lab: &Lab) {
     let world = lab.root();
     let file = world.home().join("variables");
     std::fs::write(&file, "# a comment\n\nFROM_FILE=1 2\n").unwrap();
@@ -155,7 +160,7 @@ fn the_environment_is_what_was_asked_for(lab: &Lab) {
     );
 }
 
-fn a_directory_can_be_chosen(lab: &Lab) {
+fn working_directory_can_be_chosen(lab: &Lab) {
     let world = lab.root();
     for option in ["-w", "--workdir", "--cwd"] {
         assert_eq!(
@@ -167,7 +172,7 @@ fn a_directory_can_be_chosen(lab: &Lab) {
     assert!(refused.error().contains("/not/there"), "{refused:?}");
 }
 
-fn many_at_once_keep_apart(lab: &Lab) {
+fn concurrent_commands_have_separate_outputs(lab: &Lab) {
     let world = lab.root();
     let start = |number: usize| {
         let line = format!("for i in 1 2 3; do echo {number}; done; exit {number}");

@@ -1,4 +1,4 @@
-//! From a machine back to an image, and to a machine again.
+//! Commits: images from machines, and machines from these images.
 
 use std::{
     collections::BTreeMap,
@@ -15,18 +15,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 use xtask::registry::Registry;
 
-crate::tests![
-    what_was_changed_is_there_elsewhere_file_by_file,
-    a_running_machine_a_stopped_one_and_a_commit_of_a_commit,
-    another_user_makes_a_machine_of_it,
-    a_stop_and_an_interruption_leave_nothing,
-    what_cannot_be_committed,
+crate::declare::tests![
+    committed_image_has_every_change,
+    running_and_stopped_machines_and_committed_images_are_committed,
+    another_user_creates_a_machine_from_a_committed_image,
+    interrupted_commit_leaves_nothing,
+    invalid_commits_are_refused,
 ];
 
-/// Nobody answers there, so what is meant is the image that is here.
-const HERE: &str = "127.0.0.1:1/tools";
+/// Repository of a registry that does not exist, so the image is found in the local store only.
+const REPOSITORY: &str = "127.0.0.1:1/tools";
 
-/// All that can happen to files.
+/// Script that makes every kind of change to files.
 const CHANGES: &str = r#"set -e
 echo new >/etc/new
 echo changed >>/etc/profile
@@ -58,7 +58,8 @@ mkdir bulk; i=0; while [ $i -lt 3000 ]; do echo $i >bulk/$i; i=$((i + 1)); done
 perl -e 'use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("socket"))'
 "#;
 
-/// Tells all of a tree, a line for each of several facts: the path, a tab, the fact.
+/// Script that lists a directory tree. Each line has a path, a tab, and a fact about the file: its
+/// attributes, content, extended attributes, or hard links.
 const INVENTORY: &str = r#"cd "$1"; export LC_ALL=C
 found() {
 	find . -xdev -mindepth 1 \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \
@@ -82,8 +83,8 @@ found -print0 | perl -e '$/ = "\0"; while (<STDIN>) {
 for (values %same) { my @names = sort @$_; print "$names[0]\tis one with @names\n" }'
 "#;
 
-/// What is each machine's own.
-const OWN: [&str; 6] = [
+/// Files that differ between machines of the same image.
+const MACHINE_FILES: [&str; 6] = [
     "./etc/hostname",
     "./etc/hosts",
     "./etc/resolv.conf",
@@ -94,10 +95,10 @@ const OWN: [&str; 6] = [
 
 type Facts = BTreeMap<String, Vec<String>>;
 
-/// The facts of a tree, by path.
-fn facts(told: &str) -> Facts {
+/// Parses the output of [`INVENTORY`] into the facts of each path.
+fn facts(inventory: &str) -> Facts {
     let mut facts = Facts::new();
-    for line in told.lines() {
+    for line in inventory.lines() {
         let (path, fact) = line.split_once('\t').unwrap();
         let of_path = facts.entry(path.to_owned()).or_default();
         of_path.push(fact.to_owned());
@@ -117,7 +118,9 @@ fn assert_same(of: &str, expected: &Facts, found: &Facts) {
     let paths: std::collections::BTreeSet<&String> = expected.keys().chain(found.keys()).collect();
     let different: Vec<String> = paths
         .into_iter()
-        .filter(|path| !OWN.contains(&path.as_str()) && expected.get(*path) != found.get(*path))
+        .filter(|path| {
+            !MACHINE_FILES.contains(&path.as_str()) && expected.get(*path) != found.get(*path)
+        })
         .map(|path| format!("{path}: {:?} and {:?}", expected.get(path), found.get(path)))
         .collect();
     assert!(
@@ -128,14 +131,14 @@ fn assert_same(of: &str, expected: &Facts, found: &Facts) {
     );
 }
 
-/// A place for `buildah` to work in.
+/// buildah with a storage directory of its own.
 struct Buildah {
     storage: TempDir,
 }
 
 impl Buildah {
     fn new() -> Buildah {
-        // It makes names of images from paths, which must have no capital letters then.
+        // buildah derives image names from paths, which must therefore be lower case.
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let storage = tempfile::Builder::new()
@@ -161,8 +164,8 @@ impl Buildah {
         outcome.stdout.trim().to_owned()
     }
 
-    /// Takes an image of a world's store.
-    fn take(&self, world: &World, reference: &str) -> String {
+    /// Pulls an image from a world's image store.
+    fn pull(&self, world: &World, reference: &str) -> String {
         let store = self.storage.path().join("store");
         let _ = fs::remove_file(&store);
         symlink(world.path("data/container/images"), &store).unwrap();
@@ -180,20 +183,20 @@ impl Buildah {
         reference
     }
 
-    /// What is in an image, as these tools unpack it.
+    /// Returns the facts of an image, as buildah unpacks it.
     fn facts(&self, image: &str) -> Facts {
         let container = self.run(&["from", "--pull-never", image]);
         let root = self.run(&["mount", &container]);
-        let told = Command::new("sh")
+        let inventory = Command::new("sh")
             .args(["-c", INVENTORY, "sh", &root])
             .output()
             .unwrap();
         self.run(&["rm", &container]);
-        facts(&String::from_utf8_lossy(&told.stdout))
+        facts(&String::from_utf8_lossy(&inventory.stdout))
     }
 }
 
-/// The digest that a commit printed behind the reference.
+/// Commits a machine and returns the image's digest, which is printed after the reference.
 fn commit(world: &World, arguments: &[&str]) -> String {
     let printed = world.stdout(&[&["commit"], arguments].concat());
     let (reference, digest) = printed.trim().split_once('@').unwrap();
@@ -212,8 +215,8 @@ fn layers(world: &World, digest: &str) -> Vec<Value> {
     manifest["layers"].as_array().unwrap().clone()
 }
 
-fn what_was_changed_is_there_elsewhere_file_by_file(lab: &Lab) {
-    let world = World::of_root();
+fn committed_image_has_every_change(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("debian-plain:12"), "one", &[]);
     fs::write(world.home().join("changes"), CHANGES).unwrap();
     let script = world.home().join("changes").display().to_string();
@@ -221,14 +224,14 @@ fn what_was_changed_is_there_elsewhere_file_by_file(lab: &Lab) {
     let expected = facts_of_machine(&world, "one");
     let capable = expected["./opt/d/capable"].concat();
     assert!(capable.contains("security.capability"), "{capable}");
-    let reference = format!("{HERE}:1");
+    let reference = format!("{REPOSITORY}:1");
     let digest = commit(&world, &["one", &reference]);
     world.stdout(&["stop", "one"]);
     world.check_disk("one");
 
     let buildah = Buildah::new();
-    let image = buildah.take(&world, &reference);
-    // It keeps no access lists, and no times before 1970 or behind 2262.
+    let image = buildah.pull(&world, &reference);
+    // buildah keeps no access control lists and no times before 1970 or after 2262.
     let (mut without, mut found) = (expected.clone(), buildah.facts(&image));
     for path in ["./opt/d/older", "./opt/d/future"] {
         assert!(without.remove(path).is_some() && found.remove(path).is_some());
@@ -238,24 +241,24 @@ fn what_was_changed_is_there_elsewhere_file_by_file(lab: &Lab) {
     let storage = tempfile::tempdir().unwrap();
     let registry = Registry::start(storage.path()).unwrap();
     let pushed = buildah.push(&image, &registry, "tools:1");
-    let elsewhere = World::of_root();
+    let elsewhere = World::for_root();
     elsewhere.create(&pushed, "two", &[]);
-    // What it writes of its own changes the times of the directories that it is in.
+    // Files that a machine writes at its boot change the times of their directories.
     let (mut without, mut found) = (expected, facts_of_machine(&elsewhere, "two"));
     for path in ["./etc", "./var"] {
         assert!(without.remove(path).is_some() && found.remove(path).is_some());
     }
-    assert_same("another world", &without, &found);
+    assert_same("machine of another world", &without, &found);
     assert_eq!(layers(&world, &digest).len(), 2);
 }
 
-fn a_running_machine_a_stopped_one_and_a_commit_of_a_commit(lab: &Lab) {
-    let world = World::of_root();
+fn running_and_stopped_machines_and_committed_images_are_committed(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("debian-systemd:12"), "one", &[]);
-    // Its like would be enabled again at a first boot.
+    // systemd would enable a unit like this again if it took the boot for a first one.
     world.inside("one", "systemctl disable e2scrub_reap.service");
     world.inside("one", "echo 1 >/etc/first; rm -r /usr/share/doc/git");
-    let running = format!("{HERE}:running");
+    let running = format!("{REPOSITORY}:running");
     let options = [
         "--message",
         "with words",
@@ -277,7 +280,7 @@ fn a_running_machine_a_stopped_one_and_a_commit_of_a_commit(lab: &Lab) {
     world.inside("one", "echo 2 >/etc/second");
     world.stdout(&["stop", "one"]);
     let log = fs::read(world.bundle("one", "boot.log")).unwrap();
-    let stopped = format!("{HERE}:stopped");
+    let stopped = format!("{REPOSITORY}:stopped");
     let digest = commit(&world, &["one", &stopped, "--compression", "zstd"]);
     let of_stopped = layers(&world, &digest);
     assert!(
@@ -302,21 +305,21 @@ fn a_running_machine_a_stopped_one_and_a_commit_of_a_commit(lab: &Lab) {
     assert_ne!(id_of("one"), id_of("two"));
 
     world.inside("two", "echo 3 >/etc/third; rm /etc/first");
-    let again = format!("{HERE}:again");
+    let again = format!("{REPOSITORY}:again");
     let digest = commit(&world, &["two", &again]);
     let of_again = layers(&world, &digest);
     assert_eq!(of_again.len(), 3);
     assert_eq!(of_again[..2], of_stopped[..]);
     let buildah = Buildah::new();
-    let image = buildah.take(&world, &again);
+    let image = buildah.pull(&world, &again);
     let found = buildah.facts(&image);
     assert!(found.contains_key("./etc/third") && found.contains_key("./etc/second"));
     assert!(!found.contains_key("./etc/first"));
     assert!(!found.contains_key("./usr/share/doc/git"));
 }
 
-fn another_user_makes_a_machine_of_it(lab: &Lab) {
-    let world = World::of_user();
+fn another_user_creates_a_machine_from_a_committed_image(lab: &Lab) {
+    let world = World::for_user();
     let ann = world.user().unwrap().name.clone();
     world.create(
         &lab.image("debian-systemd:12"),
@@ -324,14 +327,14 @@ fn another_user_makes_a_machine_of_it(lab: &Lab) {
         &["--home-mount", "none"],
     );
     world.inside("one", "echo mine >~/file; sudo touch /etc/ours");
-    let reference = format!("{HERE}:1");
+    let reference = format!("{REPOSITORY}:1");
     commit(&world, &[&reference]);
     let storage = tempfile::tempdir().unwrap();
     let registry = Registry::start(storage.path()).unwrap();
     let buildah = Buildah::new();
-    let pushed = buildah.push(&buildah.take(&world, &reference), &registry, "tools:1");
+    let pushed = buildah.push(&buildah.pull(&world, &reference), &registry, "tools:1");
 
-    let of_bob = World::of_user();
+    let of_bob = World::for_user();
     let bob = of_bob.user().unwrap().name.clone();
     assert_ne!(ann, bob);
     of_bob.create(&pushed, "two", &[]);
@@ -353,10 +356,10 @@ fn another_user_makes_a_machine_of_it(lab: &Lab) {
     );
 }
 
-fn a_stop_and_an_interruption_leave_nothing(lab: &Lab) {
-    let world = World::of_root();
+fn interrupted_commit_leaves_nothing(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox:1"), "dev", &[]);
-    // What takes a while to be packed.
+    // Packing this takes long enough for the interruption.
     world.inside(
         "dev",
         "dd if=/dev/urandom of=/big bs=1M count=150 2>/dev/null",
@@ -365,39 +368,39 @@ fn a_stop_and_an_interruption_leave_nothing(lab: &Lab) {
     let files = || fs::read_dir(&incoming).unwrap().count();
     let index = || fs::read(world.path("data/container/images/index.json")).unwrap();
     let before = index();
-    let reference = format!("{HERE}:1");
-    let begin = || {
+    let reference = format!("{REPOSITORY}:1");
+    let start_commit = || {
         let mut command = world.machine(&["commit", "dev", &reference]);
         let command = command.stderr(Stdio::null()).stdout(Stdio::null());
         let command = command.spawn().unwrap();
-        eventually("the layer is being written", || files() > 0);
+        eventually("the layer is written", || files() > 0);
         command
     };
 
-    let mut command = begin();
+    let mut command = start_commit();
     let pid = rustix::process::Pid::from_child(&command);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert_eq!(command.wait().unwrap().code(), Some(130));
-    eventually("the half layer is gone", || files() == 0);
-    assert_eq!(world.inside("dev", "echo goes on"), "goes on\n");
+    eventually("the incomplete layer is removed", || files() == 0);
+    assert_eq!(world.inside("dev", "echo running"), "running\n");
 
-    let mut command = begin();
+    let mut command = start_commit();
     world.stdout(&["stop", "dev"]);
     assert_eq!(command.wait().unwrap().code(), Some(1));
-    eventually("the half layer is gone", || files() == 0);
+    eventually("the incomplete layer is removed", || files() == 0);
     world.check_disk("dev");
 
-    // The service is killed while the machine is booted for its disk alone.
-    let mut command = begin();
+    // The service is killed while the stopped machine is booted to read its disk.
+    let mut command = start_commit();
     for service in world.processes("service") {
         service.kill();
     }
     command.wait().unwrap();
-    assert_eq!(world.inside("dev", "echo is back"), "is back\n");
+    assert_eq!(world.inside("dev", "echo booted"), "booted\n");
     assert_eq!(index(), before);
     assert_eq!(files(), 0);
 
-    // Whoever writes all the time stands still, so the image has one moment.
+    // A process that writes all the time is paused, so the image has a consistent state.
     world.inside(
         "dev",
         "rm /big; (while :; do date +%s >/tick; done) >/dev/null 2>&1 &",
@@ -407,18 +410,18 @@ fn a_stop_and_an_interruption_leave_nothing(lab: &Lab) {
     commit(&world, &["dev", &reference, "--no-pause"]);
 }
 
-fn what_cannot_be_committed(lab: &Lab) {
+fn invalid_commits_are_refused(lab: &Lab) {
     let world = lab.unbooted();
     let error = |arguments: &[&str]| world.error(&[&["commit"], arguments].concat());
     assert!(error(&["none", "tools:1"]).contains("none"));
-    assert!(error(&["Tools:1"]).contains("no image's name"));
+    assert!(error(&["Tools:1"]).contains("invalid image reference"));
     let digest = format!("tools@sha256:{}", "0".repeat(64));
     assert!(error(&[&digest]).contains("digest"));
-    assert!(error(&["tools:1", "--change", "RUN ls"]).contains("no change"));
+    assert!(error(&["tools:1", "--change", "RUN ls"]).contains("invalid change"));
     let outcome = world.run(&["commit"]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
 
-    // A machine that never booted differs in nothing.
+    // A machine that was never booted has no changes.
     let printed = world.stdout(&["commit", "one", "127.0.0.1:1/same:1"]);
     let (_, digest) = printed.trim().split_once('@').unwrap();
     let manifest = document(world, digest);

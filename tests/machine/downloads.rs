@@ -1,29 +1,29 @@
-//! Images over connections that are not as they should be.
+//! Downloads of images over faulty connections.
 
 use std::{fs, process::Stdio};
 
-use end_to_end::{Fault, Lab, Outcome, Wire, World, eventually};
+use end_to_end::{Fault, Lab, Outcome, TcpRelay, World, eventually};
 
-crate::tests![
-    broken_connections_are_taken_up_where_they_broke,
-    a_byte_that_changed_on_the_way_is_noticed,
-    two_at_once_fetch_an_image_once,
-    an_interrupted_create_leaves_nothing_half_made,
+crate::declare::tests![
+    broken_downloads_are_resumed,
+    changed_byte_is_detected,
+    concurrent_creates_share_a_download,
+    interrupted_create_leaves_no_partial_files,
 ];
 
-/// Bytes of the Debian test image's layer, roughly.
-const IMAGE: u64 = 100 << 20;
+/// Approximate size of the Debian test image's layer in bytes.
+const LAYER_BYTES: u64 = 100 << 20;
 
-fn image_over(wire: &Wire) -> String {
-    format!("{}/debian-systemd:12", wire.address())
+fn image_at(relay: &TcpRelay) -> String {
+    format!("{}/debian-systemd:12", relay.address())
 }
 
 fn create<'a>(image: &'a str, name: &'a str) -> [&'a str; 5] {
     ["create", image, "--name", name, "--no-boot"]
 }
 
-/// What is in the image store that is not an image.
-fn half_made(world: &World) -> Vec<String> {
+/// Returns the files of the image store that do not belong to a complete image.
+fn partial_files(world: &World) -> Vec<String> {
     let mut found = Vec::new();
     for directory in ["incoming", "bases"] {
         let directory = world.path("data/container/images").join(directory);
@@ -34,22 +34,26 @@ fn half_made(world: &World) -> Vec<String> {
     found
 }
 
-fn broken_connections_are_taken_up_where_they_broke(lab: &Lab) {
-    let world = World::of_root();
-    let wire = Wire::to(lab.registry(), Fault::Breaks(9 << 20));
-    world.stdout(&create(&image_over(&wire), "dev"));
-    assert!(wire.received() > IMAGE, "{}", wire.received());
-    assert!(wire.received() < IMAGE * 3 / 2, "{}", wire.received());
+fn broken_downloads_are_resumed(lab: &Lab) {
+    let world = World::for_root();
+    let relay = TcpRelay::start(lab.registry(), Fault::BreakAfter(9 << 20));
+    world.stdout(&create(&image_at(&relay), "dev"));
+    assert!(relay.received() > LAYER_BYTES, "{}", relay.received());
+    assert!(
+        relay.received() < LAYER_BYTES * 3 / 2,
+        "{}",
+        relay.received()
+    );
     world.check_disk("dev");
 }
 
-fn a_byte_that_changed_on_the_way_is_noticed(lab: &Lab) {
-    let world = World::of_root();
-    let wire = Wire::to(lab.registry(), Fault::Flips(20 << 20));
-    let error = world.error(&create(&image_over(&wire), "dev"));
-    assert!(error.contains("changed or damaged on its way"), "{error}");
+fn changed_byte_is_detected(lab: &Lab) {
+    let world = World::for_root();
+    let relay = TcpRelay::start(lab.registry(), Fault::FlipByteAt(20 << 20));
+    let error = world.error(&create(&image_at(&relay), "dev"));
+    assert!(error.contains("changed or damaged"), "{error}");
     assert_eq!(world.bundles(), [""; 0]);
-    assert_eq!(half_made(&world), [""; 0]);
+    assert_eq!(partial_files(&world), [""; 0]);
     let blobs = world.path("data/container/images/blobs/sha256");
     for blob in fs::read_dir(blobs).unwrap() {
         let size = blob.unwrap().metadata().unwrap().len();
@@ -57,10 +61,10 @@ fn a_byte_that_changed_on_the_way_is_noticed(lab: &Lab) {
     }
 }
 
-fn two_at_once_fetch_an_image_once(lab: &Lab) {
-    let world = World::of_root();
-    let wire = Wire::to(lab.registry(), Fault::None);
-    let image = image_over(&wire);
+fn concurrent_creates_share_a_download(lab: &Lab) {
+    let world = World::for_root();
+    let relay = TcpRelay::start(lab.registry(), Fault::None);
+    let image = image_at(&relay);
     let both = ["one", "two"].map(|name| {
         let mut command = world.machine(&create(&image, name));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -70,22 +74,28 @@ fn two_at_once_fetch_an_image_once(lab: &Lab) {
         let outcome = Outcome::from(process.wait_with_output().unwrap());
         assert_eq!(outcome.code, Some(0), "{outcome:?}");
     }
-    assert!(wire.received() < IMAGE * 3 / 2, "{}", wire.received());
-    assert_eq!(half_made(&world).len(), 1);
+    assert!(
+        relay.received() < LAYER_BYTES * 3 / 2,
+        "{}",
+        relay.received()
+    );
+    assert_eq!(partial_files(&world).len(), 1);
 }
 
-fn an_interrupted_create_leaves_nothing_half_made(lab: &Lab) {
-    let world = World::of_root();
-    let wire = Wire::to(lab.registry(), Fault::Slow(20 << 20));
+fn interrupted_create_leaves_no_partial_files(lab: &Lab) {
+    let world = World::for_root();
+    let relay = TcpRelay::start(lab.registry(), Fault::BytesPerSecond(20 << 20));
     let mut process = world
-        .machine(&create(&image_over(&wire), "dev"))
+        .machine(&create(&image_at(&relay), "dev"))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("bytes come", || wire.received() > 10 << 20);
+    eventually("the download has begun", || relay.received() > 10 << 20);
     let pid = rustix::process::Pid::from_child(&process);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     assert!(!process.wait().unwrap().success());
-    eventually("nothing is half made", || half_made(&world).is_empty());
+    eventually("partial files are removed", || {
+        partial_files(&world).is_empty()
+    });
     assert_eq!(world.bundles(), [""; 0]);
 }

@@ -1,19 +1,19 @@
-//! The first five minutes: who am I, where am I, is everything up, what machines are there.
+//! First steps with a machine: user, directory, services, listing, logs.
 
 use end_to_end::{Lab, World};
 
-crate::tests![
-    root_is_root_and_in_the_current_directory,
-    a_user_is_that_user_at_home,
-    a_directory_outside_the_home_gives_the_guest_home,
-    systemd_comes_up_whole,
-    the_machine_knows_its_name,
-    list_and_inspect_tell_what_there_is,
-    logs_hold_what_init_and_kernel_print,
-    the_clock_is_the_hosts,
+crate::declare::tests![
+    root_runs_commands_as_root_in_the_current_directory,
+    user_runs_commands_as_the_same_user_at_home,
+    commands_from_outside_the_home_run_in_the_guests_home,
+    systemd_boots_without_failed_units,
+    machine_has_its_name_as_host_name,
+    list_and_inspect_show_machines,
+    logs_contain_output_of_init_and_kernel,
+    clock_has_the_hosts_time,
 ];
 
-fn root_is_root_and_in_the_current_directory(lab: &Lab) {
+fn root_runs_commands_as_root_in_the_current_directory(lab: &Lab) {
     let world = lab.root();
     assert_eq!(world.inside("dev", "whoami"), "root\n");
     let project = world.home().join("a project");
@@ -24,7 +24,7 @@ fn root_is_root_and_in_the_current_directory(lab: &Lab) {
     assert_eq!(printed.trim_end(), project.to_str().unwrap());
 }
 
-fn a_user_is_that_user_at_home(lab: &Lab) {
+fn user_runs_commands_as_the_same_user_at_home(lab: &Lab) {
     let world = lab.user();
     let user = world.user().unwrap();
     let home = world.home();
@@ -50,21 +50,21 @@ fn a_user_is_that_user_at_home(lab: &Lab) {
     );
 }
 
-fn a_directory_outside_the_home_gives_the_guest_home(lab: &Lab) {
+fn commands_from_outside_the_home_run_in_the_guests_home(lab: &Lab) {
     let world = lab.root();
     let mut pwd = world.machine(&["run", "-n", "dev", "pwd"]);
     let output = pwd.current_dir("/usr").output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "/root\n");
 }
 
-fn systemd_comes_up_whole(lab: &Lab) {
+fn systemd_boots_without_failed_units(lab: &Lab) {
     for world in [lab.root(), lab.user()] {
-        comes_up_whole(world);
+        assert_no_failed_units(world);
     }
 }
 
-/// Asked by whoever may: systemd is there to be asked as soon as `create` has returned.
-fn comes_up_whole(world: &World) {
+/// systemd accepts requests as soon as `create` has returned.
+fn assert_no_failed_units(world: &World) {
     let state = world.run(&[
         "run",
         "-n",
@@ -79,7 +79,7 @@ fn comes_up_whole(world: &World) {
     assert_eq!(world.inside("dev", "systemctl is-active ssh"), "active\n");
 }
 
-fn the_machine_knows_its_name(lab: &Lab) {
+fn machine_has_its_name_as_host_name(lab: &Lab) {
     let world = lab.root();
     assert_eq!(
         world.inside("dev", "hostname; cat /etc/hostname"),
@@ -92,7 +92,7 @@ fn the_machine_knows_its_name(lab: &Lab) {
     assert!(lines.next().unwrap().ends_with(" dev"), "{hosts}");
 }
 
-fn list_and_inspect_tell_what_there_is(lab: &Lab) {
+fn list_and_inspect_show_machines(lab: &Lab) {
     let world = lab.root();
     let listed = world.stdout(&["ls"]);
     let mut lines = listed.lines();
@@ -128,7 +128,7 @@ fn list_and_inspect_tell_what_there_is(lab: &Lab) {
     assert!(keys.is_sorted(), "{keys:?}");
 }
 
-fn logs_hold_what_init_and_kernel_print(lab: &Lab) {
+fn logs_contain_output_of_init_and_kernel(lab: &Lab) {
     let world = lab.root();
     assert!(world.stdout(&["logs", "dev"]).contains("Welcome to"));
     assert!(
@@ -138,7 +138,7 @@ fn logs_hold_what_init_and_kernel_print(lab: &Lab) {
     );
 }
 
-fn the_clock_is_the_hosts(lab: &Lab) {
+fn clock_has_the_hosts_time(lab: &Lab) {
     let world = lab.root();
     let now = || {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -146,7 +146,7 @@ fn the_clock_is_the_hosts(lab: &Lab) {
     };
     let before = now();
     let inside: f64 = world.inside("dev", "date +%s.%N").trim().parse().unwrap();
-    // A file written now is never from the future, give or take what a busy host makes of it.
+    // A busy host delays the command, hence the tolerance.
     assert!(
         (before - 1.0..=now() + 1.0).contains(&inside),
         "{before} {inside} {}",

@@ -1,18 +1,18 @@
-//! Machines whose programs are for another processor than the host's.
+//! Machines with programs for another architecture than the host's.
 
 use end_to_end::{Lab, World};
 
-crate::tests![
-    an_arm64_machine_is_one_for_its_user,
-    what_cannot_run_here_is_refused_before_anything_is_fetched,
+crate::declare::tests![
+    arm64_machine_works_like_a_native_one,
+    unsupported_platforms_are_refused_before_a_download,
 ];
 
-fn an_arm64_machine_is_one_for_its_user(lab: &Lab) {
-    let world = World::of_user();
+fn arm64_machine_works_like_a_native_one(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("debian-arm64:12");
     let error = world.error(&["create", &image, "--name", "native", "--no-boot"]);
     assert!(
-        error.contains("not made for linux/amd64, only for linux/arm64"),
+        error.contains("platform linux/amd64 not found in the image, only linux/arm64"),
         "{error}"
     );
     world.create(&image, "arm", &["--platform", "linux/arm64"]);
@@ -37,8 +37,8 @@ fn an_arm64_machine_is_one_for_its_user(lab: &Lab) {
     );
 }
 
-fn what_cannot_run_here_is_refused_before_anything_is_fetched(_: &Lab) {
-    let world = World::of_root();
+fn unsupported_platforms_are_refused_before_a_download(_: &Lab) {
+    let world = World::for_root();
     let refused = |platform| {
         world.error(&[
             "create",
@@ -51,12 +51,15 @@ fn what_cannot_run_here_is_refused_before_anything_is_fetched(_: &Lab) {
     };
     let error = refused("linux/mips");
     assert!(
-        error.contains("for mips") && error.contains("arm64"),
+        error.contains("architecture mips is not supported") && error.contains("arm64"),
         "{error}"
     );
     assert!(
         refused("windows/amd64").contains("windows/amd64"),
         "{error}"
     );
-    assert!(!refused("linux/386").contains("cannot be run"), "{error}");
+    assert!(
+        !refused("linux/386").contains("is not supported"),
+        "{error}"
+    );
 }

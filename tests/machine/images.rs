@@ -1,4 +1,4 @@
-//! Images: fetched, listed, named, removed, and exchanged with other programs.
+//! Images: pull, list, tag, remove, prune, load and save.
 
 use std::{
     env,
@@ -12,22 +12,22 @@ use end_to_end::{Lab, Outcome, Terminal, World};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-crate::tests![
-    an_image_is_known_by_its_names_and_its_digest,
-    an_image_that_a_machine_uses_stays,
-    what_is_not_needed_is_pruned,
-    a_prune_asks_on_a_terminal,
-    machines_are_made_while_others_prune,
-    a_killed_service_loses_nothing_that_has_a_name,
-    images_go_to_other_programs,
-    images_come_from_other_programs,
-    archives_that_are_not_whole_leave_nothing,
-    a_store_that_was_removed_is_made_again,
-    memory_has_a_bound_whatever_the_image,
+crate::declare::tests![
+    images_are_found_by_name_and_digest,
+    images_of_machines_are_not_removed,
+    prune_removes_unused_images_and_bases,
+    prune_asks_for_confirmation_on_a_terminal,
+    machines_are_created_during_a_prune,
+    killed_service_keeps_named_images,
+    saved_images_are_loaded_by_other_programs,
+    images_saved_by_other_programs_are_loaded,
+    damaged_archives_leave_nothing,
+    removed_store_is_recreated,
+    memory_for_unpacking_is_bounded,
 ];
 
 fn container(world: &World, arguments: &[&str]) -> Command {
-    let mut command = world.command_of(&world.program());
+    let mut command = world.command(&world.program());
     command.args(arguments);
     command
 }
@@ -36,7 +36,7 @@ fn outcome(command: &mut Command) -> Outcome {
     command.output().unwrap().into()
 }
 
-/// Standard output of `container image` with these arguments, which succeeds.
+/// Runs `container image`, which must succeed, and returns its standard output.
 fn image(world: &World, arguments: &[&str]) -> String {
     let arguments = [&["image"], arguments].concat();
     let outcome = outcome(&mut container(world, &arguments));
@@ -44,7 +44,7 @@ fn image(world: &World, arguments: &[&str]) -> String {
     outcome.stdout
 }
 
-/// The error of `container image` with these arguments, which fails.
+/// Runs `container image`, which must fail, and returns its error.
 fn refused(world: &World, arguments: &[&str]) -> String {
     let arguments = [&["image"], arguments].concat();
     outcome(&mut container(world, &arguments))
@@ -65,14 +65,14 @@ fn files(world: &World, directory: &str) -> usize {
     fs::read_dir(directory).unwrap().count()
 }
 
-fn done(command: &mut Command) -> String {
+fn succeed(command: &mut Command) -> String {
     let outcome = outcome(command);
     assert_eq!(outcome.code, Some(0), "{command:?}: {outcome:?}");
     outcome.stdout
 }
 
-fn an_image_is_known_by_its_names_and_its_digest(lab: &Lab) {
-    let world = World::of_user();
+fn images_are_found_by_name_and_digest(lab: &Lab) {
+    let world = World::for_user();
     let busybox = lab.image("busybox:1");
     let pulled = image(&world, &["pull", &busybox]);
     let (name, digest) = pulled.trim().split_once('@').unwrap();
@@ -86,13 +86,13 @@ fn an_image_is_known_by_its_names_and_its_digest(lab: &Lab) {
         assert!(table.contains(words), "{words}: {table}");
     }
     for word in [&busybox, "mine:1", short, digest, pulled.trim()] {
-        let told = image(
+        let inspected = image(
             &world,
             &["inspect", word, "--format", "{{ descriptor.digest }}"],
         );
-        assert_eq!(told.trim(), digest, "{word}");
+        assert_eq!(inspected.trim(), digest, "{word}");
     }
-    // Named by its digest, it needs no registry, and the machine is called after the repository.
+    // A digest needs no registry. The machine gets the name of the repository.
     world.run(&["create", short, "--no-boot", "--home-mount", "none"]);
     assert_eq!(world.bundles(), ["busybox"]);
     let listed = list(&world);
@@ -110,13 +110,13 @@ fn an_image_is_known_by_its_names_and_its_digest(lab: &Lab) {
     assert!(completed.stdout.contains("library/mine:1"), "{completed:?}");
 }
 
-fn an_image_that_a_machine_uses_stays(lab: &Lab) {
-    let world = World::of_user();
+fn images_of_machines_are_not_removed(lab: &Lab) {
+    let world = World::for_user();
     let busybox = lab.image("busybox:1");
     machine(&world, &busybox, "dev");
     image(&world, &["tag", &busybox, "also:1"]);
     let digest = list(&world)[0]["digest"].as_str().unwrap().to_owned();
-    // A name may go as long as there is another one.
+    // A name can be removed while the image has another one.
     assert_eq!(image(&world, &["rm", &busybox]), format!("{busybox}\n"));
     for word in ["also:1", &digest[7..15]] {
         let error = refused(&world, &["rm", word]);
@@ -127,7 +127,7 @@ fn an_image_that_a_machine_uses_stays(lab: &Lab) {
     image(&world, &["prune", "--all", "--force"]);
     assert_eq!(image(&world, &["ls", "-q"]), "docker.io/library/also:1\n");
     world.check_disk("dev");
-    // A name that means another image now leaves this one without.
+    // Moving the last name to another image leaves this one without a name.
     let plain = lab.image("busybox-plain:1");
     image(&world, &["pull", &plain]);
     image(&world, &["tag", &plain, "also:1"]);
@@ -146,8 +146,8 @@ fn an_image_that_a_machine_uses_stays(lab: &Lab) {
     }
 }
 
-fn what_is_not_needed_is_pruned(lab: &Lab) {
-    let world = World::of_user();
+fn prune_removes_unused_images_and_bases(lab: &Lab) {
+    let world = World::for_user();
     let (busybox, plain) = (lab.image("busybox:1"), lab.image("busybox-plain:1"));
     machine(&world, &busybox, "one");
     machine(&world, &plain, "two");
@@ -159,47 +159,47 @@ fn what_is_not_needed_is_pruned(lab: &Lab) {
         "{freed}"
     );
     assert_eq!(image(&world, &["ls", "-q"]).lines().count(), 2);
-    assert_eq!(image(&world, &["prune"]), "There was nothing to remove\n");
+    assert_eq!(image(&world, &["prune"]), "Nothing to remove\n");
     let freed = image(&world, &["prune", "--all"]);
     assert!(
         freed.starts_with(&plain) && freed.contains("1 image"),
         "{freed}"
     );
     world.check_disk("one");
-    // A disk of which it cannot be told what it lies on keeps everything where it is.
+    // If a disk's base cannot be determined, nothing is removed.
     fs::write(world.bundle("one", "disk.qcow2"), "no disk").unwrap();
     let error = refused(&world, &["prune"]);
-    assert!(error.contains("machine one"), "{error}");
+    assert!(error.contains("machine \"one\""), "{error}");
     assert_eq!(files(&world, "bases"), 1);
 }
 
-fn a_prune_asks_on_a_terminal(_: &Lab) {
-    let world = World::of_user();
+fn prune_asks_for_confirmation_on_a_terminal(_: &Lab) {
+    let world = World::for_user();
     for (answer, code) in [("n\r", 1), ("y\r", 0)] {
         let mut terminal = Terminal::start(&container(&world, &["image", "prune"]), 24, 80);
-        terminal.expect("Go on?");
+        terminal.expect("Continue?");
         terminal.press(answer);
         assert_eq!(terminal.end(), Some(code), "{answer}");
     }
     let save = container(&world, &["image", "save", "any"]);
     let mut terminal = Terminal::start(&save, 24, 80);
-    terminal.expect("is a terminal");
+    terminal.expect("to a terminal");
     assert_eq!(terminal.end(), Some(1));
 }
 
-fn machines_are_made_while_others_prune(lab: &Lab) {
-    let world = World::of_root();
+fn machines_are_created_during_a_prune(lab: &Lab) {
+    let world = World::for_root();
     let images = [lab.image("busybox:1"), lab.image("busybox-plain:1")];
     let elsewhere = world.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     let is_over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|threads| {
-        // One service makes machines, another one, started elsewhere, removes what it can.
+        // One service creates machines. Another one, with another runtime directory, prunes.
         let pruning = threads.spawn(|| {
             let mut times = 0;
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
                 let mut prune = container(&world, &["image", "prune", "--all", "--force"]);
-                done(prune.env("XDG_RUNTIME_DIR", &elsewhere));
+                succeed(prune.env("XDG_RUNTIME_DIR", &elsewhere));
                 times += 1;
             }
             times
@@ -228,8 +228,8 @@ fn machines_are_made_while_others_prune(lab: &Lab) {
     }
 }
 
-fn a_killed_service_loses_nothing_that_has_a_name(lab: &Lab) {
-    let world = World::of_root();
+fn killed_service_keeps_named_images(lab: &Lab) {
+    let world = World::for_root();
     let archive = world.path("images.tar").display().to_string();
     let names = [lab.image("debian-systemd:12"), lab.image("busybox:1")];
     image(&world, &["pull", &names[0], &names[1]]);
@@ -246,7 +246,7 @@ fn a_killed_service_loses_nothing_that_has_a_name(lab: &Lab) {
         std::thread::sleep(std::time::Duration::from_millis(delay));
         world.processes("service").iter().for_each(|it| it.kill());
         child.wait().unwrap();
-        // What is named is whole.
+        // Every named image is complete.
         for image in list(&world).as_array().unwrap() {
             assert_eq!(
                 image["platforms"],
@@ -265,7 +265,7 @@ fn a_killed_service_loses_nothing_that_has_a_name(lab: &Lab) {
     assert_eq!(files(&world, "blobs/sha256"), 6);
 }
 
-/// Other programs' own store, in this world.
+/// podman with a storage directory of this world's.
 fn podman(world: &World, arguments: &[&str]) -> Command {
     let store = world.path("podman");
     let mut command = Command::new("podman");
@@ -278,29 +278,26 @@ fn podman(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-fn images_go_to_other_programs(lab: &Lab) {
-    let world = World::of_root();
+fn saved_images_are_loaded_by_other_programs(lab: &Lab) {
+    let world = World::for_root();
     let busybox = lab.image("busybox:1");
     image(&world, &["pull", &busybox]);
-    image(&world, &["tag", &busybox, "localhost/exchanged:1"]);
+    image(&world, &["tag", &busybox, "localhost/saved:1"]);
     for format in ["oci", "docker"] {
         let archive = world.path(format).display().to_string();
-        let arguments = ["save", "localhost/exchanged:1", "--format", format];
+        let arguments = ["save", "localhost/saved:1", "--format", format];
         image(&world, &[&arguments[..], &["-o", &archive]].concat());
-        done(&mut podman(&world, &["load", "-i", &archive]));
-        let listed = done(&mut podman(
+        succeed(&mut podman(&world, &["load", "-i", &archive]));
+        let listed = succeed(&mut podman(
             &world,
             &["images", "--format", "{{.Repository}}:{{.Tag}}"],
         ));
-        assert!(
-            listed.contains("localhost/exchanged:1"),
-            "{format}: {listed}"
-        );
-        let init = done(&mut podman(&world, &["inspect", "localhost/exchanged:1"]));
+        assert!(listed.contains("localhost/saved:1"), "{format}: {listed}");
+        let init = succeed(&mut podman(&world, &["inspect", "localhost/saved:1"]));
         assert!(init.contains("/sbin/init"), "{format}: {init}");
-        done(&mut podman(&world, &["rmi", "localhost/exchanged:1"]));
+        succeed(&mut podman(&world, &["rmi", "localhost/saved:1"]));
         let transport = format!("{format}-archive:{archive}");
-        let inspected = done(Command::new("skopeo").args(["inspect", &transport]));
+        let inspected = succeed(Command::new("skopeo").args(["inspect", &transport]));
         assert!(inspected.contains("amd64"), "{format}: {inspected}");
         let store = world.path("buildah");
         let mut buildah = Command::new("buildah");
@@ -309,41 +306,41 @@ fn images_go_to_other_programs(lab: &Lab) {
         buildah
             .arg(store.join("run"))
             .args(["pull", "-q", &transport]);
-        assert_eq!(done(&mut buildah).trim().len(), 64, "{format}");
+        assert_eq!(succeed(&mut buildah).trim().len(), 64, "{format}");
     }
-    // Through a pipe, and back.
-    let saved = container(&world, &["image", "save", "localhost/exchanged:1"])
+    // The same through a pipe.
+    let saved = container(&world, &["image", "save", "localhost/saved:1"])
         .stdout(Stdio::piped())
         .spawn();
     let mut saved = saved.unwrap();
     let mut load = podman(&world, &["load"]);
-    done(load.stdin(saved.stdout.take().unwrap()));
+    succeed(load.stdin(saved.stdout.take().unwrap()));
     assert!(saved.wait().unwrap().success());
 }
 
-fn images_come_from_other_programs(lab: &Lab) {
-    let world = World::of_root();
+fn images_saved_by_other_programs_are_loaded(lab: &Lab) {
+    let world = World::for_root();
     let (busybox, plain) = (lab.image("busybox:1"), lab.image("busybox-plain:1"));
     let path = |name: &str| world.path(name).display().to_string();
     for (from, name) in [(&busybox, "localhost/one:1"), (&plain, "localhost/two:2")] {
         let (name, archive) = (format!(":{name}"), path("from.tar"));
         let _ = fs::remove_file(&archive);
-        done(Command::new("skopeo").args([
+        succeed(Command::new("skopeo").args([
             "copy",
             "--src-tls-verify=false",
             &format!("docker://{from}"),
             &format!("docker-archive:{archive}{name}"),
         ]));
-        done(&mut podman(&world, &["load", "-i", &archive]));
+        succeed(&mut podman(&world, &["load", "-i", &archive]));
     }
-    done(&mut podman(
+    succeed(&mut podman(
         &world,
         &["tag", "localhost/one:1", "localhost/also:1"],
     ));
     let save = |format: &str, more: &[&str]| {
         let archive = path(&format!("{format}.tar"));
         let arguments = ["save", "-q", "--format", format, "-o", &archive];
-        done(&mut podman(&world, &[&arguments[..], more].concat()));
+        succeed(&mut podman(&world, &[&arguments[..], more].concat()));
         archive
     };
     let both = [
@@ -357,9 +354,9 @@ fn images_come_from_other_programs(lab: &Lab) {
     let layout = path("layout");
     let target = format!("oci:{layout}:localhost/layout:1");
     let source = format!("oci-archive:{oci}");
-    done(Command::new("skopeo").args(["copy", &source, &target]));
+    succeed(Command::new("skopeo").args(["copy", &source, &target]));
     let gzip = format!("{docker}.gz");
-    done(Command::new("sh").args(["-c", &format!("gzip < {docker} > {gzip}")]));
+    succeed(Command::new("sh").args(["-c", &format!("gzip < {docker} > {gzip}")]));
     for (archive, names) in [
         (&docker, "localhost/one:1 localhost/also:1 localhost/two:2"),
         (&gzip, "localhost/one:1 localhost/also:1 localhost/two:2"),
@@ -374,7 +371,7 @@ fn images_come_from_other_programs(lab: &Lab) {
         loaded.sort();
         names.sort_unstable();
         assert_eq!(loaded, names, "{archive}");
-        // No registry has these.
+        // The images are used without a registry: none has these names.
         let name = names[0];
         machine(&world, name, "loaded");
         world.check_disk("loaded");
@@ -387,8 +384,8 @@ fn images_come_from_other_programs(lab: &Lab) {
     assert_eq!(Outcome::from(piped.unwrap()).stdout.lines().count(), 3);
 }
 
-fn archives_that_are_not_whole_leave_nothing(lab: &Lab) {
-    let world = World::of_user();
+fn damaged_archives_leave_nothing(lab: &Lab) {
+    let world = World::for_user();
     let busybox = lab.image("busybox:1");
     image(&world, &["pull", &busybox]);
     let archive = world.home().join("image.tar");
@@ -401,7 +398,7 @@ fn archives_that_are_not_whole_leave_nothing(lab: &Lab) {
     for (bytes, words) in [
         (&whole[..whole.len() / 2], "ends in the middle"),
         (&changed, "changed or damaged"),
-        (b"no archive, but text", "cannot be read"),
+        (b"no archive, but text", "cannot read the archive"),
         (b"", "no images"),
     ] {
         fs::write(&archive, bytes).unwrap();
@@ -410,18 +407,21 @@ fn archives_that_are_not_whole_leave_nothing(lab: &Lab) {
         assert_eq!(files(&world, "blobs/sha256"), 0);
         assert_eq!(files(&world, "incoming"), 0);
     }
-    // Whoever sends without end is told, and needs not send all of it.
+    // Endless input is refused before it ends.
     let mut yes = Command::new("yes").stdout(Stdio::piped()).spawn().unwrap();
-    let told = container(&world, &["image", "load"])
+    let output = container(&world, &["image", "load"])
         .stdin(yes.stdout.take().unwrap())
         .output();
-    let told = Outcome::from(told.unwrap());
-    assert!(told.error().contains("cannot be read"), "{told:?}");
+    let outcome = Outcome::from(output.unwrap());
+    assert!(
+        outcome.error().contains("cannot read the archive"),
+        "{outcome:?}"
+    );
     yes.kill().unwrap();
     yes.wait().unwrap();
     let error = refused(&world, &["load", "-i", "/no/such"]);
     assert!(error.contains("/no/such"), "{error}");
-    // An archive that cannot be written whole is not there.
+    // A failed save does not change the file.
     let error = refused(&world, &["save", "no-such", "-o", &archive]);
     assert!(error.contains("no-such"), "{error}");
     assert_eq!(fs::read(&archive).unwrap(), b"");
@@ -435,8 +435,8 @@ fn archives_that_are_not_whole_leave_nothing(lab: &Lab) {
     );
 }
 
-fn a_store_that_was_removed_is_made_again(lab: &Lab) {
-    let world = World::of_user();
+fn removed_store_is_recreated(lab: &Lab) {
+    let world = World::for_user();
     let busybox = lab.image("busybox:1");
     image(&world, &["pull", &busybox]);
     fs::remove_dir_all(world.path("data/container/images")).unwrap();
@@ -445,8 +445,8 @@ fn a_store_that_was_removed_is_made_again(lab: &Lab) {
     world.check_disk("dev");
 }
 
-/// An archive as docker saves it, of an image whose one layer has so many files, each with an
-/// attribute of its own of that many bytes.
+/// Writes a docker archive of an image. Its layer has `files` files, each with an extended
+/// attribute of `bytes` bytes that no other file has.
 fn save_attributes(world: &World, files: usize, bytes: usize) -> String {
     let layer = world.path("layer.tar");
     let mut tar = tar::Builder::new(BufWriter::new(File::create(&layer).unwrap()));
@@ -485,8 +485,8 @@ fn save_attributes(world: &World, files: usize, bytes: usize) -> String {
     archive.display().to_string()
 }
 
-fn memory_has_a_bound_whatever_the_image(_: &Lab) {
-    let world = World::of_root();
+fn memory_for_unpacking_is_bounded(_: &Lab) {
+    let world = World::for_root();
     let archive = save_attributes(&world, 6000, 60_000);
     image(&world, &["load", "-i", &archive]);
     machine(&world, "localhost/attributes:1", "dev");

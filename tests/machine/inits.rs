@@ -1,17 +1,17 @@
-//! Images with other inits than systemd, and with none.
+//! Images with an init other than systemd, and without any.
 
 use end_to_end::{Lab, World, eventually};
 
-crate::tests![
-    busybox_init,
-    sysvinit,
-    no_init_in_a_debian,
-    no_init_system_behind_busybox,
-    power_off_and_reboot_from_inside,
+crate::declare::tests![
+    busybox_init_boots_and_shuts_down,
+    sysvinit_boots_and_shuts_down,
+    debian_without_init_gets_built_in_init,
+    busybox_without_init_system_gets_built_in_init,
+    guest_can_power_off_and_reboot,
 ];
 
-fn busybox_init(lab: &Lab) {
-    let world = World::of_user();
+fn busybox_init_boots_and_shuts_down(lab: &Lab) {
+    let world = World::for_user();
     let user = world.user().unwrap();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
     assert_eq!(
@@ -20,20 +20,20 @@ fn busybox_init(lab: &Lab) {
     );
     assert_eq!(world.inside("tiny", "cat /proc/1/comm"), "init\n");
     assert_eq!(world.inspect("tiny")["init"], "/bin/busybox");
-    eventually_logged(&world, "the machine starts");
+    wait_for_log(&world, "the machine starts");
     world.stdout(&["stop", "tiny"]);
     assert!(world.inspect("tiny").get("init").is_none());
     assert!(
         world
             .stdout(&["logs", "tiny"])
             .contains("the machine stops"),
-        "the stop was in order"
+        "init has shut down"
     );
     world.check_disk("tiny");
 }
 
-fn sysvinit(lab: &Lab) {
-    let world = World::of_root();
+fn sysvinit_boots_and_shuts_down(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("debian-sysvinit:12"), "classic", &[]);
     assert_eq!(
         world.inside("classic", "cat /proc/1/comm; id -un"),
@@ -44,15 +44,15 @@ fn sysvinit(lab: &Lab) {
     let boot_log = world.stdout(&["logs", "--boot", "classic"]);
     assert!(
         !boot_log.contains("is killed"),
-        "the stop was in order: {boot_log}"
+        "init has shut down: {boot_log}"
     );
     world.check_disk("classic");
     assert_eq!(world.inside("classic", "cat /kept"), "kept\n");
 }
 
-/// The image of an application, as most are.
-fn no_init_in_a_debian(lab: &Lab) {
-    let world = World::of_user();
+/// Most images contain an application and no init.
+fn debian_without_init_gets_built_in_init(lab: &Lab) {
+    let world = World::for_user();
     let user = world.user().unwrap();
     let created = world.run(&[
         "create",
@@ -65,11 +65,11 @@ fn no_init_in_a_debian(lab: &Lab) {
         "1G",
     ]);
     assert_eq!((created.code, &*created.stdout), (Some(0), "plain\n"));
-    let told = created
+    let notes = created
         .stderr
         .lines()
         .filter(|line| line.contains("no init system"));
-    assert_eq!(told.count(), 1, "{created:?}");
+    assert_eq!(notes.count(), 1, "{created:?}");
     assert_eq!(world.inspect("plain")["init"], "built-in");
     assert_eq!(world.inside("plain", "id -un"), format!("{}\n", user.name));
     assert_eq!(
@@ -79,11 +79,11 @@ fn no_init_in_a_debian(lab: &Lab) {
 
     world.inside("plain", "(sleep 0.2 & exec sleep 0.1) & sleep 1");
     let zombies = world.inside("plain", "ps -e -o stat= | grep -c Z || true");
-    assert_eq!(zombies, "0\n", "orphans are collected");
+    assert_eq!(zombies, "0\n", "orphans are reaped");
     world.stdout(&["run", "-d", "-n", "plain", "sleep 1000"]);
     let line = "trap 'echo ended in order > ~/ended; exit' TERM; touch ~/ready; while :; do sleep 0.1; done";
     world.stdout(&["run", "-d", "-n", "plain", line]);
-    eventually("it can be told to end", || {
+    eventually("the signal handler is installed", || {
         world.home().join("ready").exists()
     });
     let stopped = world.run(&["stop", "plain"]);
@@ -95,37 +95,37 @@ fn no_init_in_a_debian(lab: &Lab) {
     assert!(
         world
             .stdout(&["logs", "plain"])
-            .contains("the machine ends")
+            .contains("the machine is shutting down")
     );
     world.check_disk("plain");
     let again = world.run(&["run", "-n", "plain", "echo again"]);
     assert_eq!((&*again.stdout, &*again.stderr), ("again\n", ""));
 }
 
-/// As in an Alpine: `/sbin/init` is there, and what its inittab starts is not.
-fn no_init_system_behind_busybox(lab: &Lab) {
-    let world = World::of_root();
+/// As in Alpine's application images: `/sbin/init` exists, but the programs of its inittab do not.
+fn busybox_without_init_system_gets_built_in_init(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox-plain:1"), "plain", &[]);
     assert_eq!(world.inspect("plain")["init"], "built-in");
     let boot = || world.inspect("plain")["containerId"].clone();
     let line = "cat /proc/sys/kernel/random/boot_id";
     let before = world.inside("plain", line);
     assert!(!boot().is_null());
-    // The shell may be told to end before it has.
+    // The reboot may end the shell before it exits.
     world.run(&["run", "-n", "plain", "echo kept > /kept; reboot"]);
     let other = || {
         let outcome = world.run(&["run", "-n", "plain", line]);
         outcome.code == Some(0) && outcome.stdout != before
     };
-    eventually("it is up again", other);
+    eventually("the machine has rebooted", other);
     assert_eq!(world.inside("plain", "cat /kept"), "kept\n");
     world.run(&["run", "-n", "plain", "poweroff"]);
-    eventually("it is off", || world.is_stopped("plain"));
+    eventually("the machine is stopped", || world.is_stopped("plain"));
     world.check_disk("plain");
 }
 
-fn power_off_and_reboot_from_inside(lab: &Lab) {
-    let world = World::of_user();
+fn guest_can_power_off_and_reboot(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
     let line = "cat /proc/sys/kernel/random/boot_id";
     let before = world.inside("dev", line);
@@ -134,18 +134,18 @@ fn power_off_and_reboot_from_inside(lab: &Lab) {
         let outcome = world.run(&["run", "-n", "dev", line]);
         outcome.code == Some(0) && outcome.stdout != before
     };
-    eventually("it is up again", other);
+    eventually("the machine has rebooted", other);
     world.run(&["run", "-n", "dev", "sudo poweroff"]);
-    eventually("it is off", || world.is_stopped("dev"));
+    eventually("the machine is stopped", || world.is_stopped("dev"));
     for gone in ["startedDate", "containerId", "ipAddress", "init"] {
         assert!(world.inspect("dev").get(gone).is_none(), "{gone}");
     }
-    eventually("nothing of it runs", || {
+    eventually("no process of the machine is left", || {
         world.engines().is_empty() && world.processes("runtime").is_empty()
     });
     world.check_disk("dev");
 }
 
-fn eventually_logged(world: &World, words: &str) {
+fn wait_for_log(world: &World, words: &str) {
     eventually(words, || world.stdout(&["logs", "tiny"]).contains(words));
 }

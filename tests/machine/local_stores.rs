@@ -1,25 +1,25 @@
-//! Images that other programs on this host have, and images built here: no registry is needed.
+//! Images from other programs' stores on this host, and images built on this host.
 
 use std::{fs, path::PathBuf, process::Command};
 
 use end_to_end::{Lab, Outcome, World, eventually};
 
-crate::tests![
-    an_image_in_an_engine_needs_no_registry,
-    an_image_in_containers_storage_needs_no_registry,
-    stores_are_asked_in_the_order_of_the_configuration,
-    what_a_builder_builds_is_an_image_here,
-    without_a_builder_nothing_is_built,
+crate::declare::tests![
+    image_of_an_engine_needs_no_registry,
+    image_in_containers_storage_needs_no_registry,
+    stores_can_be_disabled_in_the_configuration,
+    built_image_is_in_the_image_store,
+    build_needs_a_builder,
 ];
 
-/// A container store of its own, as podman and buildah know it.
+/// A separate containers-storage of podman and buildah.
 struct Storage {
     directory: PathBuf,
 }
 
 impl Storage {
-    /// A store in this world. The registry of the lab may be spoken to without encryption.
-    fn of(world: &World, lab: &Lab) -> Storage {
+    /// Creates a storage that allows unencrypted access to the lab's registry.
+    fn new(world: &World, lab: &Lab) -> Storage {
         let directory = world.path("storage");
         fs::create_dir(&directory).unwrap();
         let storage = Storage { directory };
@@ -42,7 +42,7 @@ impl Storage {
         self.directory.join(name).display().to_string()
     }
 
-    /// The same command, which finds this store.
+    /// Makes a command use this storage.
     fn with<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .env("CONTAINERS_STORAGE_CONF", self.path("storage.conf"))
@@ -50,7 +50,7 @@ impl Storage {
             .env("BUILDAH_ISOLATION", "chroot")
     }
 
-    /// Gives an image of the lab this name here.
+    /// Pulls an image of the lab into this storage and tags it.
     fn put(&self, lab: &Lab, image: &str, name: &str) {
         let image = lab.image(image);
         for arguments in [&["pull", "--quiet", &image][..], &["tag", &image, name]] {
@@ -77,9 +77,9 @@ fn digest(world: &World, machine: &str) -> String {
     image["descriptor"]["digest"].as_str().unwrap().to_owned()
 }
 
-fn an_image_in_an_engine_needs_no_registry(lab: &Lab) {
-    let world = World::of_root();
-    let storage = Storage::of(&world, lab);
+fn image_of_an_engine_needs_no_registry(lab: &Lab) {
+    let world = World::for_root();
+    let storage = Storage::new(&world, lab);
     storage.put(lab, "busybox:1", "localhost/local/x");
     let socket = storage.path("engine.sock");
     let mut engine = Command::new("podman");
@@ -97,24 +97,24 @@ fn an_image_in_an_engine_needs_no_registry(lab: &Lab) {
     assert_eq!(first.code, Some(0), "{first:?}");
     assert!(first.stderr.contains("from the engine at"), "{first:?}");
     world.check_disk("first");
-    // What is here already is not taken over again.
+    // An image that is in the store is not loaded again.
     let again = from_engine("again");
     assert!(!again.stderr.contains("from the engine at"), "{again:?}");
     assert_eq!(digest(&world, "first"), digest(&world, "again"));
-    // Built anew, it is another image of the same name.
+    // A rebuilt image is another image with the same name.
     storage.put(lab, "busybox-plain:1", "localhost/local/x");
     let second = from_engine("second");
     assert_eq!(second.code, Some(0), "{second:?}");
     assert_ne!(digest(&world, "first"), digest(&world, "second"));
     engine.kill().unwrap();
     engine.wait().unwrap();
-    // Without the engine, what it gave is still here.
+    // Without the engine, the image that was loaded is used.
     let alone = from_engine("alone");
     assert_eq!(alone.code, Some(0), "{alone:?}");
     assert_eq!(digest(&world, "alone"), digest(&world, "second"));
-    let passed_over = format!("passed over: DOCKER_HOST is unix://{socket}: ");
+    let passed_over = format!("DOCKER_HOST=unix://{socket}: ");
     assert!(alone.stderr.contains(&passed_over), "{alone:?}");
-    // A name that nobody here has is the registry's.
+    // A name that no store has is pulled from the registry.
     let error = Outcome::from(
         world
             .machine(&create("127.0.0.1:1/x", "none"))
@@ -124,45 +124,51 @@ fn an_image_in_an_engine_needs_no_registry(lab: &Lab) {
     assert!(error.error().contains("127.0.0.1:1"), "{error:?}");
 }
 
-fn an_image_in_containers_storage_needs_no_registry(lab: &Lab) {
-    let world = World::of_root();
-    let storage = Storage::of(&world, lab);
+fn image_in_containers_storage_needs_no_registry(lab: &Lab) {
+    let world = World::for_root();
+    let storage = Storage::new(&world, lab);
     storage.put(lab, "busybox:1", "localhost/local/x");
-    let told = storage
+    let outcome = storage
         .with(&mut world.machine(&create("local/x", "dev")))
         .output();
-    let told = Outcome::from(told.unwrap());
-    assert_eq!(told.code, Some(0), "{told:?}");
-    assert!(told.stderr.contains("from buildah's store"), "{told:?}");
+    let outcome = Outcome::from(outcome.unwrap());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("from buildah's store"),
+        "{outcome:?}"
+    );
     digest(&world, "dev");
     world.check_disk("dev");
-    // The same image under another name is here already.
+    // The same image under another name is not loaded again.
     storage.put(lab, "busybox:1", "localhost/local/y");
-    let told = storage
+    let outcome = storage
         .with(&mut world.machine(&create("local/y", "same")))
         .output();
-    let told = Outcome::from(told.unwrap());
-    assert_eq!(told.code, Some(0), "{told:?}");
-    assert!(!told.stderr.contains("fetching image from"), "{told:?}");
+    let outcome = Outcome::from(outcome.unwrap());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        !outcome.stderr.contains("fetching image from"),
+        "{outcome:?}"
+    );
     let description = |machine| world.inspect(machine)["image"]["descriptor"].clone();
     assert_eq!(description("same"), description("dev"));
 }
 
-fn stores_are_asked_in_the_order_of_the_configuration(lab: &Lab) {
-    let world = World::of_root();
-    let storage = Storage::of(&world, lab);
+fn stores_can_be_disabled_in_the_configuration(lab: &Lab) {
+    let world = World::for_root();
+    let storage = Storage::new(&world, lab);
     storage.put(lab, "busybox:1", "localhost/local/x");
     world.configure("[image]\nlocal-stores = []\n[registry]\ndomain = \"127.0.0.1:1\"\n");
-    let told = storage
+    let outcome = storage
         .with(&mut world.machine(&create("local/x", "dev")))
         .output();
-    let told = Outcome::from(told.unwrap());
-    assert!(told.error().contains("127.0.0.1:1"), "{told:?}");
+    let outcome = Outcome::from(outcome.unwrap());
+    assert!(outcome.error().contains("127.0.0.1:1"), "{outcome:?}");
 }
 
-fn what_a_builder_builds_is_an_image_here(lab: &Lab) {
-    let world = World::of_root();
-    let storage = Storage::of(&world, lab);
+fn built_image_is_in_the_image_store(lab: &Lab) {
+    let world = World::for_root();
+    let storage = Storage::new(&world, lab);
     let context = xtask::checkout().join("images/debian-systemd");
     let base = format!("BASE={}", lab.image("debian-plain:12"));
     let mut build = world.container(&["build", "-t", "local/systemd", "--build-arg", &base]);
@@ -176,7 +182,7 @@ fn what_a_builder_builds_is_an_image_here(lab: &Lab) {
         ["running\n", "degraded\n"].contains(&state.stdout.as_str()),
         "{state:?}"
     );
-    // From standard input; and a build that fails leaves nothing behind.
+    // The Dockerfile from standard input; and a failed build leaves nothing.
     let recipe = world.path("recipe");
     let build = |steps: &str| {
         fs::write(
@@ -199,15 +205,15 @@ fn what_a_builder_builds_is_an_image_here(lab: &Lab) {
     );
 }
 
-fn without_a_builder_nothing_is_built(_: &Lab) {
-    let world = World::of_root();
+fn build_needs_a_builder(_: &Lab) {
+    let world = World::for_root();
     let mut build = world.container(&["build", "-t", "x", "."]);
     let outcome = Outcome::from(build.env("PATH", world.path("usr/bin")).output().unwrap());
-    assert!(
-        outcome.error().contains("no builder is installed"),
-        "{outcome:?}"
-    );
+    assert!(outcome.error().contains("no builder found"), "{outcome:?}");
     let mut build = world.container(&["build", "-t", "x", "none"]);
     let outcome = Outcome::from(build.output().unwrap());
-    assert!(outcome.error().contains("no directory none"), "{outcome:?}");
+    assert!(
+        outcome.error().contains("directory none not found"),
+        "{outcome:?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! What init and kernel print.
+//! Logs of init and kernel.
 
 use std::{
     fs,
@@ -11,22 +11,26 @@ use std::{
 
 use end_to_end::{Lab, World, eventually};
 
-crate::tests![
-    logs_are_cut_followed_and_bounded,
-    a_log_of_a_machine_that_never_booted
+crate::declare::tests![
+    logs_are_shortened_followed_and_bounded,
+    machine_that_was_never_booted_has_empty_logs
 ];
 
-fn logs_are_cut_followed_and_bounded(lab: &Lab) {
-    let world = World::of_root();
+fn logs_are_shortened_followed_and_bounded(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
-    let say = |words: &str| world.inside("tiny", &format!("echo {words} > /dev/console"));
-    // What a terminal gets, since the console is one.
+    let log = |words: &str| world.inside("tiny", &format!("echo {words} > /dev/console"));
+    // The console is a terminal, which adds carriage returns.
     let plain = |shown: String| shown.replace('\r', "");
     let shown = |arguments: &[&str]| world.stdout(&[&["logs"], arguments, &["tiny"]].concat());
-    eventually("init is done", || shown(&[]).contains("the machine starts"));
-    say("one");
-    say("two");
-    eventually("it is logged", || plain(shown(&[])).ends_with("one\ntwo\n"));
+    eventually("init has started", || {
+        shown(&[]).contains("the machine starts")
+    });
+    log("one");
+    log("two");
+    eventually("the lines are logged", || {
+        plain(shown(&[])).ends_with("one\ntwo\n")
+    });
     assert_eq!(plain(shown(&["-n", "1"])), "two\n");
     assert_eq!(shown(&["-n", "0"]), "");
     assert!(shown(&["--boot"]).contains("Linux version"));
@@ -39,7 +43,7 @@ fn logs_are_cut_followed_and_bounded(lab: &Lab) {
     thread::spawn(move || lines.for_each(|line| drop(sender.send(line.unwrap()))));
     let next = || plain(receiver.recv_timeout(Duration::from_secs(60)).unwrap());
     assert_eq!(next(), "two");
-    say("three");
+    log("three");
     assert_eq!(next(), "three");
     world.stdout(&["restart", "tiny"]);
     while !next().contains("the machine starts") {}
@@ -56,14 +60,21 @@ fn logs_are_cut_followed_and_bounded(lab: &Lab) {
     let all = shown(&[]);
     assert_eq!(all.len() as u64, newer + older, "both parts are shown");
     world.stdout(&["rm", "tiny"]);
-    assert!(follow.wait().unwrap().success(), "it ends with the machine");
+    assert!(
+        follow.wait().unwrap().success(),
+        "following ends with the machine"
+    );
 }
 
-fn a_log_of_a_machine_that_never_booted(lab: &Lab) {
-    let world = World::of_user();
+fn machine_that_was_never_booted_has_empty_logs(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
     for log in [&["logs", "tiny"][..], &["logs", "--boot", "tiny"]] {
         assert_eq!(world.stdout(log), "");
     }
-    assert!(world.error(&["logs", "other"]).contains("no machine other"));
+    assert!(
+        world
+            .error(&["logs", "other"])
+            .contains("machine \"other\" not found")
+    );
 }

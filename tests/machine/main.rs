@@ -1,11 +1,14 @@
-//! End-to-end tests: what a person does with machines, with real images, a real registry and
-//! real virtual machines. `make test` runs them; the program and the images must be built.
+//! End-to-end tests with real images, a real registry and real virtual machines.
+//!
+//! `make test` builds the program and the images and runs them. One file of tests, with everything
+//! built: `cargo test -p end-to-end -- first_use`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod artifact;
 mod at_home;
 mod commands;
 mod commit;
+mod declare;
 mod disks;
 mod downloads;
 mod first_use;
@@ -29,24 +32,13 @@ mod verbs;
 
 use std::{process::ExitCode, sync::Arc};
 
+use declare::Test;
 use end_to_end::Lab;
 use libtest_mimic::{Arguments, Trial};
 
-/// A test by its name.
-type Test = (&'static str, fn(&Lab));
-
-/// Names the functions as a file's tests.
-macro_rules! tests {
-    ($($test:ident),* $(,)?) => {
-        pub const TESTS: &[crate::Test] =
-            &[$((concat!(module_path!(), "::", stringify!($test)), $test)),*];
-    };
-}
-pub(crate) use tests;
-
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // More machines at once than processors only makes all of them slow.
+    // Each test runs a machine with two processors. More at once only slow each other down.
     arguments.test_threads.get_or_insert(2);
     let lab = Arc::new(Lab::default());
     let files = [

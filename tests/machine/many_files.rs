@@ -1,4 +1,4 @@
-//! A home with many more files than a process may have open.
+//! A home with many more files than the limit on open files.
 
 use std::{
     fs,
@@ -11,48 +11,45 @@ use std::{
 
 use end_to_end::{Lab, World};
 
-crate::tests![more_files_than_may_be_open_are_walked_and_written_in];
+crate::declare::tests![more_files_than_the_limit_are_read_and_written];
 
-/// Tests that take long, which `make many-files` runs.
-pub const LONG: &[crate::Test] = &[
-    (
-        "many_files::a_user_has_200_000_files",
-        a_user_has_200_000_files,
-    ),
+/// Slow tests, which only `make many-files` runs.
+pub(crate) const LONG: &[crate::declare::Test] = &[
+    ("many_files::user_has_200_000_files", user_has_200_000_files),
     ("many_files::root_has_200_000_files", root_has_200_000_files),
 ];
 
-/// Files of one directory.
+/// Number of files in each directory.
 const FILES: usize = 100;
 
-fn more_files_than_may_be_open_are_walked_and_written_in(lab: &Lab) {
-    let home = Home::fill(World::of_user().with_open_files(2_000), 40);
+fn more_files_than_the_limit_are_read_and_written(lab: &Lab) {
+    let home = Home::fill(World::for_user().with_open_files(2_000), 40);
     home.boot(lab);
-    home.is_under_the_limit("2000");
+    home.assert_limit("2000");
     home.walk_write_and_rename();
     home.remove();
 }
 
-fn a_user_has_200_000_files(lab: &Lab) {
-    let home = Home::fill(World::of_user().with_open_files(20_000), 2_000);
+fn user_has_200_000_files(lab: &Lab) {
+    let home = Home::fill(World::for_user().with_open_files(20_000), 2_000);
     home.commit();
     home.boot(lab);
-    home.is_under_the_limit("20000");
-    home.is_unchanged_for_git();
+    home.assert_limit("20000");
+    home.assert_unchanged_for_git();
     home.walk_write_and_rename();
     home.clear();
 }
 
 fn root_has_200_000_files(lab: &Lab) {
-    let home = Home::fill(World::of_root().with_open_files(20_000), 2_000);
+    let home = Home::fill(World::for_root().with_open_files(20_000), 2_000);
     home.commit();
     home.boot(lab);
-    home.is_unchanged_for_git();
+    home.assert_unchanged_for_git();
     home.walk_write_and_rename();
     home.clear();
 }
 
-/// A world whose home holds a tree of many files.
+/// A world with a tree of many files in its home.
 struct Home {
     world: World,
     directories: usize,
@@ -86,7 +83,7 @@ impl Home {
             .create(&lab.image("debian-systemd:12"), "many", &[]);
     }
 
-    /// Makes the tree a git repository, on the host.
+    /// Commits the tree to a git repository on the host.
     fn commit(&self) {
         let me = ["-c", "user.name=me", "-c", "user.email=me@example.org"];
         for words in [
@@ -94,14 +91,14 @@ impl Home {
             &["add", "--all"],
             &[&me[..], &["commit", "--quiet", "--message", "all"]].concat(),
         ] {
-            let mut git = self.world.command_of(Path::new("git"));
+            let mut git = self.world.command(Path::new("git"));
             git.args(["-C", "tree"]).args(words);
             assert!(git.status().unwrap().success(), "{words:?}");
         }
     }
 
-    /// What the file share may open is bounded, or nothing is shown by the rest.
-    fn is_under_the_limit(&self, limit: &str) {
+    /// Fails unless the file share has this limit on open files.
+    fn assert_limit(&self, limit: &str) {
         let share = &self.world.processes("file-share")[0];
         let limits = fs::read_to_string(format!("/proc/{}/limits", share.pid)).unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max open"));
@@ -109,8 +106,8 @@ impl Home {
         assert_eq!(fields[3..5], [limit, limit]);
     }
 
-    /// What a shell line prints at home, if it says nothing on the side.
-    fn quietly(&self, line: &str) -> String {
+    /// Runs a shell line at home, which must succeed without error output, and returns its output.
+    fn run_without_errors(&self, line: &str) -> String {
         let begin = Instant::now();
         let outcome = self.world.run(&["run", "-n", "many", line]);
         assert_eq!(outcome.code, Some(0), "{line}: {outcome:?}");
@@ -119,8 +116,8 @@ impl Home {
         outcome.stdout
     }
 
-    /// Tells, beside the test, what a step took.
-    fn report(&self, step: &str, took: Duration) {
+    /// Prints the duration of a step, and the file share's memory and open files.
+    fn report(&self, step: &str, duration: Duration) {
         let share = &self.world.processes("file-share")[0];
         let open = fs::read_dir(format!("/proc/{}/fd", share.pid))
             .unwrap()
@@ -129,25 +126,28 @@ impl Home {
         let _ = writeln!(
             std::io::stderr(),
             "{:6.1} s, file share {memory}, {open} descriptors: {step}",
-            took.as_secs_f64(),
+            duration.as_secs_f64(),
         );
     }
 
-    fn is_unchanged_for_git(&self) {
+    fn assert_unchanged_for_git(&self) {
         for _ in 0..2 {
-            assert_eq!(self.quietly("git -C tree status --porcelain"), "");
+            assert_eq!(
+                self.run_without_errors("git -C tree status --porcelain"),
+                ""
+            );
         }
     }
 
     fn walk_write_and_rename(&self) {
         let mut files = self.directories * FILES;
         for round in ["once", "twice"] {
-            let listed = self.quietly("ls -lR tree > /tmp/all && grep -c ^- /tmp/all");
+            let listed = self.run_without_errors("ls -lR tree > /tmp/all && grep -c ^- /tmp/all");
             assert_eq!(listed, format!("{files}\n"));
             let find = "find tree -path tree/.git -prune -o -type f -print > /tmp/all";
-            let found = self.quietly(&format!("{find} && wc -l < /tmp/all"));
+            let found = self.run_without_errors(&format!("{find} && wc -l < /tmp/all"));
             assert_eq!(found, format!("{files}\n"));
-            self.quietly(&format!(
+            self.run_without_errors(&format!(
                 "set -e; for d in tree/d*; do echo contents of {round} > $d/{round}; done"
             ));
             files += self.directories;
@@ -158,21 +158,22 @@ impl Home {
             self.rename_on_the_host(round);
         }
         let grep = "grep -r 'contents of' --exclude-dir=.git tree > /tmp/all";
-        let matching = self.quietly(&format!("{grep} && wc -l < /tmp/all"));
+        let matching = self.run_without_errors(&format!("{grep} && wc -l < /tmp/all"));
         assert_eq!(matching, format!("{files}\n"));
     }
 
     fn remove(&self) {
-        self.quietly("rm -r tree");
+        self.run_without_errors("rm -r tree");
         assert!(!self.world.home().join("tree").exists());
     }
 
-    /// Removes the tree on the host. `userdel` would keep all other users locked meanwhile.
+    /// Removes the tree on the host. `userdel` would do that too, but holds its lock meanwhile,
+    /// which delays other tests.
     fn clear(&self) {
         fs::remove_dir_all(self.world.home().join("tree")).unwrap();
     }
 
-    /// Renames directories and files, and puts a file in another's place.
+    /// Renames directories and files on the host, and replaces a file by another.
     fn rename_on_the_host(&self, round: &str) {
         let tree = self.world.home().join("tree");
         let rename = |old: &str, new: &str| fs::rename(tree.join(old), tree.join(new)).unwrap();

@@ -1,4 +1,4 @@
-//! The way out, and the ways in.
+//! The network: connections from the guest, and to its listeners.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -12,22 +12,22 @@ use std::{
 use end_to_end::{Lab, World, eventually};
 use sha2::{Digest, Sha256};
 
-crate::tests![
-    packages_can_be_listed_from_inside,
-    proxies_are_handed_on,
-    what_listens_is_reached_at_the_machines_address,
-    streams_go_both_ways_whole,
-    datagrams_go_both_ways,
-    machines_find_each_other_and_the_host,
+crate::declare::tests![
+    guest_reaches_package_servers,
+    proxy_variables_are_passed_on,
+    listeners_are_forwarded_at_the_machines_address,
+    tcp_streams_are_complete_in_both_directions,
+    udp_datagrams_pass_in_both_directions,
+    machines_resolve_each_other_and_the_host,
     ports_are_published,
-    other_users_can_be_kept_out,
-    servers_of_debian_are_reached,
-    the_host_is_reached_over_ipv6,
-    the_host_knows_machines_by_name,
+    other_users_are_refused_with_same_user_only,
+    common_servers_are_reachable,
+    host_is_reachable_over_ipv6,
+    host_resolves_machine_names,
 ];
 
-/// Through the machine's own resolver and route, to where the host's apt finds Debian too.
-fn packages_can_be_listed_from_inside(lab: &Lab) {
+/// Uses the machine's resolver and default route.
+fn guest_reaches_package_servers(lab: &Lab) {
     let world = lab.user();
     world.inside(
         "dev",
@@ -35,7 +35,7 @@ fn packages_can_be_listed_from_inside(lab: &Lab) {
     );
 }
 
-fn proxies_are_handed_on(lab: &Lab) {
+fn proxy_variables_are_passed_on(lab: &Lab) {
     let mut run = lab
         .root()
         .machine(&["run", "-n", "dev", "echo $http_proxy,$NO_PROXY"]);
@@ -50,13 +50,13 @@ fn address(world: &World, machine: &str) -> Ipv4Addr {
     inspected["ipAddress"].as_str().unwrap().parse().unwrap()
 }
 
-/// Begins a command in the machine that goes on by itself.
-fn begin(world: &World, machine: &str, line: &str) {
+/// Starts a detached command in the machine.
+fn start(world: &World, machine: &str, line: &str) {
     world.stdout(&["run", "-d", "-n", machine, line]);
 }
 
-/// What an HTTP server answers to a request for this path; an error if there is none.
-fn get(server: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+/// Requests a path from an HTTP server and returns the body of a successful answer.
+fn http_get(server: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server)?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
     let mut answer = Vec::new();
@@ -72,17 +72,17 @@ fn get(server: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether what listens is found when it begins and ends, and not by asking again and again.
-fn finds_by_events(world: &World, machine: &str) -> bool {
+/// Returns whether the guest finds listeners by socket events, and not by polling.
+fn has_socket_events(world: &World, machine: &str) -> bool {
     let log = world.stdout(&["logs", "--boot", machine]);
-    !log.contains("does not tell what begins to listen")
+    !log.contains("does not support socket events")
 }
 
 fn is_refused(server: SocketAddr) -> bool {
     matches!(TcpStream::connect(server), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// The ports that `port` tells of, as `host port process note`.
+/// Returns the lines of `container machine port`, as `host port process problem`.
 fn ports(world: &World, machine: &str) -> Vec<String> {
     let format = "{{ host }} {{ port }} {{ process }} {{ problem }}";
     let printed = world.stdout(&["port", machine, "--format", format]);
@@ -92,50 +92,50 @@ fn ports(world: &World, machine: &str) -> Vec<String> {
         .collect()
 }
 
-fn what_listens_is_reached_at_the_machines_address(lab: &Lab) {
-    let world = World::of_user();
+fn listeners_are_forwarded_at_the_machines_address(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("busybox:1"), "web", &[]);
     let own = address(&world, "web");
     assert_eq!(own.octets()[..2], [127, 19]);
     let at = move |port: u16| SocketAddr::from((own, port));
     assert!(is_refused(at(8080)));
-    assert!(finds_by_events(&world, "web"));
+    assert!(has_socket_events(&world, "web"));
     let inside = |line: &str| world.inside("web", line);
     inside("echo hello > /tmp/index.html");
-    // At every address, and at the machine's loopback alone.
-    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
-    begin(&world, "web", "exec httpd -f -p 127.0.0.1:8081 -h /tmp");
-    begin(&world, "web", "exec httpd -f -p [::1]:8082 -h /tmp");
+    // Bound to all addresses, and to the machine's loopback only.
+    start(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    start(&world, "web", "exec httpd -f -p 127.0.0.1:8081 -h /tmp");
+    start(&world, "web", "exec httpd -f -p [::1]:8082 -h /tmp");
     for port in [8080, 8081, 8082] {
         let message = format!("port {port} answers");
         eventually(&message, || {
-            get(at(port), "/").is_ok_and(|it| it == b"hello\n")
+            http_get(at(port), "/").is_ok_and(|it| it == b"hello\n")
         });
     }
     let listed: Vec<String> = [8080, 8081, 8082]
         .map(|port| format!("{own}:{port} {port} httpd"))
         .into();
     assert_eq!(ports(&world, "web"), listed);
-    // Many at once, and none is lost.
+    // Of many concurrent connections none is lost.
     let getting: Vec<_> = (0..200)
-        .map(|_| thread::spawn(move || get(at(8080), "/").unwrap()))
+        .map(|_| thread::spawn(move || http_get(at(8080), "/").unwrap()))
         .collect();
     for got in getting {
         assert_eq!(got.join().unwrap(), b"hello\n");
     }
     inside("kill $(pidof httpd)");
     for port in [8080, 8081, 8082] {
-        eventually("nothing listens any more", || is_refused(at(port)));
+        eventually("the listeners are gone", || is_refused(at(port)));
     }
     assert_eq!(ports(&world, "web"), [""; 0]);
-    // The same address after a stop, and none while it is stopped.
+    // A stopped machine has no address; the next boot has the same one.
     world.stdout(&["stop", "web"]);
     assert!(world.inspect("web").get("ipAddress").is_none());
     let error = world.error(&["port", "web"]);
     assert!(error.contains("is not running"), "{error}");
     world.stdout(&["start", "web"]);
     assert_eq!(address(&world, "web"), own);
-    // In the machine root may listen on ports that the host does not give to its user.
+    // The guest's root may use ports for which the host's user has no permission.
     let first_free = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first_free.unwrap().trim() == "1024" {
         let as_root = [
@@ -148,31 +148,31 @@ fn what_listens_is_reached_at_the_machines_address(lab: &Lab) {
             "exec httpd -f -p 81 -h /tmp",
         ];
         world.stdout(&as_root);
-        eventually("port 81 is told of", || !ports(&world, "web").is_empty());
+        eventually("port 81 is listed", || !ports(&world, "web").is_empty());
         let listed = ports(&world, "web").concat();
         assert!(listed.contains("ip_unprivileged_port_start"), "{listed}");
         assert!(is_refused(at(81)));
     }
-    // Another program has the port already.
+    // The port is in use on the host.
     let held = TcpListener::bind(at(9000)).unwrap();
-    begin(&world, "web", "exec httpd -f -p 9000 -h /tmp");
-    eventually("the other program is told of", || {
+    start(&world, "web", "exec httpd -f -p 9000 -h /tmp");
+    eventually("the conflict is listed", || {
         ports(&world, "web").concat().contains("another program")
     });
     drop(held);
-    eventually("the machine has it when it is free", || {
-        get(at(9000), "/").is_ok_and(|it| it == b"hello\n")
+    eventually("the port is forwarded when it is free", || {
+        http_get(at(9000), "/").is_ok_and(|it| it == b"hello\n")
     });
-    // What is killed listens no more.
-    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
-    eventually("it listens", || TcpStream::connect(at(8080)).is_ok());
+    // A killed runtime closes its listeners.
+    start(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    eventually("the port is open", || TcpStream::connect(at(8080)).is_ok());
     for runtime in world.processes("runtime") {
         runtime.kill();
     }
-    eventually("it listens no more", || is_refused(at(8080)));
+    eventually("the port is closed", || is_refused(at(8080)));
 }
 
-/// An address of the host that is not on its loopback.
+/// Returns an address of the host that is not a loopback address.
 fn address_of_host() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     // Nothing is sent: the kernel only chooses a route.
@@ -180,11 +180,11 @@ fn address_of_host() -> IpAddr {
     socket.local_addr().unwrap().ip()
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-fn noise(length: usize) -> Vec<u8> {
+fn random_bytes(length: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = || {
         state = state
@@ -195,32 +195,32 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-fn streams_go_both_ways_whole(lab: &Lab) {
-    let world = World::of_root();
+fn tcp_streams_are_complete_in_both_directions(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox:1"), "dev", &[]);
     let own = address(&world, "dev");
-    let sent = noise(48 << 20);
+    let sent = random_bytes(48 << 20);
 
-    // From the host: the end of what is sent is heard, and the answer still comes.
-    begin(&world, "dev", "exec nc -ll -p 9000 -e sha256sum");
-    begin(&world, "dev", "exec nc -ll -p 9001 -e cat /bin/busybox");
+    // From the host: the guest receives the end of the stream and can still answer.
+    start(&world, "dev", "exec nc -ll -p 9000 -e sha256sum");
+    start(&world, "dev", "exec nc -ll -p 9001 -e cat /bin/busybox");
     let at = |port: u16| SocketAddr::from((own, port));
-    eventually("it listens", || ports(&world, "dev").len() == 2);
+    eventually("the port is open", || ports(&world, "dev").len() == 2);
     let mut stream = TcpStream::connect(at(9000)).unwrap();
     stream.write_all(&sent).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer.split_whitespace().next(), Some(&hex(&sent)[..]));
+    assert_eq!(answer.split_whitespace().next(), Some(&sha256(&sent)[..]));
     let mut got = Vec::new();
     TcpStream::connect(at(9001))
         .unwrap()
         .read_to_end(&mut got)
         .unwrap();
     let there = world.inside("dev", "sha256sum < /bin/busybox");
-    assert_eq!(there.split_whitespace().next(), Some(&hex(&got)[..]));
+    assert_eq!(there.split_whitespace().next(), Some(&sha256(&got)[..]));
 
-    // From the guest, to a server on the host, and back.
+    // From the guest to a server on the host, and back.
     let host = address_of_host();
     let server = TcpListener::bind((host, 0)).unwrap();
     let port = server.local_addr().unwrap().port();
@@ -236,11 +236,11 @@ fn streams_go_both_ways_whole(lab: &Lab) {
     );
     let said = world.inside("dev", &line);
     let heard = serving.join().unwrap();
-    assert_eq!(said.split_whitespace().next(), Some(&hex(&heard)[..]));
+    assert_eq!(said.split_whitespace().next(), Some(&sha256(&heard)[..]));
 
-    // Who never reads stops who writes, and takes no memory.
-    begin(&world, "dev", "exec nc -ll -p 9002 -e cat /dev/zero");
-    eventually("it listens", || ports(&world, "dev").len() == 3);
+    // A peer that does not read blocks the sender and takes no memory of the runtime.
+    start(&world, "dev", "exec nc -ll -p 9002 -e cat /dev/zero");
+    eventually("the port is open", || ports(&world, "dev").len() == 3);
     let memory = || -> u64 {
         let runtime = &world.processes("runtime")[0];
         let resident = runtime.status("VmRSS").unwrap();
@@ -259,7 +259,7 @@ fn streams_go_both_ways_whole(lab: &Lab) {
     );
     drop(readers);
 
-    // What is refused is refused at once, and what is the host's own stays so.
+    // Refused connections fail at once, and the host's loopback is not reachable.
     let local = TcpListener::bind("127.0.0.1:0").unwrap();
     let local_port = local.local_addr().unwrap().port();
     for closed in [
@@ -267,7 +267,7 @@ fn streams_go_both_ways_whole(lab: &Lab) {
         format!("198.19.0.1 {local_port}"),
         format!("host.container.internal {local_port}"),
     ] {
-        let begin = Instant::now();
+        let start = Instant::now();
         let outcome = world.run(&[
             "run",
             "-n",
@@ -275,7 +275,7 @@ fn streams_go_both_ways_whole(lab: &Lab) {
             &format!("nc -w 20 {closed} < /dev/null"),
         ]);
         assert_eq!(outcome.code, Some(1), "{closed}: {outcome:?}");
-        assert!(begin.elapsed() < Duration::from_secs(15), "{closed}");
+        assert!(start.elapsed() < Duration::from_secs(15), "{closed}");
     }
     world.stdout(&["stop", "dev"]);
     world.configure("[network]\nhost-loopback = true\n");
@@ -286,12 +286,12 @@ fn streams_go_both_ways_whole(lab: &Lab) {
     serving.join().unwrap().unwrap();
 }
 
-fn datagrams_go_both_ways(lab: &Lab) {
+fn udp_datagrams_pass_in_both_directions(lab: &Lab) {
     let world = lab.root();
     let own = address(world, "dev");
     let server = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 7007, Proto => \"udp\"); while ($s->recv($d, 65536)) { $s->send(scalar reverse $d) }'";
-    begin(world, "dev", server);
-    eventually("it listens", || {
+    start(world, "dev", server);
+    eventually("the port is open", || {
         ports(world, "dev").contains(&format!("{own}:7007 7007 perl"))
     });
     let ask_at = |port: u16, word: &[u8]| {
@@ -307,40 +307,40 @@ fn datagrams_go_both_ways(lab: &Lab) {
         answer
     };
     let ask = |word: &[u8]| ask_at(7007, word);
-    // Each caller gets its own answer, short or long.
+    // Each client gets its own answer, with short and long datagrams.
     assert_eq!(ask(b"ping"), b"gnip");
     assert_eq!(ask(b"pong"), b"gnop");
-    let long = noise(40_000);
+    let long = random_bytes(40_000);
     let reversed: Vec<u8> = long.iter().rev().copied().collect();
     assert_eq!(ask(&long), reversed);
     world.inside("dev", "pkill -f LocalPort");
-    eventually("nothing listens there any more", || {
+    eventually("the listener is gone", || {
         !ports(world, "dev").concat().contains("perl")
     });
 
-    // One that listens on the machine's loopback alone.
+    // A server on the machine's loopback only.
     let local = server.replace("LocalPort =>", "LocalAddr => \"127.0.0.1\", LocalPort =>");
-    begin(world, "dev", &local);
-    eventually("it listens", || {
+    start(world, "dev", &local);
+    eventually("the port is open", || {
         ports(world, "dev").contains(&format!("{own}:7007 7007 perl"))
     });
     assert_eq!(ask(b"ping"), b"gnip");
     assert_eq!(ask(&long), reversed);
     world.inside("dev", "pkill -f LocalPort");
-    eventually("nothing listens there any more", || {
+    eventually("the listener is gone", || {
         !ports(world, "dev").concat().contains("perl")
     });
-    assert!(finds_by_events(world, "dev"));
+    assert!(has_socket_events(world, "dev"));
 
-    // A port among those that the kernel chooses, that its program has asked for; and IPv6 alone.
-    let asked_for = server.replace("7007", "45007");
-    let for_v6 = server.replace("INET", "IP").replace(
+    // A port in the ephemeral range that the program bound by number; and an IPv6-only socket.
+    let by_number = server.replace("7007", "45007");
+    let ipv6_only = server.replace("INET", "IP").replace(
         "LocalPort => 7007",
         "LocalHost => \"::\", V6Only => 1, LocalPort => 7008",
     );
-    for (port, server) in [(45007, asked_for), (7008, for_v6)] {
-        begin(world, "dev", &server);
-        eventually("it listens", || {
+    for (port, server) in [(45007, by_number), (7008, ipv6_only)] {
+        start(world, "dev", &server);
+        eventually("the port is open", || {
             ports(world, "dev").contains(&format!("{own}:{port} {port} perl"))
         });
         assert_eq!(ask_at(port, b"ping"), b"gnip");
@@ -362,11 +362,11 @@ fn datagrams_go_both_ways(lab: &Lab) {
     assert_eq!(world.inside("dev", &client), "echo");
 }
 
-fn machines_find_each_other_and_the_host(lab: &Lab) {
+fn machines_resolve_each_other_and_the_host(lab: &Lab) {
     let world = lab.root();
     world.create(&lab.image("busybox:1"), "peer", &[]);
     world.inside("peer", "echo from peer > /tmp/index.html");
-    begin(world, "peer", "exec httpd -f -p 80 -h /tmp");
+    start(world, "peer", "exec httpd -f -p 80 -h /tmp");
     let peer = address(world, "peer").octets();
     let [.., high, low] = peer;
     for name in ["peer", "peer.machine", &format!("198.19.{high}.{low}")] {
@@ -380,7 +380,7 @@ fn machines_find_each_other_and_the_host(lab: &Lab) {
     let own = world.inside("dev", "getent ahostsv4 dev");
     let [.., high, low] = address(world, "dev").octets();
     assert!(own.starts_with(&format!("198.19.{high}.{low} ")), "{own}");
-    // Over a stream, and over IPv6, and the other way round.
+    // DNS over TCP, also over IPv6; and reverse lookups.
     for server in ["198.19.0.1", "fd7e:41c9:b35a::c613:1"] {
         let line = format!(
             "exec 3<>/dev/tcp/{server}/53; printf '\\0\\35\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3dev\\7machine\\0\\0\\1\\0\\1' >&3; head -c 47 <&3 | tail -c 4 | od -An -tu1"
@@ -396,7 +396,7 @@ fn machines_find_each_other_and_the_host(lab: &Lab) {
         &format!("getent hosts 198.19.{}.{}", peer[2], peer[3]),
     );
     assert!(named.contains("peer.machine"), "{named}");
-    // What there is not is told at once.
+    // Unknown names fail at once.
     let outcome = world.run(&["run", "-n", "dev", "getent hosts nobody.machine"]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
     world.stdout(&["stop", "peer"]);
@@ -406,8 +406,8 @@ fn machines_find_each_other_and_the_host(lab: &Lab) {
 }
 
 fn ports_are_published(lab: &Lab) {
-    let world = World::of_user();
-    // A port that was free a moment ago.
+    let world = World::for_user();
+    // Returns an address with a port that was free a moment ago.
     let free = || {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
@@ -435,17 +435,17 @@ fn ports_are_published(lab: &Lab) {
     assert_eq!(made.code, Some(0), "{made:?}");
     assert!(
         made.stderr
-            .contains("port 8081 is not published: another program"),
+            .contains("port 8081 is not published: address already in use: another program"),
         "{made:?}"
     );
     let inspected = world.inspect("web");
     assert_eq!(inspected["publish"][0], format!("127.0.0.1:{publish}"));
     world.inside("web", "echo hello > /tmp/index.html");
-    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
-    eventually("it is reached", || {
-        get(first, "/").is_ok_and(|it| it == b"hello\n")
+    start(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    eventually("the published port answers", || {
+        http_get(first, "/").is_ok_and(|it| it == b"hello\n")
     });
-    // Another place, at once.
+    // Another port, without a restart.
     let moved = world.run(&[
         "set",
         "-n",
@@ -453,23 +453,23 @@ fn ports_are_published(lab: &Lab) {
         &format!("publish={}:8080", second.port()),
     ]);
     assert_eq!((moved.code, &moved.stderr[..]), (Some(0), ""), "{moved:?}");
-    assert_eq!(get(second, "/").unwrap(), b"hello\n");
+    assert_eq!(http_get(second, "/").unwrap(), b"hello\n");
     assert!(is_refused(first));
-    // And after a restart.
+    // The port is published after a restart too.
     world.stdout(&["restart", "web"]);
     world.inside("web", "echo again > /tmp/index.html");
-    begin(&world, "web", "exec httpd -f -p 127.0.0.1:8080 -h /tmp");
-    eventually("it is reached", || {
-        get(second, "/").is_ok_and(|it| it == b"again\n")
+    start(&world, "web", "exec httpd -f -p 127.0.0.1:8080 -h /tmp");
+    eventually("the published port answers", || {
+        http_get(second, "/").is_ok_and(|it| it == b"again\n")
     });
     world.stdout(&["set", "-n", "web", "publish="]);
     assert!(is_refused(second));
     assert!(world.inspect("web").get("publish").is_none());
-    // Two at once; whether somebody holds the second is another matter.
+    // A range of two ports. Another program may be using the second.
     let port = second.port();
     let range = format!("publish={port}-{}:8080-8081", port + 1);
     world.stdout(&["set", "-n", "web", &range]);
-    assert_eq!(get(second, "/").unwrap(), b"again\n");
+    assert_eq!(http_get(second, "/").unwrap(), b"again\n");
     assert_eq!(
         world.inspect("web")["publish"][1],
         format!("127.0.0.1:{}:8081", port + 1)
@@ -477,23 +477,23 @@ fn ports_are_published(lab: &Lab) {
     let error = world.error(&["set", "-n", "web", "publish=8080:80,8080:81"]);
     assert!(error.contains("127.0.0.1:8080"), "{error}");
     let error = world.error(&["set", "-n", "web", "publish=1-65535:1-65535"]);
-    assert!(error.contains("at most"), "{error}");
+    assert!(error.contains("the limit is 1024"), "{error}");
     let error = world.error(&["set", "-n", "web", "publish=80"]);
     assert!(error.contains("MACHINE_PORT"), "{error}");
 }
 
-fn other_users_can_be_kept_out(lab: &Lab) {
-    let (world, stranger) = (World::of_user(), World::of_user());
+fn other_users_are_refused_with_same_user_only(lab: &Lab) {
+    let (world, stranger) = (World::for_user(), World::for_user());
     world.configure("[network]\nsame-user-only = true\n");
     world.create(&lab.image("busybox:1"), "web", &[]);
     world.inside("web", "echo hello > /tmp/index.html");
-    begin(&world, "web", "exec httpd -f -p 8080 -h /tmp");
+    start(&world, "web", "exec httpd -f -p 8080 -h /tmp");
     let server = SocketAddr::from((address(&world, "web"), 8080));
-    eventually("root may", || {
-        get(server, "/").is_ok_and(|it| it == b"hello\n")
+    eventually("root is allowed", || {
+        http_get(server, "/").is_ok_and(|it| it == b"hello\n")
     });
     let get_as = |world: &World| {
-        let mut wget = world.command_of("busybox".as_ref());
+        let mut wget = world.command("busybox".as_ref());
         wget.args(["wget", "-q", "-O", "-", &format!("http://{server}/")]);
         wget.env_remove("http_proxy");
         wget.output().unwrap()
@@ -506,8 +506,8 @@ fn other_users_can_be_kept_out(lab: &Lab) {
     );
 }
 
-/// With the programs that people use.
-fn servers_of_debian_are_reached(lab: &Lab) {
+/// nginx, Python, iperf3 and sshd in the guest; curl, iperf3 and ssh on the host.
+fn common_servers_are_reachable(lab: &Lab) {
     let world = lab.user();
     let own = address(world, "dev").to_string();
     world.inside(
@@ -515,7 +515,7 @@ fn servers_of_debian_are_reached(lab: &Lab) {
         "sudo -E apt-get update -q > /dev/null && sudo -E DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends nginx-light iperf3 python3 > /dev/null",
     );
     let on_host = |program: &str, arguments: &[&str]| {
-        let mut command = world.command_of(program.as_ref());
+        let mut command = world.command(program.as_ref());
         for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
             command.env_remove(proxy).env_remove(proxy.to_uppercase());
         }
@@ -525,11 +525,11 @@ fn servers_of_debian_are_reached(lab: &Lab) {
         let url = format!("http://{own}:{port}/");
         on_host("curl", &["--silent", "--fail", &url]).stdout
     };
-    // nginx has begun when it was installed; where port 80 is root's on the host, it is told so.
+    // nginx has been started by its installation. On most hosts port 80 requires root.
     if std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
         .is_ok_and(|first| first.trim().parse().is_ok_and(|first: u16| first > 80))
     {
-        eventually("nginx is told of", || {
+        eventually("nginx is listed", || {
             ports(world, "dev")
                 .concat()
                 .contains("ip_unprivileged_port_start")
@@ -543,18 +543,18 @@ fn servers_of_debian_are_reached(lab: &Lab) {
         "dev",
         "mkdir -p /tmp/served && echo served > /tmp/served/index.html",
     );
-    begin(
+    start(
         world,
         "dev",
         "exec python3 -m http.server --directory /tmp/served --bind 127.0.0.1 8000",
     );
     eventually("python answers", || page(8000) == b"served\n");
     world.inside("dev", "pkill -f http.server");
-    eventually("python answers no more", || page(8000).is_empty());
+    eventually("python has ended", || page(8000).is_empty());
 
-    // Between two measurements a server listens anew, so each has a server of its own.
+    // A server needs a moment between two measurements, so each gets a server of its own.
     for direction in [&[][..], &["--reverse"]] {
-        begin(world, "dev", "exec iperf3 --server --one-off --port 5201");
+        start(world, "dev", "exec iperf3 --server --one-off --port 5201");
         let is_listed = || ports(world, "dev").concat().contains("iperf3");
         eventually("iperf3 listens", is_listed);
         let mut arguments = vec!["--client", &own, "--time", "1", "--json"];
@@ -566,14 +566,14 @@ fn servers_of_debian_are_reached(lab: &Lab) {
         eventually("iperf3 has ended", || !is_listed());
     }
 
-    // The guest's sshd, with a key of the user's in the home that both share.
+    // The guest's sshd, with a key of the user in the shared home.
     let keys = world.home().join(".ssh");
     let key = keys.join("id_test").display().to_string();
     world.inside("dev", "mkdir -p -m 700 ~/.ssh");
     let made = on_host("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &key]);
     assert!(made.status.success(), "{made:?}");
     world.inside("dev", "cp ~/.ssh/id_test.pub ~/.ssh/authorized_keys");
-    begin(
+    start(
         world,
         "dev",
         "sudo mkdir -p /run/sshd; exec sudo /usr/sbin/sshd -D -p 2222",
@@ -599,7 +599,7 @@ fn servers_of_debian_are_reached(lab: &Lab) {
     world.inside("dev", "sudo pkill -f '[s]shd -D -p 2222'; rm -r ~/.ssh");
 }
 
-/// An address of the host's that others have a way to, if it has one.
+/// Returns a global IPv6 address of the host, if it has one.
 fn ipv6_address_of_host() -> Option<IpAddr> {
     let socket = UdpSocket::bind("[::]:0").ok()?;
     // Nothing is sent: the kernel only chooses a route.
@@ -607,11 +607,11 @@ fn ipv6_address_of_host() -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-fn the_host_is_reached_over_ipv6(lab: &Lab) {
+fn host_is_reachable_over_ipv6(lab: &Lab) {
     let world = lab.root();
     let inside = |line: &str| world.run(&["run", "-n", "dev", line]);
     let Some(host) = ipv6_address_of_host() else {
-        // A host without IPv6: the machine is told at once.
+        // On a host without IPv6 connections fail at once.
         let line = "exec 3<>/dev/tcp/2001:db8::1/80";
         assert!(inside(line).stderr.contains("unreachable"));
         return;
@@ -626,7 +626,7 @@ fn the_host_is_reached_over_ipv6(lab: &Lab) {
     });
     world.inside("dev", &format!("echo hello > /dev/tcp/{host}/{port}"));
     assert_eq!(serving.join().unwrap(), "hello\n");
-    // Refused where nobody listens, as for everybody.
+    // Without a listener the connection is refused, as on the host itself.
     let refused = inside(&format!("exec 3<>/dev/tcp/{host}/{port}"));
     assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
     let server = UdpSocket::bind((host, 0)).unwrap();
@@ -640,14 +640,14 @@ fn the_host_is_reached_over_ipv6(lab: &Lab) {
     let line = format!("exec 3<>/dev/udp/{host}/{port}; printf abc >&3; timeout 20 head -c 3 <&3");
     assert_eq!(world.inside("dev", &line), "cba");
     serving.join().unwrap();
-    // The host's own loopback is not to be had in another notation.
+    // The host's loopback is not reachable through the gateway's IPv6 address.
     let local = TcpListener::bind("[::]:0").unwrap();
     let port = local.local_addr().unwrap().port();
     let line = format!("exec 3<>/dev/tcp/fd7e:41c9:b35a::c613:1/{port}");
     assert_ne!(inside(&line).code, Some(0));
 }
 
-fn the_host_knows_machines_by_name(lab: &Lab) {
+fn host_resolves_machine_names(lab: &Lab) {
     let world = lab.root();
     let dns = |arguments: &[&str]| {
         let arguments = [&["system", "dns"], arguments].concat();

@@ -1,4 +1,4 @@
-//! What people see: progress, tables, mistakes, completion, manual pages.
+//! Output for people: progress, tables, errors, completion, manual pages.
 
 use std::{
     fs,
@@ -9,35 +9,35 @@ use std::{
 
 use end_to_end::{Lab, Outcome, Terminal, World};
 
-crate::tests![
-    progress_is_plain_lines_where_there_is_no_terminal,
-    progress_can_be_left_out,
-    a_moving_line_leaves_nothing_behind,
-    without_colours_progress_is_plain_lines_on_a_terminal_too,
-    an_interrupted_create_leaves_the_terminal_clean,
-    a_failed_create_leaves_its_error_only,
-    a_table_is_coloured_on_a_terminal_only,
+crate::declare::tests![
+    progress_without_a_terminal_is_plain_lines,
+    progress_can_be_disabled,
+    progress_line_is_removed_at_the_end,
+    no_color_makes_progress_plain_lines,
+    interrupted_create_cleans_the_terminal,
+    failed_create_prints_only_its_error,
+    table_is_coloured_only_on_a_terminal,
     machines_are_filtered,
-    machines_are_printed_as_a_template_says,
-    a_wrong_command_line_is_told_apart_from_a_failure,
-    variables_are_read_with_care,
-    debugging_tells_what_happens,
-    bash_completes,
-    completing_starts_nothing_and_says_nothing_wrong,
-    other_shells_accept_their_scripts,
+    machines_are_printed_by_a_template,
+    usage_errors_and_failures_have_different_exit_codes,
+    environment_files_are_validated,
+    debug_option_logs_requests,
+    bash_completes_commands_and_machines,
+    completion_starts_no_service_and_prints_no_errors,
+    shells_accept_their_completion_scripts,
     every_verb_has_a_manual_page,
 ];
 
-/// A world without machines whose images are fetched already.
+/// Returns a world without machines, and an image.
 fn with_image(lab: &Lab) -> (World, String) {
-    (World::of_root(), lab.image("busybox:1"))
+    (World::for_root(), lab.image("busybox:1"))
 }
 
 fn create<'a>(image: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["create", image, "--name", "dev", "--no-boot"], more].concat()
 }
 
-fn progress_is_plain_lines_where_there_is_no_terminal(lab: &Lab) {
+fn progress_without_a_terminal_is_plain_lines(lab: &Lab) {
     let (world, image) = with_image(lab);
     let outcome = world.run(&create(&image, &[]));
     assert_eq!((outcome.code, &*outcome.stdout), (Some(0), "dev\n"));
@@ -58,13 +58,13 @@ fn progress_is_plain_lines_where_there_is_no_terminal(lab: &Lab) {
     assert_eq!(said.len(), 4, "{said:?}");
 }
 
-fn progress_can_be_left_out(lab: &Lab) {
+fn progress_can_be_disabled(lab: &Lab) {
     let (world, image) = with_image(lab);
     let outcome = world.run(&create(&image, &["--progress", "none"]));
     assert_eq!((&*outcome.stdout, &*outcome.stderr), ("dev\n", ""));
 }
 
-fn a_moving_line_leaves_nothing_behind(lab: &Lab) {
+fn progress_line_is_removed_at_the_end(lab: &Lab) {
     for (mode, columns) in [("auto", 80), ("color", 80), ("ansi", 80), ("color", 16)] {
         let (world, image) = with_image(lab);
         let create = world.machine(&create(&image, &["--progress", mode]));
@@ -87,7 +87,7 @@ fn a_moving_line_leaves_nothing_behind(lab: &Lab) {
     }
 }
 
-fn without_colours_progress_is_plain_lines_on_a_terminal_too(lab: &Lab) {
+fn no_color_makes_progress_plain_lines(lab: &Lab) {
     let (world, image) = with_image(lab);
     let mut create = world.machine(&create(&image, &[]));
     let (code, screen) = Terminal::start(create.env("NO_COLOR", "1"), 24, 80).end_with_screen();
@@ -100,9 +100,9 @@ fn without_colours_progress_is_plain_lines_on_a_terminal_too(lab: &Lab) {
     assert!(contents.trim_end().ends_with("\ndev"), "{contents}");
 }
 
-/// A registry that takes connections and says nothing: the create waits for as long as it is let.
-fn an_interrupted_create_leaves_the_terminal_clean(_: &Lab) {
-    let world = World::of_root();
+/// The registry accepts connections and never answers, so the create waits until its interruption.
+fn interrupted_create_cleans_the_terminal(_: &Lab) {
+    let world = World::for_root();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let image = format!("{}/debian:12", silent.local_addr().unwrap());
     for columns in [80, 16] {
@@ -112,13 +112,13 @@ fn an_interrupted_create_leaves_the_terminal_clean(_: &Lab) {
         let (code, screen) = terminal.end_with_screen();
         assert_eq!(code, Some(130));
         let contents = screen.contents();
-        assert_eq!(contents.trim(), "Given up: nothing is kept of the machine.");
+        assert_eq!(contents.trim(), "Cancelled; no machine was created.");
         assert!(!screen.hide_cursor());
     }
 }
 
-fn a_failed_create_leaves_its_error_only(lab: &Lab) {
-    let world = World::of_root();
+fn failed_create_prints_only_its_error(lab: &Lab) {
+    let world = World::for_root();
     let image = lab.image("no-such-image:1");
     let (code, screen) =
         Terminal::start(&world.machine(&create(&image, &[])), 24, 80).end_with_screen();
@@ -128,7 +128,7 @@ fn a_failed_create_leaves_its_error_only(lab: &Lab) {
     assert!(!contents.contains("fetching image"), "{contents}");
 }
 
-fn a_table_is_coloured_on_a_terminal_only(lab: &Lab) {
+fn table_is_coloured_only_on_a_terminal(lab: &Lab) {
     let world = lab.unbooted();
     let plain = world.stdout(&["ls"]);
     assert!(!plain.contains('\x1b'), "{plain}");
@@ -163,16 +163,16 @@ fn machines_are_filtered(lab: &Lab) {
     );
 }
 
-fn machines_are_printed_as_a_template_says(lab: &Lab) {
+fn machines_are_printed_by_a_template(lab: &Lab) {
     let world = lab.unbooted();
     let listed = world.stdout(&["ls", "--format", "{{ id }} {{.status}} {{ memory | size }}"]);
     assert_eq!(listed, "one stopped 1.0 GiB\ntwo stopped 1.0 GiB\n");
-    let told = world.stdout(&[
+    let printed = world.stdout(&[
         "inspect",
         "--format",
         "{{.image.reference}} <{{ ipAddress }}>",
     ]);
-    assert_eq!(told, format!("{} <>\n", lab.image("busybox:1")));
+    assert_eq!(printed, format!("{} <>\n", lab.image("busybox:1")));
     for wrong in ["{{ nmae }}", "{{ id", "yaml"] {
         let outcome = world.run(&["ls", "--format", wrong]);
         assert_eq!(
@@ -184,27 +184,27 @@ fn machines_are_printed_as_a_template_says(lab: &Lab) {
     }
 }
 
-fn a_wrong_command_line_is_told_apart_from_a_failure(lab: &Lab) {
+fn usage_errors_and_failures_have_different_exit_codes(lab: &Lab) {
     let world = lab.unbooted();
     let wrong = world.run(&["create", "x", "--cpus", "0"]);
     assert_eq!((wrong.code, &*wrong.stdout), (Some(2), ""));
     assert!(wrong.stderr.starts_with("Error: "), "{wrong:?}");
-    assert!(wrong.stderr.contains("1 CPU at least"), "{wrong:?}");
+    assert!(wrong.stderr.contains("at least 1 CPU"), "{wrong:?}");
     let failed = world.run(&["inspect", "none"]);
     assert_eq!(failed.code, Some(1));
     let set = world.error(&["set", "cpus=0"]);
-    assert!(set.contains("1 CPU at least"), "{set}");
+    assert!(set.contains("at least 1 CPU"), "{set}");
     let help = world.run(&["create", "--help"]);
     assert_eq!((help.code, &*help.stderr), (Some(0), ""));
 }
 
-fn variables_are_read_with_care(lab: &Lab) {
+fn environment_files_are_validated(lab: &Lab) {
     let world = lab.unbooted();
     let file = world.path("settings.env");
     fs::write(&file, "# ours\nA=1\nB = 2\n").unwrap();
     let error = world.error(&["run", "--env-file", file.to_str().unwrap(), "true"]);
     assert!(error.contains("settings.env, line 3"), "{error}");
-    assert!(world.is_stopped("one"), "it is refused before a boot");
+    assert!(world.is_stopped("one"), "the file is checked before a boot");
     let world = lab.root();
     fs::write(&file, "export A=two words\nB=\"2\"\n").unwrap();
     let printed = world.stdout(&[
@@ -224,10 +224,10 @@ fn variables_are_read_with_care(lab: &Lab) {
     assert!(outside.error().contains("absolute path"), "{outside:?}");
 }
 
-fn debugging_tells_what_happens(lab: &Lab) {
+fn debug_option_logs_requests(lab: &Lab) {
     let world = lab.unbooted();
     for arguments in [["--debug", "machine", "ls"], ["machine", "ls", "--debug"]] {
-        let mut list = world.command_of(&world.program());
+        let mut list = world.command(&world.program());
         let outcome = Outcome::from(list.args(arguments).output().unwrap());
         assert_eq!(outcome.stdout, world.stdout(&["ls"]));
         let data = world.path("data/container");
@@ -240,10 +240,10 @@ fn debugging_tells_what_happens(lab: &Lab) {
     }
 }
 
-/// A person in bash, with the completion that is installed.
-fn bash_completes(lab: &Lab) {
+/// An interactive bash with the installed completion script.
+fn bash_completes_commands_and_machines(lab: &Lab) {
     let world = lab.unbooted();
-    let mut bash = world.command_of(Path::new("/bin/bash"));
+    let mut bash = world.command(Path::new("/bin/bash"));
     let programs = world.path("usr/bin");
     bash.args(["--norc", "--noprofile", "-i"])
         .env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
@@ -265,7 +265,7 @@ fn bash_completes(lab: &Lab) {
     ] {
         terminal.press(&format!("{typed}\t"));
         terminal.expect(completed);
-        // What is there is thrown away.
+        // Ctrl-U discards the line.
         terminal.press("\x15");
     }
     terminal.press("PATH=/usr/bin:/bin; clear\r");
@@ -277,11 +277,11 @@ fn bash_completes(lab: &Lab) {
     assert_eq!(terminal.end(), Some(0));
 }
 
-fn completing_starts_nothing_and_says_nothing_wrong(_: &Lab) {
-    let world = World::of_root();
+fn completion_starts_no_service_and_prints_no_errors(_: &Lab) {
+    let world = World::for_root();
     fs::create_dir_all(world.path("data/container/machines/sleepy")).unwrap();
     let asked = |world: &World| {
-        let mut asked = world.command_of(&world.program());
+        let mut asked = world.command(&world.program());
         asked
             .env("CONTAINER_COMPLETE", "bash")
             .env("_CLAP_COMPLETE_INDEX", "3")
@@ -299,8 +299,8 @@ fn completing_starts_nothing_and_says_nothing_wrong(_: &Lab) {
     fs::remove_file(&machines).unwrap();
 }
 
-/// Those that are there: neither is needed for anything else.
-fn other_shells_accept_their_scripts(lab: &Lab) {
+/// Checks only installed shells: zsh and fish are no requirement of the tests.
+fn shells_accept_their_completion_scripts(lab: &Lab) {
     let share = lab.unbooted().path("usr/share");
     for (shell, script) in [
         ("bash", "bash-completion/completions/container"),

@@ -1,25 +1,25 @@
-//! What cannot be done: one clear sentence each, and nothing left behind.
+//! Refused requests: each has one clear error and leaves nothing.
 
 use std::{fs, path::Path, process::Command};
 
 use end_to_end::{Lab, World};
 use xtask::registry::{self, Registry};
 
-crate::tests![
-    no_such_image,
-    no_registry,
-    a_layer_that_is_not_what_it_says,
-    a_digest_that_nobody_has,
-    a_taken_name,
-    more_than_the_host_has,
-    mistakes_in_the_configuration,
-    no_engine,
-    no_kernel,
-    a_home_that_is_not_there,
-    a_full_disk,
+crate::declare::tests![
+    missing_image_is_named,
+    unreachable_registry_is_named,
+    corrupt_layer_is_refused,
+    missing_digest_is_named,
+    existing_name_is_refused,
+    more_resources_than_the_host_has_are_refused,
+    errors_in_the_configuration_are_located,
+    missing_engine_is_named,
+    missing_and_invalid_kernels_are_refused,
+    missing_home_is_named,
+    full_disk_is_reported,
 ];
 
-/// Creates, expects to be refused, and returns the sentence.
+/// Runs a create, which must fail and leave nothing, and returns its error.
 fn refused(world: &World, image: &str) -> String {
     let error = world.error(&[
         "create", image, "--name", "dev", "--cpus", "2", "--memory", "1G",
@@ -29,24 +29,24 @@ fn refused(world: &World, image: &str) -> String {
     error
 }
 
-fn no_such_image(lab: &Lab) {
-    let world = World::of_user();
+fn missing_image_is_named(lab: &Lab) {
+    let world = World::for_user();
     for name in ["no-such-image:1", "busybox:no-such-tag"] {
         let error = refused(&world, &lab.image(name));
         assert!(error.contains(name), "{error}");
     }
 }
 
-fn no_registry(_: &Lab) {
-    let error = refused(&World::of_user(), "127.0.0.1:1/debian:12");
+fn unreachable_registry_is_named(_: &Lab) {
+    let error = refused(&World::for_user(), "127.0.0.1:1/debian:12");
     assert!(
         error.contains("127.0.0.1:1") && error.contains("refused"),
         "{error}"
     );
 }
 
-fn a_layer_that_is_not_what_it_says(_: &Lab) {
-    let world = World::of_user();
+fn corrupt_layer_is_refused(_: &Lab) {
+    let world = World::for_user();
     let storage = world.path("registry");
     let copied = Command::new("cp")
         .arg("-r")
@@ -70,7 +70,7 @@ fn a_layer_that_is_not_what_it_says(_: &Lab) {
     for layer in layers {
         let digest = layer.parent().unwrap().file_name().unwrap();
         let is_kept = blobs.iter().any(|blob| blob.ends_with(Path::new(digest)));
-        assert!(!is_kept, "what is not what it says is not kept");
+        assert!(!is_kept, "a corrupt layer is not stored");
     }
 }
 
@@ -80,34 +80,38 @@ fn files(directory: &Path) -> Vec<std::path::PathBuf> {
         .map(|entry| entry.unwrap().path());
     let mut all = Vec::new();
     for path in entries {
-        match path.is_dir() {
-            true => all.extend(files(&path)),
-            false => all.push(path),
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.push(path);
         }
     }
     all
 }
 
-fn a_digest_that_nobody_has(lab: &Lab) {
-    let world = World::of_user();
+fn missing_digest_is_named(lab: &Lab) {
+    let world = World::for_user();
     let digest = format!("sha256:{}", "0".repeat(64));
     let error = refused(&world, &lab.image(&format!("busybox@{digest}")));
     assert!(error.contains(&digest), "{error}");
 }
 
-fn a_taken_name(lab: &Lab) {
-    let world = World::of_user();
+fn existing_name_is_refused(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("busybox:1");
     world.create(&image, "busybox-1", &["--no-boot"]);
     let error = world.error(&["create", &image, "--name", "busybox-1", "--no-boot"]);
-    assert!(error.contains("busybox-1 exists already"), "{error}");
+    assert!(
+        error.contains("machine \"busybox-1\" already exists"),
+        "{error}"
+    );
     let unnamed = world.error(&["create", &image, "--no-boot"]);
     assert!(unnamed.contains("--name"), "{unnamed}");
     assert_eq!(world.bundles(), ["busybox-1"]);
 }
 
-fn more_than_the_host_has(lab: &Lab) {
-    let world = World::of_user();
+fn more_resources_than_the_host_has_are_refused(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("busybox:1");
     for (option, value) in [("--memory", "900G"), ("--cpus", "5000")] {
         let error = world.error(&["create", &image, option, value]);
@@ -116,8 +120,8 @@ fn more_than_the_host_has(lab: &Lab) {
     assert_eq!(world.bundles(), [""; 0]);
 }
 
-fn mistakes_in_the_configuration(lab: &Lab) {
-    let world = World::of_user();
+fn errors_in_the_configuration_are_located(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("busybox:1");
     for (text, line, key) in [
         ("[machine]\ncpus = 0\n", "line 2", "cpus"),
@@ -153,15 +157,15 @@ fn mistakes_in_the_configuration(lab: &Lab) {
     assert_eq!(world.inspect("by-domain")["image"]["reference"], *image);
 }
 
-fn no_engine(lab: &Lab) {
-    let world = World::of_user();
+fn missing_engine_is_named(lab: &Lab) {
+    let world = World::for_user();
     world.configure("[engine]\nprogram = \"/no/such/engine\"\n");
     let error = refused(&world, &lab.image("busybox:1"));
     assert!(error.contains("/no/such/engine"), "{error}");
 }
 
-fn no_kernel(lab: &Lab) {
-    let world = World::of_user();
+fn missing_and_invalid_kernels_are_refused(lab: &Lab) {
+    let world = World::for_user();
     let kernel = world.path("usr/lib/container/kernels");
     let aside = world.path("kernels");
     fs::rename(&kernel, &aside).unwrap();
@@ -189,8 +193,8 @@ fn no_kernel(lab: &Lab) {
     assert_eq!(world.bundles(), [""; 0]);
 }
 
-fn a_home_that_is_not_there(lab: &Lab) {
-    let world = World::of_root();
+fn missing_home_is_named(lab: &Lab) {
+    let world = World::for_root();
     let mut create = world.machine(&["create", &lab.image("busybox:1"), "--name", "dev"]);
     let outcome = create.env("HOME", "/no/such/home").output().unwrap();
     let outcome = end_to_end::Outcome::from(outcome);
@@ -198,9 +202,9 @@ fn a_home_that_is_not_there(lab: &Lab) {
     assert_eq!(world.bundles(), [""; 0]);
 }
 
-/// File systems for the data that have no room for the image, and none for the machine's disk.
-fn a_full_disk(lab: &Lab) {
-    let world = World::of_root();
+/// The data directory's file system is too small for the image, then for the machine's disk.
+fn full_disk_is_reported(lab: &Lab) {
+    let world = World::for_root();
     let data = world.path("data");
     let mount = |options: &str| {
         let mut mount = Command::new("mount");
@@ -220,7 +224,7 @@ fn a_full_disk(lab: &Lab) {
     for service in world.processes("service") {
         service.kill();
     }
-    end_to_end::eventually("it can be unmounted", || {
+    end_to_end::eventually("the file system is no longer in use", || {
         let mut umount = Command::new("umount");
         umount.arg(&data).status().unwrap().success()
     });

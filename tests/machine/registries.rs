@@ -1,5 +1,4 @@
-//! Registries that are not for everyone, that are encrypted, that are reached through a proxy or
-//! a mirror, and that are written to.
+//! Registries with passwords, tokens, TLS, proxies and mirrors; and pushes.
 
 use std::{
     fs,
@@ -9,29 +8,31 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use end_to_end::{Authority, Fault, Lab, Outcome, Terminal, TokenService, Wire, World, eventually};
+use end_to_end::{
+    Authority, Fault, Lab, Outcome, TcpRelay, Terminal, TokenService, World, eventually,
+};
 use tempfile::TempDir;
-use xtask::registry::{Guard, Registry, Tls, Tokens, storage};
+use xtask::registry::{AccessControl, Registry, Tls, TokenIssuer, storage};
 
-crate::tests![
-    a_password_opens_a_registry,
-    a_password_is_asked_for_at_a_terminal,
-    credentials_of_docker_and_podman_count,
-    a_program_keeps_credentials,
-    tokens_are_got_for_whoever_asks,
-    authorities_of_ones_own,
-    a_registry_that_wants_a_certificate,
-    the_wrong_scheme_is_told,
-    proxies_of_the_caller,
-    mirrors_come_first,
-    what_a_mirror_breaks_off_goes_on,
-    an_image_is_pushed,
-    pushes_that_are_refused,
+crate::declare::tests![
+    registry_with_password_needs_a_login,
+    password_is_prompted_for_on_a_terminal,
+    credentials_of_docker_and_podman_are_used,
+    credential_helper_stores_credentials,
+    tokens_are_requested_for_the_caller,
+    private_authorities_are_trusted_if_configured,
+    client_certificates_are_sent,
+    wrong_scheme_is_named,
+    proxy_variables_of_the_caller_are_used,
+    mirrors_precede_their_registry,
+    broken_download_from_a_mirror_is_resumed_from_the_registry,
+    image_is_pushed,
+    refused_pushes_are_explained,
 ];
 
-/// `container` with these arguments, in this world.
+/// Returns `container` with these arguments, separated by spaces.
 fn container(world: &World, line: &str) -> Command {
-    let mut command = world.command_of(&world.program());
+    let mut command = world.command(&world.program());
     command.args(line.split(' '));
     command
 }
@@ -40,18 +41,18 @@ fn outcome(command: &mut Command) -> Outcome {
     command.output().unwrap().into()
 }
 
-/// The command succeeds; what it said on the side.
-fn done(command: &mut Command) -> String {
+/// Runs a command, which must succeed, and returns its standard error.
+fn succeed(command: &mut Command) -> String {
     let outcome = outcome(command);
     assert_eq!(outcome.code, Some(0), "{command:?}: {outcome:?}");
     outcome.stderr
 }
 
-/// The command fails with this in its error.
-fn refused(command: &mut Command, said: &str) -> String {
+/// Runs a command, which must fail with `words` in its error, and returns the error.
+fn refused(command: &mut Command, words: &str) -> String {
     let outcome = outcome(command);
     let error = outcome.error();
-    assert!(error.contains(said), "{command:?}: {outcome:?}");
+    assert!(error.contains(words), "{command:?}: {outcome:?}");
     error.to_owned()
 }
 
@@ -59,8 +60,8 @@ fn pull(world: &World, image: &str) -> Command {
     container(world, &format!("image pull {image}"))
 }
 
-/// A command that reads this.
-fn told(mut command: Command, text: &str) -> Outcome {
+/// Runs a command with `text` as its standard input.
+fn run_with_input(mut command: Command, text: &str) -> Outcome {
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -72,30 +73,29 @@ fn told(mut command: Command, text: &str) -> Outcome {
 
 fn log_in(world: &World, server: &str, password: &str) -> Outcome {
     let line = format!("--debug registry login -u ann --password-stdin {server}");
-    told(container(world, &line), &format!("{password}\n"))
+    run_with_input(container(world, &line), &format!("{password}\n"))
 }
 
-/// The test images' registry, where only `ann` with the password `secret` may come in.
-struct Guarded {
+/// A registry of the test images for the user `ann` with the password `secret`.
+struct PasswordRegistry {
     registry: Registry,
     _passwords: TempDir,
 }
 
-impl Guarded {
-    fn start(lab: &Lab) -> Guarded {
-        // The images are made by whoever asks for one first.
+impl PasswordRegistry {
+    fn start(lab: &Lab) -> PasswordRegistry {
         lab.image("busybox:1");
         let passwords = tempfile::tempdir().unwrap();
         let file = passwords.path().join("passwords");
         let mut htpasswd = Command::new("htpasswd");
         htpasswd.arg("-Bbc").arg(&file).args(["ann", "secret"]);
         assert!(htpasswd.output().unwrap().status.success());
-        let guard = Guard {
+        let access = AccessControl {
             passwords: Some(file),
-            ..Guard::default()
+            ..AccessControl::default()
         };
-        Guarded {
-            registry: Registry::start_guarded(&storage(), &guard).unwrap(),
+        PasswordRegistry {
+            registry: Registry::start_restricted(&storage(), &access).unwrap(),
             _passwords: passwords,
         }
     }
@@ -109,9 +109,9 @@ impl Guarded {
     }
 }
 
-fn a_password_opens_a_registry(lab: &Lab) {
-    let (world, guarded) = (World::of_user(), Guarded::start(lab));
-    let (host, image) = (guarded.host(), guarded.image());
+fn registry_with_password_needs_a_login(lab: &Lab) {
+    let (world, registry) = (World::for_user(), PasswordRegistry::start(lab));
+    let (host, image) = (registry.host(), registry.image());
     let advice = format!("container registry login {host}");
     refused(&mut pull(&world, &image), &advice);
     let create = ["create", &image, "--name", "dev", "--no-boot"];
@@ -119,7 +119,12 @@ fn a_password_opens_a_registry(lab: &Lab) {
 
     let wrong = log_in(&world, &host, "secret-but-wrong");
     assert_eq!(wrong.code, Some(1), "{wrong:?}");
-    assert!(wrong.stderr.contains("does not accept ann"), "{wrong:?}");
+    assert!(
+        wrong
+            .stderr
+            .contains("does not accept this password for user ann"),
+        "{wrong:?}"
+    );
     let kept = world.path("config/container/auth.json");
     assert!(!kept.exists());
 
@@ -138,18 +143,18 @@ fn a_password_opens_a_registry(lab: &Lab) {
         assert!(!text.contains("secret"), "{text}");
     }
 
-    done(&mut container(&world, &format!("registry logout {host}")));
+    succeed(&mut container(&world, &format!("registry logout {host}")));
     let left = fs::read_to_string(&kept).unwrap();
     assert!(!left.contains(&host), "{left}");
     let again = format!("registry logout {host}");
-    refused(&mut container(&world, &again), "nobody is logged in");
+    refused(&mut container(&world, &again), "not logged in");
     refused(&mut pull(&world, &image), &advice);
     refused(&mut container(&world, "registry logout a/b"), "a/b");
 }
 
-fn a_password_is_asked_for_at_a_terminal(lab: &Lab) {
-    let (world, guarded) = (World::of_user(), Guarded::start(lab));
-    let login = format!("registry login {}", guarded.host());
+fn password_is_prompted_for_on_a_terminal(lab: &Lab) {
+    let (world, registry) = (World::for_user(), PasswordRegistry::start(lab));
+    let login = format!("registry login {}", registry.host());
     let without = outcome(&mut container(&world, &login));
     assert!(without.error().contains("--password-stdin"), "{without:?}");
 
@@ -158,18 +163,18 @@ fn a_password_is_asked_for_at_a_terminal(lab: &Lab) {
     terminal.press("ann\r");
     terminal.expect("Password: ");
     terminal.press("secret\r");
-    terminal.expect("are kept in");
+    terminal.expect("stored in");
     let (code, screen) = terminal.end_with_screen();
     assert_eq!(code, Some(0));
     assert!(!screen.contents().contains("secret"));
-    done(&mut pull(&world, &guarded.image()));
+    succeed(&mut pull(&world, &registry.image()));
 
-    // Given up while nothing is shown: the shell's terminal shows again what is typed.
+    // An interruption while the terminal does not echo restores the echo.
     let program = world.program().display().to_string();
     let line = format!(
         "trap : INT; {program} {login} -u ann; echo code $?; stty -a | tr ' ' '\\n' | grep echo$"
     );
-    let mut shell = world.command_of(Path::new("/bin/sh"));
+    let mut shell = world.command(Path::new("/bin/sh"));
     shell.args(["-c", &line]);
     let mut terminal = Terminal::start(&shell, 24, 200);
     terminal.expect("Password: ");
@@ -179,13 +184,13 @@ fn a_password_is_asked_for_at_a_terminal(lab: &Lab) {
     assert_eq!(terminal.end(), Some(0));
 }
 
-fn credentials_of_docker_and_podman_count(lab: &Lab) {
-    let (world, guarded) = (World::of_root(), Guarded::start(lab));
+fn credentials_of_docker_and_podman_are_used(lab: &Lab) {
+    let (world, registry) = (World::for_root(), PasswordRegistry::start(lab));
     let auth = |host: &str| {
         // ann:secret
         format!(r#"{{"auths": {{"{host}": {{"auth": "YW5uOnNlY3JldA=="}}}}}}"#)
     };
-    let (host, image) = (guarded.host(), guarded.image());
+    let (host, image) = (registry.host(), registry.image());
     let places = [
         ("home/.docker/config.json", format!("http://{host}/v2/")),
         ("runtime/containers/auth.json", format!("{host}/busybox")),
@@ -195,26 +200,26 @@ fn credentials_of_docker_and_podman_count(lab: &Lab) {
         let file = world.path(place);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, auth(&key)).unwrap();
-        done(&mut pull(&world, &image));
+        succeed(&mut pull(&world, &image));
         let listed = outcome(&mut container(&world, "registry ls --format json")).stdout;
         assert!(listed.contains(&file.display().to_string()), "{listed}");
         let logout = format!("registry logout {host}");
-        refused(&mut container(&world, &logout), "nobody is logged in");
+        refused(&mut container(&world, &logout), "not logged in");
         fs::remove_file(&file).unwrap();
         refused(&mut pull(&world, &image), "registry login");
     }
-    // The service was started by somebody whose environment says nothing of these.
+    // The service was started without these variables; those of the caller count.
     let elsewhere = world.path("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("config.json"), auth(&host)).unwrap();
-    done(pull(&world, &image).env("DOCKER_CONFIG", &elsewhere));
+    succeed(pull(&world, &image).env("DOCKER_CONFIG", &elsewhere));
     let mut named = pull(&world, &image);
     named.current_dir(&elsewhere);
-    done(named.env("REGISTRY_AUTH_FILE", "config.json"));
+    succeed(named.env("REGISTRY_AUTH_FILE", "config.json"));
     refused(&mut pull(&world, &image), "registry login");
 }
 
-/// A program that keeps credentials in files below `kept`, as docker's keep them elsewhere.
+/// A docker credential helper that stores credentials in files in `kept`.
 const HELPER: &str = r#"#!/bin/sh -e
 mkdir -p "$HOME/kept"
 cd "$HOME/kept"
@@ -229,7 +234,7 @@ list) echo '{}' ;;
 esac
 "#;
 
-/// Installs it as `docker-credential-files`, and returns the search path that it is on.
+/// Installs the helper as `docker-credential-files` and returns a `PATH` with it.
 fn install_helper(world: &World) -> String {
     let programs = world.home().join("programs");
     fs::create_dir_all(&programs).unwrap();
@@ -245,15 +250,15 @@ fn write_docker_configuration(world: &World, text: &str) {
     fs::write(file, text).unwrap();
 }
 
-fn a_program_keeps_credentials(lab: &Lab) {
-    let (world, guarded) = (World::of_root(), Guarded::start(lab));
-    let (host, image) = (guarded.host(), guarded.image());
+fn credential_helper_stores_credentials(lab: &Lab) {
+    let (world, registry) = (World::for_root(), PasswordRegistry::start(lab));
+    let (host, image) = (registry.host(), registry.image());
     write_docker_configuration(&world, r#"{"credsStore": "files"}"#);
     let login = || {
         let line = format!("registry login -u ann --password-stdin {host}");
         container(&world, &line)
     };
-    let without = told(login(), "secret");
+    let without = run_with_input(login(), "secret");
     let error = without.error();
     assert!(error.contains("docker-credential-files"), "{without:?}");
     assert!(error.contains(".docker/config.json"), "{without:?}");
@@ -263,41 +268,41 @@ fn a_program_keeps_credentials(lab: &Lab) {
     let search_path = install_helper(&world);
     let mut command = login();
     command.env("PATH", &search_path);
-    let kept = told(command, "secret");
+    let kept = run_with_input(command, "secret");
     assert!(kept.stderr.contains("docker-credential-files"), "{kept:?}");
     assert_eq!(kept.code, Some(0), "{kept:?}");
     assert!(world.home().join("kept").join(&host).exists());
     let own = fs::read_to_string(world.path("config/container/auth.json")).unwrap();
     assert!(own.contains("files") && !own.contains("auths"), "{own}");
-    done(pull(&world, &image).env("PATH", &search_path));
+    succeed(pull(&world, &image).env("PATH", &search_path));
     let listed = outcome(container(&world, "registry ls").env("PATH", &search_path));
     assert!(listed.stdout.contains("ann"), "{listed:?}");
     let logout = format!("registry logout {host}");
-    done(container(&world, &logout).env("PATH", &search_path));
+    succeed(container(&world, &logout).env("PATH", &search_path));
     assert!(!world.home().join("kept").join(&host).exists());
 }
 
-/// The test images' registry, which wants tokens.
+/// Starts a registry that requires tokens.
 fn start_with_tokens(lab: &Lab, service: &TokenService, storage: &Path) -> Registry {
     lab.image("busybox:1");
-    let guard = Guard {
-        tokens: Some(Tokens {
+    let access = AccessControl {
+        tokens: Some(TokenIssuer {
             realm: service.realm(),
             certificate: service.certificate(),
         }),
-        ..Guard::default()
+        ..AccessControl::default()
     };
-    Registry::start_guarded(storage, &guard).unwrap()
+    Registry::start_restricted(storage, &access).unwrap()
 }
 
-fn tokens_are_got_for_whoever_asks(lab: &Lab) {
-    let (world, service) = (World::of_root(), TokenService::start());
+fn tokens_are_requested_for_the_caller(lab: &Lab) {
+    let (world, service) = (World::for_root(), TokenService::start());
     let registry = start_with_tokens(lab, &service, &storage());
     let host = registry.address().to_string();
     let public = format!("{host}/busybox:1");
     let private = format!("{host}/busybox-plain:1");
-    done(&mut pull(&world, &public));
-    let asked = service.asked();
+    succeed(&mut pull(&world, &public));
+    let asked = service.take_requests();
     assert!(
         asked.iter().all(|request| request.user.is_none()),
         "{asked:?}"
@@ -305,23 +310,28 @@ fn tokens_are_got_for_whoever_asks(lab: &Lab) {
     assert_eq!(asked[0].scopes, ["repository:busybox:pull"]);
     refused(&mut pull(&world, &private), "registry login");
 
-    // What is broken keeps nobody from what is for everyone, and is named.
+    // Broken configurations are named, and do not prevent access to public images.
     write_docker_configuration(&world, r#"{"credsStore": "none-such"}"#);
-    let said = done(&mut pull(&world, &public));
+    let said = succeed(&mut pull(&world, &public));
     assert!(said.contains("docker-credential-none-such"), "{said}");
     let error = refused(&mut pull(&world, &private), "registry login");
     assert!(error.contains("docker-credential-none-such"), "{error}");
     write_docker_configuration(&world, "{");
-    let said = done(&mut pull(&world, &public));
+    let said = succeed(&mut pull(&world, &public));
     assert!(said.contains(".docker/config.json"), "{said}");
     write_docker_configuration(&world, "{}");
 
     let wrong = log_in(&world, &host, "wrong");
-    assert!(wrong.stderr.contains("does not accept ann"), "{wrong:?}");
+    assert!(
+        wrong
+            .stderr
+            .contains("does not accept this password for user ann"),
+        "{wrong:?}"
+    );
     assert_eq!(log_in(&world, &host, "secret").code, Some(0));
-    service.asked();
-    done(&mut pull(&world, &private));
-    let asked = service.asked();
+    service.take_requests();
+    succeed(&mut pull(&world, &private));
+    let asked = service.take_requests();
     assert!(
         asked.iter().all(|request| request.user.is_some()),
         "{asked:?}"
@@ -329,14 +339,14 @@ fn tokens_are_got_for_whoever_asks(lab: &Lab) {
     assert!(asked.iter().all(|request| request.method == "GET"));
 
     let theirs = format!("{host}/theirs/app:1");
-    let error = refused(&mut pull(&world, &theirs), "is for others");
+    let error = refused(&mut pull(&world, &theirs), "private to others");
     assert!(
         error.contains("ann") && error.contains("auth.json"),
         "{error}"
     );
 
-    // An identity token in the place of a password.
-    done(&mut container(&world, &format!("registry logout {host}")));
+    // An identity token instead of a password.
+    succeed(&mut container(&world, &format!("registry logout {host}")));
     let search_path = install_helper(&world);
     let kept = world.home().join("kept");
     fs::create_dir_all(&kept).unwrap();
@@ -344,9 +354,9 @@ fn tokens_are_got_for_whoever_asks(lab: &Lab) {
     fs::write(kept.join(&host), token).unwrap();
     let helpers = format!(r#"{{"credHelpers": {{"{host}": "files"}}}}"#);
     write_docker_configuration(&world, &helpers);
-    service.asked();
-    done(pull(&world, &private).env("PATH", &search_path));
-    let asked = service.asked();
+    service.take_requests();
+    succeed(pull(&world, &private).env("PATH", &search_path));
+    let asked = service.take_requests();
     assert_eq!(asked[0].method, "POST");
     assert_eq!(asked[0].scopes, ["repository:busybox-plain:pull"]);
     assert_eq!(asked[0].user.as_deref(), Some("ann"));
@@ -354,57 +364,57 @@ fn tokens_are_got_for_whoever_asks(lab: &Lab) {
     fs::write(kept.join(&host), token.replace("refresh", "stale")).unwrap();
     let error = refused(
         pull(&world, &private).env("PATH", &search_path),
-        "log in anew",
+        "log in again",
     );
     assert!(error.contains("docker-credential-files"), "{error}");
 }
 
-/// The test images' registry, encrypted.
+/// Starts a registry of the test images with TLS.
 fn start_encrypted(lab: &Lab, authority: &Authority, names: &str, clients: bool) -> Registry {
     lab.image("busybox:1");
     let certified = authority.certify("registry", names);
-    let guard = Guard {
+    let access = AccessControl {
         tls: Some(Tls {
             certificate: certified.certificate,
             key: certified.key,
             clients: clients.then(|| authority.certificate()),
         }),
-        ..Guard::default()
+        ..AccessControl::default()
     };
-    Registry::start_guarded(&storage(), &guard).unwrap()
+    Registry::start_restricted(&storage(), &access).unwrap()
 }
 
-/// Where this world's user may put certificates for a registry.
+/// Creates the user's directory of certificates for a registry.
 fn certificates_of(world: &World, host: &str) -> PathBuf {
     let directory = world.path("config/containers/certs.d").join(host);
     fs::create_dir_all(&directory).unwrap();
     directory
 }
 
-fn authorities_of_ones_own(lab: &Lab) {
-    let (world, authority) = (World::of_root(), Authority::found());
+fn private_authorities_are_trusted_if_configured(lab: &Lab) {
+    let (world, authority) = (World::for_root(), Authority::create());
     let registry = start_encrypted(lab, &authority, "IP:127.0.0.1", false);
     let host = registry.address().to_string();
     let line = format!("image pull --scheme https {host}/busybox:1");
     let pull = || container(&world, &line);
-    refused(&mut pull(), "cannot be trusted");
+    refused(&mut pull(), "is not trusted");
 
     let trusted = certificates_of(&world, &host).join("ca.crt");
     fs::copy(authority.certificate(), &trusted).unwrap();
-    done(&mut pull());
+    succeed(&mut pull());
     fs::write(&trusted, "this is none").unwrap();
     refused(&mut pull(), &trusted.display().to_string());
     fs::remove_file(&trusted).unwrap();
-    refused(&mut pull(), "cannot be trusted");
+    refused(&mut pull(), "is not trusted");
 
     let ca = authority.certificate().display().to_string();
-    done(pull().env("SSL_CERT_FILE", &ca));
+    succeed(pull().env("SSL_CERT_FILE", &ca));
     world.configure(&format!(
         "[registry.host.\"{host}\"]\nca = \"{ca}\"\nscheme = \"https\"\n"
     ));
-    done(&mut pull());
+    succeed(&mut pull());
     let without = format!("image pull {host}/busybox:1");
-    done(&mut container(&world, &without));
+    succeed(&mut container(&world, &without));
     world.configure("[registry.host.\"a.example\"]\n\nca = \"/none.crt\"\n");
     let error = refused(&mut pull(), "line 3");
     assert!(error.contains("/none.crt"), "{error}");
@@ -415,40 +425,43 @@ fn authorities_of_ones_own(lab: &Lab) {
     let trusted = certificates_of(&world, &host).join("ca.crt");
     fs::copy(authority.certificate(), &trusted).unwrap();
     let line = format!("image pull --scheme https {host}/busybox:1");
-    refused(&mut container(&world, &line), "cannot be trusted");
+    refused(&mut container(&world, &line), "is not trusted");
 }
 
-fn a_registry_that_wants_a_certificate(lab: &Lab) {
-    let (world, authority) = (World::of_root(), Authority::found());
+fn client_certificates_are_sent(lab: &Lab) {
+    let (world, authority) = (World::for_root(), Authority::create());
     let registry = start_encrypted(lab, &authority, "IP:127.0.0.1", true);
     let host = registry.address().to_string();
     let line = format!("image pull --scheme https {host}/busybox:1");
     let directory = certificates_of(&world, &host);
     fs::copy(authority.certificate(), directory.join("ca.crt")).unwrap();
-    refused(&mut container(&world, &line), "wants a certificate of you");
+    refused(
+        &mut container(&world, &line),
+        "requires a client certificate",
+    );
     let client = authority.certify("client", "DNS:client");
     client.copy_to(&directory, "client");
-    done(&mut container(&world, &line));
+    succeed(&mut container(&world, &line));
     fs::remove_file(directory.join("client.key")).unwrap();
     refused(&mut container(&world, &line), "client.key");
 }
 
-fn the_wrong_scheme_is_told(lab: &Lab) {
-    let (world, authority) = (World::of_root(), Authority::found());
+fn wrong_scheme_is_named(lab: &Lab) {
+    let (world, authority) = (World::for_root(), Authority::create());
     let image = lab.image("busybox:1");
-    done(&mut pull(&world, &image));
+    succeed(&mut pull(&world, &image));
     let https = format!("image pull --scheme https {image}");
-    // The image of before is not used in its place.
-    refused(&mut container(&world, &https), "does not speak https");
+    // The image in the store is not used instead.
+    refused(&mut container(&world, &https), "does not support https");
     let create = ["create", &image, "--no-boot", "--scheme", "https"];
-    assert!(world.error(&create).contains("does not speak https"));
+    assert!(world.error(&create).contains("does not support https"));
     assert_eq!(world.bundles(), [""; 0]);
     let encrypted = start_encrypted(lab, &authority, "IP:127.0.0.1", false);
     let image = format!("{}/busybox:1", encrypted.address());
-    refused(&mut pull(&world, &image), "speaks https only");
+    refused(&mut pull(&world, &image), "supports https only");
 }
 
-/// A proxy for which `registry.internal`, and no one else, is this host.
+/// An HTTP proxy that resolves `registry.internal` to this host. Nothing else resolves that name.
 struct Proxy {
     process: Child,
     address: SocketAddr,
@@ -505,13 +518,13 @@ impl Drop for Proxy {
     }
 }
 
-fn proxies_of_the_caller(lab: &Lab) {
-    let (world, proxy, authority) = (World::of_root(), Proxy::start(), Authority::found());
+fn proxy_variables_of_the_caller_are_used(lab: &Lab) {
+    let (world, proxy, authority) = (World::for_root(), Proxy::start(), Authority::create());
     let plain = lab.image("busybox:1");
     let named = |image: &str| image.replace("127.0.0.1", "registry.internal");
-    // Whoever starts the service has no proxy.
+    // The command that starts the service has no proxy.
     refused(&mut pull(&world, &named(&plain)), "registry.internal");
-    done(pull(&world, &named(&plain)).env("HTTP_PROXY", proxy.url()));
+    succeed(pull(&world, &named(&plain)).env("HTTP_PROXY", proxy.url()));
     assert!(proxy.log().contains("registry.internal"), "{}", proxy.log());
 
     let registry = start_encrypted(lab, &authority, "DNS:registry.internal", false);
@@ -527,24 +540,21 @@ fn proxies_of_the_caller(lab: &Lab) {
         encrypted().env("HTTP_PROXY", proxy.url()),
         "registry.internal",
     );
-    done(encrypted().env("https_proxy", proxy.url()));
+    succeed(encrypted().env("https_proxy", proxy.url()));
     assert!(proxy.log().contains("CONNECT"), "{}", proxy.log());
 
     let mut without = encrypted();
     without.env("ALL_PROXY", proxy.url());
-    done(&mut without);
-    let said = done(without.arg("--debug"));
+    succeed(&mut without);
+    let said = succeed(without.arg("--debug"));
     assert!(
         said.contains("ALL_PROXY") && !said.contains("hush"),
         "{said}"
     );
-    // The image is here by now, so that it is used.
-    let said = done(without.env("NO_PROXY", "example.com,.internal"));
+    // The image is in the store and is used if the registry cannot be reached.
+    let said = succeed(without.env("NO_PROXY", "example.com,.internal"));
     assert!(said.contains("registry.internal"), "{said}");
-    assert!(
-        said.contains("Using the image as it was fetched before"),
-        "{said}"
-    );
+    assert!(said.contains("using the image fetched before"), "{said}");
 
     let down = format!("http://proxy:hush@127.0.0.1:{}", unused_port());
     let image = named(&lab.image("busybox-plain:1"));
@@ -557,9 +567,9 @@ fn proxies_of_the_caller(lab: &Lab) {
         "{error}"
     );
     let error = refused(pull(&world, &image).env("HTTP_PROXY", "::"), "HTTP_PROXY");
-    assert!(error.contains("address of a proxy"), "{error}");
-    // Loopback needs none.
-    done(pull(&world, &lab.image("busybox-plain:1")).env("HTTP_PROXY", &down));
+    assert!(error.contains("valid proxy address"), "{error}");
+    // Connections to loopback do not use the proxy.
+    succeed(pull(&world, &lab.image("busybox-plain:1")).env("HTTP_PROXY", &down));
     let log = fs::read_to_string(world.path("data/container/service.log")).unwrap();
     assert!(!log.contains("hush"), "{log}");
 }
@@ -569,15 +579,15 @@ fn unused_port() -> u16 {
     free.local_addr().unwrap().port()
 }
 
-fn mirrors_come_first(lab: &Lab) {
-    let world = World::of_root();
+fn mirrors_precede_their_registry(lab: &Lab) {
+    let world = World::for_root();
     let image = lab.image("busybox:1");
     let (live, _) = image.split_once('/').unwrap();
     let storage = tempfile::tempdir().unwrap();
     let empty = Registry::start(storage.path()).unwrap();
     let empty = empty.address();
     let down = format!("127.0.0.1:{}", unused_port());
-    // The registry itself is nowhere; of its mirrors one is down and one has nothing.
+    // The registry does not exist. Of its mirrors, the first is down and the second is empty.
     world.configure(&format!(
         "[registry.host.\"registry.internal\"]\nmirrors = [\"{down}\", \"{empty}/cache\", \"{live}\"]\n"
     ));
@@ -591,27 +601,27 @@ fn mirrors_come_first(lab: &Lab) {
     world.stdout(&create);
     let reference = &world.inspect("dev")["image"]["reference"];
     assert_eq!(*reference, "registry.internal/busybox:1");
-    // Mirrors that fail leave the registry itself.
+    // If all mirrors fail, the registry is used.
     world.configure(&format!(
         "[registry.host.\"{live}\"]\nmirrors = [\"{down}\", \"{empty}\"]\n"
     ));
-    done(&mut pull(&world, &lab.image("busybox-plain:1")));
+    succeed(&mut pull(&world, &lab.image("busybox-plain:1")));
     world.configure(&format!(
         "[registry.host.\"{empty}\"]\nmirrors = [\"{down}\"]\n"
     ));
     let error = refused(
         &mut pull(&world, &format!("{empty}/none:1")),
-        "there is no image",
+        "image not found",
     );
     assert!(error.contains(&empty.to_string()), "{error}");
 }
 
-/// A mirror that breaks each connection in the middle of a layer: the registry itself goes on.
-fn what_a_mirror_breaks_off_goes_on(lab: &Lab) {
-    let world = World::of_root();
+/// The mirror breaks each connection in the middle of a layer.
+fn broken_download_from_a_mirror_is_resumed_from_the_registry(lab: &Lab) {
+    let world = World::for_root();
     let image = lab.image("busybox:1");
     let (live, _) = image.split_once('/').unwrap();
-    let mirror = Wire::to(live.parse().unwrap(), Fault::Breaks(100_000));
+    let mirror = TcpRelay::start(live.parse().unwrap(), Fault::BreakAfter(100_000));
     world.configure(&format!(
         "[registry.host.\"{live}\"]\nmirrors = [\"{}\"]\n",
         mirror.address()
@@ -621,48 +631,55 @@ fn what_a_mirror_breaks_off_goes_on(lab: &Lab) {
     assert!((100_000..300_000).contains(&received), "{received}");
 }
 
-/// Has an image here that is called by this registry's name, which has it from a mirror.
-fn have(world: &World, lab: &Lab, host: &str) -> String {
+/// Stores an image with a name in the registry `host`, by pulling it from a mirror of that
+/// registry.
+fn store_image_as(world: &World, lab: &Lab, host: &str) -> String {
     let image = lab.image("busybox:1");
     let (live, name) = image.split_once('/').unwrap();
     world.configure(&format!(
         "[registry.host.\"{host}\"]\nmirrors = [\"{live}\"]\n"
     ));
     let image = format!("{host}/{name}");
-    done(&mut pull(world, &image));
+    succeed(&mut pull(world, &image));
     world.configure("");
     image
 }
 
-fn an_image_is_pushed(lab: &Lab) {
-    let (world, service) = (World::of_root(), TokenService::start());
+fn image_is_pushed(lab: &Lab) {
+    let (world, service) = (World::for_root(), TokenService::start());
     let storage = tempfile::tempdir().unwrap();
     let registry = start_with_tokens(lab, &service, storage.path());
     let host = registry.address().to_string();
     let none = format!("image push {host}/none:1");
-    refused(&mut container(&world, &none), "it is not here");
-    let image = have(&world, lab, &host);
+    refused(
+        &mut container(&world, &none),
+        "image not found in the store",
+    );
+    let image = store_image_as(&world, lab, &host);
     let push = format!("image push {image}");
-    let error = refused(&mut container(&world, &push), "does not let everyone write");
+    let error = refused(
+        &mut container(&world, &push),
+        "not writable without a login",
+    );
     assert!(error.contains("container registry login"), "{error}");
     assert_eq!(log_in(&world, &host, "secret").code, Some(0));
-    service.asked();
+    service.take_requests();
     let pushed = outcome(&mut container(&world, &push));
     assert_eq!(pushed.code, Some(0), "{pushed:?}");
     let name = format!("{host}/busybox@sha256:");
     assert!(pushed.stdout.starts_with(&name), "{pushed:?}");
-    let asked = service.asked();
+    let asked = service.take_requests();
     assert_eq!(asked[0].scopes, ["repository:busybox:pull,push"]);
     assert_eq!(asked.len(), 1, "{asked:?}");
-    // Again: nothing is missing there.
+    // A second push uploads nothing.
     let again = outcome(&mut container(&world, &push));
     assert_eq!(again.stdout, pushed.stdout, "{again:?}");
 
-    let other = World::of_root();
+    let other = World::for_root();
     let pulled = outcome(&mut pull(&other, &image));
     assert_eq!(pulled.stdout, pushed.stdout, "{pulled:?}");
     other.create(&image, "dev", &["--no-boot"]);
-    // Another's tools read it, too.
+    // Other tools can pull it.
     let root = tempfile::tempdir().unwrap();
     let mut buildah = Command::new("buildah");
     for option in ["--root", "--runroot"] {
@@ -677,22 +694,22 @@ fn an_image_is_pushed(lab: &Lab) {
         "--tls-verify=false",
         &image,
     ]);
-    done(&mut buildah);
+    succeed(&mut buildah);
 }
 
-fn pushes_that_are_refused(lab: &Lab) {
-    let world = World::of_root();
+fn refused_pushes_are_explained(lab: &Lab) {
+    let world = World::for_root();
     let storage = tempfile::tempdir().unwrap();
-    let guard = Guard {
+    let access = AccessControl {
         read_only: true,
-        ..Guard::default()
+        ..AccessControl::default()
     };
-    let registry = Registry::start_guarded(storage.path(), &guard).unwrap();
-    let image = have(&world, lab, &registry.address().to_string());
+    let registry = Registry::start_restricted(storage.path(), &access).unwrap();
+    let image = store_image_as(&world, lab, &registry.address().to_string());
     let push = format!("image push {image}");
     refused(&mut container(&world, &push), "read-only");
     drop(registry);
-    refused(&mut container(&world, &push), "no registry can be reached");
+    refused(&mut container(&world, &push), "cannot connect to registry");
 
     let full = world.path("full");
     fs::create_dir(&full).unwrap();
@@ -702,7 +719,7 @@ fn pushes_that_are_refused(lab: &Lab) {
         .arg(&full);
     assert!(mount.status().unwrap().success());
     let registry = Registry::start(&full).unwrap();
-    let image = have(&world, lab, &registry.address().to_string());
+    let image = store_image_as(&world, lab, &registry.address().to_string());
     let push = format!("image push {image}");
     refused(&mut container(&world, &push), "no space left");
     drop(registry);

@@ -1,4 +1,4 @@
-//! The host's SSH agent, in the machine.
+//! Forwarding of the host's SSH agent.
 
 use std::{
     path::PathBuf,
@@ -7,12 +7,12 @@ use std::{
 
 use end_to_end::{Lab, Outcome, World, eventually};
 
-crate::tests![
-    the_callers_keys_are_there,
-    the_newest_caller_counts_and_an_agent_may_go_away,
+crate::declare::tests![
+    keys_of_the_caller_are_available,
+    agent_of_the_most_recent_caller_is_used,
 ];
 
-/// A real agent with one key, whose comment is `name`.
+/// An SSH agent with one key that has `name` as its comment.
 struct Agent {
     process: Child,
     socket: PathBuf,
@@ -22,7 +22,7 @@ impl Agent {
     fn start(world: &World, name: &str) -> Agent {
         let directory = world.home().join(format!("agent-{name}"));
         let socket = directory.join("socket");
-        let command = |program: &str| world.command_of(program.as_ref());
+        let command = |program: &str| world.command(program.as_ref());
         assert!(command("mkdir").arg(&directory).status().unwrap().success());
         let process = command("ssh-agent")
             .args(["-D", "-a"])
@@ -46,7 +46,7 @@ impl Agent {
         Agent { process, socket }
     }
 
-    /// `container machine run` by somebody who has this agent.
+    /// Runs a shell line in the machine as a caller with this agent.
     fn run(&self, world: &World, line: &str) -> Outcome {
         let mut command: Command = world.machine(&["run", "-n", "dev", line]);
         command
@@ -64,10 +64,10 @@ impl Drop for Agent {
     }
 }
 
-/// Somebody who has none, and asks the one that is there.
+/// Shell line of a caller without an agent that uses the forwarded one.
 const ASK: &str = "SSH_AUTH_SOCK=/var/host-services/ssh-auth.sock ssh-add -l";
 
-fn the_callers_keys_are_there(lab: &Lab) {
+fn keys_of_the_caller_are_available(lab: &Lab) {
     for world in [lab.user(), lab.root()] {
         let agent = Agent::start(world, "ann");
         let there = agent.run(world, "echo $SSH_AUTH_SOCK; ssh-add -l");
@@ -92,11 +92,11 @@ fn the_callers_keys_are_there(lab: &Lab) {
     }
 }
 
-fn the_newest_caller_counts_and_an_agent_may_go_away(lab: &Lab) {
-    let world = World::of_user();
+fn agent_of_the_most_recent_caller_is_used(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
     let none = world.run(&["run", "-n", "dev", ASK]);
-    assert_eq!(none.code, Some(1), "nobody has an agent yet: {none:?}");
+    assert_eq!(none.code, Some(1), "no caller had an agent: {none:?}");
     let ann = Agent::start(&world, "ann");
     ann.run(&world, "true");
     assert!(world.inside("dev", ASK).contains(" ann "));
@@ -108,7 +108,7 @@ fn the_newest_caller_counts_and_an_agent_may_go_away(lab: &Lab) {
     assert_ne!(gone.code, Some(0), "{gone:?}");
     assert!(
         ann.run(&world, ASK).stdout.contains(" ann "),
-        "the machine is as well as before"
+        "the machine uses the next caller's agent"
     );
     world.stdout(&["restart", "dev"]);
     assert!(ann.run(&world, ASK).stdout.contains(" ann "));

@@ -1,36 +1,40 @@
-//! The end of a machine, in order and otherwise, and what survives it.
+//! Stopped, killed and hanging machines, and their data.
 
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
+    time::{Duration, Instant},
 };
 
 use end_to_end::{Lab, World, eventually};
 
-crate::tests![
-    a_stop_is_orderly_and_what_was_written_stays,
-    a_stop_right_after_the_start_is_orderly_too,
-    a_killed_engine_leaves_a_stopped_machine_that_boots_again,
-    a_killed_runtime_takes_everything_with_it,
-    a_killed_service_is_succeeded_and_machines_go_on,
-    a_killed_file_share_stops_its_machine,
-    a_boot_that_stands_still_is_begun_again,
-    a_machine_that_stands_still_is_told_of,
-    a_removed_machine_leaves_nothing,
-    a_runtime_that_is_told_to_end_stops_its_machine_in_order,
-    a_machine_is_found_again_when_its_session_is_gone,
-    a_command_for_a_machine_that_goes_down_boots_it_again,
-    a_broken_bundle_is_told_of,
+crate::declare::tests![
+    stop_shuts_down_and_keeps_written_data,
+    stop_right_after_the_start_shuts_down,
+    machine_boots_after_its_engine_was_killed,
+    killed_runtime_ends_all_processes_of_its_machine,
+    machines_keep_running_when_the_service_is_killed,
+    killed_file_share_stops_its_machine,
+    hanging_boot_is_retried,
+    hanging_machine_is_reported,
+    removed_machine_leaves_nothing,
+    terminated_runtime_shuts_its_machine_down,
+    machine_is_found_without_its_runtime_directory,
+    command_boots_a_machine_that_is_shutting_down,
+    stop_during_a_reboot_stops_the_machine,
+    sigterm_during_a_reboot_stops_the_machine,
+    rebooted_machine_is_not_stopping,
+    broken_bundle_is_reported,
 ];
 
 fn tiny(lab: &Lab) -> World {
-    let world = World::of_user();
+    let world = World::for_user();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
     world
 }
 
-fn a_stop_is_orderly_and_what_was_written_stays(lab: &Lab) {
-    let world = World::of_root();
+fn stop_shuts_down_and_keeps_written_data(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
     world.inside("dev", "echo kept > /a-file");
     let before = world.inspect("dev")["containerId"].clone();
@@ -43,13 +47,13 @@ fn a_stop_is_orderly_and_what_was_written_stays(lab: &Lab) {
     let boot_log = world.stdout(&["logs", "--boot", "dev"]);
     assert!(
         !boot_log.contains("agent:"),
-        "nothing was in the way: {boot_log}"
+        "the agent logged no errors: {boot_log}"
     );
     world.check_disk("dev");
     assert_eq!(
         world.stdout(&["stop", "dev"]),
         "dev\n",
-        "it is stopped already"
+        "stopping a stopped machine succeeds"
     );
     let state = world.run(&[
         "run",
@@ -64,8 +68,8 @@ fn a_stop_is_orderly_and_what_was_written_stays(lab: &Lab) {
     assert_ne!(world.inspect("dev")["containerId"], before);
 }
 
-fn a_stop_right_after_the_start_is_orderly_too(lab: &Lab) {
-    let world = World::of_root();
+fn stop_right_after_the_start_shuts_down(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("debian-systemd:12"), "dev", &["--no-boot"]);
     world.inside("dev", "true");
     world.stdout(&["stop", "dev"]);
@@ -74,31 +78,31 @@ fn a_stop_right_after_the_start_is_orderly_too(lab: &Lab) {
     world.check_disk("dev");
 }
 
-fn a_killed_engine_leaves_a_stopped_machine_that_boots_again(lab: &Lab) {
+fn machine_boots_after_its_engine_was_killed(lab: &Lab) {
     let world = tiny(lab);
     world.inside("tiny", "sudo true 2>/dev/null; sync");
     let [engine] = &world.engines()[..] else {
         panic!("{:?}", world.engines());
     };
     engine.kill();
-    eventually("it is stopped", || world.is_stopped("tiny"));
-    eventually("nothing of it runs", || {
+    eventually("the machine is stopped", || world.is_stopped("tiny"));
+    eventually("no process of the machine is left", || {
         world.processes("file-share").is_empty()
     });
     assert_eq!(world.inside("tiny", "echo again"), "again\n");
 }
 
-fn a_killed_runtime_takes_everything_with_it(lab: &Lab) {
+fn killed_runtime_ends_all_processes_of_its_machine(lab: &Lab) {
     let world = tiny(lab);
     world.processes("runtime")[0].kill();
-    eventually("it is stopped", || world.is_stopped("tiny"));
-    eventually("nothing of it runs", || {
+    eventually("the machine is stopped", || world.is_stopped("tiny"));
+    eventually("no process of the machine is left", || {
         world.engines().is_empty() && world.processes("file-share").is_empty()
     });
     assert_eq!(world.inside("tiny", "echo again"), "again\n");
 }
 
-fn a_killed_service_is_succeeded_and_machines_go_on(lab: &Lab) {
+fn machines_keep_running_when_the_service_is_killed(lab: &Lab) {
     let world = tiny(lab);
     let before = world.inspect("tiny");
     world.processes("service")[0].kill();
@@ -108,44 +112,44 @@ fn a_killed_service_is_succeeded_and_machines_go_on(lab: &Lab) {
     assert!(world.is_stopped("tiny"));
 }
 
-fn a_killed_file_share_stops_its_machine(lab: &Lab) {
+fn killed_file_share_stops_its_machine(lab: &Lab) {
     let world = tiny(lab);
     world.processes("file-share")[0].kill();
-    eventually("it is stopped", || world.is_stopped("tiny"));
+    eventually("the machine is stopped", || world.is_stopped("tiny"));
     assert_eq!(world.inside("tiny", "echo again"), "again\n");
 }
 
-fn a_boot_that_stands_still_is_begun_again(lab: &Lab) {
-    let world = World::of_user();
+fn hanging_boot_is_retried(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
     let mut run = world.machine(&["run", "-n", "tiny", "echo up"]);
     let run = run.stdout(Stdio::piped()).spawn().unwrap();
-    eventually("the kernel speaks", || {
+    eventually("the kernel prints", || {
         std::fs::metadata(world.bundle("tiny", "boot.log")).is_ok_and(|log| log.len() > 0)
     });
-    world.engines()[0].stop();
+    world.engines()[0].pause();
     let output = run.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "up\n");
 }
 
-fn a_machine_that_stands_still_is_told_of(lab: &Lab) {
+fn hanging_machine_is_reported(lab: &Lab) {
     let world = tiny(lab);
     let engine = &world.engines()[0];
-    engine.stop();
+    engine.pause();
     let mut run = world.machine(&["run", "-n", "tiny", "echo up"]);
     let run = run.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut run = run.spawn().unwrap();
-    let mut told = String::new();
+    let mut line = String::new();
     BufReader::new(run.stderr.take().unwrap())
-        .read_line(&mut told)
+        .read_line(&mut line)
         .unwrap();
-    assert!(told.contains("machine restart tiny"), "{told}");
-    engine.go_on();
+    assert!(line.contains("machine restart tiny"), "{line}");
+    engine.resume();
     let output = run.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "up\n");
 }
 
-fn a_removed_machine_leaves_nothing(lab: &Lab) {
+fn removed_machine_leaves_nothing(lab: &Lab) {
     let world = tiny(lab);
     let removed = world.run(&["rm", "tiny"]);
     assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), "tiny\n"));
@@ -156,13 +160,13 @@ fn a_removed_machine_leaves_nothing(lab: &Lab) {
     assert!(
         world
             .error(&["inspect", "tiny"])
-            .contains("no machine tiny")
+            .contains("machine \"tiny\" not found")
     );
 }
 
-/// As when the host shuts down, which tells all processes at once.
-fn a_runtime_that_is_told_to_end_stops_its_machine_in_order(lab: &Lab) {
-    let world = World::of_root();
+/// A host that shuts down sends SIGTERM to all processes at once.
+fn terminated_runtime_shuts_its_machine_down(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
     world.inside("tiny", "echo unsynced > /root/file; echo shared > file");
     for process in [
@@ -170,9 +174,9 @@ fn a_runtime_that_is_told_to_end_stops_its_machine_in_order(lab: &Lab) {
         world.processes("file-share"),
         world.processes("runtime"),
     ] {
-        process[0].tell_to_end();
+        process[0].terminate();
     }
-    eventually("it is stopped", || world.is_stopped("tiny"));
+    eventually("the machine is stopped", || world.is_stopped("tiny"));
     assert!(
         world
             .stdout(&["logs", "tiny"])
@@ -185,9 +189,9 @@ fn a_runtime_that_is_told_to_end_stops_its_machine_in_order(lab: &Lab) {
     );
 }
 
-/// A session's own directory is removed at logout, and made again at the next login.
-fn a_machine_is_found_again_when_its_session_is_gone(lab: &Lab) {
-    let world = World::of_root();
+/// The runtime directory of a session is removed at logout and created again at the next login.
+fn machine_is_found_without_its_runtime_directory(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
     let boot = world.inspect("tiny")["containerId"].clone();
     std::fs::remove_dir_all(world.path("runtime/container")).unwrap();
@@ -200,16 +204,16 @@ fn a_machine_is_found_again_when_its_session_is_gone(lab: &Lab) {
     assert_eq!(world.bundles(), [""; 0]);
 }
 
-fn a_command_for_a_machine_that_goes_down_boots_it_again(lab: &Lab) {
-    let world = World::of_root();
+fn command_boots_a_machine_that_is_shutting_down(lab: &Lab) {
+    let world = World::for_root();
     world.create(&lab.image("busybox-plain:1"), "plain", &[]);
-    for way in ["poweroff", "reboot"] {
-        world.stdout(&["run", "-d", "-n", "plain", way]);
-        // One that begins before init is gone ends with the machine.
-        eventually("a command runs again", || {
+    for command in ["poweroff", "reboot"] {
+        world.stdout(&["run", "-d", "-n", "plain", command]);
+        // A command that starts before init has ended is killed with the machine.
+        eventually("a command succeeds", || {
             let outcome = world.run(&["run", "-n", "plain", "echo up"]);
             let is_killed = outcome.code.is_some_and(|code| code > 128);
-            let is_lost = outcome.stderr.contains("ended before the command did");
+            let is_lost = outcome.stderr.contains("stopped before the command ended");
             let is_done = outcome.code == Some(0);
             assert!(is_killed || is_lost || is_done, "{outcome:?}");
             outcome.stdout == "up\n"
@@ -217,8 +221,85 @@ fn a_command_for_a_machine_that_goes_down_boots_it_again(lab: &Lab) {
     }
 }
 
-fn a_broken_bundle_is_told_of(lab: &Lab) {
-    let world = World::of_user();
+/// Moments of a guest's reboot at which something else happens.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// Init has not acted on the reboot yet.
+    AtOnce,
+    /// The guest has announced the reboot, and its engine is about to end.
+    Announced,
+    /// A new engine runs.
+    Booting,
+}
+
+const MOMENTS: [Moment; 3] = [Moment::AtOnce, Moment::Announced, Moment::Booting];
+
+/// Reboots the machine from inside and waits for the moment.
+fn reboot_until(world: &World, machine: &str, moment: Moment) {
+    let engine = world.engines();
+    world.stdout(&["run", "-d", "-n", machine, "reboot"]);
+    match moment {
+        Moment::AtOnce => {}
+        Moment::Announced => eventually("it reboots", || {
+            world.inspect(machine)["status"] == "starting"
+        }),
+        Moment::Booting => eventually("a new engine runs", || {
+            let new = world.engines();
+            !new.is_empty() && new != engine
+        }),
+    }
+}
+
+/// Fails if the machine runs or does not boot again.
+fn check_stopped_and_boots(world: &World, machine: &str, moment: Moment) {
+    assert!(world.is_stopped(machine), "{moment:?}");
+    assert!(world.engines().is_empty(), "{moment:?}");
+    assert!(world.processes("runtime").is_empty(), "{moment:?}");
+    assert_eq!(world.inside(machine, "echo up"), "up\n", "{moment:?}");
+}
+
+fn stop_during_a_reboot_stops_the_machine(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    for moment in MOMENTS {
+        reboot_until(&world, "plain", moment);
+        let begin = Instant::now();
+        assert_eq!(world.stdout(&["stop", "plain"]), "plain\n", "{moment:?}");
+        // A stop that is lost returns after its timeout, 120 s.
+        let taken = begin.elapsed();
+        assert!(taken < Duration::from_secs(60), "{moment:?}: {taken:?}");
+        check_stopped_and_boots(&world, "plain", moment);
+    }
+    world.stdout(&["stop", "plain"]);
+    world.check_disk("plain");
+}
+
+fn sigterm_during_a_reboot_stops_the_machine(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    for moment in MOMENTS {
+        reboot_until(&world, "plain", moment);
+        world.processes("runtime")[0].terminate();
+        eventually("its runtime has ended", || {
+            world.processes("runtime").is_empty()
+        });
+        check_stopped_and_boots(&world, "plain", moment);
+    }
+}
+
+fn rebooted_machine_is_not_stopping(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    reboot_until(&world, "plain", Moment::Booting);
+    eventually("it is up again", || {
+        world.inspect("plain")["status"] == "running"
+    });
+    let failed = world.run(&["run", "-n", "plain", "exit 3"]);
+    assert_eq!((failed.code, &*failed.stderr), (Some(3), ""), "{failed:?}");
+}
+
+fn broken_bundle_is_reported(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("busybox:1"), "well", &["--no-boot"]);
     world.create(&lab.image("busybox:1"), "broken", &["--no-boot"]);
     std::fs::write(world.bundle("broken", "boot-config.json"), "").unwrap();

@@ -1,4 +1,4 @@
-//! Standard input, output and error pass unchanged, whatever their size and whoever closes first.
+//! Standard streams pass unchanged, whatever their size and whichever end closes first.
 
 use std::{
     fs::File,
@@ -8,21 +8,21 @@ use std::{
 
 use end_to_end::{Lab, World};
 
-crate::tests![
-    random_bytes_pass_both_ways_at_once,
-    the_streams_are_kept_apart,
-    a_reader_that_leaves_ends_the_command,
-    a_command_may_close_its_input,
-    what_stays_in_the_background_holds_nobody_up,
-    an_input_that_never_ends_holds_nobody_up,
+crate::declare::tests![
+    bytes_pass_unchanged_in_both_directions_at_once,
+    stdout_and_stderr_are_separate,
+    closed_output_ends_the_command,
+    command_may_close_its_input,
+    background_process_does_not_delay_the_end,
+    open_input_does_not_delay_the_end,
 ];
 
 const BYTES: u64 = 256 << 20;
 
-/// The most that any of our processes may need, in KiB: far from what passes through.
-const BOUND: u64 = 128 << 10;
+/// Limit on the memory of each process in KiB. It is half of the data that passes through.
+const MAX_MEMORY: u64 = 128 << 10;
 
-fn random_bytes_pass_both_ways_at_once(lab: &Lab) {
+fn bytes_pass_unchanged_in_both_directions_at_once(lab: &Lab) {
     let world = lab.root();
     let sent = world.path("sent");
     let mut random = File::open("/dev/urandom").unwrap().take(BYTES);
@@ -41,11 +41,11 @@ fn random_bytes_pass_both_ways_at_once(lab: &Lab) {
         if let Some(status) = client.try_wait().unwrap() {
             break status;
         }
-        most = most.max(largest(world));
+        most = most.max(peak_memory(world));
         std::thread::sleep(std::time::Duration::from_millis(100));
     };
     assert!(status.success());
-    assert!(most < BOUND, "one process grew to {most} KiB");
+    assert!(most < MAX_MEMORY, "one process grew to {most} KiB");
     let hash = hash(&sent);
     assert_eq!(self::hash(&received), hash);
     assert_eq!(self::hash(&errors), hash);
@@ -54,9 +54,9 @@ fn random_bytes_pass_both_ways_at_once(lab: &Lab) {
     }
 }
 
-/// The peak size of this world's largest process, in KiB.
-fn largest(world: &World) -> u64 {
-    let processes = end_to_end::Process::with(&world.program().display().to_string());
+/// Returns the peak memory of this world's largest process in KiB.
+fn peak_memory(world: &World) -> u64 {
+    let processes = end_to_end::Process::find(&world.program().display().to_string());
     let peaks = processes.iter().filter_map(|process| {
         let peak = process.status("VmHWM")?;
         peak.split_whitespace().next()?.parse::<u64>().ok()
@@ -71,7 +71,7 @@ fn hash(file: &std::path::Path) -> String {
     String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
-fn the_streams_are_kept_apart(lab: &Lab) {
+fn stdout_and_stderr_are_separate(lab: &Lab) {
     let outcome = lab
         .root()
         .run(&["run", "-n", "dev", "echo out; echo err >&2"]);
@@ -81,7 +81,7 @@ fn the_streams_are_kept_apart(lab: &Lab) {
     );
 }
 
-fn a_reader_that_leaves_ends_the_command(lab: &Lab) {
+fn closed_output_ends_the_command(lab: &Lab) {
     let world = lab.root();
     let mut yes = world.machine(&["run", "-n", "dev", "yes"]);
     let mut client = yes.stdout(Stdio::piped()).spawn().unwrap();
@@ -94,12 +94,12 @@ fn a_reader_that_leaves_ends_the_command(lab: &Lab) {
         .unwrap();
     assert_eq!(&first, b"y\n");
     client.wait().unwrap();
-    end_to_end::eventually("yes is gone", || {
+    end_to_end::eventually("yes has ended", || {
         world.run(&["run", "-n", "dev", "pgrep -x yes"]).code == Some(1)
     });
 }
 
-fn a_command_may_close_its_input(lab: &Lab) {
+fn command_may_close_its_input(lab: &Lab) {
     let mut run = lab
         .root()
         .machine(&["run", "-n", "dev", "exec <&-; sleep 0.5; echo done"]);
@@ -110,7 +110,7 @@ fn a_command_may_close_its_input(lab: &Lab) {
     assert_eq!(output.stdout, b"done\n");
 }
 
-fn what_stays_in_the_background_holds_nobody_up(lab: &Lab) {
+fn background_process_does_not_delay_the_end(lab: &Lab) {
     let world = lab.root();
     let outcome = world.run(&["run", "-n", "dev", "sleep 98763 & echo started"]);
     assert_eq!(outcome.stdout, "started\n");
@@ -118,11 +118,11 @@ fn what_stays_in_the_background_holds_nobody_up(lab: &Lab) {
     assert_eq!(
         survives.code,
         Some(0),
-        "what is left in the background goes on"
+        "the background process keeps running"
     );
 }
 
-fn an_input_that_never_ends_holds_nobody_up(lab: &Lab) {
+fn open_input_does_not_delay_the_end(lab: &Lab) {
     let mut run = lab.root().machine(&["run", "-n", "dev", "head -c 3"]);
     let mut client = run
         .stdin(Stdio::piped())

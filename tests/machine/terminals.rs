@@ -1,13 +1,13 @@
-//! An interactive shell: size, keys, jobs, full-screen programs.
+//! Interactive shells: size, control keys, jobs, full-screen programs.
 
 use end_to_end::{Lab, Terminal};
 
-crate::tests![
-    a_login_shell_is_interactive,
-    the_size_follows_the_window,
-    keys_reach_the_shell_and_its_jobs,
-    a_full_screen_editor_works,
-    a_terminal_can_be_asked_for,
+crate::declare::tests![
+    login_shell_is_interactive,
+    terminal_size_follows_the_window,
+    control_keys_reach_the_shell_and_its_jobs,
+    full_screen_editor_works,
+    terminal_can_be_requested,
 ];
 
 fn shell(lab: &Lab) -> Terminal {
@@ -16,7 +16,7 @@ fn shell(lab: &Lab) -> Terminal {
     terminal
 }
 
-fn a_login_shell_is_interactive(lab: &Lab) {
+fn login_shell_is_interactive(lab: &Lab) {
     let mut terminal = shell(lab);
     terminal.press("shopt -q login_shell && echo log''in\r");
     terminal.expect("login");
@@ -27,7 +27,7 @@ fn a_login_shell_is_interactive(lab: &Lab) {
     assert_eq!(terminal.end(), Some(5));
 }
 
-fn the_size_follows_the_window(lab: &Lab) {
+fn terminal_size_follows_the_window(lab: &Lab) {
     let mut terminal = shell(lab);
     terminal.press("stty size\r");
     terminal.expect("31 101");
@@ -40,18 +40,18 @@ fn the_size_follows_the_window(lab: &Lab) {
     assert_eq!(terminal.end(), Some(0));
 }
 
-fn keys_reach_the_shell_and_its_jobs(lab: &Lab) {
+fn control_keys_reach_the_shell_and_its_jobs(lab: &Lab) {
     let mut terminal = shell(lab);
     terminal.press("sleep 98764\r");
     terminal.expect("98764");
-    job_has_started();
+    wait_for_job();
     terminal.press("\x03");
     terminal.expect("$ ");
     terminal.press("echo interrupted $?\r");
     terminal.expect("interrupted 130");
     terminal.press("sleep 98765\r");
     terminal.expect("98765");
-    job_has_started();
+    wait_for_job();
     terminal.press("\x1a");
     terminal.expect("Stopped");
     terminal.press("jobs; bg; kill %1; wait %1; echo gone $?\r");
@@ -61,12 +61,12 @@ fn keys_reach_the_shell_and_its_jobs(lab: &Lab) {
     assert_eq!(terminal.end(), Some(0));
 }
 
-/// The shell has handed its terminal to the job some moments after it showed the job's name.
-fn job_has_started() {
+/// The shell gives the terminal to the job a moment after it has printed the command line.
+fn wait_for_job() {
     std::thread::sleep(std::time::Duration::from_secs(1));
 }
 
-fn a_full_screen_editor_works(lab: &Lab) {
+fn full_screen_editor_works(lab: &Lab) {
     let world = lab.user();
     let mut terminal = shell(lab);
     terminal.press("vi note.txt\r");
@@ -80,7 +80,7 @@ fn a_full_screen_editor_works(lab: &Lab) {
     assert_eq!(written, "hello from inside\n");
 }
 
-fn a_terminal_can_be_asked_for(lab: &Lab) {
+fn terminal_can_be_requested(lab: &Lab) {
     let world = lab.user();
     let mut terminal = Terminal::start(
         &world.machine(&["run", "-t", "-n", "dev", "tty; exit 3"]),

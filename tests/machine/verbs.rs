@@ -1,24 +1,28 @@
-//! The verbs that change a machine as a whole, and copies into it and out of it.
+//! Verbs that change a machine as a whole, and copies.
 
 use std::{fs, io::Write, os::unix::fs::PermissionsExt, process::Stdio};
 
 use end_to_end::{Lab, World};
 
-crate::tests![
-    start_stop_and_restart,
-    set_is_applied_by_the_next_boot,
-    a_rename_keeps_everything,
-    the_default_machine,
-    copies_in_and_out,
-    copies_that_cannot_be,
+crate::declare::tests![
+    machines_are_started_stopped_and_restarted,
+    set_is_applied_at_the_next_boot,
+    rename_keeps_data_and_default,
+    default_machine_can_be_changed,
+    files_are_copied_in_both_directions,
+    invalid_copies_are_refused,
 ];
 
-fn start_stop_and_restart(lab: &Lab) {
-    let world = World::of_user();
+fn machines_are_started_stopped_and_restarted(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("busybox:1");
     world.create(&image, "one", &["--no-boot"]);
     world.create(&image, "two", &["--no-boot"]);
-    assert_eq!(world.stdout(&["start"]), "one\n", "the default one");
+    assert_eq!(
+        world.stdout(&["start"]),
+        "one\n",
+        "the default machine is started"
+    );
     assert_eq!(world.stdout(&["start", "one", "two"]), "one\ntwo\n");
     assert_eq!(world.inspect("two")["status"], "running");
     let before = world.inspect("one")["containerId"].clone();
@@ -26,17 +30,20 @@ fn start_stop_and_restart(lab: &Lab) {
     assert_ne!(world.inspect("one")["containerId"], before);
     let some = world.run(&["stop", "one", "none", "two"]);
     assert_eq!((some.code, &*some.stdout), (Some(1), "one\ntwo\n"));
-    assert!(some.stderr.contains("no machine none"), "{some:?}");
+    assert!(
+        some.stderr.contains("machine \"none\" not found"),
+        "{some:?}"
+    );
     assert!(world.is_stopped("one") && world.is_stopped("two"));
     assert_eq!(
         world.stdout(&["restart", "two"]),
         "two\n",
-        "a stopped one is started"
+        "restart starts a stopped machine"
     );
 }
 
-fn set_is_applied_by_the_next_boot(lab: &Lab) {
-    let world = World::of_user();
+fn set_is_applied_at_the_next_boot(lab: &Lab) {
+    let world = World::for_user();
     world.create(&lab.image("busybox:1"), "tiny", &[]);
     let file = || -> serde_json::Value {
         serde_json::from_slice(&fs::read(world.bundle("tiny", "boot-config.json")).unwrap())
@@ -63,11 +70,12 @@ fn set_is_applied_by_the_next_boot(lab: &Lab) {
     }
     let changed = world.run(&["set", "-n", "tiny", "cpus=1", "memory=2gb", "home-mount=ro"]);
     assert_eq!((changed.code, &*changed.stdout), (Some(0), "tiny\n"));
-    assert!(
-        changed.stderr.contains("stopped and started"),
-        "{changed:?}"
+    assert!(changed.stderr.contains("at the next boot"), "{changed:?}");
+    assert_eq!(
+        world.inside("tiny", "nproc"),
+        "2\n",
+        "a running machine is unchanged"
     );
-    assert_eq!(world.inside("tiny", "nproc"), "2\n", "not yet");
     world.stdout(&["restart", "tiny"]);
     assert_eq!(world.inside("tiny", "nproc"), "1\n");
     let memory: u64 = world
@@ -78,8 +86,8 @@ fn set_is_applied_by_the_next_boot(lab: &Lab) {
     assert!((1_800_000..2_100_000).contains(&memory), "{memory}");
     world.stdout(&["stop", "tiny"]);
     let quiet = world.run(&["set", "-n", "tiny", "cpus=2"]);
-    assert_eq!(quiet.stderr, "", "it is stopped");
-    // Whatever is in the file is looked at again when it boots.
+    assert_eq!(quiet.stderr, "", "a stopped machine needs no restart");
+    // A boot validates the file again.
     fs::write(
         world.bundle("tiny", "boot-config.json"),
         file().to_string().replace("\"cpus\":2", "\"cpus\":0"),
@@ -89,8 +97,8 @@ fn set_is_applied_by_the_next_boot(lab: &Lab) {
     assert!(error.contains("boot-config.json"), "{error}");
 }
 
-fn a_rename_keeps_everything(lab: &Lab) {
-    let world = World::of_user();
+fn rename_keeps_data_and_default(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("busybox:1");
     world.create(&image, "old", &[]);
     world.create(&image, "other", &["--no-boot"]);
@@ -99,25 +107,32 @@ fn a_rename_keeps_everything(lab: &Lab) {
     assert!(running.contains("stop it first"), "{running}");
     world.stdout(&["stop", "old"]);
     let taken = world.error(&["rename", "old", "other"]);
-    assert!(taken.contains("other exists already"), "{taken}");
+    assert!(
+        taken.contains("machine \"other\" already exists"),
+        "{taken}"
+    );
     assert_eq!(world.stdout(&["rename", "old", "new"]), "new\n");
     assert_eq!(world.bundles(), ["new", "other"]);
     assert_eq!(world.inspect("new")["id"], "new");
     assert_eq!(
         world.stdout(&["run", "hostname; cat /kept"]),
         "new\nkept\n",
-        "still the default"
+        "a renamed machine stays the default"
     );
     let hosts = world.inside("new", "cat /etc/hosts");
     assert!(
         hosts.contains(" new\n") && !hosts.contains("old"),
         "{hosts}"
     );
-    assert!(world.error(&["inspect", "old"]).contains("no machine old"));
+    assert!(
+        world
+            .error(&["inspect", "old"])
+            .contains("machine \"old\" not found")
+    );
 }
 
-fn the_default_machine(lab: &Lab) {
-    let world = World::of_user();
+fn default_machine_can_be_changed(lab: &Lab) {
+    let world = World::for_user();
     let image = lab.image("busybox:1");
     assert!(
         world
@@ -143,7 +158,7 @@ fn the_default_machine(lab: &Lab) {
     assert!(
         world
             .error(&["set-default", "none"])
-            .contains("no machine none")
+            .contains("machine \"none\" not found")
     );
     let removed = world.run(&["rm", "two"]);
     assert!(
@@ -154,12 +169,12 @@ fn the_default_machine(lab: &Lab) {
     assert_eq!(world.run(&["rm", "-f", "one"]).stderr, "");
 }
 
-fn copies_in_and_out(lab: &Lab) {
+fn files_are_copied_in_both_directions(lab: &Lab) {
     let world = lab.user();
-    let place = world.home().join("copies");
+    let directory = world.home().join("copies");
     let copy = |from: &str, to: &str| {
         let mut command = world.machine(&["cp", from, to]);
-        let outcome: end_to_end::Outcome = command.current_dir(&place).output().unwrap().into();
+        let outcome: end_to_end::Outcome = command.current_dir(&directory).output().unwrap().into();
         assert_eq!(
             (outcome.code, &*outcome.stdout, &*outcome.stderr),
             (Some(0), "", ""),
@@ -170,11 +185,15 @@ fn copies_in_and_out(lab: &Lab) {
         "dev",
         "rm -rf copies /tmp/copies && mkdir -p copies/tree/deep /tmp/copies",
     );
-    fs::write(place.join("file"), vec![7; 3_000_000]).unwrap();
-    fs::write(place.join("tree/deep/a b"), "deep").unwrap();
-    std::os::unix::fs::symlink("deep", place.join("tree/link")).unwrap();
-    fs::write(place.join("tree/run"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(place.join("tree/run"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("file"), vec![7; 3_000_000]).unwrap();
+    fs::write(directory.join("tree/deep/a b"), "deep").unwrap();
+    std::os::unix::fs::symlink("deep", directory.join("tree/link")).unwrap();
+    fs::write(directory.join("tree/run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(
+        directory.join("tree/run"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
 
     copy("file", "dev:/tmp/copies/");
     copy("file", "dev:/tmp/copies/other");
@@ -187,14 +206,14 @@ fn copies_in_and_out(lab: &Lab) {
     copy("dev:/tmp/copies/tree", "back");
     copy("dev:/tmp/copies/file", "back/deep/");
     assert_eq!(
-        fs::read(place.join("back/deep/file")).unwrap(),
+        fs::read(directory.join("back/deep/file")).unwrap(),
         vec![7; 3_000_000]
     );
-    assert!(place.join("back/link").is_symlink());
-    // A link that is named is followed.
+    assert!(directory.join("back/link").is_symlink());
+    // A symlink as the source is followed.
     copy("dev:/etc/os-release", "release");
     assert!(
-        fs::read_to_string(place.join("release"))
+        fs::read_to_string(directory.join("release"))
             .unwrap()
             .contains("Debian")
     );
@@ -202,7 +221,7 @@ fn copies_in_and_out(lab: &Lab) {
     let root = world.run(&[
         "cp",
         "--root",
-        place.join("file").to_str().unwrap(),
+        directory.join("file").to_str().unwrap(),
         "dev:/etc/a-copy",
     ]);
     assert_eq!(root.code, Some(0), "{root:?}");
@@ -233,20 +252,20 @@ fn copies_in_and_out(lab: &Lab) {
     );
 }
 
-fn copies_that_cannot_be(lab: &Lab) {
+fn invalid_copies_are_refused(lab: &Lab) {
     let world = lab.user();
-    let told = |arguments: &[&str], words: &str| {
+    let assert_refused = |arguments: &[&str], words: &str| {
         let outcome = world.run(&[&["cp"], arguments].concat());
         assert!(matches!(outcome.code, Some(1 | 2)), "{outcome:?}");
         assert!(outcome.stderr.contains(words), "{outcome:?}");
     };
-    told(&["/etc/hostname", "/tmp/x"], "ID:PATH");
-    told(&["dev:/etc/hostname", "dev:/x"], "two steps");
-    told(&["none-such-file", "dev:"], "none-such-file");
-    told(&["dev:/none", "."], "/none");
-    told(&["/etc/hostname", "dev:/none/x"], "no such directory");
-    told(&["/etc/hostname", "dev:/etc/x"], "Permission denied");
-    told(&["/etc/hostname", "none:/x"], "no machine none");
-    told(&["/etc/hostname", "dev:/tmp/none/"], "no such directory");
-    told(&["/etc/hostname", "B:/x"], "./B:/x");
+    assert_refused(&["/etc/hostname", "/tmp/x"], "ID:PATH");
+    assert_refused(&["dev:/etc/hostname", "dev:/x"], "between machines");
+    assert_refused(&["none-such-file", "dev:"], "none-such-file");
+    assert_refused(&["dev:/none", "."], "/none");
+    assert_refused(&["/etc/hostname", "dev:/none/x"], "no such directory");
+    assert_refused(&["/etc/hostname", "dev:/etc/x"], "Permission denied");
+    assert_refused(&["/etc/hostname", "none:/x"], "machine \"none\" not found");
+    assert_refused(&["/etc/hostname", "dev:/tmp/none/"], "no such directory");
+    assert_refused(&["/etc/hostname", "B:/x"], "./B:/x");
 }

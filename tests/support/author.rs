@@ -1,3 +1,5 @@
+//! An image's author, who attaches machine settings to the image.
+
 use std::{
     fs,
     io::{Read, Write},
@@ -14,22 +16,24 @@ use xtask::registry::Registry;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// The author of an image `app` at a registry of its own, made from a test image. Debian's registry
-/// has no referrers API, so artifacts are listed under a tag, as authors' tools do it there.
+/// The author of an image `app` in a registry of its own.
+///
+/// Debian's registry has no referrers API, so artifacts are listed under a tag, which is the
+/// fallback of the OCI distribution specification.
 pub struct Author {
     registry: Registry,
     storage: TempDir,
-    /// What a manifest's descriptor says.
+    /// Descriptor of the image's manifest.
     image: Value,
 }
 
 impl Author {
-    /// Copies a test image, `HOST:PORT/NAME:TAG`.
-    pub fn of(image: &str) -> Author {
+    /// Copies a test image, `HOST:PORT/NAME:TAG`, into a new registry.
+    pub fn new(image: &str) -> Author {
         Author::with_file(image, None)
     }
 
-    /// As [`of`](Self::of), with one more executable file, a path and a text, in the image.
+    /// Copies a test image and adds an executable file to it, given by its path and contents.
     pub fn with_file(image: &str, file: Option<(&str, &str)>) -> Author {
         let storage = tempfile::tempdir().unwrap();
         let registry = Registry::start(storage.path()).unwrap();
@@ -70,12 +74,13 @@ impl Author {
         author
     }
 
-    /// The image's reference.
+    /// Returns the image's reference.
     pub fn image(&self) -> String {
         format!("{}/app:1", self.registry.address())
     }
 
-    /// Attaches an artifact with these layers, media types and contents, in place of others.
+    /// Attaches an artifact with these layers, given by media type and contents. It replaces an
+    /// artifact that was attached before.
     pub fn attach(&self, layers: &[(&str, &str)]) {
         let layers: Vec<Value> = layers
             .iter()
@@ -94,8 +99,8 @@ impl Author {
         self.push_manifest(&digest.replace(':', "-"), INDEX, &list);
     }
 
-    /// Closes the registry: from now on nobody answers there.
-    pub fn leave(self) {
+    /// Closes the registry.
+    pub fn close_registry(self) {
         drop(self.registry);
         drop(self.storage);
     }
@@ -132,7 +137,7 @@ fn digest(content: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-/// A tar archive of one executable file.
+/// Returns a tar archive of an executable file.
 fn archive(path: &str, text: &str) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(path);
@@ -144,7 +149,7 @@ fn archive(path: &str, text: &str) -> Vec<u8> {
     tar.output().unwrap().stdout
 }
 
-/// Status, head and body of the answer.
+/// Sends an HTTP request and returns status, head and body of the answer.
 fn request(
     address: SocketAddr,
     method: &str,
@@ -154,7 +159,7 @@ fn request(
 ) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
-    // An answer to HTTP/1.0 is not chunked.
+    // HTTP/1.0, because the answer is not chunked then.
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {length}\r\n{headers}\r\n"
     );

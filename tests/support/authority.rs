@@ -1,3 +1,5 @@
+//! A certificate authority.
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -6,22 +8,22 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A certificate authority of a team's own, as `openssl` makes one.
+/// A private certificate authority, created with `openssl`.
 pub struct Authority {
     directory: TempDir,
 }
 
-/// A certificate that an authority has signed, and its key: PEM files.
+/// PEM files of a certificate that an authority has signed.
 pub struct Certified {
-    /// The certificate.
+    /// Path of the certificate.
     pub certificate: PathBuf,
-    /// Its key.
+    /// Path of the private key.
     pub key: PathBuf,
 }
 
 impl Authority {
-    /// Founds one.
-    pub fn found() -> Authority {
+    /// Creates an authority.
+    pub fn create() -> Authority {
         let authority = Authority {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -35,12 +37,13 @@ impl Authority {
         authority
     }
 
-    /// Its own certificate.
+    /// Returns the path of the authority's certificate.
     pub fn certificate(&self) -> PathBuf {
         self.file("ca.crt")
     }
 
-    /// Certifies somebody: `subjectAltName`s such as `IP:127.0.0.1` or `DNS:registry.internal`.
+    /// Issues a certificate. `names` is its `subjectAltName`, such as `IP:127.0.0.1` or
+    /// `DNS:registry.internal`.
     pub fn certify(&self, name: &str, names: &str) -> Certified {
         let certified = Certified {
             certificate: self.file(&format!("{name}.crt")),
@@ -68,7 +71,7 @@ impl Authority {
 }
 
 impl Certified {
-    /// Copies both to `NAME.cert` and `NAME.key`.
+    /// Copies both files to `NAME.cert` and `NAME.key` in a directory.
     pub fn copy_to(&self, directory: &Path, name: &str) {
         fs::copy(&self.certificate, directory.join(format!("{name}.cert"))).unwrap();
         fs::copy(&self.key, directory.join(format!("{name}.key"))).unwrap();
@@ -81,6 +84,7 @@ fn openssl(arguments: &[&str]) -> Command {
     openssl
 }
 
+/// Runs a command, which must succeed.
 fn succeed(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");

@@ -1,14 +1,17 @@
+//! Worlds and a registry that tests share.
+
 use std::{net::SocketAddr, sync::OnceLock};
 
 use xtask::registry::{self, Registry};
 
 use crate::World;
 
-/// What tests share because it takes long to make. Each is made when a test first asks for it,
-/// and all is removed when the lab is dropped.
+/// Registry and worlds that tests share, because they take long to create.
+///
+/// Each is created when a test first uses it. Dropping the lab removes them.
 #[derive(Default)]
 pub struct Lab {
-    // Machines go before the registry that they came from.
+    // Fields are dropped in this order: the machines before the registry of their images.
     root: OnceLock<World>,
     user: OnceLock<World>,
     unbooted: OnceLock<World>,
@@ -16,31 +19,31 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A reference to a test image, `NAME:TAG`.
+    /// Returns the reference of a test image, `NAME:TAG`, and starts the registry.
     pub fn image(&self, name: &str) -> String {
         format!("{}/{name}", self.registry())
     }
 
-    /// Where the registry of the test images listens.
+    /// Returns the address of the registry of the test images.
     pub fn registry(&self) -> SocketAddr {
         let start = || Registry::start(&registry::storage()).unwrap();
         self.registry.get_or_init(start).address()
     }
 
-    /// Root's world, with a running Debian `dev`. Tests leave the machine as it is.
+    /// Returns root's world, with a running Debian machine `dev`. Tests must not stop or change it.
     pub fn root(&self) -> &World {
         self.root.get_or_init(|| {
-            let world = World::of_root();
+            let world = World::for_root();
             world.create(&self.image("debian-systemd:12"), "dev", &[]);
             world
         })
     }
 
-    /// A world of root's with two machines that were never booted: `one`, which is the default
-    /// one, and `two`. Tests leave them as they are.
+    /// Returns a world of root with two machines that were never booted: `one`, the default
+    /// machine, and `two`. Tests must not boot or change them.
     pub fn unbooted(&self) -> &World {
         self.unbooted.get_or_init(|| {
-            let world = World::of_root();
+            let world = World::for_root();
             for machine in ["one", "two"] {
                 world.create(&self.image("busybox:1"), machine, &["--no-boot"]);
             }
@@ -48,10 +51,11 @@ impl Lab {
         })
     }
 
-    /// An ordinary user's world, with a running Debian `dev`. Tests leave the machine as it is.
+    /// Returns an ordinary user's world, with a running Debian machine `dev`. Tests must not stop
+    /// or change it.
     pub fn user(&self) -> &World {
         self.user.get_or_init(|| {
-            let world = World::of_user();
+            let world = World::for_user();
             world.create(&self.image("debian-systemd:12"), "dev", &[]);
             world
         })

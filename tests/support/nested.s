@@ -1,5 +1,5 @@
-# A kernel that prints a line on the first serial port, and ends the virtual machine that it runs in; or that
-# stands still, where STILL is set. Entered as Xen's "x86/HVM direct boot ABI" says.
+# A kernel that prints a line on the first serial port and ends its virtual machine. If HANG is
+# defined, it halts at once. Its entry point follows Xen's "x86/HVM direct boot ABI" (PVH).
 	.section .note.Xen, "a", @note
 	.long 4, 4, 18
 	.asciz "Xen"
@@ -8,7 +8,7 @@
 	.code32
 	.globl _start
 _start:
-	.ifndef STILL
+	.ifndef HANG
 	mov $message, %esi
 	mov $0x3f8, %dx
 1:	lodsb
@@ -16,7 +16,7 @@ _start:
 	jz 2f
 	out %al, %dx
 	jmp 1b
-	# QEMU's isa-debug-exit.
+	# Any write to QEMU's isa-debug-exit device ends the virtual machine.
 2:	mov $0xf4, %dx
 	xor %eax, %eax
 	out %al, %dx

@@ -1,18 +1,21 @@
+//! The outcome of a command.
+
 use std::process::Output;
 
-/// What a command came to.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Its exit code; none if a signal ended it.
+    /// Exit code, absent after death by a signal.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it said on the side.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Outcome {
-    /// The one sentence of a command that failed, without its progress lines.
+    /// Returns the error of a failed command, without progress lines. Panics if the command did not
+    /// fail with exit code 1 and empty standard output.
     pub fn error(&self) -> &str {
         assert_eq!(self.code, Some(1), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");

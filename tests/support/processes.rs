@@ -1,3 +1,5 @@
+//! Processes of this host.
+
 use std::{
     fs,
     thread::sleep,
@@ -9,15 +11,15 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A process of this host, found by its command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its id.
+    /// Process id.
     pub pid: i32,
-    /// Its command line, spaces between the arguments.
+    /// Command line, with spaces between the arguments.
     pub command_line: String,
 }
 
 impl Process {
-    /// All processes whose command line contains `words`.
-    pub fn with(words: &str) -> Vec<Process> {
+    /// Returns all processes with `words` in their command line.
+    pub fn find(words: &str) -> Vec<Process> {
         let entries = fs::read_dir("/proc").unwrap();
         let processes = entries.filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -30,23 +32,23 @@ impl Process {
             .collect()
     }
 
-    /// Ends it as `kill -9` does.
+    /// Sends SIGKILL.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
     }
 
-    /// Tells it to end, as `kill` does.
-    pub fn tell_to_end(&self) {
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Makes it stand still.
-    pub fn stop(&self) {
+    /// Pauses the process with SIGSTOP.
+    pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Ends its standing still.
-    pub fn go_on(&self) {
+    /// Resumes a paused process with SIGCONT.
+    pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
@@ -54,7 +56,7 @@ impl Process {
         kill_process(Pid::from_raw(self.pid).unwrap(), signal).unwrap();
     }
 
-    /// A field of `/proc/PID/status`, by its name.
+    /// Returns a field of `/proc/PID/status` by its name, or `None` after the process has ended.
     pub fn status(&self, field: &str) -> Option<String> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix(field))?;
@@ -62,11 +64,14 @@ impl Process {
     }
 }
 
-/// Waits until `what` holds, and fails with `message` when it never does.
-pub fn eventually(message: &str, mut what: impl FnMut() -> bool) {
+/// Waits until `condition` returns true. Panics with `message` after 60 seconds.
+pub fn eventually(message: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !what() {
-        assert!(Instant::now() < deadline, "never: {message}");
+    while !condition() {
+        assert!(
+            Instant::now() < deadline,
+            "timed out waiting until {message}"
+        );
         sleep(Duration::from_millis(50));
     }
 }

@@ -1,3 +1,5 @@
+//! A person at a terminal.
+
 use std::{
     fs::File,
     io::{Read, Write},
@@ -12,20 +14,20 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
-/// How long this person waits for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for expected output and for the end of the command.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A person at a terminal, in which a command runs.
+/// A person at a terminal in which a command runs.
 pub struct Terminal {
     master: File,
     command: Child,
-    /// What is shown and not forgotten.
+    /// Output since the last expected words.
     shown: String,
     screen: vt100::Parser,
 }
 
 impl Terminal {
-    /// Starts a command in a terminal of this size.
+    /// Starts a command in a new terminal of this size.
     pub fn start(command: &Command, rows: u16, columns: u16) -> Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
@@ -61,7 +63,7 @@ impl Terminal {
         terminal
     }
 
-    /// Gives the terminal another size.
+    /// Resizes the terminal.
     pub fn resize(&mut self, rows: u16, columns: u16) {
         let size = Winsize {
             ws_row: rows,
@@ -73,14 +75,14 @@ impl Terminal {
         self.screen.screen_mut().set_size(rows, columns);
     }
 
-    /// Presses these keys.
+    /// Types these keys.
     pub fn press(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until the terminal shows this, and forgets all up to there.
+    /// Waits until the output contains these words, and discards the output up to their end.
     pub fn expect(&mut self, words: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(position) = self.shown.find(words) {
                 self.shown.drain(..position + words.len());
@@ -89,13 +91,13 @@ impl Terminal {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero() && self.read(left),
-                "{words:?} is not shown: {:?}",
+                "{words:?} not found in the output {:?}",
                 self.shown
             );
         }
     }
 
-    /// Takes what the command shows within this time. Returns whether there was anything.
+    /// Reads output that arrives within this time. Returns whether there was any.
     fn read(&mut self, within: Duration) -> bool {
         let mut watched = [PollFd::new(&self.master, PollFlags::IN)];
         let within = Timespec::try_from(within).unwrap();
@@ -109,7 +111,7 @@ impl Terminal {
         count > 0
     }
 
-    /// The screen as it is now.
+    /// Returns the current screen.
     pub fn screen(&self) -> &vt100::Screen {
         self.screen.screen()
     }
@@ -119,14 +121,17 @@ impl Terminal {
         self.end_with_screen().0
     }
 
-    /// Waits for the command's end and returns its exit code and the screen that it leaves.
+    /// Waits for the command's end and returns its exit code and the final screen.
     pub fn end_with_screen(mut self) -> (Option<i32>, vt100::Screen) {
-        let deadline = Instant::now() + PATIENCE;
-        // Somebody must look, or the command waits for its output to be shown.
+        let deadline = Instant::now() + TIMEOUT;
+        // Without a reader the command would block on a full terminal.
         while self.read(deadline.saturating_duration_since(Instant::now())) {}
         if Instant::now() >= deadline {
             self.command.kill().unwrap();
-            panic!("the command does not end; it shows {:?}", self.shown);
+            panic!(
+                "timed out waiting for the command to end; its output: {:?}",
+                self.shown
+            );
         }
         let code = self.command.wait().unwrap().code();
         (code, self.screen.screen().clone())

@@ -1,3 +1,5 @@
+//! A registry's token service.
+
 use std::{
     collections::HashMap,
     fs,
@@ -18,68 +20,70 @@ use serde_json::{Value, json};
 
 use crate::{Authority, Certified};
 
-/// Gives tokens for a real registry, which checks their signature (distribution's "Token
-/// Authentication Specification" and "OAuth2 Token Authentication"). It knows `ann`, whose password
-/// is `secret` and whose identity token is `refresh`, and gives her anything but what is below
-/// `theirs/`. Everyone may read what is called `busybox`. It goes on until the process ends.
+/// Issues tokens for a real registry, which verifies their signature (CNCF distribution, "Token
+/// Authentication Specification" and "OAuth2 Token Authentication").
+///
+/// The only user is `ann`, with the password `secret` and the identity token `refresh`. She may
+/// access every repository except those below `theirs/`. Everyone may pull `busybox`. The service
+/// runs until the process ends.
 pub struct TokenService {
     address: SocketAddr,
     authority: Authority,
-    asked: Arc<Mutex<Vec<TokenRequest>>>,
+    requests: Arc<Mutex<Vec<TokenRequest>>>,
 }
 
-/// What somebody asked for.
+/// A request for a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRequest {
     /// `GET` or `POST`.
     pub method: String,
-    /// Who; nobody without credentials, or with wrong ones.
+    /// The authenticated user; absent without valid credentials.
     pub user: Option<String>,
-    /// In the order of the request.
+    /// Requested scopes, in their order.
     pub scopes: Vec<String>,
 }
 
 impl TokenService {
-    /// Starts one.
+    /// Starts a service on a free port.
     pub fn start() -> TokenService {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let authority = Authority::found();
+        let authority = Authority::create();
         let service = TokenService {
             address: listener.local_addr().unwrap(),
             authority,
-            asked: Arc::default(),
+            requests: Arc::default(),
         };
         let signer = service.authority.certify("signer", "DNS:signer");
-        let asked = Arc::clone(&service.asked);
+        let requests = Arc::clone(&service.requests);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // Whoever goes away meanwhile needs no answer.
-                let _ = answer(stream, &signer, &asked);
+                // A client that closes the connection needs no answer.
+                let _ = answer(stream, &signer, &requests);
             }
         });
         service
     }
 
-    /// Its address, as a registry names it.
+    /// Returns the service's URL, for the registry's configuration.
     pub fn realm(&self) -> String {
         format!("http://{}/token", self.address)
     }
 
-    /// The certificate that its tokens can be checked with.
+    /// Returns the path of the certificate that verifies the tokens.
     pub fn certificate(&self) -> PathBuf {
         self.authority.certificate()
     }
 
-    /// What it was asked for since this was last asked.
-    pub fn asked(&self) -> Vec<TokenRequest> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
+    /// Returns the requests since the last call.
+    pub fn take_requests(&self) -> Vec<TokenRequest> {
+        std::mem::take(&mut *self.requests.lock().unwrap())
     }
 }
 
 fn answer(
     stream: TcpStream,
     signer: &Certified,
-    asked: &Mutex<Vec<TokenRequest>>,
+    requests: &Mutex<Vec<TokenRequest>>,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut first = String::new();
@@ -124,10 +128,11 @@ fn answer(
         user: is_ann.then(|| "ann".to_owned()),
         scopes: all("scope"),
     };
-    asked.lock().unwrap().push(request.clone());
-    let (status, body) = match is_wrong {
-        true => ("401 Unauthorized", json!({"errors": []})),
-        false => ("200 OK", json!({"token": token(&request, signer)})),
+    requests.lock().unwrap().push(request.clone());
+    let (status, body) = if is_wrong {
+        ("401 Unauthorized", json!({"errors": []}))
+    } else {
+        ("200 OK", json!({"token": token(&request, signer)}))
     };
     let body = body.to_string();
     write!(
@@ -137,7 +142,7 @@ fn answer(
     )
 }
 
-/// Signed as JSON Web Signature says (RFC 7515), with the certificate beside it.
+/// Returns a JSON Web Signature (RFC 7515) that contains its certificate.
 fn token(request: &TokenRequest, signer: &Certified) -> String {
     let pem = fs::read_to_string(&signer.certificate).unwrap();
     let certificate: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
@@ -169,13 +174,14 @@ fn token(request: &TokenRequest, signer: &Certified) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
+/// Returns the actions of a scope that are granted.
 fn granted(scope: &str, is_known: bool) -> Option<Value> {
     let mut words = scope.split(':');
     let (kind, name, actions) = (words.next()?, words.next()?, words.next()?);
-    let is_hers = is_known && !name.starts_with("theirs/");
+    let may_access = is_known && !name.starts_with("theirs/");
     let actions: Vec<&str> = actions
         .split(',')
-        .filter(|action| is_hers || (name == "busybox" && *action == "pull"))
+        .filter(|action| may_access || (name == "busybox" && *action == "pull"))
         .collect();
     Some(json!({"type": kind, "name": name, "actions": actions}))
 }

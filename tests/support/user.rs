@@ -1,3 +1,5 @@
+//! A user of this host.
+
 use std::{
     fs,
     path::PathBuf,
@@ -5,23 +7,24 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-static MADE: AtomicU32 = AtomicU32::new(0);
+/// Number of users created so far, for unique names.
+static CREATED: AtomicU32 = AtomicU32::new(0);
 
-/// An ordinary user of this host, made for the tests and removed when dropped.
+/// An ordinary user of this host. Dropping it removes the user.
 #[derive(Debug)]
 pub struct User {
     /// Login name.
     pub name: String,
-    /// User id.
+    /// Numeric user id.
     pub uid: u32,
-    /// Primary group.
+    /// Numeric id of the primary group.
     pub gid: u32,
 }
 
 impl User {
-    /// Makes a user with a home directory and no privileges.
-    pub fn make() -> User {
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
+    /// Creates a user with a home directory and no privileges.
+    pub fn create() -> User {
+        let number = CREATED.fetch_add(1, Ordering::Relaxed);
         let name = format!("ct.{}-{number}", std::process::id());
         let made = Command::new("/usr/sbin/useradd")
             .args(["--create-home", "--shell", "/bin/bash", "--badname", &name])
@@ -40,7 +43,7 @@ impl User {
         }
     }
 
-    /// The user's home directory.
+    /// Returns the path of the user's home directory.
     pub fn home(&self) -> PathBuf {
         PathBuf::from("/home").join(&self.name)
     }

@@ -1,3 +1,5 @@
+//! An installed program with directories of its own.
+
 use std::{
     fs,
     io::Write,
@@ -11,7 +13,8 @@ use tempfile::TempDir;
 
 use crate::{Outcome, Process, User};
 
-/// A world of its own, with an installed program in it. Dropping it removes its machines.
+/// An installed program with its own data, configuration, runtime and home directories, independent
+/// of other worlds. Dropping it removes its machines.
 pub struct World {
     root: TempDir,
     user: Option<User>,
@@ -19,17 +22,17 @@ pub struct World {
 }
 
 impl World {
-    /// Root's own.
-    pub fn of_root() -> World {
-        World::of(None)
+    /// Creates a world of root.
+    pub fn for_root() -> World {
+        World::new(None)
     }
 
-    /// An ordinary user's, who is made for it.
-    pub fn of_user() -> World {
-        World::of(Some(User::make()))
+    /// Creates a world of a new ordinary user.
+    pub fn for_user() -> World {
+        World::new(Some(User::create()))
     }
 
-    fn of(user: Option<User>) -> World {
+    fn new(user: Option<User>) -> World {
         let root = tempfile::Builder::new()
             .prefix("world-")
             .tempdir_in("/var/tmp")
@@ -51,28 +54,28 @@ impl World {
         world
     }
 
-    /// The same world, in which no process may have more files open than this.
+    /// Sets a limit on the open files of each process.
     pub fn with_open_files(mut self, limit: u64) -> World {
         self.open_files = Some(limit);
         self
     }
 
-    /// A path of this world's directory.
+    /// Returns a path in this world's directory.
     pub fn path(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
     }
 
-    /// The program.
+    /// Returns the path of the installed program.
     pub fn program(&self) -> PathBuf {
         self.path("usr/bin/container")
     }
 
-    /// The user whose world it is, unless it is root's.
+    /// Returns the ordinary user of this world, or `None` for root's.
     pub fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
 
-    /// The home directory that its machines share.
+    /// Returns the home directory that the machines share.
     pub fn home(&self) -> PathBuf {
         match &self.user {
             Some(user) => user.home(),
@@ -80,8 +83,8 @@ impl World {
         }
     }
 
-    /// Any program, run by this world's user at home.
-    pub fn command_of(&self, program: &Path) -> Command {
+    /// Returns a command that runs as this world's user, at home.
+    pub fn command(&self, program: &Path) -> Command {
         let mut line: Vec<String> = Vec::new();
         if let Some(limit) = self.open_files {
             line.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
@@ -111,41 +114,41 @@ impl World {
         command
     }
 
-    /// `container` with these arguments.
+    /// Returns `container` with these arguments.
     pub fn container(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command_of(&self.program());
+        let mut command = self.command(&self.program());
         command.args(arguments);
         command
     }
 
-    /// `container machine` with these arguments.
+    /// Returns `container machine` with these arguments.
     pub fn machine(&self, arguments: &[&str]) -> Command {
         self.container(&[&["machine"], arguments].concat())
     }
 
-    /// What `container machine` with these arguments comes to.
+    /// Runs `container machine` and returns its outcome.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         self.machine(arguments).output().unwrap().into()
     }
 
-    /// Standard output of a command that succeeds.
+    /// Runs `container machine`, which must succeed, and returns its standard output.
     pub fn stdout(&self, arguments: &[&str]) -> String {
         let outcome = self.run(arguments);
         assert_eq!(outcome.code, Some(0), "{arguments:?}: {outcome:?}");
         outcome.stdout
     }
 
-    /// The error of a command that fails.
+    /// Runs `container machine`, which must fail, and returns its error.
     pub fn error(&self, arguments: &[&str]) -> String {
         self.run(arguments).error().to_owned()
     }
 
-    /// Standard output of a shell line that succeeds in a machine.
+    /// Runs a shell line in a machine, which must succeed, and returns its standard output.
     pub fn inside(&self, machine: &str, line: &str) -> String {
         self.stdout(&["run", "-n", machine, line])
     }
 
-    /// Makes a machine that is small enough for several at once.
+    /// Creates a machine with little memory, so that several can run at once.
     pub fn create(&self, image: &str, machine: &str, more: &[&str]) {
         let arguments = [
             &["create", image, "--name", machine][..],
@@ -155,25 +158,25 @@ impl World {
         assert_eq!(self.stdout(&arguments.concat()), format!("{machine}\n"));
     }
 
-    /// What `inspect` tells of a machine.
+    /// Returns the output of `container machine inspect`.
     pub fn inspect(&self, machine: &str) -> Value {
         let mut printed: Value = serde_json::from_str(&self.stdout(&["inspect", machine])).unwrap();
         printed[0].take()
     }
 
-    /// Whether a machine is reported as stopped.
+    /// Returns whether a machine is reported as stopped.
     pub fn is_stopped(&self, machine: &str) -> bool {
         self.inspect(machine)["status"] == "stopped"
     }
 
-    /// A file of a machine's bundle.
+    /// Returns the path of a file in a machine's bundle.
     pub fn bundle(&self, machine: &str, file: &str) -> PathBuf {
         self.path("data/container/machines")
             .join(machine)
             .join(file)
     }
 
-    /// What is there of machines, finished or not.
+    /// Returns the names of all bundles, including incomplete ones.
     pub fn bundles(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("data/container/machines")).unwrap();
         let mut names: Vec<String> = entries
@@ -183,14 +186,14 @@ impl World {
         names
     }
 
-    /// The processes of this world in a role: `service`, `runtime`, `file-share`.
+    /// Returns this world's processes with a role: `service`, `runtime` or `file-share`.
     pub fn processes(&self, role: &str) -> Vec<Process> {
-        Process::with(&format!("{} __{role}", self.program().display()))
+        Process::find(&format!("{} __{role}", self.program().display()))
     }
 
-    /// The engines that run this world's machines.
+    /// Returns the QEMU processes of this world's machines.
     pub fn engines(&self) -> Vec<Process> {
-        Process::with(&format!("file.filename={}", self.root.path().display()))
+        Process::find(&format!("file.filename={}", self.root.path().display()))
     }
 
     /// Writes the configuration file.
@@ -198,7 +201,7 @@ impl World {
         fs::write(self.path("config/container/config.toml"), text).unwrap();
     }
 
-    /// Checks a stopped machine's disk as `e2fsck -fn` does. Fails unless it is clean.
+    /// Checks a stopped machine's disk with `e2fsck -fn`. Panics unless it is clean.
     pub fn check_disk(&self, machine: &str) {
         let raw = self.path("checked.raw");
         let converted = Command::new("qemu-img")
@@ -225,7 +228,7 @@ impl Drop for World {
             for name in names {
                 let outcome = self.run(&["rm", &name]);
                 if outcome.code != Some(0) {
-                    // The tests' own result stands.
+                    // A panic here would hide the test's failure.
                     let _ = writeln!(std::io::stderr(), "rm {name}: {}", outcome.stderr);
                 }
             }

@@ -1,3 +1,5 @@
+//! A TCP relay with faults.
+
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -9,70 +11,76 @@ use std::{
     time::Duration,
 };
 
-/// What happens to the bytes that a server sends over a wire.
+/// Fault of a relay, which applies to the bytes that the server sends.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// Each connection breaks after so many bytes.
-    Breaks(u64),
-    /// The byte at this place of each connection is another one.
-    Flips(u64),
-    /// They come no faster than so many a second.
-    Slow(u64),
+    /// Closes each connection after this many bytes.
+    BreakAfter(u64),
+    /// Changes the byte at this position of each connection.
+    FlipByteAt(u64),
+    /// Limits the throughput to this many bytes per second.
+    BytesPerSecond(u64),
 }
 
-/// A way to a real server on this host that counts what comes over it and has a fault. It goes
-/// on until the process ends.
-pub struct Wire {
+/// A TCP relay to a real server on this host. It counts the bytes that the server sends and runs
+/// until the process ends.
+pub struct TcpRelay {
     address: SocketAddr,
     received: Arc<AtomicU64>,
 }
 
-impl Wire {
-    /// A wire to that server.
-    pub fn to(server: SocketAddr, fault: Fault) -> Wire {
+impl TcpRelay {
+    /// Starts a relay to `server`.
+    pub fn start(server: SocketAddr, fault: Fault) -> TcpRelay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let wire = Wire {
+        let relay = TcpRelay {
             address: listener.local_addr().unwrap(),
             received: Arc::default(),
         };
-        let received = Arc::clone(&wire.received);
+        let received = Arc::clone(&relay.received);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let received = Arc::clone(&received);
-                thread::spawn(move || join(client, server, fault, &received));
+                thread::spawn(move || relay_connection(client, server, fault, &received));
             }
         });
-        wire
+        relay
     }
 
-    /// Where it begins.
+    /// Returns the relay's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Bytes that the server has sent over it.
+    /// Returns the number of bytes that the server has sent.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 }
 
-/// Carries bytes both ways until one side has enough. Whatever fails ends the connection.
-fn join(client: TcpStream, server: SocketAddr, fault: Fault, received: &AtomicU64) -> Option<()> {
+/// Copies bytes both ways until either end closes the connection or fails.
+fn relay_connection(
+    client: TcpStream,
+    server: SocketAddr,
+    fault: Fault,
+    received: &AtomicU64,
+) -> Option<()> {
     let server = TcpStream::connect(server).ok()?;
     let (mut from_client, mut to_server) = (client.try_clone().ok()?, server.try_clone().ok()?);
     thread::spawn(move || {
         let _ = std::io::copy(&mut from_client, &mut to_server);
         let _ = to_server.shutdown(Shutdown::Write);
     });
-    carry_back(&server, &client, fault, received);
+    copy_answers(&server, &client, fault, received);
     let _ = client.shutdown(Shutdown::Both);
     let _ = server.shutdown(Shutdown::Both);
     Some(())
 }
 
-fn carry_back(
+/// Copies bytes from the server to the client, with the fault.
+fn copy_answers(
     mut server: &TcpStream,
     mut client: &TcpStream,
     fault: Fault,
@@ -85,14 +93,16 @@ fn carry_back(
         let mut bytes = &mut buffer[..count];
         received.fetch_add(count as u64, Ordering::Relaxed);
         match fault {
-            Fault::Breaks(at) if position + count as u64 >= at => {
+            Fault::BreakAfter(at) if position + count as u64 >= at => {
                 let left = usize::try_from(at - position).unwrap();
                 bytes = &mut bytes[..left];
             }
-            Fault::Flips(at) if (position..position + count as u64).contains(&at) => {
+            Fault::FlipByteAt(at) if (position..position + count as u64).contains(&at) => {
                 bytes[usize::try_from(at - position).unwrap()] ^= 1;
             }
-            Fault::Slow(rate) => thread::sleep(Duration::from_secs(1) * count as u32 / rate as u32),
+            Fault::BytesPerSecond(rate) => {
+                thread::sleep(Duration::from_secs(1) * count as u32 / rate as u32)
+            }
             _ => {}
         }
         client.write_all(bytes).ok()?;
