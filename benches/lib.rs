@@ -1,4 +1,14 @@
-//! What benchmarks share: timings taken in turn, and the table that they are told in.
+//! Support for benchmarks: takes timings and prints them as a table.
+//!
+//! ```no_run
+//! use container_benches::{Row, rounds, run, time};
+//!
+//! let mut rows = [Row {
+//!     name: "sleep",
+//!     take: Box::new(|| time(|| std::thread::sleep(std::time::Duration::from_millis(10)))),
+//! }];
+//! run(&mut rows, rounds());
+//! ```
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::{
@@ -7,23 +17,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long `work` takes.
+/// Returns the duration of `work`.
 pub fn time(work: impl FnOnce()) -> Duration {
     let begin = Instant::now();
     work();
     begin.elapsed()
 }
 
-/// One thing that is timed, and its timings so far.
+/// A row of the table.
 pub struct Row<'a> {
-    /// What is timed.
+    /// Description of the work.
     pub name: &'a str,
-    /// Times it once.
+    /// Does the work once and returns its duration.
     pub take: Box<dyn FnMut() -> Duration + 'a>,
 }
 
-/// Times all rows in turn, `rounds` times after one round that does not count, and prints
-/// medians, extremes, and each median as a multiple of the first row's.
+/// Times all rows in turn, `rounds` times after a warm-up round. Prints medians, extremes, and each
+/// median as a multiple of the first row's, the floor.
 pub fn run(rows: &mut [Row<'_>], rounds: usize) {
     let mut timings: Vec<Vec<Duration>> = rows.iter().map(|_| Vec::new()).collect();
     for round in 0..=rounds {
@@ -51,12 +61,12 @@ pub fn run(rows: &mut [Row<'_>], rounds: usize) {
     }
 }
 
-/// How often each is timed: `ROUNDS`, 5 where nothing is said.
+/// Returns the number of rounds: the environment variable `ROUNDS`, or 5.
 pub fn rounds() -> usize {
     std::env::var("ROUNDS").map_or(5, |rounds| rounds.parse().unwrap())
 }
 
-/// What this is measured on.
+/// Returns a description of the host's processors.
 pub fn host() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let model = cpuinfo
@@ -66,13 +76,13 @@ pub fn host() -> String {
     format!("{cores} × {}", model.unwrap_or("unknown processor"))
 }
 
-/// The kernel for machines (`make kernel` builds it) and Debian's, each a directory.
+/// Returns the directories of the kernel for machines (built by `make kernel`) and of Debian's.
 pub fn kernels() -> [PathBuf; 2] {
     let kernels = xtask::guest::kernels().unwrap();
     kernels.try_into().unwrap()
 }
 
-/// QEMU with this kernel, this initial RAM file system, and nothing else but a console on standard output.
+/// Returns QEMU with a kernel, an initramfs and a serial console on standard output.
 pub fn bare_engine(kernel: &Path, initramfs: &Path) -> Command {
     let mut engine = Command::new("qemu-system-x86_64");
     engine

@@ -1,6 +1,7 @@
-//! From a registry on loopback to a disk that a machine can boot from: ours, other people's ways,
-//! and the least that there is to do, which is to decompress the layers. `cargo bench` prints a
-//! table; `ROUNDS` (5) says how often each is timed.
+//! Measures the way from an image in a registry on loopback to a bootable disk: this project's,
+//! other tools', and the floor, which only decompresses the layers.
+//!
+//! `cargo bench` prints a table. The environment variable `ROUNDS` is the number of rounds (5).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
@@ -20,9 +21,9 @@ const CREATE: [&str; 4] = ["create", "--no-boot", "--name", "dev"];
 
 fn main() {
     let lab = Lab::default();
-    let world = World::of_root();
+    let world = World::for_root();
     let image = lab.image("debian-systemd:12");
-    // The first one leaves its layers for the floor.
+    // The floor decompresses the layers that this create has downloaded.
     ours(&world, &image);
     let layers = layers(&world);
     let kept = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -74,7 +75,7 @@ fn main() {
     println!("\nPeak memory of our service: {} MiB", peak_memory(&world));
 }
 
-/// Nothing is left of the image before it is timed.
+/// Times a create. Removes the machine and the image of an earlier one before.
 fn ours(world: &World, image: &str) -> Duration {
     if world.path("data/container/machines/dev").exists() {
         world.stdout(&["rm", "dev"]);
@@ -86,7 +87,7 @@ fn ours(world: &World, image: &str) -> Duration {
     time(|| drop(world.stdout(&[&CREATE[..], &[image]].concat())))
 }
 
-/// The layers' blobs in the image store: what is large.
+/// Returns the paths of the layers in the image store, by their size.
 fn layers(world: &World) -> Vec<PathBuf> {
     let blobs = fs::read_dir(world.path("data/container/images/blobs/sha256")).unwrap();
     let blobs = blobs.map(|blob| blob.unwrap().path());
@@ -165,7 +166,7 @@ fn succeed(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// MiB that the service of this world has used at most.
+/// Returns the peak memory of this world's service in MiB.
 fn peak_memory(world: &World) -> u64 {
     let service = &world.processes("service")[0];
     let peak = service.status("VmHWM").unwrap();

@@ -1,4 +1,4 @@
-//! A bare QEMU with the same kernel and the same servers, on a network of others' making.
+//! A bare QEMU with the same kernel and servers, and another network implementation.
 
 use std::{
     fs::{self, Permissions},
@@ -8,35 +8,35 @@ use std::{
 };
 
 use container_benches::{bare_engine, kernels};
-use container_kernel::Archive;
+use container_kernel::Initramfs;
 use tempfile::TempDir;
 
-use crate::{Ports, SERVERS, SERVING};
+use crate::servers::{Ports, SERVERS, SERVING};
 
-/// What serves the card.
+/// Network implementation of the guest's network card.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// QEMU's own libslirp, with `hostfwd`.
     Slirp,
     /// passt, over a stream socket.
     Passt,
 }
 
-/// It runs until it is dropped.
-pub struct Bare {
+/// A running virtual machine. Dropping it ends it.
+pub(crate) struct Bare {
     processes: Vec<Child>,
-    /// Read from no more, and open all the same.
+    /// Kept open, because QEMU would get SIGPIPE.
     _console: BufReader<ChildStdout>,
     _directory: TempDir,
 }
 
 impl Bare {
-    /// Boots it, with the servers reached at these ports of 127.0.0.1.
-    pub fn boot(way: Way, ports: Ports) -> Bare {
+    /// Boots a virtual machine with its servers forwarded at these ports of 127.0.0.1.
+    pub(crate) fn boot(way: Way, ports: Ports) -> Bare {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let initramfs = directory.path().join("initramfs");
         write_initramfs(&initramfs, way);
-        // Root's passt goes on as nobody.
+        // passt, started as root, switches to the user nobody.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let mut processes = Vec::new();
         let netdev = match way {
@@ -79,7 +79,11 @@ impl Bare {
         let mut line = String::new();
         while line.trim() != "up" {
             line.clear();
-            assert_ne!(console.read_line(&mut line).unwrap(), 0, "it does not boot");
+            assert_ne!(
+                console.read_line(&mut line).unwrap(),
+                0,
+                "the virtual machine does not boot"
+            );
         }
         Bare {
             processes,
@@ -92,7 +96,7 @@ impl Bare {
 impl Drop for Bare {
     fn drop(&mut self) {
         for process in &mut self.processes {
-            // passt ends by itself when its QEMU does.
+            // Fails for passt, which ends with its QEMU.
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -101,7 +105,7 @@ impl Drop for Bare {
 
 fn write_initramfs(path: &std::path::Path, way: Way) {
     let mtu = match way {
-        // What each is made for.
+        // The MTU that each is designed for.
         Way::Slirp => 1500,
         Way::Passt => 65520,
     };
@@ -111,7 +115,7 @@ fn write_initramfs(path: &std::path::Path, way: Way) {
          ip link set lo up\nip link set eth0 mtu {mtu} up\nip addr add 10.0.2.15/24 dev eth0\n\
          ip route add default via 10.0.2.2\n"
     );
-    let mut initramfs = Archive::default();
+    let mut initramfs = Initramfs::default();
     for directory in ["dev", "proc", "bin", "tmp"] {
         initramfs.directory(directory);
     }

@@ -1,8 +1,12 @@
-//! Ways into a machine, side by side: ours, QEMU's hostfwd, passt, and the agent's channel. `cargo
-//! bench` prints a table of medians; `ROUNDS` (5) says how often each is measured.
+//! Compares ways into a machine: this project's network, QEMU's hostfwd, passt, and the agent's
+//! channel.
+//!
+//! `cargo bench` prints a table of medians. The environment variable `ROUNDS` is the number of
+//! rounds (5).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod bare;
+mod servers;
 
 use std::{
     io::{self, Read, Write},
@@ -15,31 +19,18 @@ use std::{
 use bare::{Bare, Way};
 use container_benches::{host, rounds};
 use end_to_end::{Lab, World, eventually};
+use servers::{Ports, SERVERS, SERVING};
 
-/// The ports on which something listens in each guest: what takes all, what sends without end, and
-/// what sends a page.
-pub const SERVERS: [u16; 3] = [9000, 9001, 9002];
-
-/// What to run in a guest so that they do, line by line. The last command of each line goes on.
-pub const SERVING: [&str; 3] = [
-    "echo 'cat > /dev/null' > /tmp/take; exec nc -ll -p 9000 -e sh /tmp/take",
-    "exec nc -ll -p 9001 -e cat /dev/zero",
-    "mkdir -p /tmp/www; echo x > /tmp/www/index.html; exec httpd -f -p 9002 -h /tmp/www",
-];
-
-/// Where the servers are reached, in their order.
-pub type Ports = [u16; SERVERS.len()];
-
-/// Bytes that are sent at once.
+/// Bytes of one transfer.
 const BYTES: usize = 128 << 20;
 
-/// Connections one behind the other, and at once.
+/// Number of consecutive connections, and of concurrent ones.
 const ONE_BY_ONE: usize = 1000;
 const AT_ONCE: usize = 200;
 
 fn main() {
     let lab = Lab::default();
-    let world = World::of_root();
+    let world = World::for_root();
     world.create(&lab.image("busybox:1"), "dev", &[]);
     for line in SERVING {
         world.stdout(&["run", "-d", "-n", "dev", line]);
@@ -87,7 +78,7 @@ fn main() {
     );
     println!("|---|---:|---:|---:|---:|---:|");
     for ((name, _), measured) in ways.iter().zip(measured) {
-        let of = |what: fn(&Measured) -> Duration| median(measured.iter().map(what).collect());
+        let of = |field: fn(&Measured) -> Duration| median(measured.iter().map(field).collect());
         let lost: usize = measured.iter().map(|it| it.lost).sum();
         println!(
             "| {name} | {:.0} MB/s | {:.0} MB/s | {:.1} ms | {:.1} s | {:.2} s, {lost} lost |",
@@ -129,7 +120,7 @@ fn measure(&[sink, source, pages]: &[SocketAddr; SERVERS.len()]) -> Measured {
     let (mut buffer, mut left) = (chunk, BYTES);
     while left > 0 && left != usize::MAX {
         match stream.read(&mut buffer).unwrap() {
-            // Seen with hostfwd or passt: it counts as if nothing had come.
+            // hostfwd and passt sometimes end the stream early. The transfer counts as failed.
             0 => left = usize::MAX,
             count => left = left.saturating_sub(count),
         }
@@ -162,21 +153,22 @@ fn measure(&[sink, source, pages]: &[SocketAddr; SERVERS.len()]) -> Measured {
     }
 }
 
-/// A connection, a request, a page of two bytes, and the end of it.
+/// Requests a page of two bytes on a new connection.
 fn one_page(server: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect(server)?;
-    // Some connections of passt's never hear a word.
+    // passt never answers on some connections.
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    match answer.ends_with("\r\nx\n") {
-        true => Ok(()),
-        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    if answer.ends_with("\r\nx\n") {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
 }
 
-/// As much as fits into a second or two.
+/// Times a transfer through the channel. Sends only a part of the bytes, because it is slow.
 fn through_channel(world: &World) -> Duration {
     const PART: usize = 8;
     let begin = Instant::now();
@@ -199,7 +191,7 @@ fn median(mut timings: Vec<Duration>) -> Duration {
     timings[timings.len() / 2]
 }
 
-/// Megabytes a second.
+/// Returns megabytes per second.
 fn rate(taken: Duration) -> f64 {
     BYTES as f64 / 1e6 / taken.as_secs_f64()
 }

@@ -1,4 +1,4 @@
-//! The floor: the engine, the kernel, and an init that says one word.
+//! The floor of a boot: QEMU, the kernel, and an init that prints one word.
 
 use std::{
     fs,
@@ -8,21 +8,21 @@ use std::{
 };
 
 use container_benches::bare_engine;
-use container_kernel::Archive;
+use container_kernel::Initramfs;
 use tempfile::TempDir;
 
 const INIT: &str = "#!/bin/busybox sh\n/bin/busybox echo up\n/bin/busybox poweroff -f\n";
 
-/// What a bare boot needs.
-pub struct Floor {
+/// The initramfs of a bare boot.
+pub(crate) struct Floor {
     directory: TempDir,
 }
 
 impl Floor {
-    /// Puts the init and its shell into an initial RAM file system.
-    pub fn new() -> Floor {
+    /// Writes the init and busybox into an initramfs.
+    pub(crate) fn new() -> Floor {
         let directory = tempfile::tempdir().unwrap();
-        let mut initramfs = Archive::default();
+        let mut initramfs = Initramfs::default();
         initramfs.directory("dev");
         initramfs.character_device("dev/console", 5, 1);
         initramfs.directory("bin");
@@ -34,8 +34,8 @@ impl Floor {
         Floor { directory }
     }
 
-    /// How long it takes from the engine's start to init's word.
-    pub fn boot(&self, kernel: &Path) -> Duration {
+    /// Returns the duration from QEMU's start to the word of init.
+    pub(crate) fn boot(&self, kernel: &Path) -> Duration {
         let begin = Instant::now();
         let initramfs = self.directory.path().join("initramfs");
         let mut engine = bare_engine(kernel, &initramfs).spawn().unwrap();

@@ -1,5 +1,7 @@
-//! How long people wait for a machine, against the least that the same kernel takes in the same
-//! engine. `cargo bench` prints a table; `ROUNDS` (5) says how often each is timed.
+//! Measures how long people wait for a machine, compared with the floor: the same kernel in a bare
+//! QEMU.
+//!
+//! `cargo bench` prints a table. The environment variable `ROUNDS` is the number of rounds (5).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod floor;
@@ -68,7 +70,7 @@ fn main() {
             }),
         },
     ];
-    // A machine that works would be measured with the others.
+    // The boot of the running machine must not slow down the measurements.
     world.inside("dev", "systemctl is-system-running --wait");
     println!("{}\n", host());
     run(&mut rows, rounds());

@@ -1,5 +1,5 @@
-//! `layers ours|arcbox|microsandbox DISK LAYER…` writes plain archives into a file system of
-//! 64 GiB and says how long it took.
+//! `layers ours|arcbox|microsandbox DISK LAYER…` writes uncompressed layers into an ext4 file
+//! system of 64 GiB and prints the duration.
 
 use std::{error::Error, fs::File, io::BufReader, path::Path, time::Instant};
 
@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             format_ext4_with_tree(disk, &options, tree)?;
             File::open(disk)?.sync_all()?;
         }
-        other => return Err(format!("no writer is called {other}").into()),
+        other => return Err(format!("unknown writer {other}").into()),
     }
     println!("{writer}: {:.2} s", begin.elapsed().as_secs_f64());
     Ok(())

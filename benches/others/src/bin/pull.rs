@@ -1,5 +1,5 @@
-//! Pulls an image to a flat ext4 file system with the crate `microsandbox-image`: the same work,
-//! by others. `pull CACHE REFERENCE`.
+//! `pull CACHE REFERENCE` pulls an image into an ext4 file system with the crate
+//! `microsandbox-image`.
 
 use std::path::Path;
 
