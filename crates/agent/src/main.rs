@@ -34,6 +34,7 @@ mod paths;
 mod power;
 mod pty;
 mod relay;
+mod search_path;
 mod shutdown;
 mod signal;
 mod ssh_agent;

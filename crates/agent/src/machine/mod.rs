@@ -7,6 +7,7 @@ pub(crate) mod mounts;
 mod names;
 mod network;
 mod passwd;
+mod profile;
 mod root;
 pub(crate) mod shell;
 mod user;
@@ -67,6 +68,11 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
         .await
         .map_err(SetUpError::Network)?;
     names::write(&root, setup).map_err(SetUpError::Names)?;
+    if let Err(error) = profile::write(&root, &setup.init_environment) {
+        kernel_log::error(&format!(
+            "cannot write the image's PATH to /etc/profile.d: {error}"
+        ));
+    }
     if setup.first_boot {
         user::set_up(&root, setup).await?;
     } else {
