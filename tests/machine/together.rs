@@ -97,7 +97,7 @@ fn machine_is_removed_while_it_boots(lab: &Lab) {
     assert_eq!(world.stdout(&["rm", "tiny"]), "tiny\n");
     assert_eq!(world.bundles(), [""; 0]);
     let outcome = wait(run);
-    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert_eq!(outcome.code, Some(125), "{outcome:?}");
     assert!(world.engines().is_empty() && world.processes("runtime").is_empty());
 }
 

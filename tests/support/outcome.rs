@@ -15,9 +15,9 @@ pub struct Outcome {
 
 impl Outcome {
     /// Returns the error of a failed command, without progress lines. Panics if the command did not
-    /// fail with exit code 1 and empty standard output.
+    /// fail with exit code 1, or 125 as `run` and `exec` do, and empty standard output.
     pub fn error(&self) -> &str {
-        assert_eq!(self.code, Some(1), "{self:?}");
+        assert!([Some(1), Some(125)].contains(&self.code), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
         let mut lines = self.stderr.lines().filter(|line| !line.starts_with('['));
         let first = lines.next().unwrap_or_default();

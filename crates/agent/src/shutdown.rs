@@ -70,7 +70,7 @@ impl StopMethod {
                 }
                 signal::send(init.pid, number)
             }
-            StopMethod::PowerOffProgram => commands::run_as_root(init.pid, "poweroff").await,
+            StopMethod::PowerOffProgram => commands::run_as_root(init, "poweroff").await,
         }
     }
 }

@@ -10,6 +10,7 @@ use container_client::{
 use container_copy::CopyError;
 use container_kernel::{ExtractError, FetchError, KernelsError, SourceError};
 use container_machine::DirectoriesError;
+use container_protocol::StartFailure;
 
 use crate::template::TemplateError;
 
@@ -66,6 +67,32 @@ pub(crate) enum Failure {
     /// The command itself found the error. The text is complete, with a hint if there is one.
     #[error("{0}")]
     Message(String),
+}
+
+/// Exit codes of a verb that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureCode {
+    /// 1 for every failure.
+    One,
+    /// 125 for a failure of this program, 126 or 127 if the command could not be executed or was
+    /// not found: any other code is the command's own.
+    OfCommand,
+}
+
+impl FailureCode {
+    /// Returns the exit code for `failure`.
+    pub(crate) fn code(self, failure: &Failure) -> u8 {
+        match (self, failure) {
+            (FailureCode::One, _) => 1,
+            (FailureCode::OfCommand, Failure::Exec(ExecError::Failed { reason, .. })) => {
+                reason.exit_code()
+            }
+            (FailureCode::OfCommand, Failure::Exec(ExecError::TooLong)) => {
+                StartFailure::NotExecutable.exit_code()
+            }
+            (FailureCode::OfCommand, _) => StartFailure::Preparation.exit_code(),
+        }
+    }
 }
 
 impl Failure {

@@ -52,7 +52,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use failure::Failure;
+use failure::{Failure, FailureCode};
 
 /// Run persistent, lightweight Linux machines made from OCI images.
 #[derive(Debug, Parser)]
@@ -67,7 +67,8 @@ Examples:
   container machine ls
 
 Exit codes: 0 for success, 1 for failure, 2 for an invalid command line. \
-`machine run` exits with the code of the command that it ran."
+`machine run` and `machine exec` exit with the code of the command that they ran, or with 125 for \
+a failure of their own."
 )]
 struct Cli {
     /// Log requests, paths and started processes to standard error.
@@ -153,11 +154,15 @@ pub fn main(build: &str) -> ExitCode {
             .with_max_level(tracing::Level::DEBUG)
             .init();
     }
+    let failure_code = match &cli.command {
+        Command::Machine(verb) => verb.failure_code(),
+        _ => FailureCode::One,
+    };
     match run(cli, build) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output::failure(&failure);
-            ExitCode::FAILURE
+            ExitCode::from(failure_code.code(&failure))
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::output;
 /// Exit code for an invalid command line.
 const USAGE: u8 = 2;
 
+/// The same for `run` and `exec`, where 2 may be the command's own code.
+const USAGE_OF_COMMAND: u8 = 125;
+
 /// Prints the requested help or version, or the error. Returns the exit code.
 pub(crate) fn report(mut error: Error) -> ExitCode {
     if !error.use_stderr() {
@@ -19,9 +22,14 @@ pub(crate) fn report(mut error: Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    let code = if takes_a_command(&error) {
+        USAGE_OF_COMMAND
+    } else {
+        USAGE
+    };
     remove_false_tip(&mut error);
     output::note(text(&error, output::is_coloured(&io::stderr())).trim_end());
-    ExitCode::from(USAGE)
+    ExitCode::from(code)
 }
 
 /// Removes clap's tip "to pass '--x' as a value, use '-- --x'" unless the verb takes a command to
@@ -53,7 +61,12 @@ fn text(error: &Error, is_coloured: bool) -> String {
 /// Returns whether the verb takes a command to run in the machine.
 fn takes_a_command(error: &Error) -> bool {
     match error.get(ContextKind::Usage) {
-        Some(ContextValue::StyledStr(usage)) => usage.to_string().contains("[COMMAND]"),
+        Some(ContextValue::StyledStr(usage)) => {
+            let usage = usage.to_string();
+            ["machine run", "machine exec"]
+                .iter()
+                .any(|verb| usage.contains(verb))
+        }
         _ => false,
     }
 }

@@ -3,12 +3,14 @@
 use std::{
     borrow::Cow,
     convert::Infallible,
+    ffi::{OsStr, OsString},
     num::{NonZeroU32, NonZeroUsize},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use container_protocol::UserReference;
+use container_protocol::{GroupReference, UserReference};
 
 use crate::failure::Failure;
 
@@ -83,31 +85,33 @@ pub(crate) fn kernel_path(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Parses a directory in a machine.
-pub(crate) fn directory(text: &str) -> Result<String, InvalidValue> {
+pub(crate) fn directory(text: OsString) -> Result<PathBuf, InvalidValue> {
     if text.is_empty() {
         return Err(InvalidValue::new("the directory is empty"));
     }
-    Ok(text.to_owned())
+    Ok(text.into())
 }
 
-/// Parses a user of a machine and optionally a group: `NAME`, `UID` or `UID:GID`.
-pub(crate) fn user(text: &str) -> Result<(UserReference, Option<u32>), InvalidValue> {
+/// Parses a user of a machine and optionally a group: `NAME` or `UID`, then `:GROUP` or `:GID`.
+pub(crate) fn user(text: &str) -> Result<(UserReference, Option<GroupReference>), InvalidValue> {
     let (user, group) = match text.split_once(':') {
-        Some((user, group)) => {
-            let invalid = |_| InvalidValue::new(format!("{group:?} is not a group id"));
-            (user, Some(group.parse().map_err(invalid)?))
-        }
+        Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    if user.is_empty() {
-        return Err(InvalidValue::new(
-            "the user is empty (write NAME, or UID[:GID])",
-        ));
+    if user.is_empty() || group.is_some_and(str::is_empty) {
+        let part = if user.is_empty() { "user" } else { "group" };
+        return Err(InvalidValue::new(format!(
+            "the {part} is empty (write USER or USER:GROUP, each a name or an id)"
+        )));
     }
     let user = match user.parse() {
         Ok(uid) => UserReference::Id(uid),
         Err(_) => UserReference::Name(user.to_owned()),
     };
+    let group = group.map(|group| match group.parse() {
+        Ok(gid) => GroupReference::Id(gid),
+        Err(_) => GroupReference::Name(group.to_owned()),
+    });
     Ok((user, group))
 }
 
@@ -115,16 +119,20 @@ pub(crate) fn user(text: &str) -> Result<(UserReference, Option<u32>), InvalidVa
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Variable {
     /// Name of the variable.
-    pub name: String,
+    pub name: OsString,
     /// Value; absent to copy the host's.
-    pub value: Option<String>,
+    pub value: Option<OsString>,
 }
 
 /// Parses a variable. Linux allows nearly any character in a name; white space is refused because
 /// it is always a mistake.
-pub(crate) fn variable(text: &str) -> Result<Variable, InvalidValue> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value.to_owned())),
+pub(crate) fn variable(text: OsString) -> Result<Variable, InvalidValue> {
+    variable_from(text.as_bytes())
+}
+
+fn variable_from(text: &[u8]) -> Result<Variable, InvalidValue> {
+    let (name, value) = match text.iter().position(|byte| *byte == b'=') {
+        Some(end) => (&text[..end], Some(&text[end + 1..])),
         None => (text, None),
     };
     if name.is_empty() {
@@ -132,19 +140,20 @@ pub(crate) fn variable(text: &str) -> Result<Variable, InvalidValue> {
             "the variable has no name (write KEY=VALUE, or KEY to copy the host's value)",
         ));
     }
-    if name.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+    let shown = String::from_utf8_lossy(name);
+    if shown.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
         return Err(InvalidValue::new(format!(
-            "invalid variable name {name:?}: it contains white space"
+            "invalid variable name {shown:?}: it contains white space"
         )));
     }
-    if text.contains('\0') {
+    if text.contains(&0) {
         return Err(InvalidValue::new(format!(
-            "the value of {name} contains a NUL character"
+            "the value of {shown} contains a NUL character"
         )));
     }
     Ok(Variable {
-        name: name.to_owned(),
-        value,
+        name: OsStr::from_bytes(name).to_owned(),
+        value: value.map(|value| OsStr::from_bytes(value).to_owned()),
     })
 }
 
@@ -159,20 +168,20 @@ pub(crate) struct InvalidVariableLine {
 
 /// Parses an `--env-file`: one variable on each line, optionally after `export`. Blank lines and
 /// lines that begin with `#` are ignored.
-pub(crate) fn variables(text: &str) -> Result<Vec<Variable>, InvalidVariableLine> {
+pub(crate) fn variables(text: &[u8]) -> Result<Vec<Variable>, InvalidVariableLine> {
     let mut variables = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.trim_ascii();
+        if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
         // `export` counts only if white space follows: `exported=4` and `export=3` are variables.
-        let exported = line.strip_prefix("export").map(str::trim_start);
+        let exported = line.strip_prefix(b"export").map(<[u8]>::trim_ascii_start);
         let text = match exported {
             Some(text) if text.len() < line.len() - "export".len() => text,
             _ => line,
         };
-        variables.push(variable(text).map_err(|cause| InvalidVariableLine {
+        variables.push(variable_from(text).map_err(|cause| InvalidVariableLine {
             line: index + 1,
             cause,
         })?);
@@ -214,21 +223,30 @@ mod tests {
         let parse = |text| user(text).unwrap();
         assert_eq!(parse("ann"), (UserReference::Name("ann".into()), None));
         assert_eq!(parse("7"), (UserReference::Id(7), None));
-        assert_eq!(parse("7:8"), (UserReference::Id(7), Some(8)));
-        for text in ["7:x", "7:", "", ":5"] {
+        let group = |text: &str| GroupReference::Name(text.to_owned());
+        assert_eq!(
+            parse("7:8"),
+            (UserReference::Id(7), Some(GroupReference::Id(8)))
+        );
+        assert_eq!(
+            parse("ann:adm"),
+            (UserReference::Name("ann".into()), Some(group("adm")))
+        );
+        for text in ["7:", "", ":5", ":"] {
             assert!(user(text).is_err(), "{text}");
         }
     }
 
     fn set(name: &str, value: &str) -> Variable {
         Variable {
-            name: name.to_owned(),
-            value: Some(value.to_owned()),
+            name: name.into(),
+            value: Some(value.into()),
         }
     }
 
     #[test]
     fn variables_have_a_value_or_copy_the_hosts() {
+        let variable = |text: &str| super::variable(text.into());
         assert_eq!(variable("A=b=c").unwrap(), set("A", "b=c"));
         assert_eq!(variable("A=").unwrap(), set("A", ""));
         assert_eq!(variable("a.b-c=d e").unwrap(), set("a.b-c", "d e"));
@@ -244,7 +262,7 @@ mod tests {
             "# a comment\n\nA=1\r\n  export B=two words\nexport=3\nexported=4\nexport C = x\n";
         let good = text.lines().take(6).collect::<Vec<_>>().join("\n");
         assert_eq!(
-            variables(&good).unwrap(),
+            variables(good.as_bytes()).unwrap(),
             [
                 set("A", "1"),
                 set("B", "two words"),
@@ -252,7 +270,7 @@ mod tests {
                 set("exported", "4")
             ]
         );
-        let InvalidVariableLine { line, cause } = variables(text).unwrap_err();
+        let InvalidVariableLine { line, cause } = variables(text.as_bytes()).unwrap_err();
         assert_eq!(line, 7);
         assert!(cause.to_string().contains("\"C \""), "{cause}");
     }

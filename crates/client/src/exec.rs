@@ -12,7 +12,8 @@ use std::{
 };
 
 use container_protocol::{
-    CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, Stdio, TerminalSize,
+    CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, StartFailure, Stdio,
+    TerminalSize,
     frame::{self, FrameError},
     local::{self, MachinePhase, RuntimeReport, RuntimeRequest},
 };
@@ -34,8 +35,19 @@ pub enum ExecError {
         cause: io::Error,
     },
     /// The guest agent cannot start the command.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{message}")]
+    Failed {
+        /// The agent's message.
+        message: String,
+        /// Kind of the failure.
+        reason: StartFailure,
+    },
+    /// The request exceeds what the protocol transfers, which is more than Linux allows.
+    #[error(
+        "cannot start the command: its arguments and environment variables are too long (Linux \
+         allows 2 MiB)"
+    )]
+    TooLong,
     /// The connection ended before the command did.
     #[error("the machine stopped before the command ended")]
     Lost,
@@ -117,10 +129,12 @@ pub async fn is_running(socket: &Path) -> bool {
     report.is_some_and(|report| matches!(report.phase, MachinePhase::Up { .. }))
 }
 
-/// Starts a command in the machine with this runtime socket, and waits until it runs.
+/// Starts a command in the machine with this runtime socket, and waits until it runs. Calls `note`
+/// with each sentence that the user should read.
 pub async fn start(
     socket: &Path,
     request: &CommandRequest,
+    note: impl Fn(&str),
 ) -> Result<(RunningCommand, Streams), ExecError> {
     // Not logged: the environment, which may contain secrets.
     tracing::debug!(
@@ -132,7 +146,11 @@ pub async fn start(
     );
     let id = CommandId(uuid::Uuid::new_v4().as_u64_pair().0);
     let mut control = open(socket, Port::Command(id)).await?;
-    frame::write(&mut control, request).await?;
+    let sent = frame::write(&mut control, request).await;
+    sent.map_err(|error| match error {
+        FrameError::TooLong(_) => ExecError::TooLong,
+        other => other.into(),
+    })?;
     let streams = match request.stdio {
         Stdio::Pipes => Streams::Pipes {
             stdin: blocking(open(socket, Port::Stdin(id)).await?)?,
@@ -142,15 +160,19 @@ pub async fn start(
         Stdio::Terminal(_) => Streams::Terminal(blocking(open(socket, Port::Terminal(id)).await?)?),
         Stdio::Detached => Streams::Detached,
     };
-    match frame::read(&mut control).await? {
-        CommandEvent::Started => {
-            let (events, requests) = tokio::io::split(control);
-            let control = CommandControls { requests };
-            Ok((RunningCommand { events, control }, streams))
+    loop {
+        match frame::read(&mut control).await? {
+            CommandEvent::Note { message } => note(&message),
+            CommandEvent::Started => break,
+            CommandEvent::Failed { message, reason } => {
+                return Err(ExecError::Failed { message, reason });
+            }
+            CommandEvent::Exited(_) => return Err(ExecError::Lost),
         }
-        CommandEvent::Failed { message } => Err(ExecError::Failed(message)),
-        CommandEvent::Exited(_) => Err(ExecError::Lost),
     }
+    let (events, requests) = tokio::io::split(control);
+    let control = CommandControls { requests };
+    Ok((RunningCommand { events, control }, streams))
 }
 
 async fn open(socket: &Path, port: Port) -> Result<UnixStream, ExecError> {
@@ -206,8 +228,8 @@ impl CommandEnd {
     pub async fn wait(mut self) -> Result<ExitStatus, ExecError> {
         match frame::read(&mut self.events).await? {
             CommandEvent::Exited(status) => Ok(status),
-            CommandEvent::Failed { message } => Err(ExecError::Failed(message)),
-            CommandEvent::Started => Err(ExecError::Lost),
+            CommandEvent::Failed { message, reason } => Err(ExecError::Failed { message, reason }),
+            CommandEvent::Note { .. } | CommandEvent::Started => Err(ExecError::Lost),
         }
     }
 }

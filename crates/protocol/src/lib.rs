@@ -36,17 +36,20 @@ pub mod frame;
 pub mod local;
 mod machine;
 pub mod mux;
+mod os_text;
 mod port;
 mod published;
 pub mod relay;
 
 pub use command::{
-    CommandControl, CommandEvent, CommandLine, CommandRequest, ExitStatus, GuestCopy, Identity,
-    Stdio, TerminalSize, UserReference, WorkingDirectory,
+    CommandControl, CommandEvent, CommandLine, CommandRequest, ExitStatus, GroupReference,
+    GuestCopy, HandedOn, Identity, StartFailure, Stdio, TerminalSize, UserReference,
+    WorkingDirectory,
 };
 pub use machine::{
     ChangesRequest, ControlEvent, ControlRequest, GuestNetwork, GuestShare, GuestUser, InitProgram,
     MachineSetup,
 };
+pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};

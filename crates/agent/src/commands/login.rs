@@ -1,13 +1,29 @@
-//! Resolves a command's user, shell, directory and environment.
+//! Resolves a command's user, program, directories, environment and limits.
 
-use std::{io, os::fd::OwnedFd};
+use std::{
+    ffi::{CString, OsStr, OsString},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::Path,
+};
 
-use container_protocol::{CommandLine, CommandRequest, UserReference, WorkingDirectory};
+use container_protocol::{
+    CommandLine, CommandRequest, GroupReference, OsText, UserReference, WorkingDirectory,
+};
 
-use super::copy;
+use super::{
+    copy,
+    environment::{Account, Environment, KnownToMachine},
+    limits::{LimitedUser, Limits},
+    locale::Locales,
+    long_line,
+};
 use crate::{
+    init::InitProcess,
     machine::{GuestRoot, Passwd, PasswdEntry, shell},
-    paths::SEARCH_PATH,
 };
 
 /// Error of resolving a request.
@@ -19,55 +35,122 @@ pub(super) enum LoginError {
     /// The machine has no user with the requested name.
     #[error("user {0} not found in the machine (see /etc/passwd in the machine, or use a user id)")]
     UserNotFound(String),
-    /// The working directory cannot be opened.
-    #[error("cannot use the working directory {path} in the machine: {cause}")]
-    Directory { path: String, cause: io::Error },
+    /// The machine has no group with the requested name.
+    #[error(
+        "group {0} not found in the machine (see /etc/group in the machine, or use a group id)"
+    )]
+    GroupNotFound(String),
+    /// A name contains a NUL character.
+    #[error("cannot use {0:?}: it contains a NUL character")]
+    Nul(OsString),
+    /// A line that is too long for an argument cannot be passed on.
+    #[error("cannot pass a long command line to the shell: {0}")]
+    LongLine(io::Error),
+}
+
+/// A program and its arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    /// Its path, or its name, which is searched in the command's `PATH`.
+    pub path: OsString,
+    /// Arguments, including the zeroth.
+    pub arguments: Vec<OsString>,
+    /// Whether it is a login shell, whose path the environment has as `SHELL`.
+    pub is_shell: bool,
 }
 
 /// Login session of a command: the request, resolved against the machine's account files and
 /// directories.
 #[derive(Debug)]
 pub(super) struct Login {
-    /// The program to execute, usually the shell.
-    pub program: String,
-    /// Arguments, including the zeroth.
-    pub arguments: Vec<String>,
+    /// The program to execute, usually the shell, and shells to fall back to. Not empty.
+    pub programs: Vec<Program>,
+    /// File that stays open in the command: its line, if it is too long for an argument.
+    pub line: Option<OwnedFd>,
     /// Complete environment; nothing of the agent's own is inherited.
-    pub environment: Vec<(String, String)>,
+    pub environment: Environment,
     pub uid: u32,
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
-    pub directory: OwnedFd,
-    /// Whether the command fails if the user may not enter the directory. Otherwise it starts in
-    /// the root directory.
-    pub directory_required: bool,
+    /// Paths in the machine. The command starts in the first that the user can enter.
+    pub directories: Vec<CString>,
+    /// Whether the first directory was requested. It is an error if the user cannot enter it, and a
+    /// note for another one that is not the first.
+    pub directory: Preference,
+    pub limits: Limits,
+}
+
+/// Strength of the wish for the first directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Preference {
+    Required,
+    Preferred,
+    /// It is only the home directory. Some accounts have none.
+    None,
 }
 
 impl Login {
-    /// Looks up the user, shell and directory.
-    pub(super) fn resolve(request: &CommandRequest) -> Result<Login, LoginError> {
+    /// Looks up the user, shell, environment and limits.
+    pub(super) fn resolve(
+        request: &CommandRequest,
+        init: &InitProcess,
+    ) -> Result<Login, LoginError> {
         let root = GuestRoot::open().map_err(LoginError::Accounts)?;
+        // Fails if init has just ended.
+        let running = GuestRoot::at(Path::new(&format!("/proc/{}/root", init.pid))).ok();
         let passwd = Passwd::read(&root).map_err(LoginError::Accounts)?;
         let (uid, user) = find_user(&passwd, &request.identity.user)?;
-        let shell = shell::login_shell(user, &root);
-        let (directory, directory_required) = open_directory(&root, request, user)?;
-        let gid = request
-            .identity
-            .group
-            .or(user.map(|user| user.gid))
-            .unwrap_or(uid);
-        let environment = environment(&shell, uid, user, &request.environment);
-        let (program, arguments) = command(shell, &request.command);
+        let group = find_group(&passwd, request.identity.group.as_ref())?;
+        let gid = group.or(user.map(|user| user.gid)).unwrap_or(uid);
+        let groups = groups(&passwd, user, gid, &request.identity.supplementary_groups);
+
+        let name = user.map_or_else(|| uid.to_string(), |user| user.name.clone());
+        let home = user.map_or("/", |user| user.home.as_str());
+        let shells = shell::login_shells(user, &root);
+        let account = Account {
+            name: &name,
+            home,
+            shell: shells.first().map_or("/bin/sh", String::as_str),
+        };
+        let mut environment = Environment::new(&root, &init.environment, account);
+        let known = KnownToMachine {
+            root: &root,
+            running: running.as_ref(),
+            locales: Locales::new(&root),
+        };
+        environment.add(&request.environment, &request.handed_on, &known);
+        environment.complete(request.stdio);
+
+        let (directories, directory) = directories(&request.working_directory, home)?;
+        let line = match &request.command {
+            CommandLine::Shell(line) => long_line::file(line.as_os_str()),
+            _ => Ok(None),
+        };
+        let line = line.map_err(LoginError::LongLine)?;
+        let named_groups: Vec<(u32, String)> = groups
+            .iter()
+            .flat_map(|gid| {
+                passwd
+                    .names_of_group(*gid)
+                    .map(|name| (*gid, name.to_owned()))
+            })
+            .collect();
+        let limited = LimitedUser {
+            name: &name,
+            uid,
+            groups: &named_groups,
+        };
         Ok(Login {
-            arguments,
+            programs: programs(shells, &request.command, line.as_ref()),
+            line,
             environment,
-            program,
             uid,
             gid,
-            groups: groups(&passwd, user, gid, &request.identity.supplementary_groups),
+            groups,
+            directories,
             directory,
-            directory_required,
+            limits: Limits::new(&root, &init.program, limited),
         })
     }
 }
@@ -85,39 +168,59 @@ fn find_user<'a>(
     }
 }
 
-/// Returns the program and its arguments. A hyphen before the zeroth argument makes a shell a login
-/// shell.
-fn command(shell: String, command: &CommandLine) -> (String, Vec<String>) {
-    let name = shell.rsplit('/').next().unwrap_or(&shell).to_owned();
-    match command {
-        CommandLine::Login => (shell, vec![format!("-{name}")]),
-        CommandLine::Shell(line) => (shell, vec![name, "-c".to_owned(), line.clone()]),
-        CommandLine::Copy(half) => copy::command(half),
+fn find_group(passwd: &Passwd, wanted: Option<&GroupReference>) -> Result<Option<u32>, LoginError> {
+    match wanted {
+        None => Ok(None),
+        Some(GroupReference::Id(gid)) => Ok(Some(*gid)),
+        Some(GroupReference::Name(name)) => match passwd.group(name) {
+            Some(gid) => Ok(Some(gid)),
+            None => Err(LoginError::GroupNotFound(name.clone())),
+        },
     }
 }
 
-fn environment(
-    shell: &str,
-    uid: u32,
-    user: Option<&PasswdEntry>,
-    wanted: &[(String, String)],
-) -> Vec<(String, String)> {
-    let name = user.map_or_else(|| uid.to_string(), |user| user.name.clone());
-    let home = user.map_or("/", |user| user.home.as_str());
-    let mut environment: Vec<(String, String)> = [
-        ("PATH", SEARCH_PATH),
-        ("HOME", home),
-        ("USER", &name),
-        ("LOGNAME", &name),
-        ("SHELL", shell),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
-    for (key, value) in wanted {
-        environment.retain(|(other, _)| other != key);
-        environment.push((key.clone(), value.clone()));
+/// Returns the program and, if that is a shell, the shells to fall back to.
+fn programs(shells: Vec<String>, command: &CommandLine, line: Option<&OwnedFd>) -> Vec<Program> {
+    let with_shell = |shell: String| {
+        let name = shell.rsplit('/').next().unwrap_or(&shell);
+        let arguments = match command {
+            // A hyphen before the zeroth argument makes a shell a login shell.
+            CommandLine::Login => vec![format!("-{name}").into()],
+            CommandLine::Shell(text) => {
+                let text = match line {
+                    Some(file) => long_line::command(name, file),
+                    None => text.as_os_str().to_owned(),
+                };
+                vec![name.into(), "-c".into(), text]
+            }
+            CommandLine::Program(_) | CommandLine::Copy(_) => vec![],
+        };
+        Program {
+            path: shell.into(),
+            arguments,
+            is_shell: true,
+        }
+    };
+    match command {
+        CommandLine::Login | CommandLine::Shell(_) => shells.into_iter().map(with_shell).collect(),
+        CommandLine::Program(words) => {
+            let words = words.iter().cloned().map(OsText::into_os_string);
+            let arguments: Vec<OsString> = words.collect();
+            vec![Program {
+                path: arguments.first().cloned().unwrap_or_default(),
+                arguments,
+                is_shell: false,
+            }]
+        }
+        CommandLine::Copy(half) => {
+            let (path, arguments) = copy::command(half);
+            vec![Program {
+                path: path.into(),
+                arguments: arguments.into_iter().map(Into::into).collect(),
+                is_shell: false,
+            }]
+        }
     }
-    environment
 }
 
 fn groups(passwd: &Passwd, user: Option<&PasswdEntry>, gid: u32, more: &[u32]) -> Vec<u32> {
@@ -132,37 +235,28 @@ fn groups(passwd: &Passwd, user: Option<&PasswdEntry>, gid: u32, more: &[u32]) -
     groups
 }
 
-/// Opens the working directory. Returns it, and whether the command requires it.
-fn open_directory(
-    root: &GuestRoot,
-    request: &CommandRequest,
-    user: Option<&PasswdEntry>,
-) -> Result<(OwnedFd, bool), LoginError> {
-    let home = user.map_or("/", |user| user.home.as_str());
-    let choices = match &request.working_directory {
-        WorkingDirectory::Exact(path) => {
-            let directory = root.directory(path);
-            return directory
-                .map(|directory| (directory, true))
-                .map_err(|cause| LoginError::Directory {
-                    path: path.clone(),
-                    cause,
-                });
-        }
-        WorkingDirectory::Preferred(path) => [path, home, "/"],
-        WorkingDirectory::Home => [home, "/", "/"],
-    };
-    let mut last = None;
-    for path in choices {
-        match root.directory(path) {
-            Ok(directory) => return Ok((directory, false)),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(LoginError::Directory {
-        path: "/".to_owned(),
-        cause: last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound)),
+/// Returns the directories to try, and how much the first is wanted.
+fn directories(
+    wanted: &WorkingDirectory,
+    home: &str,
+) -> Result<(Vec<CString>, Preference), LoginError> {
+    let path =
+        |path: &OsStr| CString::new(path.as_bytes()).map_err(|_| LoginError::Nul(path.to_owned()));
+    let home = path(OsStr::new(home))?;
+    Ok(match wanted {
+        WorkingDirectory::Exact(wanted) => (vec![path(wanted.as_os_str())?], Preference::Required),
+        WorkingDirectory::Preferred(wanted) => (
+            vec![path(wanted.as_os_str())?, home, c"/".to_owned()],
+            Preference::Preferred,
+        ),
+        WorkingDirectory::Home => (vec![home, c"/".to_owned()], Preference::None),
     })
+}
+
+/// Returns a path for messages.
+pub(super) fn shown(path: &CString) -> String {
+    let path = OsString::from_vec(path.as_bytes().to_vec());
+    Path::new(&path).display().to_string()
 }
 
 #[cfg(test)]
@@ -171,28 +265,14 @@ mod tests {
 
     #[test]
     fn login_shell_has_a_hyphen_before_its_zeroth_argument() {
-        let arguments = |shell: &str, line| command(shell.to_owned(), &line).1;
-        assert_eq!(arguments("/bin/bash", CommandLine::Login), ["-bash"]);
-        let line = CommandLine::Shell("exit 42".to_owned());
-        assert_eq!(arguments("/bin/sh", line), ["sh", "-c", "exit 42"]);
-    }
-
-    #[test]
-    fn requested_environment_takes_precedence() {
-        let wanted = [
-            ("PATH".to_owned(), "/x".to_owned()),
-            ("A".to_owned(), String::new()),
-        ];
-        let environment = environment("/bin/sh", 7, None, &wanted);
-        let get = |key: &str| {
-            environment
-                .iter()
-                .filter(|(other, _)| other == key)
-                .map(|(_, value)| value.as_str())
-                .collect::<Vec<_>>()
+        let arguments = |shell: &str, line| {
+            let mut programs = programs(vec![shell.to_owned()], &line, None);
+            programs.remove(0).arguments
         };
-        assert_eq!(get("PATH"), ["/x"]);
-        assert_eq!(get("A"), [""]);
-        assert_eq!(get("USER"), ["7"]);
+        assert_eq!(arguments("/bin/bash", CommandLine::Login), ["-bash"]);
+        let line = CommandLine::Shell("exit 42".into());
+        assert_eq!(arguments("/bin/sh", line), ["sh", "-c", "exit 42"]);
+        let words = CommandLine::Program(vec!["printf".into(), "a  b".into()]);
+        assert_eq!(arguments("/bin/sh", words), ["printf", "a  b"]);
     }
 }

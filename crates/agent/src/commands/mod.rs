@@ -1,17 +1,23 @@
 //! Runs commands in the machine for the host.
 
 pub(crate) mod copy;
+mod environment;
+mod limits;
+mod locale;
 mod login;
+mod long_line;
 mod pipes;
 mod rendezvous;
 mod run;
 mod spawn;
 mod terminal;
+mod terminfo;
+mod time_zone;
 
 use std::{io, sync::Arc};
 
 use container_protocol::{
-    CommandLine, CommandRequest, Identity, Port, Stdio, UserReference, WorkingDirectory,
+    CommandLine, CommandRequest, HandedOn, Identity, Port, Stdio, UserReference, WorkingDirectory,
     mux::Stream,
 };
 
@@ -48,21 +54,23 @@ impl Commands {
 }
 
 /// Runs a shell line in the machine as root and waits for its end. Its output is discarded.
-pub(crate) async fn run_as_root(init_pid: u32, line: &str) -> io::Result<()> {
+pub(crate) async fn run_as_root(init: &InitProcess, line: &str) -> io::Result<()> {
     let request = CommandRequest {
-        command: CommandLine::Shell(line.to_owned()),
+        command: CommandLine::Shell(line.into()),
         identity: Identity {
             user: UserReference::Id(0),
             group: None,
             supplementary_groups: vec![],
         },
         environment: vec![],
-        working_directory: WorkingDirectory::Exact("/".to_owned()),
+        handed_on: HandedOn::default(),
+        working_directory: WorkingDirectory::Exact("/".into()),
         stdio: Stdio::Detached,
     };
-    let login = login::Login::resolve(&request).map_err(io::Error::other)?;
-    let mut child = spawn::in_machine(init_pid, login, spawn::StandardStreams::null()?).await?;
-    let status = child.wait().await?;
+    let login = login::Login::resolve(&request, init).map_err(io::Error::other)?;
+    let streams = spawn::StandardStreams::null()?;
+    let started = spawn::in_machine(init.pid, login, streams).await;
+    let status = started.map_err(io::Error::other)?.child.wait().await?;
     if status.success() {
         Ok(())
     } else {

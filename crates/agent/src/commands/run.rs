@@ -3,11 +3,10 @@
 use std::{io, os::unix::process::ExitStatusExt};
 
 use container_protocol::{
-    CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port, Stdio,
-    frame, mux::Stream,
+    CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port,
+    StartFailure, Stdio, frame, mux::Stream,
 };
 use nix::libc;
-use tokio::process::Child;
 
 use crate::{
     init::{self, InitProcess},
@@ -18,7 +17,7 @@ use super::{
     login::{Login, LoginError},
     pipes::Pipes,
     rendezvous::Rendezvous,
-    spawn,
+    spawn::{self, SpawnError, Started},
     terminal::CommandTerminal,
 };
 
@@ -27,12 +26,22 @@ use super::{
 enum RunError {
     #[error(transparent)]
     Login(#[from] LoginError),
-    #[error("cannot start {program} in the machine: {cause}")]
-    Start { program: String, cause: io::Error },
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
     #[error("cannot create the command's streams: {0}")]
     Streams(io::Error),
     #[error("timed out waiting for the host to open the command's streams")]
     NoStreams,
+}
+
+impl RunError {
+    fn reason(&self) -> StartFailure {
+        match self {
+            RunError::Spawn(SpawnError::NotFound(_)) => StartFailure::NotFound,
+            RunError::Spawn(SpawnError::Program { .. }) => StartFailure::NotExecutable,
+            _ => StartFailure::Preparation,
+        }
+    }
 }
 
 /// Running copies between a command's standard streams and the host.
@@ -73,12 +82,13 @@ pub(super) async fn serve(
         return;
     };
     let outcome = match start(init, rendezvous, id, &request).await {
-        Ok((child, streams)) => supervise(child, streams, &request, &mut control).await,
+        Ok((started, streams)) => supervise(started, streams, &request, &mut control).await,
         // The machine is shutting down. The host sees the stream end, as for a command that the
         // shutdown killed.
         Err(_) if !init.is_running() => return,
         Err(error) => CommandEvent::Failed {
             message: error.to_string(),
+            reason: error.reason(),
         },
     };
     // Fails only if the host has closed the stream.
@@ -100,8 +110,13 @@ const TALKS_TO_INIT: [&str; 7] = [
 /// Returns whether a command must wait until init accepts requests. All others start at once, which
 /// makes `container machine run` on a booting machine faster.
 fn talks_to_init(command: &CommandLine) -> bool {
-    let CommandLine::Shell(line) = command else {
-        return false;
+    let line = match command {
+        CommandLine::Shell(line) => line.as_os_str().to_string_lossy(),
+        CommandLine::Program(words) => match words.first() {
+            Some(program) => program.as_os_str().to_string_lossy(),
+            None => return false,
+        },
+        CommandLine::Login | CommandLine::Copy(_) => return false,
     };
     line.split(|letter: char| letter.is_whitespace() || ";|&()".contains(letter))
         .map(|word| word.rsplit('/').next().unwrap_or(word))
@@ -113,9 +128,8 @@ async fn start(
     rendezvous: &Rendezvous,
     id: CommandId,
     request: &CommandRequest,
-) -> Result<(Child, Streams), RunError> {
-    let login = Login::resolve(request)?;
-    let program = login.program.clone();
+) -> Result<(Started, Streams), RunError> {
+    let login = Login::resolve(request, init)?;
     let take = async |port| rendezvous.take(port).await.ok_or(RunError::NoStreams);
     let (ends, streams) = match request.stdio {
         Stdio::Pipes => {
@@ -141,19 +155,21 @@ async fn start(
     if talks_to_init(&request.command) {
         init::wait_until_ready(&init.program).await;
     }
-    let child = spawn::in_machine(init.pid, login, ends)
-        .await
-        .map_err(|cause| RunError::Start { program, cause })?;
-    Ok((child, streams))
+    let started = spawn::in_machine(init.pid, login, ends).await?;
+    Ok((started, streams))
 }
 
 /// Serves the host's control messages until the command has ended, and returns its outcome.
 async fn supervise(
-    mut child: Child,
+    started: Started,
     mut streams: Streams,
     request: &CommandRequest,
     control: &mut Stream,
 ) -> CommandEvent {
+    let Started { mut child, notes } = started;
+    for message in notes {
+        let _ = frame::write(control, &CommandEvent::Note { message }).await;
+    }
     // If the host has closed the stream, the loop below notices.
     let _ = frame::write(control, &CommandEvent::Started).await;
     let process = child.id().unwrap_or_default();
@@ -186,6 +202,7 @@ async fn supervise(
         Ok(status) => CommandEvent::Exited(exit_status(status)),
         Err(error) => CommandEvent::Failed {
             message: format!("cannot wait for the command to end: {error}"),
+            reason: StartFailure::Preparation,
         },
     }
 }
@@ -210,7 +227,7 @@ mod tests {
 
     #[test]
     fn commands_that_talk_to_init_are_recognized() {
-        let talks = |line: &str| talks_to_init(&CommandLine::Shell(line.to_owned()));
+        let talks = |line: &str| talks_to_init(&CommandLine::Shell(line.into()));
         assert!(talks("systemctl is-system-running --wait"));
         assert!(talks("sudo /usr/bin/systemctl restart ssh"));
         assert!(talks("cd /;poweroff"));

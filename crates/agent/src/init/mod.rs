@@ -3,7 +3,7 @@
 mod choice;
 mod console;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use container_protocol::{InitProgram, MachineSetup, mux::Stream};
 use nix::sys::signal::Signal;
@@ -56,6 +56,8 @@ pub(crate) struct InitProcess {
     pub program: InitProgram,
     /// Its process id in the agent's PID namespace.
     pub pid: u32,
+    /// The image's environment, `NAME=value`.
+    pub environment: Arc<[String]>,
 }
 
 impl InitProcess {
@@ -111,7 +113,11 @@ impl Init {
             .id()
             .ok_or_else(|| InitError::Stage("it ended at once".to_owned()))?;
         Ok(Init {
-            process: InitProcess { program, pid },
+            process: InitProcess {
+                program,
+                pid,
+                environment: setup.init_environment.as_slice().into(),
+            },
             child,
             console,
         })
@@ -196,6 +202,7 @@ mod tests {
         let init = InitProcess {
             program: InitProgram::BuiltIn,
             pid: child.id(),
+            environment: [].into(),
         };
         assert!(init.is_running());
         drop(child.stdin.take());

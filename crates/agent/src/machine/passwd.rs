@@ -93,6 +93,18 @@ impl Passwd {
         self.users.iter().find(|user| user.uid == uid)
     }
 
+    /// Returns the id of the first group with this name.
+    pub(crate) fn group(&self, name: &str) -> Option<u32> {
+        let found = self.groups.iter().find(|group| group.name == name);
+        found.map(|group| group.gid)
+    }
+
+    /// Returns the names of the groups with this id.
+    pub(crate) fn names_of_group(&self, gid: u32) -> impl Iterator<Item = &str> {
+        let same = self.groups.iter().filter(move |group| group.gid == gid);
+        same.map(|group| group.name.as_str())
+    }
+
     /// Returns the ids of the groups that list `name` as a member.
     pub(crate) fn groups_of(&self, name: &str) -> Vec<u32> {
         let is_in = |group: &&Group| group.members.iter().any(|member| member == name);

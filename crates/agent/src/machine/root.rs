@@ -73,11 +73,40 @@ impl GuestRoot {
         self.locate(path).is_ok()
     }
 
+    /// Opens a file for reading.
+    pub(crate) fn open_file(&self, path: &str) -> io::Result<File> {
+        // A FIFO must not block the agent.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        Ok(self.openat(path, flags, 0)?.into())
+    }
+
+    /// Returns the contents of a file.
+    pub(crate) fn read_bytes(&self, path: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.open_file(path)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Returns the contents of a file. Invalid UTF-8 is replaced.
     pub(crate) fn read(&self, path: &str) -> io::Result<String> {
-        let mut bytes = Vec::new();
-        File::from(self.openat(path, OFlags::RDONLY, 0)?).read_to_end(&mut bytes)?;
+        let bytes = self.read_bytes(path)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Returns the names of the files in a directory, sorted. Those that are not UTF-8 are left
+    /// out.
+    pub(crate) fn entries(&self, path: &str) -> io::Result<Vec<String>> {
+        let directory = self.directory(path)?;
+        let entries = fs::read_dir(descriptor_path(directory.as_fd()))?;
+        let mut names = entries
+            .filter_map(|entry| {
+                entry
+                    .map(|entry| entry.file_name().into_string().ok())
+                    .transpose()
+            })
+            .collect::<io::Result<Vec<String>>>()?;
+        names.sort();
+        Ok(names)
     }
 
     /// Returns the contents of a file as [`read`](Self::read) does, or an empty text if it does not

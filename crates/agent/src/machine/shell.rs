@@ -2,15 +2,26 @@
 
 use super::{passwd::PasswdEntry, root::GuestRoot};
 
-/// Returns the shell for commands of `user`: the one in the passwd file, else the image's default.
+/// Returns the shells for commands of `user`, best first: the one in the passwd file, the image's
+/// default, and `/bin/sh`.
 ///
 /// `nologin` and `false` count as none: they forbid logins, but the machine's owner may run
 /// commands as any user.
-pub(crate) fn login_shell(user: Option<&PasswdEntry>, root: &GuestRoot) -> String {
+pub(crate) fn login_shells(user: Option<&PasswdEntry>, root: &GuestRoot) -> Vec<String> {
     let forbids_logins = |shell: &str| shell.ends_with("/nologin") || shell.ends_with("/false");
-    user.map(|user| user.shell.clone())
-        .filter(|shell| !shell.is_empty() && !forbids_logins(shell))
-        .unwrap_or_else(|| default_shell(root))
+    let own = user
+        .map(|user| user.shell.clone())
+        .filter(|shell| !shell.is_empty() && !forbids_logins(shell));
+    let mut shells = Vec::new();
+    for shell in own
+        .into_iter()
+        .chain([default_shell(root), "/bin/sh".to_owned()])
+    {
+        if !shells.contains(&shell) {
+            shells.push(shell);
+        }
+    }
+    shells
 }
 
 /// Returns the shell that the image gives to new users: in the Debian family `DSHELL` of

@@ -67,7 +67,7 @@ pub(super) async fn start_command(
         if let Some(agent) = &ssh_agent {
             exec::forward_ssh_agent(socket, agent.clone()).await?;
         }
-        exec::start(socket, request).await
+        exec::start(socket, request, output::note).await
     };
     match wait_for_start(id, start(&running.socket)).await? {
         Err(error)

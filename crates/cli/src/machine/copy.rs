@@ -16,7 +16,7 @@ use container_client::{
 use container_copy::{CopyError, RootName, UnpackMode, pack, unpack};
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, ExitStatus, GuestCopy, Identity, Stdio, UserReference,
+    CommandLine, CommandRequest, ExitStatus, GuestCopy, HandedOn, Identity, Stdio, UserReference,
     WorkingDirectory,
 };
 use tokio::task::spawn_blocking;
@@ -163,6 +163,7 @@ impl Copy {
                 supplementary_groups: vec![],
             },
             environment: vec![],
+            handed_on: HandedOn::default(),
             working_directory: WorkingDirectory::Home,
             stdio: Stdio::Pipes,
         };

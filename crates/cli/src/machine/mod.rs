@@ -1,10 +1,13 @@
 //! `container machine`: one file per verb.
 
 mod boot;
+mod caller;
+mod command;
 mod commit;
 mod copy;
 mod create;
 mod delete;
+mod exec;
 mod filter;
 mod inspect;
 mod list;
@@ -23,13 +26,14 @@ use container_client::Client;
 
 pub(crate) use filter::MachineFilter;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureCode};
 
 /// Verbs. Their help texts are the docs of the types.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Machine {
     Create(create::Create),
     Run(run::Run),
+    Exec(exec::Exec),
     #[command(visible_alias = "ls")]
     List(list::List),
     Inspect(inspect::Inspect),
@@ -49,12 +53,21 @@ pub(crate) enum Machine {
 }
 
 impl Machine {
+    /// Returns the exit code if the verb fails.
+    pub(crate) fn failure_code(&self) -> FailureCode {
+        match self {
+            Machine::Run(_) | Machine::Exec(_) => FailureCode::OfCommand,
+            _ => FailureCode::One,
+        }
+    }
+
     /// Runs the verb. Returns the exit code.
     pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         let client = Client::connect(build).await?;
         match self {
             Machine::Create(create) => create.run(&client).await?,
             Machine::Run(run) => return run.run(&client).await,
+            Machine::Exec(exec) => return exec.run(&client).await,
             Machine::List(list) => list.run(&client).await?,
             Machine::Inspect(inspect) => inspect.run(&client).await?,
             Machine::Set(set) => set.run(&client).await?,

@@ -82,7 +82,8 @@ impl World {
     /// prefix.
     pub(crate) fn error(&self, arguments: &[&str]) -> String {
         let outcome = self.run(arguments);
-        assert_eq!(outcome.code, Some(1), "{arguments:?}: {outcome:?}");
+        let code = if arguments[0] == "run" { 125 } else { 1 };
+        assert_eq!(outcome.code, Some(code), "{arguments:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "");
         let errors = outcome.stderr.lines().filter(|line| !line.starts_with('['));
         let errors: Vec<&str> = errors.collect();
