@@ -1,11 +1,13 @@
 //! Commands: exit codes, signals, users, environment, directories.
 
 use std::{
+    fs::Permissions,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     process::Stdio,
 };
 
-use end_to_end::{Lab, eventually};
+use end_to_end::{Lab, Outcome, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 crate::declare::tests![
@@ -19,6 +21,7 @@ crate::declare::tests![
     users_and_groups_can_be_chosen,
     environment_has_only_requested_variables,
     working_directory_can_be_chosen,
+    directory_that_the_machine_lacks_is_reported_once,
     concurrent_commands_have_separate_outputs,
 ];
 
@@ -136,6 +139,9 @@ fn users_and_groups_can_be_chosen(lab: &Lab) {
     assert_eq!(id(&["--uid", "33"], "id -un"), "www-data\n");
     assert_eq!(id(&["-u", "daemon"], "id -un; id -gn"), "daemon\ndaemon\n");
     assert_eq!(id(&["-u", "4711:4712"], "id -u; id -g"), "4711\n4712\n");
+    assert_eq!(id(&["-u", "daemon:adm"], "id -un; id -gn"), "daemon\nadm\n");
+    let refused = world.run(&["run", "-n", "dev", "-u", "daemon:no-group", "true"]);
+    assert!(refused.error().contains("group no-group"), "{refused:?}");
     let refused = world.run(&["run", "-n", "dev", "-u", "nobody-here", "true"]);
     assert!(refused.error().contains("nobody-here"), "{refused:?}");
 }
@@ -170,6 +176,38 @@ fn working_directory_can_be_chosen(lab: &Lab) {
     }
     let refused = world.run(&["run", "-n", "dev", "-w", "/not/there", "pwd"]);
     assert!(refused.error().contains("/not/there"), "{refused:?}");
+    assert_eq!(refused.code, Some(125));
+    let real = "readlink /proc/self/cwd; cd ..; readlink /proc/self/cwd; cd ../..; ls -d machine";
+    let outcome = world.run(&["run", "-n", "dev", "-w", "/var/tmp", real]);
+    assert_eq!(outcome.stdout, "/var/tmp\n/var\n", "{outcome:?}");
+}
+
+fn directory_that_the_machine_lacks_is_reported_once(lab: &Lab) {
+    let world = lab.user();
+    let home = format!("{}\n", world.home().display());
+    let outside = world.path("outside");
+    std::fs::create_dir_all(&outside).unwrap();
+    let mut run = world.machine(&["run", "-n", "dev", "pwd"]);
+    let outcome = Outcome::from(run.current_dir(&outside).output().unwrap());
+    assert_eq!((outcome.code, &outcome.stdout), (Some(0), &home));
+    let notes = outcome.stderr.lines().count();
+    assert_eq!(notes, 1, "{outcome:?}");
+    assert!(
+        outcome.stderr.contains(outside.to_str().unwrap()),
+        "{outcome:?}"
+    );
+    let mut run = world.machine(&["run", "-n", "dev", "-w", "/tmp", "pwd"]);
+    let outcome = Outcome::from(run.current_dir(&outside).output().unwrap());
+    assert_eq!((&*outcome.stdout, &*outcome.stderr), ("/tmp\n", ""));
+
+    // A directory that the user may not enter.
+    let closed = world.home().join("closed");
+    std::fs::create_dir_all(&closed).unwrap();
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    let mut run = world.machine(&["run", "-n", "dev", "-u", "daemon", "pwd"]);
+    let outcome = Outcome::from(run.current_dir(&closed).output().unwrap());
+    assert_eq!(outcome.stdout, "/usr/sbin\n", "{outcome:?}");
+    assert!(outcome.stderr.contains("Permission denied"), "{outcome:?}");
 }
 
 fn concurrent_commands_have_separate_outputs(lab: &Lab) {

@@ -11,6 +11,8 @@ mod commit;
 mod declare;
 mod disks;
 mod downloads;
+mod environment;
+mod exec;
 mod first_use;
 mod foreign;
 mod images;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         logs::TESTS,
         first_use::TESTS,
         commands::TESTS,
+        exec::TESTS,
+        environment::TESTS,
         commit::TESTS,
         images::TESTS,
         streams::TESTS,

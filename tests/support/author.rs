@@ -35,6 +35,12 @@ impl Author {
 
     /// Copies a test image and adds an executable file to it, given by its path and contents.
     pub fn with_file(image: &str, file: Option<(&str, &str)>) -> Author {
+        Author::with(image, file.as_slice(), &[])
+    }
+
+    /// Copies a test image and adds executable files to it, given by path and contents, and
+    /// environment variables, given as `NAME=value`.
+    pub fn with(image: &str, files: &[(&str, &str)], environment: &[&str]) -> Author {
         let storage = tempfile::tempdir().unwrap();
         let registry = Registry::start(storage.path()).unwrap();
         let mut author = Author {
@@ -61,12 +67,15 @@ impl Author {
         for layer in manifest["layers"].as_array().unwrap() {
             author.push_blob("", &blob(layer));
         }
-        if let Some((path, text)) = file {
+        for (path, text) in files {
             let layer = archive(path, text);
             let layer = author.push_blob("application/vnd.oci.image.layer.v1.tar", &layer);
             let diff_ids = config["rootfs"]["diff_ids"].as_array_mut().unwrap();
             diff_ids.push(layer["digest"].clone());
             manifest["layers"].as_array_mut().unwrap().push(layer);
+        }
+        if !environment.is_empty() {
+            config["config"]["Env"] = json!(environment);
         }
         let config_type = manifest["config"]["mediaType"].as_str().unwrap();
         manifest["config"] = author.push_blob(config_type, config.to_string().as_bytes());
