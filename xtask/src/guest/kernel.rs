@@ -41,13 +41,7 @@ pub fn fetch(directory: &Path) -> Result<()> {
 /// directory of the unpacked files.
 pub fn unpack(package: &str, scratch: &Path) -> Result<PathBuf> {
     let unpacked = package::fetch(&[package], scratch)?;
-    command::run(
-        Command::new("depmod")
-            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-            .arg("--basedir")
-            .arg(&unpacked)
-            .arg(release(&unpacked)?),
-    )?;
+    package::index_modules(&unpacked, &release(&unpacked)?)?;
     Ok(unpacked)
 }
 

@@ -3,7 +3,11 @@
 //! The build is reproducible: the same source, configuration and compiler give the same bytes in
 //! any directory.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 
@@ -83,7 +87,8 @@ pub fn build() -> Result<()> {
         let built = source.join("vmlinux");
         // The ELF symbols are for debuggers only. The kernel keeps its own table (kallsyms).
         command::run(Command::new("strip").arg("--strip-all").arg(&built))?;
-        replace_kernel(&directory.join("kernels/container"), &built, &package)?;
+        let image = with_list_of_built_in_modules(&source, &scratch.join("tree"))?;
+        replace_kernel(&directory.join("kernels/container"), &image, &package)?;
         remove(&scratch)
     })
 }
@@ -106,6 +111,26 @@ fn configure(source: &Path, fragment: &str) -> Result<()> {
         lost.join("\n")
     );
     Ok(())
+}
+
+/// Arranges the built kernel in `tree` as distributions do, with the list of what would be a module
+/// elsewhere (`modules.builtin`), which makes `modprobe` succeed for these names. Returns the path
+/// of the image.
+fn with_list_of_built_in_modules(source: &Path, tree: &Path) -> Result<PathBuf> {
+    let release = fs::read_to_string(source.join("include/config/kernel.release"))?;
+    let release = release.trim();
+    let modules = tree.join("lib/modules").join(release);
+    fs::create_dir_all(&modules)?;
+    for list in ["modules.builtin", "modules.builtin.modinfo"] {
+        fs::copy(source.join(list), modules.join(list))?;
+    }
+    fs::write(modules.join("modules.order"), "")?;
+    package::index_modules(tree, release)?;
+    let boot = tree.join("boot");
+    fs::create_dir_all(&boot)?;
+    let image = boot.join("vmlinux");
+    fs::rename(source.join("vmlinux"), &image)?;
+    Ok(image)
 }
 
 /// Returns the fragment's lines that the configuration does not contain.

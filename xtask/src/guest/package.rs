@@ -26,6 +26,17 @@ pub fn candidate(package: &str) -> Result<String> {
     }
 }
 
+/// Runs depmod on the modules of a kernel in `tree/lib/modules/RELEASE`.
+pub(super) fn index_modules(tree: &Path, release: &str) -> Result<()> {
+    command::run(
+        Command::new("depmod")
+            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+            .arg("--basedir")
+            .arg(tree)
+            .arg(release),
+    )
+}
+
 /// Fetches the package given by arguments of `apt-get download` and unpacks it in `scratch`, an
 /// empty directory. Returns the directory of the unpacked files.
 pub fn fetch(package: &[&str], scratch: &Path) -> Result<PathBuf> {
