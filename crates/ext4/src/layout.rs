@@ -8,6 +8,7 @@
 // struct ext4_super_block: 1024 bytes, 1024 bytes from the start of the image.
 pub(crate) const S_INODES_COUNT: usize = 0x00;
 pub(crate) const S_BLOCKS_COUNT_LO: usize = 0x04;
+pub(crate) const S_R_BLOCKS_COUNT_LO: usize = 0x08;
 pub(crate) const S_FREE_BLOCKS_COUNT_LO: usize = 0x0c;
 pub(crate) const S_FREE_INODES_COUNT: usize = 0x10;
 pub(crate) const S_LOG_BLOCK_SIZE: usize = 0x18;

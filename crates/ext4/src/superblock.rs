@@ -4,7 +4,9 @@ use uuid::Uuid;
 
 use crate::{
     bytes::{crc, high, low, put_u16, put_u32},
-    geometry::{BLOCKS_PER_GROUP, DESCRIPTOR, EXTRA_ISIZE, Geometry, INODE, INODES_PER_GROUP},
+    geometry::{
+        BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, EXTRA_ISIZE, Geometry, INODE, INODES_PER_GROUP,
+    },
     layout::{
         DX_HASH_HALF_MD4, EXT2_FLAGS_UNSIGNED_HASH, EXT3_JNL_BACKUP_BLOCKS, EXT4_CRC32C_CHKSUM,
         EXT4_DEFM_ACL, EXT4_DEFM_XATTR_USER, EXT4_DYNAMIC_REV, EXT4_ERRORS_CONTINUE,
@@ -22,7 +24,8 @@ use crate::{
         S_FREE_BLOCKS_COUNT_LO, S_FREE_INODES_COUNT, S_HASH_SEED, S_INODE_SIZE, S_INODES_COUNT,
         S_INODES_PER_GROUP, S_JNL_BACKUP_TYPE, S_JNL_BLOCKS, S_JOURNAL_INUM, S_LOG_BLOCK_SIZE,
         S_LOG_CLUSTER_SIZE, S_MAGIC, S_MAX_MNT_COUNT, S_MIN_EXTRA_ISIZE, S_OVERHEAD_CLUSTERS,
-        S_RESERVED_GDT_BLOCKS, S_REV_LEVEL, S_STATE, S_UUID, S_WANT_EXTRA_ISIZE,
+        S_R_BLOCKS_COUNT_LO, S_RESERVED_GDT_BLOCKS, S_REV_LEVEL, S_STATE, S_UUID,
+        S_WANT_EXTRA_ISIZE,
     },
 };
 
@@ -61,6 +64,13 @@ pub(crate) struct Superblock<'a> {
     pub journal: (&'a [u8; I_BLOCK_SIZE], u64),
 }
 
+/// Blocks that only root can use, so that the system keeps working on a disk that a user has
+/// filled: 1 %, at most 128 MiB.
+fn reserved_for_root(blocks: u64) -> u32 {
+    const MAXIMUM: u64 = (128 << 20) / BLOCK as u64;
+    (blocks / 100).min(MAXIMUM) as u32
+}
+
 impl Superblock<'_> {
     /// Returns the superblock, or the copy of it in another group than 0.
     pub(crate) fn encode(&self, group: u32) -> [u8; SIZE] {
@@ -76,10 +86,11 @@ impl Superblock<'_> {
 
     fn put_sizes(&self, block: &mut [u8; SIZE]) {
         let blocks = self.geometry.blocks();
-        let fields: [(usize, u32); 12] = [
+        let fields: [(usize, u32); 13] = [
             (S_INODES_COUNT, self.geometry.inodes()),
             (S_BLOCKS_COUNT_LO, low(blocks)),
             (S_BLOCKS_COUNT_HI, high(blocks)),
+            (S_R_BLOCKS_COUNT_LO, reserved_for_root(blocks)),
             (S_FREE_BLOCKS_COUNT_LO, low(self.free_blocks)),
             (S_FREE_BLOCKS_COUNT_HI, high(self.free_blocks)),
             (S_FREE_INODES_COUNT, self.free_inodes),

@@ -290,3 +290,14 @@ fn with_a_uuid_of_zeroes_names_have_the_default_hash_seed() {
         }
     });
 }
+
+#[test]
+fn blocks_are_reserved_for_root() {
+    for (size, expected) in [(512 << 20, 1_310), (1 << 30, 2_621), (64 << 30, 32_768)] {
+        let stats = image(size, |_| {}).debugfs("stats");
+        let reserved = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("Reserved block count:"));
+        assert_eq!(reserved.unwrap().trim(), expected.to_string(), "{stats}");
+    }
+}
