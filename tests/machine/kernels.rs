@@ -242,6 +242,9 @@ fn kernels_are_added_selected_and_removed(lab: &Lab) {
     world.create(&image, "dev", &[]);
     let cloud = world.inside("dev", "uname -r");
     assert!(cloud.contains("cloud"), "{cloud}");
+    // busybox's modprobe finds what is loaded.
+    let modprobe = "modprobe ext4 && modprobe virtiofs";
+    world.stdout(&["run", "-n", "dev", "--root", modprobe]);
     // A failure for one kernel does not keep the other from being removed.
     let removed = system(&world, &["kernel", "rm", "debian", "mine"]);
     assert_eq!(

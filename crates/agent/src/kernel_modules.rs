@@ -1,8 +1,8 @@
 //! Loads the kernel's modules.
 //!
 //! They are in a second cpio archive, under `/lib/modules/<release>`, together with a `modules.dep`
-//! in kmod's format: `path: path…`, a module and its dependencies. A kernel with all drivers built
-//! in has no such archive.
+//! in kmod's format: `path: path…`, a module and its dependencies. That of a kernel with all drivers
+//! built in lists none. depmod's complete index, for the machine, is in `index` beside it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,12 +37,25 @@ pub(crate) enum ModuleError {
     },
 }
 
+/// Directory of the kernels' modules.
+const MODULES: &str = "/lib/modules";
+
+/// Returns the running kernel's release.
+pub(crate) fn release() -> Option<String> {
+    let name = nix::sys::utsname::uname().ok()?;
+    Some(name.release().to_str()?.to_owned())
+}
+
+/// Returns the directory of depmod's complete index of the running kernel; absent if the kernel
+/// came without modules.
+pub(crate) fn index_directory() -> Option<PathBuf> {
+    let directory = Path::new(MODULES).join(release()?).join("index");
+    directory.is_dir().then_some(directory)
+}
+
 /// Loads every module of the running kernel's `modules.dep`, each after its dependencies.
 pub(crate) fn load_all() -> Result<(), ModuleError> {
-    let release = nix::sys::utsname::uname()
-        .map(|name| name.release().to_owned())
-        .unwrap_or_default();
-    let directory = Path::new("/lib/modules").join(release);
+    let directory = Path::new(MODULES).join(release().unwrap_or_default());
     let list = directory.join("modules.dep");
     let text = match fs::read_to_string(&list) {
         Ok(text) => text,

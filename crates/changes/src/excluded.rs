@@ -2,6 +2,10 @@
 
 use rustix::fs::FileType;
 
+/// File in a directory below `/lib/modules` that the guest agent wrote there, and which is left out
+/// as a whole, unless a package with the kernel's modules was installed over it.
+pub const MODULE_INDEX_MARKER: &str = ".container-machine";
+
 /// Treatment of an entry of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Treatment {
@@ -28,6 +32,13 @@ pub(crate) fn treatment(path: &[u8], file_type: FileType) -> Treatment {
         _ if path.starts_with(b"var/log/journal/") => Treatment::LeftOut,
         _ => Treatment::Included,
     }
+}
+
+/// Whether the directory at this path may have a [marker](MODULE_INDEX_MARKER).
+pub(crate) fn may_be_module_index(path: &[u8]) -> bool {
+    let path = path.strip_prefix(b"usr/").unwrap_or(path);
+    path.strip_prefix(b"lib/modules/")
+        .is_some_and(|release| !release.contains(&b'/'))
 }
 
 /// Whether a file of this size is a swap file, by the signature at the end of its first page

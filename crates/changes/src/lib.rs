@@ -19,6 +19,7 @@
 //! | `/var/lib/dbus/machine-id`, unless it is a link | likewise |
 //! | `/var/lib/systemd/random-seed`, `/var/lib/systemd/credential.secret` | must be unique to a machine |
 //! | files in `/var/log/journal` | belong to the machine with that id |
+//! | the index of the kernel's modules in `/lib/modules`, unless a package was installed over it | written by the agent |
 //! | swap files | contain memory |
 //! | sockets | cannot be archived |
 //! | mounted file systems | only the disk is read, including what mounts hide |
@@ -58,5 +59,6 @@ mod walk;
 
 pub use archive::{ArchiveReader, send_failure};
 pub use error::ChangesError;
+pub use excluded::MODULE_INDEX_MARKER;
 pub use listing::{BaseEntry, UnixTime, write_listing};
 pub use walk::pack;

@@ -23,7 +23,7 @@ use crate::{
     disk::{
         Attributes, DiskEntry, display, file_error, join, open, present, read_entries, seek_extent,
     },
-    excluded::{Treatment, is_swap, treatment},
+    excluded::{MODULE_INDEX_MARKER, Treatment, is_swap, may_be_module_index, treatment},
     listing::{read_directory, skip_directory},
     member::{BLOCK, MemberHeader, MemberType, Xattr},
 };
@@ -178,7 +178,9 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
                 );
                 self.to.note(&note).map_err(ChangesError::Write)?;
             }
-            let is_left_out = is_whiteout_name || treatment == Treatment::LeftOut;
+            let is_left_out = is_whiteout_name
+                || treatment == Treatment::LeftOut
+                || before.is_none() && self.is_module_index(&path);
             let now = now.filter(|_| !is_left_out);
             let is_directory = now
                 .as_ref()
@@ -207,6 +209,15 @@ impl<R: Read, W: Write> Walk<'_, R, W> {
             }
         }
         Ok(subdirectories)
+    }
+
+    /// Whether the agent wrote the directory at this path, and nothing was installed over it.
+    fn is_module_index(&self, path: &[u8]) -> bool {
+        let has = |name: &str| {
+            let entry = [path, b"/", name.as_bytes()].concat();
+            open(self.root, &entry, OFlags::PATH).is_ok()
+        };
+        may_be_module_index(path) && has(MODULE_INDEX_MARKER) && !has("kernel")
     }
 
     /// Packs an entry other than a directory.

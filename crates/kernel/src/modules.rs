@@ -1,5 +1,8 @@
 //! The modules that a machine needs before it has a disk, packed into an initramfs. Dependencies
 //! come from kmod's `modules.dep` (depmod(8), modules.dep(5)).
+//!
+//! depmod's complete index is packed too, for the machine's own `modprobe`: with it, loading what
+//! is built in or already loaded succeeds.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,6 +35,22 @@ const WANTED: [&str; 17] = [
     "udp_diag",
     "kvm_amd",
     "kvm_intel",
+];
+
+/// Directory of depmod's index, below that of the packed modules.
+const INDEX_DIRECTORY: &str = "index";
+
+/// depmod's files that `modprobe` of kmod or busybox reads, as far as the kernel has them.
+const INDEX: [&str; 9] = [
+    "modules.dep",
+    "modules.dep.bin",
+    "modules.alias.bin",
+    "modules.symbols.bin",
+    "modules.softdep",
+    "modules.builtin",
+    "modules.builtin.bin",
+    "modules.builtin.alias.bin",
+    "modules.builtin.modinfo",
 ];
 
 /// Error of packing modules.
@@ -84,7 +103,7 @@ pub(crate) fn find_modules(image: &Path, release: &str) -> Option<PathBuf> {
 }
 
 /// Packs the wanted modules of a kernel and their dependencies into an archive, decompressed, with
-/// a `modules.dep` of their own.
+/// a `modules.dep` of their own, and the complete index.
 ///
 /// # Errors
 /// If the directory has no `modules.dep`, or a module cannot be read.
@@ -98,6 +117,14 @@ pub(crate) fn pack(directory: &Path, release: &str, archive: &Path) -> Result<()
         let path = directory.join(module);
         let bytes = read_module(&path).map_err(pack_error(&path))?;
         packed.file(decompressed_name(module), bytes);
+    }
+    for name in INDEX {
+        let path = directory.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => packed.file(&format!("{INDEX_DIRECTORY}/{name}"), bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => return Err(pack_error(&path)(cause)),
+        }
     }
     packed.archive.write(archive).map_err(pack_error(archive))
 }
@@ -236,6 +263,8 @@ mod tests {
         let has = |words: &str| memchr::memmem::find(&packed, words.as_bytes()).is_some();
         assert!(has("lib/modules/6.1/ext4.ko\0") && has("the file system"));
         assert!(has("ext4.ko: jbd2.ko\n") && has("its journal") && !has("unwanted"));
+        assert!(has("lib/modules/6.1/index/modules.dep\0") && has("\nother.ko:\n"));
+        assert!(!has("modules.builtin"));
     }
 
     #[test]

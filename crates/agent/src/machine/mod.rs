@@ -3,6 +3,7 @@
 mod devices;
 mod files;
 mod growth;
+mod module_index;
 pub(crate) mod mounts;
 mod names;
 mod network;
@@ -73,6 +74,7 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
             "cannot write the image's PATH to /etc/profile.d: {error}"
         ));
     }
+    module_index::install(&root);
     if setup.first_boot {
         user::set_up(&root, setup).await?;
     } else {

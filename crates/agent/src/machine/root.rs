@@ -14,9 +14,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::mount::{MsFlags, mount};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 
 use crate::paths::MACHINE;
+
+/// Directory of the files that cover others while the disk is full.
+const COVERS: &str = "/run/container-files";
 
 /// The root directory of the machine's disk.
 #[derive(Debug)]
@@ -93,6 +97,44 @@ impl GuestRoot {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Makes a file have these contents, if possible without writing to the disk. On a full disk
+    /// the file is covered by one in `/run` until the next boot.
+    pub(crate) fn ensure(&self, path: &str, contents: &str, mode: u32) -> io::Result<()> {
+        if self.read(path).is_ok_and(|old| old == contents) {
+            return Ok(());
+        }
+        match self.write(path, contents, mode) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                self.cover(path, contents, mode)
+            }
+            other => other,
+        }
+    }
+
+    /// Mounts a file with these contents over an existing one.
+    fn cover(&self, path: &str, contents: &str, mode: u32) -> io::Result<()> {
+        let covered = self.locate(path)?;
+        let cover = format!("{COVERS}{path}");
+        let directory = cover.rsplit_once('/').map_or(COVERS, |(parent, _)| parent);
+        self.make_directory(directory)?;
+        self.write(&cover, contents, mode)?;
+        let cover = self.locate(&cover)?;
+        let paths = [cover.as_fd(), covered.as_fd()].map(descriptor_path);
+        let bind = MsFlags::MS_BIND;
+        Ok(mount(
+            Some(&paths[0]),
+            &paths[1],
+            None::<&str>,
+            bind,
+            None::<&str>,
+        )?)
+    }
+
     /// Returns the names of the files in a directory, sorted. Those that are not UTF-8 are left
     /// out.
     pub(crate) fn entries(&self, path: &str) -> io::Result<Vec<String>> {
@@ -146,10 +188,26 @@ impl GuestRoot {
             _ => (0, 0, mode),
         };
         let temporary = format!(".{name}.container");
+        let written =
+            Self::write_and_rename(&directory, &temporary, name, contents, (uid, gid, mode));
+        if written.is_err() {
+            // Fails if it was not created.
+            let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
+        }
+        written
+    }
+
+    fn write_and_rename(
+        directory: &OwnedFd,
+        temporary: &str,
+        name: &str,
+        contents: &[u8],
+        (uid, gid, mode): (u32, u32, u32),
+    ) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
         let mut file = File::from(rustix::fs::openat(
-            &directory,
-            &temporary,
+            directory,
+            temporary,
             flags | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o600),
         )?);
@@ -157,7 +215,7 @@ impl GuestRoot {
         rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
-        rustix::fs::renameat(&directory, &temporary, &directory, name)?;
+        rustix::fs::renameat(directory, temporary, directory, name)?;
         Ok(())
     }
 
@@ -166,6 +224,13 @@ impl GuestRoot {
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
         let directory = self.directory(if directory.is_empty() { "/" } else { directory })?;
         Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?)
+    }
+
+    /// Removes an empty directory.
+    pub(crate) fn remove_directory(&self, path: &str) -> io::Result<()> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = self.directory(if parent.is_empty() { "/" } else { parent })?;
+        Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
     }
 
     /// Creates a directory and its missing parents, with mode 0755. Returns whether the directory
@@ -219,6 +284,23 @@ mod tests {
             root.canonical("/etc/passwd").unwrap(),
             Path::new("/run/passwd")
         );
+    }
+
+    #[test]
+    fn file_with_the_contents_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = GuestRoot::at(directory.path()).unwrap();
+        root.ensure("/file", "a", 0o644).unwrap();
+        let inode = || {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(directory.path().join("file")).unwrap().ino()
+        };
+        let before = inode();
+        root.ensure("/file", "a", 0o644).unwrap();
+        assert_eq!(inode(), before);
+        root.ensure("/file", "b", 0o644).unwrap();
+        assert_eq!(root.entries("/").unwrap(), ["file"]);
+        assert_eq!(root.read("/file").unwrap(), "b");
     }
 
     #[test]
