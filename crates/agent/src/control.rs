@@ -7,6 +7,9 @@
 //! | `SetClock` | |
 //! | | `Starting` every second, as a heartbeat |
 //! | | `Started`, `DiskIsReady` or `Failed` |
+//! | `CompareClock`, any number of times | |
+//! | | `ClockRequested` |
+//! | `SetClock` | |
 //! | `Stop`, or end of the stream | |
 //! | | `Rebooting`, if the machine asked for it |
 
@@ -20,7 +23,7 @@ use container_protocol::{
 use tokio::{
     io::AsyncReadExt,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -155,7 +158,7 @@ async fn serve_started(
     Ok(ending)
 }
 
-/// Serves a read-only disk until the host sends any request or closes the stream.
+/// Serves a read-only disk until the host orders a stop or closes the stream.
 async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), ControlError> {
     if let Err(error) = mounts::mount_disk_read_only() {
         let message = error.to_string();
@@ -165,7 +168,7 @@ async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), Contr
     frame::write(&mut control, &ControlEvent::DiskIsReady).await?;
     let changes = Changes::new();
     tokio::spawn(accept(incoming, None, Arc::clone(&changes)));
-    let _ = frame::read::<ControlRequest>(&mut control).await;
+    await_stop(&mut control).await;
     changes.cancel().await;
     mounts::unmount_machine();
     Ok(())
@@ -179,9 +182,9 @@ async fn receive_role(incoming: &mut Incoming) -> Result<(Stream, Role), Control
     match frame::read(&mut control).await? {
         ControlRequest::Start(setup) => Ok((control, Role::Machine(setup))),
         ControlRequest::ReadDisk => Ok((control, Role::DiskReader)),
-        ControlRequest::SetClock(_) | ControlRequest::Stop { .. } => {
-            Err(ControlError::UnexpectedRequest)
-        }
+        ControlRequest::SetClock(_)
+        | ControlRequest::CompareClock
+        | ControlRequest::Stop { .. } => Err(ControlError::UnexpectedRequest),
     }
 }
 
@@ -264,19 +267,41 @@ async fn serve_until_end(
     stop_method: StopMethod,
     changes: &Changes,
 ) -> Ending {
-    let request = tokio::select! {
+    let grace_seconds = tokio::select! {
         ending = init.wait() => return ending,
-        request = frame::read::<ControlRequest>(control) => request,
-    };
-    let grace_seconds = match request {
-        Ok(ControlRequest::Stop { grace_seconds }) => grace_seconds,
-        Ok(_) | Err(_) => HOST_GONE_GRACE,
+        grace_seconds = await_stop(control) => grace_seconds,
     };
     // Reading changes may have paused init, which could then not receive the request.
     changes.cancel().await;
     let grace = Duration::from_secs(grace_seconds.into());
     shutdown::shut_down(init, stop_method, grace).await;
     Ending::PowerOff
+}
+
+/// Serves the host's requests until it orders a stop or closes the stream. Returns the grace period
+/// in seconds. A request that does not fit is ignored: the machine is worth more.
+async fn await_stop(control: &mut Stream) -> u32 {
+    let mut requested = Instant::now();
+    loop {
+        match frame::read(control).await {
+            Ok(ControlRequest::Stop { grace_seconds }) => return grace_seconds,
+            Ok(ControlRequest::CompareClock) => {
+                requested = Instant::now();
+                let request = frame::write(control, &ControlEvent::ClockRequested).await;
+                if request.is_err() {
+                    return HOST_GONE_GRACE;
+                }
+            }
+            Ok(ControlRequest::SetClock(nanoseconds)) => {
+                clock::follow(nanoseconds, requested.elapsed());
+            }
+            Ok(ControlRequest::Start(_) | ControlRequest::ReadDisk)
+            | Err(FrameError::Malformed(_)) => {
+                kernel_log::error("an unexpected request of the host is ignored");
+            }
+            Err(_) => return HOST_GONE_GRACE,
+        }
+    }
 }
 
 /// Serves the streams that the host opens. Without `commands` only changes are served.

@@ -17,10 +17,13 @@ pub enum ControlRequest {
     /// Mount the machine's disk read-only and serve only [`Port::Changes`](crate::Port::Changes).
     /// Sent instead of `Start`.
     ReadDisk,
-    /// Set the clock to these nanoseconds since 1970 UTC. Sent after the first
-    /// [`ControlEvent::Starting`]: the first request may wait for minutes until the kernel has
-    /// booted.
+    /// The host's clock in nanoseconds since 1970 UTC, which the guest's is set to. Sent after the
+    /// first [`ControlEvent::Starting`], because the first request may wait for minutes until the
+    /// kernel has booted, and as the reply to [`ControlEvent::ClockRequested`].
     SetClock(u64),
+    /// Compare the guest's clock with the host's. Sent to a machine that has booted: at intervals,
+    /// and after the host's clock was set or the host was suspended.
+    CompareClock,
     /// Shut the machine down and power off. The stream ends with the machine.
     Stop {
         /// Grace period in seconds after which init is killed.
@@ -47,6 +50,9 @@ pub enum ControlEvent {
         /// Message with the attempted step and its error.
         message: String,
     },
+    /// Request for the host's clock. The agent measures the time until the reply, which bounds the
+    /// reply's error.
+    ClockRequested,
     /// Init requested a reboot. The machine is unmounted and powers off, for the host to boot it
     /// again.
     Rebooting,

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     fs,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use container_engine::{EngineExit, Running, disk};
@@ -24,6 +24,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt;
 use crate::{
     assemble::{HostEnds, assemble},
     boot_error::BootError,
+    clock,
     console::{await_silence, drain},
     file_share::FileShareProcess,
     guest_streams,
@@ -257,7 +258,7 @@ async fn set_up(
             ControlEvent::Starting => {
                 last_sign.set(Instant::now());
                 if !is_clock_set {
-                    frame::write(&mut control, &ControlRequest::SetClock(now())).await?;
+                    frame::write(&mut control, &ControlRequest::SetClock(clock::now())).await?;
                     is_clock_set = true;
                 }
             }
@@ -269,13 +270,9 @@ async fn set_up(
             ControlEvent::Failed { message } => {
                 return Err(Failure::Other(BootError::SetUp(message)));
             }
+            // Only a machine that has booted compares its clock.
+            ControlEvent::ClockRequested => {}
             ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
         }
     }
-}
-
-/// Returns the host's clock in nanoseconds since 1970 UTC.
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -43,6 +43,7 @@ mod boot;
 mod boot_error;
 mod changes;
 mod clients;
+mod clock;
 mod console;
 mod directory;
 mod file_share;

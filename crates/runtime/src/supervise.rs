@@ -10,12 +10,17 @@ use container_protocol::{
 };
 use tokio::{
     io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
-    boot::Booted, console::drain, file_share::FileShareProcess, phase::StopOrder,
+    boot::Booted,
+    clock::{self, Comparisons},
+    console::drain,
+    file_share::FileShareProcess,
+    phase::StopOrder,
     state::MachineState,
 };
 
@@ -43,9 +48,11 @@ pub(crate) async fn supervise(booted: Booted, machine: &MachineState) -> EngineE
                 if reboots {
                     machine.reboot();
                 }
-                supervisor.close_control().await;
+                // The agent waits for this before it powers off.
+                supervisor.requests = None;
             }
-            Event::StopOrdered(order) => supervisor.stop_guest(order).await,
+            Event::ClockDue => supervisor.request(Request::CompareClock),
+            Event::StopOrdered(order) => supervisor.stop_guest(order),
             Event::DeadlineMissed => {
                 tracing::error!("guest did not power off in time");
                 supervisor.engine.terminate().await;
@@ -64,16 +71,31 @@ enum Event {
     /// The agent has unmounted the machine and waits for the control stream's end, to power off.
     /// The flag is set if the machine is to boot again.
     GuestEnds(bool),
+    /// The guest is to compare its clock with the host's.
+    ClockDue,
     StopOrdered(StopOrder),
     DeadlineMissed,
     HomeLost(io::Result<ExitStatus>),
+}
+
+/// Request for the guest.
+enum Request {
+    CompareClock,
+    /// Tells the host's clock at the moment of sending.
+    SetClock,
+    Stop {
+        grace_seconds: u32,
+    },
 }
 
 struct Supervisor {
     engine: Box<dyn Running>,
     /// Absent if nothing is shared, or its process has ended.
     file_share: Option<FileShareProcess>,
-    requests: WriteHalf<Stream>,
+    /// Requests in transit to the guest, which may not read them. Absent after the guest has
+    /// announced its end.
+    requests: Option<UnboundedSender<Request>>,
+    clock: Comparisons,
     /// Returns whether the guest reboots. Absent after that.
     guest_end: Option<JoinHandle<bool>>,
     /// The order that was passed on to the guest.
@@ -85,13 +107,16 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(booted: Booted) -> Supervisor {
-        let (events, requests) = split(booted.control);
+        let (events, stream) = split(booted.control);
+        let (requests, outgoing) = unbounded_channel();
+        tokio::spawn(send_requests(outgoing, stream));
         Supervisor {
             engine: booted.engine,
             file_share: booted.file_share,
-            requests,
             // A task of its own: a read of a frame must not be cancelled half-way.
-            guest_end: Some(tokio::spawn(await_guest_end(events))),
+            guest_end: Some(tokio::spawn(await_guest_end(events, requests.clone()))),
+            requests: Some(requests),
+            clock: Comparisons::new(),
             order: None,
             deadline: None,
             console: booted.console,
@@ -117,6 +142,7 @@ impl Supervisor {
                 self.file_share = None;
                 Event::HomeLost(status)
             }
+            () = self.clock.next() => Event::ClockDue,
         }
     }
 
@@ -130,32 +156,54 @@ impl Supervisor {
         }
     }
 
-    /// Closes the control stream: the agent waits for this before it powers off.
-    async fn close_control(&mut self) {
-        // Fails if the engine has ended.
-        let _ = self.requests.shutdown().await;
-    }
-
     /// Asks the guest to stop, unless it is about to end anyway.
-    async fn stop_guest(&mut self, order: StopOrder) {
+    fn stop_guest(&mut self, order: StopOrder) {
         self.order = Some(order);
         self.deadline = Some(Instant::from_std(order.deadline));
-        if self.guest_end.is_none() {
-            return;
-        }
-        let stop = ControlRequest::Stop {
+        self.request(Request::Stop {
             grace_seconds: order.grace_seconds,
-        };
-        if let Err(error) = frame::write(&mut self.requests, &stop).await {
-            tracing::warn!("cannot ask the guest to stop: {error}");
+        });
+    }
+
+    /// Sends the guest a request, without waiting until it is read.
+    fn request(&self, request: Request) {
+        if let Some(requests) = &self.requests {
+            // Fails if the stream has failed. The engine's end follows.
+            let _ = requests.send(request);
         }
     }
 }
 
-/// Waits for the agent's last event. Returns whether it is a reboot.
-async fn await_guest_end(mut events: ReadHalf<Stream>) -> bool {
-    let event: Result<ControlEvent, FrameError> = frame::read(&mut events).await;
-    matches!(event, Ok(ControlEvent::Rebooting))
+/// Writes requests to the guest until there are no more senders, and closes the stream.
+async fn send_requests(mut requests: UnboundedReceiver<Request>, mut stream: WriteHalf<Stream>) {
+    while let Some(request) = requests.recv().await {
+        let request = match request {
+            Request::CompareClock => ControlRequest::CompareClock,
+            Request::SetClock => ControlRequest::SetClock(clock::now()),
+            Request::Stop { grace_seconds } => ControlRequest::Stop { grace_seconds },
+        };
+        if let Err(error) = frame::write(&mut stream, &request).await {
+            tracing::warn!("cannot send a request to the guest: {error}");
+            return;
+        }
+    }
+    // Fails if the engine has ended.
+    let _ = stream.shutdown().await;
+}
+
+/// Waits for the agent's last event, and answers requests for the clock meanwhile. Returns whether
+/// the last event is a reboot.
+async fn await_guest_end(mut events: ReadHalf<Stream>, requests: UnboundedSender<Request>) -> bool {
+    loop {
+        let event: Result<ControlEvent, FrameError> = frame::read(&mut events).await;
+        match event {
+            Ok(ControlEvent::ClockRequested) => {
+                // Fails if the stream has failed, which the next read notices.
+                let _ = requests.send(Request::SetClock);
+            }
+            event => return matches!(event, Ok(ControlEvent::Rebooting)),
+        }
+    }
 }
 
 async fn joined(task: &mut Option<JoinHandle<bool>>) -> bool {
@@ -310,6 +358,23 @@ mod tests {
         assert_eq!(request, ControlRequest::Stop { grace_seconds: 60 });
         fixture.reboot().await;
         assert!(!fixture.power_off().await);
+    }
+
+    #[tokio::test]
+    async fn a_request_for_the_clock_is_answered_and_does_not_end_the_machine() {
+        let mut fixture = Fixture::new().await;
+        for _ in 0..2 {
+            let before = clock::now();
+            let event = ControlEvent::ClockRequested;
+            frame::write(&mut fixture.agent, &event).await.unwrap();
+            let request: ControlRequest = frame::read(&mut fixture.agent).await.unwrap();
+            let ControlRequest::SetClock(now) = request else {
+                panic!("{request:?}");
+            };
+            assert!(now >= before);
+        }
+        fixture.reboot().await;
+        assert!(fixture.power_off().await);
     }
 
     #[tokio::test]
