@@ -31,6 +31,7 @@ use crate::{
     channel::Channel,
     clock,
     commands::Commands,
+    helper_root::HelperRoot,
     init::{self, Ending, Init, InitError},
     kernel_log, listeners,
     machine::{self, SetUpError, mounts},
@@ -89,14 +90,14 @@ enum Role {
 
 /// Takes on the role that the host requests and serves it to its end. Unmounts all of the machine's
 /// file systems.
-pub(crate) async fn serve() -> Result<(), ControlError> {
+pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> {
     let channel = Channel::open().await.map_err(ControlError::Channel)?;
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
     let (mut control, role) = receive_role(&mut incoming).await?;
     receive_clock(&mut control).await?;
     match role {
-        Role::Machine(setup) => serve_machine(&setup, opener, incoming, control).await,
+        Role::Machine(setup) => serve_machine(&setup, opener, incoming, control, helper_root).await,
         Role::DiskReader => serve_disk(incoming, control).await,
     }
 }
@@ -106,9 +107,11 @@ async fn serve_machine(
     opener: Opener,
     incoming: Incoming,
     mut control: Stream,
+    helper_root: &HelperRoot,
 ) -> Result<(), ControlError> {
     let last_event = match start_with_heartbeat(setup, opener.clone(), &mut control).await? {
         Ok(init) => {
+            helper_root.enter_machine().await;
             let ending = serve_started(setup, init, opener, incoming, &mut control).await?;
             (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
         }
@@ -118,6 +121,7 @@ async fn serve_machine(
             Some(ControlEvent::Failed { message })
         }
     };
+    helper_root.leave_machine().await;
     mounts::unmount_machine();
     if let Some(event) = last_event {
         frame::write(&mut control, &event).await?;

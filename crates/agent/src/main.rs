@@ -11,6 +11,7 @@
 //!    namespace of its own. The process on the way there is a [`stage`].
 //! 6. [`commands`], [`changes`], [`listeners`], [`relay`] and [`ssh_agent`] serve the host and the
 //!    machine until the host requests a stop ([`shutdown`]) or init ends.
+//!    Programs that the kernel starts find the machine's files ([`helper_root`]).
 //! 7. [`machine::mounts`] unmounts the machine, [`power`] turns the virtual machine off.
 //!
 //! The kernel panics when PID 1 ends, so the agent must not: it reports errors to the host or to
@@ -22,6 +23,7 @@ mod channel;
 mod clock;
 mod commands;
 mod control;
+mod helper_root;
 mod init;
 mod interpreters;
 mod kernel_log;
@@ -45,6 +47,7 @@ use std::{env, ffi::OsStr, io, process::ExitCode};
 use tokio::runtime;
 
 use commands::copy;
+use helper_root::HelperRoot;
 use machine::mounts;
 
 /// Selects the role of this process by its zeroth argument. The agent starts its own binary again
@@ -55,13 +58,13 @@ fn main() -> ExitCode {
         Some(built_in_init::NAME) => built_in_init::run(),
         Some(copy::NAME) => copy::run(),
         Some(stage::NAME) => stage::run(),
-        _ => run_agent(),
+        _ => HelperRoot::serve_while(run_agent),
     }
 }
 
 /// Runs the virtual machine from the kernel's hand-over to its power-off.
-fn run_agent() -> ExitCode {
-    if let Err(error) = boot_and_serve() {
+fn run_agent(helper_root: HelperRoot) -> ExitCode {
+    if let Err(error) = boot_and_serve(helper_root) {
         kernel_log::error(&error.to_string());
     }
     power::off()
@@ -82,7 +85,7 @@ enum AgentError {
     Control(#[from] control::ControlError),
 }
 
-fn boot_and_serve() -> Result<(), AgentError> {
+fn boot_and_serve(helper_root: HelperRoot) -> Result<(), AgentError> {
     mounts::mount_for_agent().map_err(AgentError::Mount)?;
     kernel_modules::load_all().map_err(AgentError::Modules)?;
     interpreters::register_all()?;
@@ -91,5 +94,5 @@ fn boot_and_serve() -> Result<(), AgentError> {
         .enable_all()
         .build()
         .map_err(AgentError::EventLoop)?;
-    Ok(events.block_on(control::serve())?)
+    Ok(events.block_on(control::serve(&helper_root))?)
 }

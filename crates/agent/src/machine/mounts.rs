@@ -205,7 +205,8 @@ pub(crate) fn mount_home(root: &GuestRoot, share: &GuestShare) -> Result<(), Mou
 /// which also leaves the disk clean.
 pub(crate) fn unmount_machine() {
     nix::unistd::sync();
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    // Not /proc/self: the first thread's root may differ.
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
     let below: Vec<String> = mounts
         .lines()
         .filter_map(|line| line.split(' ').nth(1))
