@@ -11,6 +11,7 @@ mod passwd;
 mod profile;
 mod root;
 pub(crate) mod shell;
+mod sysctls;
 mod user;
 mod virtualization;
 
@@ -74,6 +75,7 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
             "cannot write the image's PATH to /etc/profile.d: {error}"
         ));
     }
+    sysctls::set_all(&root);
     module_index::install(&root);
     if setup.first_boot {
         user::set_up(&root, setup).await?;
