@@ -36,9 +36,6 @@ pub(crate) enum SetUpError {
     /// The network could not be configured.
     #[error("cannot set up the machine's network: {0}")]
     Network(network::NetworkError),
-    /// `/etc/hostname`, `/etc/hosts` or the resolver's configuration could not be written.
-    #[error("cannot write the machine's host name and resolver configuration: {0}")]
-    Names(io::Error),
     /// The mode of a device could not be changed.
     #[error("cannot make devices accessible to the machine's users: {0}")]
     Devices(io::Error),
@@ -69,7 +66,7 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     network::set_up(setup.network.as_ref())
         .await
         .map_err(SetUpError::Network)?;
-    names::write(&root, setup).map_err(SetUpError::Names)?;
+    names::write(&root, setup);
     if let Err(error) = profile::write(&root, &setup.init_environment) {
         kernel_log::error(&format!(
             "cannot write the image's PATH to /etc/profile.d: {error}"
@@ -79,8 +76,9 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     module_index::install(&root);
     if setup.first_boot {
         user::set_up(&root, setup).await?;
-    } else {
-        user::ensure_home(&root, setup)?;
+    } else if let Err(error) = user::ensure_home(&root, setup) {
+        // The disk may be full.
+        kernel_log::error(&error.to_string());
     }
     Ok(())
 }

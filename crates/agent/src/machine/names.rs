@@ -5,27 +5,35 @@ use std::{io, net::Ipv4Addr, os::fd::AsFd};
 use container_protocol::MachineSetup;
 
 use super::root::{GuestRoot, descriptor_path};
+use crate::kernel_log;
 
-/// Writes `/etc/hostname`, `/etc/hosts` and the resolver's configuration.
-pub(super) fn write(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
-    root.make_directory("/etc")?;
-    let hostname = format!("{}\n", setup.id);
-    if root.read_or_empty("/etc/hostname")? != hostname {
-        root.write("/etc/hostname", &hostname, 0o644)?;
+/// Writes `/etc/hostname`, `/etc/hosts` and the resolver's configuration. A failure is only logged:
+/// the user may have made a file immutable, and can change nothing in a machine that does not boot.
+pub(super) fn write(root: &GuestRoot, setup: &MachineSetup) {
+    for (file, written) in [
+        ("/etc/hostname", write_hostname(root, setup)),
+        ("/etc/hosts", write_hosts(root, setup)),
+        ("/etc/resolv.conf", write_resolver(root, setup)),
+    ] {
+        if let Err(error) = written {
+            kernel_log::error(&format!(
+                "cannot write {file}, which is left as it is: {error}"
+            ));
+        }
     }
-    let address = setup
-        .network
-        .as_ref()
-        .map_or(Ipv4Addr::LOCALHOST, |network| network.address);
+}
+
+fn write_hostname(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
+    root.make_directory("/etc")?;
+    root.ensure("/etc/hostname", &format!("{}\n", setup.id), 0o644)
+}
+
+fn write_hosts(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
+    let network = setup.network.as_ref();
+    let address = network.map_or(Ipv4Addr::LOCALHOST, |network| network.address);
     let hosts = root.read_or_empty("/etc/hosts")?;
     let wanted = with_machine(&hosts, address, &setup.id);
-    if hosts != wanted {
-        root.write("/etc/hosts", &wanted, 0o644)?;
-    }
-    match &setup.network {
-        Some(network) => write_resolver(root, network.dns),
-        None => Ok(()),
-    }
+    root.ensure("/etc/hosts", &wanted, 0o644)
 }
 
 /// Returns `hosts` with the machine's line directly after that of `localhost`.
@@ -60,9 +68,13 @@ fn with_machine(hosts: &str, address: Ipv4Addr, id: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Makes `server` the machine's DNS server: in the configuration of systemd-resolved if that is
+/// Makes the host's the machine's DNS server: in the configuration of systemd-resolved if that is
 /// enabled and owns `/etc/resolv.conf`, else in that file.
-fn write_resolver(root: &GuestRoot, server: Ipv4Addr) -> io::Result<()> {
+fn write_resolver(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
+    let Some(network) = &setup.network else {
+        return Ok(());
+    };
+    let server = network.dns;
     let etc = root.directory("/etc")?;
     let link = std::fs::read_link(descriptor_path(etc.as_fd()).join("resolv.conf"));
     if link.is_ok_and(|target| target.to_string_lossy().contains("systemd/resolve")) {
@@ -71,7 +83,7 @@ fn write_resolver(root: &GuestRoot, server: Ipv4Addr) -> io::Result<()> {
         {
             root.make_directory("/run/systemd/resolved.conf.d")?;
             let configuration = format!("[Resolve]\nDNS={server}\n");
-            return root.write(
+            return root.ensure(
                 "/run/systemd/resolved.conf.d/container.conf",
                 &configuration,
                 0o644,
@@ -80,7 +92,7 @@ fn write_resolver(root: &GuestRoot, server: Ipv4Addr) -> io::Result<()> {
         // The link's target does not exist without systemd-resolved.
         rustix::fs::unlinkat(&etc, "resolv.conf", rustix::fs::AtFlags::empty())?;
     }
-    root.write("/etc/resolv.conf", &format!("nameserver {server}\n"), 0o644)
+    root.ensure("/etc/resolv.conf", &format!("nameserver {server}\n"), 0o644)
 }
 
 #[cfg(test)]
