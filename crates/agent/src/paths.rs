@@ -9,6 +9,11 @@ pub(crate) const DISK: &str = "/dev/vda";
 /// The cgroup of all of the machine's processes. Its init sees it as the root of the hierarchy.
 pub(crate) const MACHINE_CGROUP: &str = "/sys/fs/cgroup/machine";
 
+/// The cgroup of an init that does not manage cgroups, below [`MACHINE_CGROUP`]. A cgroup with
+/// processes of its own cannot give controllers to others (Documentation/admin-guide/cgroup-v2.rst,
+/// "No Internal Process Constraint"), as container engines need.
+pub(crate) const INIT_CGROUP: &str = "/sys/fs/cgroup/machine/init";
+
 /// Path of an image's init system.
 pub(crate) const INIT: &str = "/sbin/init";
 

@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     ffi::CString,
-    fs::File,
+    fs::{self, File},
     io::{self, Write},
     os::{fd::OwnedFd, unix::process::CommandExt},
     process::{Command, ExitCode},
@@ -23,7 +23,7 @@ use container_protocol::InitProgram;
 
 use crate::{
     built_in_init,
-    paths::{INIT, MACHINE, MACHINE_CGROUP},
+    paths::{INIT, INIT_CGROUP, MACHINE, MACHINE_CGROUP},
 };
 
 /// Zeroth argument of a stage's process.
@@ -61,6 +61,10 @@ impl Stage {
                 program: InitProgram::BuiltIn,
                 hostname,
             } => command.args(["built-in-init", hostname]),
+            Stage::Init {
+                program: InitProgram::Rescue,
+                hostname,
+            } => command.args(["rescue", hostname]),
             Stage::SetUp { program } => command.args(["set-up", program]),
         };
         command
@@ -77,6 +81,10 @@ impl Stage {
                 program: InitProgram::BuiltIn,
                 hostname,
             }),
+            ("rescue", hostname) => Some(Stage::Init {
+                program: InitProgram::Rescue,
+                hostname,
+            }),
             ("set-up", program) => Some(Stage::SetUp { program }),
             _ => None,
         }
@@ -91,12 +99,17 @@ pub(crate) fn run() -> ExitCode {
         Some(Stage::Init { program, hostname }) => take_report_pipe().and_then(|pipe| {
             report = Box::new(pipe);
             enter_namespaces(&hostname)?;
+            if !program.is_systemd() {
+                delegate_cgroups()?;
+            }
             enter_machine()?;
             match program {
                 // By the link and not the resolved path: busybox chooses its applet by the name.
                 InitProgram::OfImage(_) => execute(INIT, &[INIT]),
                 // The machine's disk has no copy of the agent's binary.
-                InitProgram::BuiltIn => execute("/proc/self/exe", &[built_in_init::NAME]),
+                InitProgram::BuiltIn | InitProgram::Rescue => {
+                    execute("/proc/self/exe", &[built_in_init::NAME])
+                }
             }
         }),
         Some(Stage::SetUp { program }) => unshare(CloneFlags::CLONE_NEWNS)
@@ -119,7 +132,7 @@ fn take_report_pipe() -> io::Result<File> {
 
 fn enter_namespaces(hostname: &str) -> io::Result<()> {
     // The cgroup comes first: it becomes the root of the new cgroup namespace.
-    std::fs::write(format!("{MACHINE_CGROUP}/cgroup.procs"), "0")?;
+    fs::write(format!("{MACHINE_CGROUP}/cgroup.procs"), "0")?;
     unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWUTS
@@ -129,6 +142,23 @@ fn enter_namespaces(hostname: &str) -> io::Result<()> {
     sethostname(hostname)?;
     rustix::process::setsid()?;
     mount_pseudo("cgroup2", &format!("{MACHINE}/sys/fs/cgroup"))
+}
+
+/// Moves this process from the root of its cgroup namespace to a leaf, and gives all controllers to
+/// the cgroups below the root. systemd does both itself, and would take the leaf for the root.
+fn delegate_cgroups() -> io::Result<()> {
+    fs::create_dir_all(INIT_CGROUP)?;
+    fs::write(format!("{INIT_CGROUP}/cgroup.procs"), "0")?;
+    for controller in
+        fs::read_to_string(format!("{MACHINE_CGROUP}/cgroup.controllers"))?.split_whitespace()
+    {
+        // The machine runs without a controller that cannot be enabled.
+        let _ = fs::write(
+            format!("{MACHINE_CGROUP}/cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
+    }
+    Ok(())
 }
 
 /// Executes a script in the machine as a shell would: one without `#!` is run by `/bin/sh`.

@@ -74,6 +74,15 @@ pub enum InitProgram {
     OfImage(String),
     /// The agent's, for images without an init system.
     BuiltIn,
+    /// The agent's, in place of the image's own, which the user wants to repair.
+    Rescue,
+}
+
+impl InitProgram {
+    /// Whether it is systemd, which manages cgroups and offers sessions.
+    pub fn is_systemd(&self) -> bool {
+        matches!(self, InitProgram::OfImage(program) if program.ends_with("/systemd"))
+    }
 }
 
 impl fmt::Display for InitProgram {
@@ -81,6 +90,7 @@ impl fmt::Display for InitProgram {
         formatter.write_str(match self {
             InitProgram::OfImage(program) => program,
             InitProgram::BuiltIn => "built-in",
+            InitProgram::Rescue => "rescue",
         })
     }
 }
