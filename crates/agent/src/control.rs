@@ -224,7 +224,11 @@ async fn start_with_heartbeat(
 
 /// Sets the machine up and starts its init.
 async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, StartError> {
-    machine::set_up(setup).await?;
+    if setup.rescue {
+        machine::set_up_for_rescue(setup).await?;
+    } else {
+        machine::set_up(setup).await?;
+    }
     let log = open_stdio_log(opener).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;
     if setup.first_boot {

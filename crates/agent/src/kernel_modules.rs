@@ -1,8 +1,8 @@
 //! Loads the kernel's modules.
 //!
 //! They are in a second cpio archive, under `/lib/modules/<release>`, together with a `modules.dep`
-//! in kmod's format: `path: path…`, a module and its dependencies. That of a kernel with all drivers
-//! built in lists none. depmod's complete index, for the machine, is in `index` beside it.
+//! in kmod's format: `path: path…`, a module and its dependencies. That of a kernel with all
+//! drivers built in lists none. depmod's complete index, for the machine, is in `index` beside it.
 
 use std::{
     collections::{HashMap, HashSet},

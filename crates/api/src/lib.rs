@@ -9,7 +9,7 @@
 //! | `GET /v1/machines/{id}` | | [`Snapshot`] |
 //! | `PATCH /v1/machines/{id}` | [`BootChange`] | [`Changed`] |
 //! | `DELETE /v1/machines/{id}` | | [`Deleted`] |
-//! | `POST /v1/machines/{id}/boot` | | stream with [`Running`] |
+//! | `POST /v1/machines/{id}/boot` | [`BootRequest`] | stream with [`Running`] |
 //! | `POST /v1/machines/{id}/stop` | | empty |
 //! | `POST /v1/machines/{id}/rename` | [`RenameRequest`] | empty |
 //! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | stream with [`Committed`] |
@@ -82,8 +82,8 @@ pub use image::{
     RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
 pub use machine::{
-    BootChange, Changed, CreateRequest, Created, DefaultMachine, Deleted, KernelChoice, Logs,
-    Machines, Ports, RenameRequest, Running, Snapshot, Status,
+    BootChange, BootRequest, Changed, CreateRequest, Created, DefaultMachine, Deleted,
+    KernelChoice, Logs, Machines, Ports, RenameRequest, Running, Snapshot, Status,
 };
 pub use registry::{
     ListLoginsRequest, LoggedOut, Login, LoginRequest, Logins, LogoutRequest, Password,

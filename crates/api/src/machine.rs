@@ -93,6 +93,14 @@ impl From<KernelChoice> for PathBuf {
     }
 }
 
+/// Request to boot a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BootRequest {
+    /// Whether the machine boots with the built-in init in place of its own, to be repaired.
+    pub rescue: bool,
+}
+
 /// Reply to a [`CreateRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Created {

@@ -1,8 +1,9 @@
 //! Requests about machines and the host (see [`container_api`]).
 
 use container_api::{
-    BootChange, Changed, CommitRequest, Committed, CreateRequest, Created, DefaultMachine, Deleted,
-    Logs, Machines, Ports, Progress, RenameRequest, Running, Snapshot, SystemInfo,
+    BootChange, BootRequest, Changed, CommitRequest, Committed, CreateRequest, Created,
+    DefaultMachine, Deleted, Logs, Machines, Ports, Progress, RenameRequest, Running, Snapshot,
+    SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -40,9 +41,10 @@ impl Client {
     pub async fn boot(
         &self,
         id: &MachineId,
+        request: &BootRequest,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Running, ClientError> {
-        self.request_streamed(&path(id, "/boot"), &(), progress)
+        self.request_streamed(&path(id, "/boot"), request, progress)
             .await
     }
 

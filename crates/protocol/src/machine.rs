@@ -115,6 +115,10 @@ pub struct MachineSetup {
     pub setup_script: Option<Vec<u8>>,
     /// Whether the user has not been set up yet.
     pub first_boot: bool,
+    /// Whether the built-in init is started in place of the image's, so that the machine can be
+    /// repaired. Set-up steps that fail are then skipped.
+    #[serde(default)]
+    pub rescue: bool,
     /// Whether the machine may run virtual machines of its own.
     pub virtualization: bool,
     /// The image's environment for init, `NAME=value`.
@@ -196,6 +200,7 @@ mod tests {
             shell: None,
             setup_script: None,
             first_boot: false,
+            rescue: false,
             virtualization: false,
             init_environment: Vec::new(),
             stop_signal: None,

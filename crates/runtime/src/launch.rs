@@ -86,6 +86,8 @@ pub struct RunSettings {
     pub setup_script: Option<PathBuf>,
     /// Whether the user has not been set up yet.
     pub first_boot: bool,
+    /// Whether the built-in init is started in place of the image's, for a repair.
+    pub rescue: bool,
     /// The image's environment for init, `NAME=value`.
     pub init_env: Vec<String>,
     /// The image's stop signal.
@@ -152,6 +154,14 @@ impl Launch {
         match &self.purpose {
             Purpose::Run(settings) => Some(settings),
             Purpose::ReadDisk => None,
+        }
+    }
+
+    /// Makes the next boot a usual one. Returns whether this one is a rescue.
+    pub(crate) fn end_rescue(&mut self) -> bool {
+        match &mut self.purpose {
+            Purpose::Run(settings) => std::mem::take(&mut settings.rescue),
+            Purpose::ReadDisk => false,
         }
     }
 
@@ -254,6 +264,7 @@ pub(crate) mod tests {
                 shell: None,
                 setup_script: None,
                 first_boot: false,
+                rescue: false,
                 init_env: Vec::new(),
                 stop_signal: None,
             })),

@@ -129,10 +129,11 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
     let machine = MachineState::new(launch);
     tokio::spawn(clients::serve(Arc::clone(&machine), socket, listener));
     tokio::spawn(stop_on_signal(terminate, Arc::clone(&machine)));
+    let mut launch = launch.clone();
     let mut first_boot = launch.run_settings().is_some_and(|it| it.first_boot);
     let mut is_reboot = false;
     loop {
-        let booted = match boot(launch, first_boot, &machine).await {
+        let booted = match boot(&launch, first_boot, &machine).await {
             Ok(booted) => booted,
             // The machine had booted before, so this is a clean shutdown.
             Err(BootError::Stopped) if is_reboot => return Ok(()),
@@ -146,7 +147,9 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
                 return Err(RunError::Engine(message));
             }
         }
-        (first_boot, is_reboot) = (false, true);
+        // A repaired machine boots as usual, and may never have done so before.
+        first_boot &= launch.end_rescue();
+        is_reboot = true;
     }
 }
 

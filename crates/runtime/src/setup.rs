@@ -38,6 +38,7 @@ pub(crate) fn machine_setup(
             None
         },
         first_boot,
+        rescue: settings.rescue,
         virtualization: launch.virtualization,
         init_environment: settings.init_env.clone(),
         stop_signal: settings.stop_signal.clone(),

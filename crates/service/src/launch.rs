@@ -2,7 +2,7 @@
 //!
 //! `boot`, `create` and `commit` boot machines; all of them hold the machine's lock.
 
-use container_api::{FailureKind, Progress, Running};
+use container_api::{BootRequest, FailureKind, Progress, Running};
 use container_machine::{
     BootConfiguration, Bundle, BundleError, HomeMount, MachineConfiguration, MachineId, last_lines,
 };
@@ -40,6 +40,10 @@ pub(crate) enum BootError {
     Configuration(#[from] ConfigurationError),
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error(
+        "machine {0:?} is running, so it cannot be started for a rescue (stop it first with: container machine stop {0})"
+    )]
+    Running(MachineId),
     #[error("cannot boot machine {id:?}: {cause}")]
     Launch { id: MachineId, cause: LaunchError },
     #[error(
@@ -56,6 +60,7 @@ impl RequestError for BootError {
             BootError::Bundle(error) => error.kind(),
             BootError::Runtime(error) => error.kind(),
             BootError::Check(error) => error.kind(),
+            BootError::Running(_) => FailureKind::Invalid,
             BootError::Configuration(_)
             | BootError::Launch { .. }
             | BootError::RuntimeEnded { .. }
@@ -70,12 +75,16 @@ impl Service {
         &self,
         id: &MachineId,
         bundle: &Bundle,
+        request: &BootRequest,
         client: &StreamClient,
     ) -> Result<Running, BootError> {
         if let Some(runtime) = self.booted_runtime(id).await? {
             return running(bundle, &runtime);
         }
-        let settings = self.launch_settings(id, bundle)?;
+        let mut settings = self.launch_settings(id, bundle)?;
+        if let Purpose::Run(settings) = &mut settings.purpose {
+            settings.rescue = request.rescue;
+        }
         let is_first_boot = !bundle.is_provisioned();
         client.report(Progress::step("booting machine"));
         let runtime = launch_runtime(bundle, &settings).await?;
@@ -130,6 +139,7 @@ impl Service {
                 shell: machine.shell,
                 setup_script: bundle.setup_script(),
                 first_boot: !bundle.is_provisioned(),
+                rescue: false,
                 init_env: machine.init_environment,
                 stop_signal: machine.stop_signal,
             })),
@@ -176,9 +186,10 @@ fn home_share(machine: &MachineConfiguration, boot: &BootConfiguration) -> Optio
 
 /// Returns the reply for a machine that has booted.
 pub(crate) fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, BootError> {
-    // A machine that has booted has its user set up. Recorded here and not at the launch, because
-    // the service that launched it may have been killed before.
-    if !bundle.is_provisioned() {
+    // A machine that has booted has its user set up, except in a rescue. Recorded here and not at
+    // the launch, because the service that launched it may have been killed before.
+    let is_rescue = runtime.status().init() == Some(&InitProgram::Rescue);
+    if !bundle.is_provisioned() && !is_rescue {
         bundle.set_provisioned()?;
     }
     let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);

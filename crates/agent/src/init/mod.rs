@@ -83,7 +83,11 @@ impl Init {
     /// to `log`.
     pub(crate) async fn start(setup: &MachineSetup, log: Stream) -> Result<Init, InitError> {
         let root = GuestRoot::open().map_err(InitError::Find)?;
-        let program = choice::choose(&root).map_err(InitError::Find)?;
+        let program = if setup.rescue {
+            InitProgram::Rescue
+        } else {
+            choice::choose(&root).map_err(InitError::Find)?
+        };
         let console = Console::open().map_err(InitError::Console)?;
         let (reporter, report) = pipe::pipe().map_err(InitError::Start)?;
         let reporter = reporter.into_blocking_fd().map_err(InitError::Start)?;
@@ -156,9 +160,8 @@ impl Init {
 /// Waits until systemd accepts requests, at most [`READY_TIMEOUT`]. Returns at once for any other
 /// init.
 pub(crate) async fn wait_until_ready(init: &InitProgram) {
-    match init {
-        InitProgram::OfImage(program) if program.ends_with("/systemd") => {}
-        _ => return,
+    if !init.is_systemd() {
+        return;
     }
     let Ok(root) = GuestRoot::open() else { return };
     // Users reach systemd over D-Bus, root also over its private socket.

@@ -83,6 +83,26 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     Ok(())
 }
 
+/// Mounts the machine's file systems, and does what succeeds of the rest. Files on the disk are not
+/// changed, except for mount points that are missing.
+pub(crate) async fn set_up_for_rescue(setup: &MachineSetup) -> Result<(), SetUpError> {
+    mounts::mount_disk()?;
+    let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
+    mounts::mount_pseudo(&root)?;
+    if let Some(share) = &setup.home_share {
+        skip_failed(mounts::mount_home(&root, share));
+    }
+    skip_failed(devices::publish_all(&root));
+    skip_failed(network::set_up(setup.network.as_ref()).await);
+    Ok(())
+}
+
+fn skip_failed<E: std::fmt::Display>(step: Result<(), E>) {
+    if let Err(error) = step {
+        kernel_log::error(&format!("skipped in the rescue: {error}"));
+    }
+}
+
 /// Grows the file system if the disk was enlarged. A failure is only logged: the machine works with
 /// its old size.
 async fn grow_file_system() {

@@ -332,6 +332,7 @@ mod tests {
             setup_script: None,
             virtualization: false,
             first_boot: true,
+            rescue: false,
             init_environment: vec![],
             stop_signal: None,
         }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use container_api::Running;
+use container_api::{BootRequest, Running};
 use container_client::{
     Client,
     exec::{self, RunningCommand, Streams},
@@ -25,6 +25,15 @@ use crate::{
 
 /// Boots the machine if it is not running. Progress is only shown on a terminal.
 pub(super) async fn boot(client: &Client, id: &MachineId) -> Result<Running, Failure> {
+    boot_as(client, id, &BootRequest::default()).await
+}
+
+/// Boots the machine as requested if it is not running.
+pub(super) async fn boot_as(
+    client: &Client,
+    id: &MachineId,
+    request: &BootRequest,
+) -> Result<Running, Failure> {
     let mode = if io::stderr().is_terminal() {
         ProgressMode::Auto
     } else {
@@ -32,7 +41,10 @@ pub(super) async fn boot(client: &Client, id: &MachineId) -> Result<Running, Fai
     };
     let cancelled =
         format!("Cancelled; {id} is still booting (stop it with: container machine stop {id})");
-    progress::show_while(mode, &cancelled, async |show| client.boot(id, show).await).await
+    progress::show_while(mode, &cancelled, async |show| {
+        client.boot(id, request, show).await
+    })
+    .await
 }
 
 /// Time after which a note is printed if a command has not started. Longer than the guest agent

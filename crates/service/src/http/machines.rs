@@ -9,8 +9,8 @@ use axum::{
     routing::{get, post},
 };
 use container_api::{
-    BootChange, Changed, CommitRequest, CreateRequest, Created, DefaultMachine, Deleted, Logs,
-    Machines, Ports, RenameRequest, Snapshot,
+    BootChange, BootRequest, Changed, CommitRequest, CreateRequest, Created, DefaultMachine,
+    Deleted, Logs, Machines, Ports, RenameRequest, Snapshot,
 };
 
 use super::{
@@ -64,12 +64,15 @@ async fn delete(State(shared): State<Shared>, MachinePath(id): MachinePath) -> R
     completed(&shared, async move { service.delete(&id).await }).await
 }
 
-async fn boot(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Response {
+async fn boot(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<BootRequest>,
+) -> Response {
     let service = Arc::clone(&shared.service);
-    streamed(
-        &shared,
-        |client| async move { service.boot(&id, &client).await },
-    )
+    streamed(&shared, |client| async move {
+        service.boot(&id, &request, &client).await
+    })
 }
 
 async fn commit(

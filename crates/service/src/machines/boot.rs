@@ -1,7 +1,9 @@
 //! `boot`: boots a stopped machine.
 
-use container_api::Running;
+use container_api::{BootRequest, Running};
 use container_machine::MachineId;
+use container_protocol::InitProgram;
+use container_runtime::Runtime;
 
 use crate::{
     launch::{BootError, running},
@@ -14,6 +16,7 @@ impl Service {
     pub(crate) async fn boot(
         &self,
         id: &MachineId,
+        request: &BootRequest,
         client: &StreamClient,
     ) -> Result<Running, BootError> {
         let bundle = self.bundles.get(id)?;
@@ -21,11 +24,23 @@ impl Service {
         if let Some(runtime) = self.runtime(id).await?
             && runtime.status().has_booted()
         {
+            check_mode(id, request, &runtime)?;
             return running(&bundle, &runtime);
         }
         let _lock = self.locks.lock_for(client, id).await;
         // The previous holder of the lock may have deleted the machine.
         let bundle = self.bundles.get(id)?;
-        self.boot_locked(id, &bundle, client).await
+        if let Some(runtime) = self.booted_runtime(id).await? {
+            check_mode(id, request, &runtime)?;
+        }
+        self.boot_locked(id, &bundle, request, client).await
     }
+}
+
+/// Refuses a rescue of a machine that runs its own init.
+fn check_mode(id: &MachineId, request: &BootRequest, runtime: &Runtime) -> Result<(), BootError> {
+    if request.rescue && runtime.status().init() != Some(&InitProgram::Rescue) {
+        return Err(BootError::Running(id.clone()));
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use container_api::{CreateRequest, FailureKind};
+use container_api::{BootRequest, CreateRequest, FailureKind};
 use container_engine::{
     EngineError,
     disk::{self, DiskError},
@@ -252,7 +252,8 @@ impl Service {
         bundle: &Bundle,
         client: &StreamClient,
     ) -> Result<(), CreateError> {
-        let mut boot = std::pin::pin!(self.boot_locked(id, bundle, client));
+        let request = BootRequest::default();
+        let mut boot = std::pin::pin!(self.boot_locked(id, bundle, &request, client));
         tokio::select! {
             booted = &mut boot => return Ok(booted.map(drop)?),
             () = client.disconnected() => {}
