@@ -2,6 +2,8 @@
 
 use end_to_end::{Lab, World, eventually};
 
+use crate::system;
+
 crate::declare::tests![
     busybox_init_boots_and_shuts_down,
     sysvinit_boots_and_shuts_down,
@@ -20,6 +22,7 @@ fn busybox_init_boots_and_shuts_down(lab: &Lab) {
     );
     assert_eq!(world.inside("tiny", "cat /proc/1/comm"), "init\n");
     assert_eq!(world.inspect("tiny")["init"], "/bin/busybox");
+    system::check(&world, "tiny");
     wait_for_log(&world, "the machine starts");
     world.stdout(&["stop", "tiny"]);
     assert!(world.inspect("tiny").get("init").is_none());
@@ -40,6 +43,12 @@ fn sysvinit_boots_and_shuts_down(lab: &Lab) {
         "init\nroot\n"
     );
     world.inside("classic", "echo kept > /kept");
+    system::check(&world, "classic");
+    // The machine's own setting wins.
+    world.inside(
+        "classic",
+        "mkdir -p /etc/sysctl.d; echo vm.max_map_count = 300000 > /etc/sysctl.d/mine.conf",
+    );
     world.stdout(&["stop", "classic"]);
     let boot_log = world.stdout(&["logs", "--boot", "classic"]);
     assert!(
@@ -47,7 +56,10 @@ fn sysvinit_boots_and_shuts_down(lab: &Lab) {
         "init has shut down: {boot_log}"
     );
     world.check_disk("classic");
-    assert_eq!(world.inside("classic", "cat /kept"), "kept\n");
+    assert_eq!(
+        world.inside("classic", "cat /kept /proc/sys/vm/max_map_count"),
+        "kept\n300000\n"
+    );
 }
 
 /// Most images contain an application and no init.
@@ -71,6 +83,8 @@ fn debian_without_init_gets_built_in_init(lab: &Lab) {
         .filter(|line| line.contains("no init system"));
     assert_eq!(notes.count(), 1, "{created:?}");
     assert_eq!(world.inspect("plain")["init"], "built-in");
+    system::step_clock(&world, "plain");
+    system::check(&world, "plain");
     assert_eq!(world.inside("plain", "id -un"), format!("{}\n", user.name));
     assert_eq!(
         world.inside("plain", "cat /proc/1/comm"),
@@ -86,6 +100,7 @@ fn debian_without_init_gets_built_in_init(lab: &Lab) {
     eventually("the signal handler is installed", || {
         world.home().join("ready").exists()
     });
+    system::await_clock(&world, "plain");
     let stopped = world.run(&["stop", "plain"]);
     assert_eq!(stopped.code, Some(0), "{stopped:?}");
     let ended = std::fs::read_to_string(world.home().join("ended"));

@@ -41,18 +41,22 @@ fn tiny_kernel(directory: &Path, options: &[&str]) -> PathBuf {
     kernel
 }
 
-/// Copies QEMU with its libraries and firmware into a directory.
-fn copy_engine(to: &Path) {
-    let engine = "/usr/bin/qemu-system-x86_64";
+/// Copies a program with its libraries into a directory, as `name` and `lib`.
+pub(crate) fn copy_program(program: &str, name: &str, to: &Path) {
     fs::create_dir_all(to.join("lib")).unwrap();
-    let needed = Command::new("ldd").arg(engine).output().unwrap();
+    let needed = Command::new("ldd").arg(program).output().unwrap();
     let needed = String::from_utf8(needed.stdout).unwrap();
     let libraries = needed.split_whitespace().filter(|it| it.starts_with('/'));
     for library in libraries {
         let name = Path::new(library).file_name().unwrap();
         fs::copy(library, to.join("lib").join(name)).unwrap();
     }
-    fs::copy(engine, to.join("engine")).unwrap();
+    fs::copy(program, to.join(name)).unwrap();
+}
+
+/// Copies QEMU with its libraries and firmware into a directory.
+fn copy_engine(to: &Path) {
+    copy_program("/usr/bin/qemu-system-x86_64", "engine", to);
     for rom in ["qboot.rom", "kvmvapic.bin", "pvh.bin"] {
         let found = ["/usr/share/qemu", "/usr/share/seabios"]
             .iter()

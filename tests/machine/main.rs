@@ -28,6 +28,7 @@ mod registries;
 mod ssh_agent;
 mod stopping;
 mod streams;
+mod system;
 mod terminals;
 mod together;
 mod verbs;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let files = [
         stopping::TESTS,
         inits::TESTS,
+        system::TESTS,
         together::TESTS,
         verbs::TESTS,
         ssh_agent::TESTS,

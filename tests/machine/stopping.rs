@@ -8,6 +8,8 @@ use std::{
 
 use end_to_end::{Lab, World, eventually};
 
+use crate::system;
+
 crate::declare::tests![
     stop_shuts_down_and_keeps_written_data,
     stop_right_after_the_start_shuts_down,
@@ -37,6 +39,11 @@ fn stop_shuts_down_and_keeps_written_data(lab: &Lab) {
     let world = World::for_root();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
     world.inside("dev", "echo kept > /a-file");
+    system::check(&world, "dev");
+    world.inside(
+        "dev",
+        "echo vm.overcommit_memory=0 > /etc/sysctl.d/mine.conf",
+    );
     let before = world.inspect("dev")["containerId"].clone();
     assert_eq!(world.stdout(&["stop", "dev"]), "dev\n");
     let stopped = world.inspect("dev");
@@ -64,7 +71,8 @@ fn stop_shuts_down_and_keeps_written_data(lab: &Lab) {
         "--wait",
     ]);
     assert_eq!(state.stdout, "running\n", "{state:?}");
-    assert_eq!(world.inside("dev", "cat /a-file"), "kept\n");
+    let kept = world.inside("dev", "cat /a-file /proc/sys/vm/overcommit_memory");
+    assert_eq!(kept, "kept\n0\n", "the machine's own kernel parameter");
     assert_ne!(world.inspect("dev")["containerId"], before);
 }
 

@@ -5,6 +5,8 @@ use std::{io::Write, process::Stdio, time::SystemTime};
 use end_to_end::{Lab, Outcome, World, eventually};
 use xtask::guest;
 
+use crate::kernels;
+
 crate::declare::tests![
     full_disk_and_immutable_files_do_not_prevent_a_boot,
     broken_init_is_repaired_in_a_rescue,
@@ -77,10 +79,19 @@ fn full_disk_and_immutable_files_do_not_prevent_a_boot(lab: &Lab) {
     world.stdout(&["restart", "dev"]);
     assert_eq!(as_root(&world, "dev", "echo y > /y; cat /y"), "y\n");
 
+    // The image has no chattr.
+    let files = world.home().join("chattr");
+    kernels::copy_program("/usr/bin/chattr", "chattr", &files);
+    let chattr = |flag: &str| {
+        format!(
+            "cd {} && lib/ld-linux-x86-64.so.2 --library-path lib ./chattr {flag} /etc/resolv.conf",
+            files.display()
+        )
+    };
     as_root(
         &world,
         "dev",
-        "echo '# mine' > /etc/resolv.conf && chattr +i /etc/resolv.conf",
+        &format!("echo '# mine' > /etc/resolv.conf && {}", chattr("+i")),
     );
     // Nothing is left for root either, and the new name cannot be written.
     as_root(&world, "dev", &format!("mkdir /more; {}", fill("/more")));
@@ -97,7 +108,7 @@ fn full_disk_and_immutable_files_do_not_prevent_a_boot(lab: &Lab) {
     as_root(
         &world,
         "full",
-        "chattr -i /etc/resolv.conf; rm -r /data /more",
+        &format!("{}; rm -r /data /more", chattr("-i")),
     );
     world.stdout(&["restart", "full"]);
     let mounts = world.inside(

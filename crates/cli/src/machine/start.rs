@@ -1,9 +1,6 @@
 //! `container machine start` and `restart`
 
-use std::{
-    env,
-    io::{self, IsTerminal},
-};
+use std::io::{self, IsTerminal};
 
 use clap::Args;
 use container_api::BootRequest;
@@ -15,6 +12,7 @@ use container_protocol::{
 
 use super::{
     boot::{boot, boot_as, start_command},
+    caller::{CallerVariables, ssh_agent},
     target::all_or_default,
 };
 use crate::{
@@ -73,7 +71,7 @@ async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
         "Machine {id} is running without its init. After the repair: container machine restart {id}"
     ));
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let environment = env::var("TERM").map(|term| ("TERM".to_owned(), term));
+    let (environment, handed_on) = CallerVariables::new().for_machine(id);
     let request = CommandRequest {
         command: CommandLine::Login,
         identity: Identity {
@@ -81,7 +79,8 @@ async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
             group: None,
             supplementary_groups: vec![],
         },
-        environment: environment.into_iter().collect(),
+        environment,
+        handed_on,
         working_directory: WorkingDirectory::Home,
         stdio: if is_terminal {
             Stdio::Terminal(terminal_size())
@@ -89,7 +88,7 @@ async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
             Stdio::Pipes
         },
     };
-    let (command, streams) = start_command(client, id, &mut running, &request, None).await?;
+    let (command, streams) = start_command(client, id, &mut running, &request, ssh_agent()).await?;
     Ok(attach(command, streams).await?.shell_code())
 }
 
