@@ -35,8 +35,8 @@ pub(crate) fn check(world: &World, machine: &str) {
     root(
         "printf '#!/bin/sh\\necho \"$@\" >> /helped\\n[ -d /proc/$2 ] && echo visible >> /helped\\nexit 1\\n' > /helper; chmod 755 /helper",
     );
-    root("echo /helper > /proc/sys/kernel/modprobe; mount -t nosuchfs none /tmp || true");
-    assert!(root("cat /helped").contains("fs-nosuchfs"));
+    root("echo /helper > /proc/sys/kernel/modprobe; mount -t missingfs none /tmp || true");
+    assert!(root("cat /helped").contains("fs-missingfs"));
     root("echo '|/helper core %P' > /proc/sys/kernel/core_pattern; sh -c 'kill -SEGV $$' || true");
     // The command ends before the handler does.
     eventually("the handler of crashes has run in the machine", || {
