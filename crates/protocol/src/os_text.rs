@@ -1,14 +1,16 @@
 //! Arguments, paths and variables, which Linux allows to be any bytes but NUL.
 
 use std::{
-    borrow::Cow,
     ffi::{OsStr, OsString},
     fmt,
     os::unix::ffi::{OsStrExt, OsStringExt},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 /// Text of the operating system. In JSON it is a string, or `{"base64": "…"}` if it is not UTF-8 or
 /// its escapes would be longer than base64.
@@ -39,23 +41,21 @@ impl fmt::Debug for OsText {
     }
 }
 
-/// Serialized form of a text.
+/// Serialized form of a text that JSON cannot contain.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Wire<'a> {
-    Text(Cow<'a, str>),
-    Bytes { base64: String },
+struct Encoded {
+    base64: String,
 }
 
 impl Serialize for OsText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let wire = match self.0.to_str() {
-            Some(text) if escapes(text) <= text.len() / 3 => Wire::Text(text.into()),
-            _ => Wire::Bytes {
+        match self.0.to_str() {
+            Some(text) if escapes(text) <= text.len() / 3 => serializer.serialize_str(text),
+            _ => Encoded {
                 base64: STANDARD.encode(self.0.as_bytes()),
-            },
-        };
-        wire.serialize(serializer)
+            }
+            .serialize(serializer),
+        }
     }
 }
 
@@ -71,13 +71,32 @@ fn escapes(text: &str) -> usize {
 
 impl<'de> Deserialize<'de> for OsText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OsText, D::Error> {
-        match Wire::deserialize(deserializer)? {
-            Wire::Text(text) => Ok(OsText(text.into_owned().into())),
-            Wire::Bytes { base64 } => {
-                let bytes = STANDARD.decode(base64).map_err(D::Error::custom)?;
-                Ok(OsText(OsString::from_vec(bytes)))
-            }
-        }
+        deserializer.deserialize_any(OsTextVisitor)
+    }
+}
+
+/// Reads either form. An untagged enum would buffer every argument of a long command line.
+struct OsTextVisitor;
+
+impl<'de> Visitor<'de> for OsTextVisitor {
+    type Value = OsText;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string or base64")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<OsText, E> {
+        Ok(OsText(text.into()))
+    }
+
+    fn visit_string<E: Error>(self, text: String) -> Result<OsText, E> {
+        Ok(OsText(text.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OsText, A::Error> {
+        let encoded = Encoded::deserialize(MapAccessDeserializer::new(map))?;
+        let bytes = STANDARD.decode(encoded.base64).map_err(A::Error::custom)?;
+        Ok(OsText(OsString::from_vec(bytes)))
     }
 }
 
@@ -98,5 +117,11 @@ mod tests {
         assert_eq!(written(b"\xff"), r#"{"base64":"/w=="}"#);
         let control = written(&[1; 3000]);
         assert!(control.len() < 4100, "{}", control.len());
+        for invalid in ["7", "null", "{}", r#"{"base64":"?"}"#] {
+            assert!(
+                serde_json::from_str::<OsText>(invalid).is_err(),
+                "{invalid}"
+            );
+        }
     }
 }

@@ -201,13 +201,14 @@ impl CommandOptions {
             (None, Some(shared)) => WorkingDirectory::Preferred(shared.into()),
             (None, None) => {
                 // Without a shared home, the machine's own home has the same path.
-                if let Some(here) = here
-                    && env::var_os("HOME").map(PathBuf::from).as_ref() != Some(&here)
-                {
-                    output::note(&format!(
-                        "{id} does not share {}; the command runs in the home directory.",
-                        here.display()
-                    ));
+                let home = env::var_os("HOME").map(PathBuf::from);
+                let lost = match here {
+                    Some(here) if home.as_ref() == Some(&here) => None,
+                    Some(here) => Some(format!("{id} does not share {}", here.display())),
+                    None => Some("the current directory does not exist".to_owned()),
+                };
+                if let Some(lost) = lost {
+                    output::note(&format!("{lost}; the command runs in the home directory."));
                 }
                 WorkingDirectory::Home
             }
