@@ -8,8 +8,17 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 /// Prefix length of the machines' IPv4 network.
 pub const PREFIX: u8 = 16;
 
+/// The same prefix as a mask.
+pub(crate) const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 0, 0);
+
 /// IPv6 address of the gateway.
 pub const GATEWAY6: Ipv6Addr = ipv6_address(GATEWAY);
+
+/// Link-local address of the gateway, from which it advertises itself as a router.
+pub(crate) const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xc613, 1);
+
+/// The machines' IPv6 network.
+pub(crate) const NETWORK6: Ipv6Addr = Ipv6Addr::new(0xfd7e, 0x41c9, 0xb35a, 0, 0, 0, 0, 0);
 
 /// Prefix length of the machines' IPv6 network.
 pub const PREFIX6: u8 = 64;

@@ -25,6 +25,16 @@ pub(crate) fn is_user_or_root(stream: &TcpStream) -> bool {
     }
 }
 
+/// Whether a program of this host accepts TCP connections to this address.
+pub(crate) fn has_listener(address: SocketAddr) -> bool {
+    let anyone = match address {
+        SocketAddr::V4(_) => SocketAddr::from(([0; 4], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    };
+    // The kernel looks the socket up as for an incoming segment, so it finds listeners too.
+    socket_owner(address, anyone).is_ok()
+}
+
 fn peer_owner(stream: &TcpStream) -> io::Result<u32> {
     socket_owner(stream.peer_addr()?, stream.local_addr()?)
 }
@@ -87,5 +97,12 @@ mod tests {
         drop(client);
         let nobody = SocketAddr::new(from.ip(), 1);
         assert!(socket_owner(nobody, to).is_err());
+        assert!(has_listener(to));
+        drop(listener);
+        assert!(!has_listener(to));
+        let any = TcpListener::bind("0.0.0.0:0").unwrap();
+        assert!(has_listener(
+            (from.ip(), any.local_addr().unwrap().port()).into()
+        ));
     }
 }

@@ -8,11 +8,16 @@ use hickory_proto::op::{Message, MessageType};
 
 use crate::{
     address::GATEWAY,
+    dhcp, dhcp6,
     echo::EchoRequest,
+    fragments::{self, Reassembly},
     frame::Frame,
-    host_name_server, mac_address,
-    name_server::{parse_hosts, parse_resolv_conf, reverse_address},
+    host_name_server,
+    host_resolver::HostResolver,
+    mac_address,
+    name_server::{parse_hosts, reverse_address},
     packet::{Datagram, MTU, Packet, arp_reply, neighbor_advertisement},
+    router,
     tcp_stack::FlowKey,
 };
 
@@ -63,6 +68,22 @@ pub fn packet(bytes: &[u8]) {
         let reply = Packet::parse(&reply).expect("an echo reply is a packet");
         assert_eq!(reply.destination, packet.source);
     }
+    let own = MachineAddress::from_index(7);
+    let search = || vec!["corp.test".to_owned()];
+    let replies = [
+        dhcp::answer(&packet, own, search),
+        dhcp6::answer(&packet, own, search),
+        router::answer(&packet),
+    ];
+    for reply in replies.into_iter().flatten() {
+        Packet::parse(&reply).expect("a reply is a packet");
+    }
+    if fragments::is_fragment(&packet) {
+        let mut reassembly = Reassembly::default();
+        if let Some(whole) = reassembly.add(&packet) {
+            Packet::parse(&whole).expect("a reassembled packet is a packet");
+        }
+    }
     if let Some(reply) = neighbor_advertisement(&packet, mac_address(GATEWAY), |_| true) {
         let reply = Packet::parse(&reply).expect("a neighbour advertisement is a packet");
         assert_eq!(reply.destination, packet.source);
@@ -87,11 +108,13 @@ pub fn dns_message(bytes: &[u8]) {
 
 /// Parses `/etc/hosts` and `/etc/resolv.conf`.
 pub fn host_files(bytes: &[u8]) {
+    for domain in HostResolver::parse(bytes).search {
+        assert!(!domain.contains(char::is_whitespace));
+    }
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
     for address in parse_hosts(text, "db") {
         assert!(!address.is_loopback());
     }
-    let _ = parse_resolv_conf(text);
 }

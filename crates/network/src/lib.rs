@@ -15,6 +15,8 @@
 //! | `stack` | the task: polls everything below, in a fixed order |
 //! | `link`, `frame` | Ethernet frames from and to the guest's card |
 //! | `packet` | IP packets, UDP datagrams, ICMP errors, ARP and neighbour discovery |
+//! | `fragments` | fragmented IP packets |
+//! | `dhcp`, `dhcp6`, `router` | the machine's lease, for images that configure their network |
 //! | `tcp_stack`, `connection` | TCP: smoltcp's sockets, each joined to a stream of the host |
 //! | `udp`, `host_senders` | UDP: sockets on the host for the guest, and the reverse |
 //! | `echo` | `ping` |
@@ -22,6 +24,8 @@
 //! | `connection_owner` | which user has connected |
 //! | `peers` | packets and names of the user's other machines |
 //! | `name_server`, `host_name_server` | DNS for the guest; DNS for the host |
+//! | `host_resolver` | the host's `resolv.conf` |
+//! | `refusals` | connections to the host's loopback that a setting would allow |
 //! | `policy`, `address`, `settings` | which destinations are allowed, addresses, settings |
 //!
 //! # Example
@@ -55,12 +59,16 @@ mod address;
 mod connect_queue;
 mod connection;
 mod connection_owner;
+mod dhcp;
+mod dhcp6;
 mod echo;
+mod fragments;
 mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod host_listeners;
 mod host_name_server;
+mod host_resolver;
 mod host_senders;
 mod host_socket;
 mod link;
@@ -68,6 +76,8 @@ mod name_server;
 mod packet;
 mod peers;
 mod policy;
+mod refusals;
+mod router;
 mod settings;
 mod stack;
 mod tcp_stack;
@@ -88,6 +98,7 @@ use crate::stack::PortChange;
 
 pub use address::{GATEWAY, GATEWAY6, PREFIX, PREFIX6, ipv6_address, mac_address};
 pub use host_listeners::{GuestPort, Reach};
+pub use host_resolver::HostResolver;
 pub use packet::MTU;
 pub use policy::Policy;
 pub use settings::Settings;
@@ -98,6 +109,8 @@ pub struct Network {
     /// `None` only while this is being dropped: closing the channel stops the thread.
     changes: Option<mpsc::UnboundedSender<PortChange>>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
+    /// Taken by [`Network::take_refused`].
+    refused: Mutex<Option<mpsc::UnboundedReceiver<u16>>>,
     address: MachineAddress,
     thread: Option<JoinHandle<()>>,
 }
@@ -112,6 +125,7 @@ impl Network {
         let (changes, change_receiver) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(Vec::new()));
         let published_statuses = Arc::clone(&statuses);
+        let (refused, refused_receiver) = mpsc::unbounded_channel();
         let events = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -119,7 +133,8 @@ impl Network {
         let thread = thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
-                let served = stack::serve(card, settings, change_receiver, published_statuses);
+                let served =
+                    stack::serve(card, settings, change_receiver, published_statuses, refused);
                 if let Err(error) = events.block_on(served) {
                     tracing::error!("the machine's network failed: {error}");
                 }
@@ -127,6 +142,7 @@ impl Network {
         Ok(Network {
             changes: Some(changes),
             statuses,
+            refused: Mutex::new(Some(refused_receiver)),
             address,
             thread: Some(thread),
         })
@@ -135,6 +151,14 @@ impl Network {
     /// Returns the machine's address.
     pub fn address(&self) -> MachineAddress {
         self.address
+    }
+
+    /// Returns the receiver of ports on the host's loopback where a program listens, and to which
+    /// the policy has refused the guest a connection. Each port is sent once. Only the first call
+    /// returns the receiver.
+    pub fn take_refused(&self) -> Option<mpsc::UnboundedReceiver<u16>> {
+        let refused = self.refused.lock();
+        refused.unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Replaces the list of ports that the guest listens on; the host's listeners follow it.

@@ -30,6 +30,7 @@ use tokio::{
 use crate::{
     address::{GATEWAY, is_gateway, is_in_machine_network},
     connection::HostConnect,
+    host_resolver::{HostResolver, RESOLV_CONF},
     packet::Datagram,
     peers::PeerNetwork,
 };
@@ -37,8 +38,13 @@ use crate::{
 /// Port of name servers (RFC 1035, section 4.2).
 pub(crate) const PORT: u16 = 53;
 
-/// Name of the host in a machine.
-const HOST: &str = "host.container.internal";
+/// Names of the host in a machine: ours, and those of Docker and podman, which are in many
+/// configurations of development servers.
+const HOST_NAMES: [&str; 3] = [
+    "host.container.internal",
+    "host.docker.internal",
+    "host.containers.internal",
+];
 
 /// Suffix of machines' names.
 const MACHINE_SUFFIX: &str = ".machine";
@@ -77,7 +83,7 @@ impl NameServer {
             resolver: Arc::new(Resolver {
                 peers,
                 hosts_file: PathBuf::from("/etc/hosts"),
-                resolv_conf: PathBuf::from("/etc/resolv.conf"),
+                resolv_conf: PathBuf::from(RESOLV_CONF),
             }),
             to_guest,
             permits: Arc::new(Semaphore::new(MAX_PENDING)),
@@ -214,7 +220,7 @@ impl Resolver {
     /// Returns the name of the machine or gateway with this address.
     fn name_of(&self, address: Ipv4Addr) -> Option<String> {
         if is_gateway(address.into()) {
-            return Some(format!("{HOST}."));
+            return Some(format!("{}.", HOST_NAMES[0]));
         }
         let id = self.peers.id_of(address)?;
         Some(format!("{id}{MACHINE_SUFFIX}."))
@@ -223,7 +229,7 @@ impl Resolver {
     /// Returns the addresses of a name that is answered here: an empty list for a machine that does
     /// not run, `None` for a name that is to be forwarded.
     fn addresses_of(&self, name: &str) -> Option<Vec<IpAddr>> {
-        if name == HOST {
+        if HOST_NAMES.contains(&name) {
             return Some(vec![GATEWAY.into()]);
         }
         // The guest's own loopback, not the host's (RFC 6761, section 6.3).
@@ -242,7 +248,7 @@ impl Resolver {
     }
 
     fn upstream_servers(&self) -> Vec<SocketAddr> {
-        parse_resolv_conf(&read_or_empty(&self.resolv_conf))
+        HostResolver::read_from(&self.resolv_conf).servers
     }
 }
 
@@ -324,17 +330,6 @@ pub(crate) fn parse_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
     addresses
 }
 
-/// Returns the servers in a `resolv.conf` (resolv.conf(5)).
-pub(crate) fn parse_resolv_conf(text: &str) -> Vec<SocketAddr> {
-    let lines = text.lines().map(str::split_whitespace);
-    let servers = lines.filter_map(|mut words| {
-        let is_server = words.next() == Some("nameserver");
-        let address: IpAddr = words.next().filter(|_| is_server)?.parse().ok()?;
-        Some(SocketAddr::new(address, PORT))
-    });
-    servers.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,9 +354,5 @@ mod tests {
         assert_eq!(parse_hosts(hosts, "db.corp").len(), 1);
         assert!(parse_hosts(hosts, "dev").is_empty());
         assert!(parse_hosts(hosts, "x").is_empty());
-        let resolver = "# c\nnameserver 10.0.0.1\nsearch corp\nnameserver ::1\nnameserver nonsense\noptions x\n";
-        let expected: [SocketAddr; 2] =
-            ["10.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
-        assert_eq!(parse_resolv_conf(resolver), expected);
     }
 }

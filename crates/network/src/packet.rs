@@ -1,7 +1,10 @@
 //! IP packets, and the protocols that smoltcp's stack does not handle here: UDP, ICMP errors, ARP
 //! and neighbour discovery.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use smoltcp::{
     phy::ChecksumCapabilities,
@@ -23,7 +26,7 @@ pub(crate) const HOP_LIMIT: u8 = 64;
 
 /// Hop limit of neighbour discovery messages. Every router decrements it, so 255 proves that a
 /// message comes from the same link (RFC 4861, 7.1).
-const NEIGHBOR_HOP_LIMIT: u8 = 255;
+pub(crate) const NEIGHBOR_HOP_LIMIT: u8 = 255;
 
 /// Number of bytes of a packet's payload that an ICMP error quotes (RFC 792; 64 of RFC 4443's "as
 /// much as possible" are enough for the transport's header).
@@ -204,6 +207,15 @@ fn ip_header(
 fn ip_packet(ip: IpRepr, fill: impl FnOnce(&mut [u8])) -> Option<Vec<u8>> {
     let mut bytes = vec![0; ip.buffer_len()];
     ip.emit(&mut bytes[..], &ChecksumCapabilities::default());
+    if matches!(ip, IpRepr::Ipv4(_)) {
+        // smoltcp sets "don't fragment". The guest's kernel may forward the packet to a container
+        // behind a smaller MTU, and must be able to fragment it.
+        static IDENTIFICATION: AtomicU16 = AtomicU16::new(1);
+        let mut header = Ipv4Packet::new_unchecked(&mut bytes[..]);
+        header.set_dont_frag(false);
+        header.set_ident(IDENTIFICATION.fetch_add(1, Ordering::Relaxed));
+        header.fill_checksum();
+    }
     fill(&mut bytes[ip.header_len()..]);
     Some(bytes)
 }

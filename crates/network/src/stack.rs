@@ -22,20 +22,26 @@ use tokio::{
 };
 
 use crate::{
-    address::{GATEWAY, ipv6_address, is_gateway, is_in_machine_network, mac_address},
+    address::{
+        GATEWAY, GATEWAY_LINK_LOCAL, ipv6_address, is_gateway, is_in_machine_network, mac_address,
+    },
     connect_queue::ConnectQueue,
     connection::{HostConnect, connect_host, reset},
-    connection_owner,
+    connection_owner, dhcp, dhcp6,
     echo::{EchoRequest, Pinger},
+    fragments::{self, Reassembly},
     frame::{Frame, HEADER_LENGTH},
     host_listeners::{AcceptedConnection, GuestPort, HostListeners, Reach, ReceivedDatagram},
     host_name_server,
+    host_resolver::HostResolver,
     host_senders::{HostSender, HostSenders},
     link::Link,
     name_server::{self, NameServer},
     packet::{Datagram, Packet, arp_reply, neighbor_advertisement},
     peers::PeerNetwork,
     policy::Policy,
+    refusals::Refusals,
+    router,
     settings::Settings,
     tcp_stack::{FlowKey, TcpStack},
     udp::UdpFlows,
@@ -75,9 +81,10 @@ pub(crate) async fn serve(
     settings: Settings,
     changes: mpsc::UnboundedReceiver<PortChange>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
+    refused: mpsc::UnboundedSender<u16>,
 ) -> io::Result<()> {
     let name_server = settings.name_server;
-    let mut stack = Stack::new(card, settings, changes, statuses)?;
+    let mut stack = Stack::new(card, settings, changes, statuses, refused)?;
     tokio::spawn(host_name_server::serve(
         name_server,
         Arc::clone(&stack.peers),
@@ -102,6 +109,12 @@ struct Stack {
     peers: Arc<PeerNetwork>,
     /// Packets for the guest from other tasks (UDP, ping, DNS).
     injected: mpsc::Receiver<Vec<u8>>,
+    /// The other end of `injected`, for further tasks.
+    to_guest: mpsc::Sender<Vec<u8>>,
+    /// Whether the gateway advertises itself as a router, which it does once it has been asked to.
+    is_router: bool,
+    reassembly: Reassembly,
+    refusals: Refusals,
     changes: mpsc::UnboundedReceiver<PortChange>,
     /// Wakes the task for the stack's next timer.
     timer: Pin<Box<Sleep>>,
@@ -117,6 +130,7 @@ impl Stack {
         settings: Settings,
         changes: mpsc::UnboundedReceiver<PortChange>,
         statuses: Arc<Mutex<Vec<PortStatus>>>,
+        refused: mpsc::UnboundedSender<u16>,
     ) -> io::Result<Stack> {
         let address = settings.address;
         let mut link = Link::new(AsyncDatagram::from_std(card)?, address);
@@ -136,7 +150,11 @@ impl Stack {
             host_senders: HostSenders::default(),
             udp_flows: UdpFlows::new(to_guest.clone()),
             pinger: Pinger::new(to_guest.clone()),
-            name_server: NameServer::new(Arc::clone(&peers), to_guest),
+            name_server: NameServer::new(Arc::clone(&peers), to_guest.clone()),
+            to_guest,
+            is_router: false,
+            reassembly: Reassembly::default(),
+            refusals: Refusals::new(refused),
             peers,
             injected,
             changes,
@@ -206,7 +224,7 @@ impl Stack {
         while !self.link.is_blocked()
             && let Poll::Ready(Some(packet)) = self.injected.poll_recv(context)
         {
-            self.link.send_packet(&packet);
+            self.send_to_guest(packet);
         }
     }
 
@@ -235,7 +253,7 @@ impl Stack {
                 payload,
             };
             if let Some(packet) = datagram.to_packet() {
-                self.link.send_packet(&packet);
+                self.send_to_guest(packet);
             }
         }
     }
@@ -334,16 +352,46 @@ impl Stack {
                     self.link.send_arp(&reply);
                 }
             }
-            Some(Frame::Ip(packet)) => self.receive_packet(&packet),
+            Some(Frame::Ip(packet)) => {
+                // A container that is bridged to the card has a MAC address of its own, and the
+                // machine's lease is not for it.
+                let is_of_card = frame[6..12] == mac_address(self.address.guest());
+                if !(is_of_card && self.configure_guest(&packet)) {
+                    self.receive_packet(&packet);
+                }
+            }
             None => {}
         }
+    }
+
+    /// Answers a request for the guest's own configuration: DHCP, DHCPv6 or a router solicitation.
+    /// Returns whether the packet was one.
+    fn configure_guest(&mut self, packet: &Packet<'_>) -> bool {
+        let search = || HostResolver::read().search;
+        let reply = if let Some(advertisement) = router::answer(packet) {
+            if !self.is_router {
+                self.is_router = true;
+                tokio::spawn(router::advertise(self.to_guest.clone()));
+            }
+            Some(advertisement)
+        } else {
+            dhcp::answer(packet, self.address, search)
+                .or_else(|| dhcp6::answer(packet, self.address, search))
+        };
+        let is_answered = reply.is_some();
+        if let Some(reply) = reply {
+            self.link.send_packet(&reply);
+        }
+        is_answered
     }
 
     fn receive_packet(&mut self, packet: &Packet<'_>) {
         if packet.protocol == IpProtocol::Icmpv6 {
             // The gateway answers for every other machine, because it forwards to all of them.
-            let is_forwarded =
-                |target: IpAddr| is_in_machine_network(target) && !self.is_guest(target);
+            let is_forwarded = |target: IpAddr| {
+                target == GATEWAY_LINK_LOCAL
+                    || is_in_machine_network(target) && !self.is_guest(target)
+            };
             let gateway = mac_address(GATEWAY);
             let reply = neighbor_advertisement(packet, gateway, |it| is_forwarded(it.into()));
             if let Some(reply) = reply {
@@ -360,6 +408,19 @@ impl Stack {
             }
             return;
         }
+        if fragments::is_fragment(packet) {
+            if let Some(whole) = self.reassembly.add(packet)
+                && let Some(whole) = Packet::parse(&whole)
+            {
+                self.receive_whole(&whole);
+            }
+            return;
+        }
+        self.receive_whole(packet);
+    }
+
+    /// Handles a packet of the guest, which is no fragment, for the host's side.
+    fn receive_whole(&mut self, packet: &Packet<'_>) {
         match packet.protocol {
             IpProtocol::Tcp => self.receive_segment(packet),
             IpProtocol::Udp => self.receive_datagram(packet),
@@ -384,9 +445,12 @@ impl Stack {
 
     /// Starts to connect to the server that the guest wants. Returns `None` when the policy forbids
     /// it.
-    fn connect_host(&self, wanted: SocketAddr) -> Option<HostConnect> {
+    fn connect_host(&mut self, wanted: SocketAddr) -> Option<HostConnect> {
         if is_gateway(wanted.ip()) && wanted.port() == name_server::PORT {
             return Some(self.name_server.connect());
+        }
+        if is_gateway(wanted.ip()) && !self.policy.host_loopback {
+            self.refusals.note(wanted.port());
         }
         self.policy.destination(wanted).map(connect_host)
     }
@@ -452,7 +516,7 @@ impl Stack {
         };
         if is_gateway(request.destination) {
             if let Some(reply) = request.reply() {
-                self.link.send_packet(&reply);
+                self.send_to_guest(reply);
             }
             return;
         }
@@ -460,6 +524,13 @@ impl Stack {
         match self.policy.destination((request.destination, 7).into()) {
             Some(_) => self.pinger.ping(request),
             None => self.send_unreachable(packet),
+        }
+    }
+
+    /// Sends a packet that this process has made to the guest.
+    fn send_to_guest(&mut self, packet: Vec<u8>) {
+        for packet in fragments::for_any_link(packet) {
+            self.link.send_packet(&packet);
         }
     }
 

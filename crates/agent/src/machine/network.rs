@@ -1,12 +1,18 @@
 //! Configures the machine's network interfaces.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use container_protocol::GuestNetwork;
 use futures::TryStreamExt;
 use rtnetlink::{
     Handle, LinkUnspec, RouteMessageBuilder,
-    packet_route::{address::AddressHeaderFlags, link::LinkAttribute},
+    packet_route::{
+        address::AddressHeaderFlags,
+        link::{LinkAttribute, LinkMessage},
+    },
 };
 
 use crate::kernel_log;
@@ -58,6 +64,7 @@ async fn configure(handle: &Handle, network: Option<&GuestNetwork>) -> Result<()
     };
     // The kernel's name for it is eth0; udev is not running yet.
     let index = index_by_name(&|name| name.starts_with('e')).ok_or(NetworkError::NoInterface)?;
+    ignore_router_advertisements(&links, index);
     bring_up(handle, index).await?;
     handle
         .address()
@@ -79,6 +86,19 @@ async fn configure(handle: &Handle, network: Option<&GuestNetwork>) -> Result<()
         kernel_log::error(&format!("the machine has no IPv6: {error}"));
     }
     Ok(())
+}
+
+/// Keeps the kernel from adding a second default route when the gateway advertises itself. Network
+/// managers in the image change this as they need.
+fn ignore_router_advertisements(links: &[LinkMessage], index: u32) {
+    let link = links.iter().find(|link| link.header.index == index);
+    let name = link.into_iter().flat_map(|link| &link.attributes);
+    for attribute in name {
+        if let LinkAttribute::IfName(name) = attribute {
+            // The file is missing in a kernel without IPv6.
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
+        }
+    }
 }
 
 async fn configure_v6(

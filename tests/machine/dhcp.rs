@@ -1,0 +1,117 @@
+//! Images that configure their network themselves keep the machine's addresses.
+
+use std::fs;
+
+use end_to_end::{Lab, World, eventually};
+
+crate::declare::tests![
+    network_managers_of_debian_get_the_machines_addresses,
+    busybox_gets_the_machines_address,
+];
+
+/// Installs the network managers while the machine has the agent's configuration.
+const INSTALL: &str = "apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
+    --no-install-recommends isc-dhcp-client ifupdown network-manager > /dev/null \
+    && systemctl disable --quiet --now networking NetworkManager NetworkManager-wait-online";
+
+/// The machine's addresses inside, without the prefix.
+struct Addresses {
+    v4: String,
+    v6: String,
+}
+
+fn addresses(world: &World, machine: &str) -> Addresses {
+    let inspected = world.inspect(machine);
+    let host = inspected["ipAddress"].as_str().unwrap();
+    let octets: Vec<u8> = host.split('.').map(|it| it.parse().unwrap()).collect();
+    let [_, _, x, y] = octets[..] else {
+        panic!("{host} has no four octets");
+    };
+    Addresses {
+        v4: format!("198.19.{x}.{y}"),
+        v6: format!("fd7e:41c9:b35a::c613:{:x}", u16::from_be_bytes([x, y])),
+    }
+}
+
+/// Removes the card's addresses and routes, so that only a DHCP client brings them back.
+const FLUSH: &str = "ip addr flush dev eth0; ip -6 addr flush dev eth0 scope global; ip route flush dev eth0; ip -6 route flush dev eth0";
+
+/// Checks that the machine has its addresses by DHCP, and that connections and names work.
+fn check(world: &World, own: &Addresses, manager: &str) {
+    let inside = |line: &str| world.inside("dev", line);
+    eventually(&format!("{manager} has set the addresses"), || {
+        let shown = inside("ip -o addr show dev eth0 scope global");
+        shown.contains(&format!("inet {}/16", own.v4))
+            && shown.contains(&format!("inet6 {}/", own.v6))
+    });
+    let route = inside("ip route show default");
+    assert!(route.contains("via 198.19.0.1"), "{manager}: {route}");
+    let route = inside("ip -6 route show default");
+    assert!(route.contains("via fe80::c613:1"), "{manager}: {route}");
+    let hosts = inside("getent ahostsv4 host.docker.internal");
+    assert!(hosts.starts_with("198.19.0.1 "), "{manager}: {hosts}");
+    // Over IPv6, from the leased address.
+    inside("exec 3<>/dev/tcp/fd7e:41c9:b35a::c613:1/53");
+}
+
+fn network_managers_of_debian_get_the_machines_addresses(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("debian-systemd:12"), "dev", &[]);
+    let inside = |line: &str| world.inside("dev", line);
+    let own = addresses(&world, "dev");
+    inside(INSTALL);
+
+    // systemd-networkd removes addresses that it has not set. `wait-online` fails after two minutes
+    // without a lease.
+    inside(&format!(
+        "printf '[Match]\\nName=e*\\n[Network]\\nDHCP=yes\\n' > /etc/systemd/network/e.network; {FLUSH}; \
+         systemctl start systemd-networkd systemd-networkd-wait-online"
+    ));
+    check(&world, &own, "systemd-networkd");
+    inside("systemctl stop systemd-networkd.socket systemd-networkd");
+
+    // ifupdown with ISC's client, which keeps running and renews.
+    inside(&format!(
+        "{FLUSH}; printf 'iface eth0 inet dhcp\\niface eth0 inet6 dhcp\\n' > /etc/network/interfaces; ifup eth0"
+    ));
+    check(&world, &own, "ifupdown");
+    let lease = inside("cat /var/lib/dhcp/dhclient.eth0.leases");
+    assert!(
+        lease.contains("dhcp-server-identifier 198.19.0.1"),
+        "{lease}"
+    );
+    inside("ifdown eth0; : > /etc/network/interfaces");
+
+    // NetworkManager, from the start of the machine on.
+    inside(
+        "rm -f /etc/systemd/network/e.network; systemctl enable --quiet NetworkManager NetworkManager-wait-online",
+    );
+    world.stdout(&["restart", "dev"]);
+    inside("systemctl start NetworkManager-wait-online");
+    check(&world, &own, "NetworkManager");
+    let failed = inside("systemctl --failed --no-legend");
+    assert!(!failed.contains("etwork"), "{failed}");
+    let devices = inside("nmcli -g GENERAL.STATE device show eth0");
+    assert!(devices.contains("(connected)"), "{devices}");
+}
+
+fn busybox_gets_the_machines_address(lab: &Lab) {
+    let world = World::for_user();
+    world.create(&lab.image("busybox:1"), "dev", &["--home-mount", "rw"]);
+    let own = addresses(&world, "dev");
+    let script = world.home().join("leased");
+    fs::write(
+        &script,
+        "#!/bin/sh\n[ \"$1\" = bound ] && echo \"$ip $mask $router $dns $lease\"\nexit 0\n",
+    )
+    .unwrap();
+    let line = format!(
+        "ip addr flush dev eth0; chmod 755 {0} 2>/dev/null; udhcpc -i eth0 -n -q -f -s {0} 2>/dev/null",
+        script.display()
+    );
+    let arguments = ["run", "-n", "dev", "--root", &line];
+    // busybox shortens an infinite lease.
+    let leased = world.stdout(&arguments);
+    let expected = format!("{} 16 198.19.0.1 198.19.0.1 ", own.v4);
+    assert!(leased.starts_with(&expected), "{leased}");
+}
