@@ -34,7 +34,7 @@ use crate::{
     helper_root::HelperRoot,
     init::{self, Ending, Init, InitError},
     kernel_log, listeners,
-    machine::{self, SetUpError, mounts},
+    machine::{self, SetUpError, mounts, resolver::Resolver},
     relay,
     shutdown::{self, StopMethod},
     ssh_agent::SshAgent,
@@ -150,7 +150,8 @@ async fn serve_started(
     let changes = Changes::new();
     let stop_method = StopMethod::new(&process.program, setup.stop_signal.as_deref());
     let commands = Some(Commands::new(process));
-    tokio::spawn(accept(incoming, commands, Arc::clone(&changes)));
+    let resolver = setup.network.as_ref().map(Resolver::new).map(Arc::new);
+    tokio::spawn(accept(incoming, commands, resolver, Arc::clone(&changes)));
     let ending = serve_until_end(control, &mut init, stop_method, &changes).await;
     // Everything that holds a file of the machine open has to end before it is unmounted.
     changes.cancel().await;
@@ -171,7 +172,7 @@ async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), Contr
     }
     frame::write(&mut control, &ControlEvent::DiskIsReady).await?;
     let changes = Changes::new();
-    tokio::spawn(accept(incoming, None, Arc::clone(&changes)));
+    tokio::spawn(accept(incoming, None, None, Arc::clone(&changes)));
     await_stop(&mut control).await;
     changes.cancel().await;
     mounts::unmount_machine();
@@ -313,13 +314,24 @@ async fn await_stop(control: &mut Stream) -> u32 {
 }
 
 /// Serves the streams that the host opens. Without `commands` only changes are served.
-async fn accept(mut incoming: Incoming, commands: Option<Arc<Commands>>, changes: Arc<Changes>) {
+async fn accept(
+    mut incoming: Incoming,
+    commands: Option<Arc<Commands>>,
+    resolver: Option<Arc<Resolver>>,
+    changes: Arc<Changes>,
+) {
     while let Some(mut stream) = incoming.recv().await {
         let (commands, changes) = (commands.clone(), Arc::clone(&changes));
+        let resolver = resolver.clone();
         tokio::spawn(async move {
             // A stream with an unknown port is dropped, which the host sees as a reset.
             match (frame::read::<Port>(&mut stream).await, commands) {
                 (Ok(Port::Changes), _) => changes.serve(stream).await,
+                (Ok(Port::Resolver), _) => {
+                    if let Some(resolver) = resolver {
+                        resolver.serve(stream).await;
+                    }
+                }
                 (Ok(port), Some(commands)) => commands.serve(port, stream).await,
                 (Ok(_), None) | (Err(_), _) => {}
             }

@@ -129,6 +129,19 @@ pub async fn is_running(socket: &Path) -> bool {
     report.is_some_and(|report| matches!(report.phase, MachinePhase::Up { .. }))
 }
 
+/// Returns notes of the machine for its user, each of which is returned once. Empty if the machine
+/// has stopped, or its runtime is of an older build.
+pub async fn take_notes(socket: &Path) -> Vec<String> {
+    let asked = async {
+        let mut stream = connect(socket).await.ok()?;
+        frame::write(&mut stream, &RuntimeRequest::TakeNotes)
+            .await
+            .ok()?;
+        frame::read(&mut stream).await.ok()
+    };
+    asked.await.unwrap_or_default()
+}
+
 /// Starts a command in the machine with this runtime socket, and waits until it runs. Calls `note`
 /// with each sentence that the user should read.
 pub async fn start(

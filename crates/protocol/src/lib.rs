@@ -9,6 +9,7 @@
 //! | [`Port::Control`] | [`ControlRequest`] frames | [`ControlEvent`] frames |
 //! | [`Port::Command`] | one [`CommandRequest`], then [`CommandControl`]s | [`CommandEvent`]s |
 //! | [`Port::Changes`] | one [`ChangesRequest`], then a listing of the base image | an archive |
+//! | [`Port::Resolver`] | one [`ResolverSettings`] | |
 //! | [`Port::Stdin`] | bytes | |
 //! | [`Port::Stdout`], [`Port::Stderr`] | | bytes |
 //! | [`Port::Terminal`] | bytes | bytes |
@@ -48,7 +49,7 @@ pub use command::{
 };
 pub use machine::{
     ChangesRequest, ControlEvent, ControlRequest, GuestNetwork, GuestShare, GuestUser, InitProgram,
-    MachineSetup,
+    MachineSetup, ResolverSettings,
 };
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};

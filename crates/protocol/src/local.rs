@@ -42,6 +42,8 @@ pub enum RuntimeRequest {
     Ports,
     /// Replaces the published ports. Returns the same as `Ports`.
     Publish(Vec<PublishedPort>),
+    /// Returns the notes for the user that no client has taken yet, sentences, in one frame.
+    TakeNotes,
     /// Joins this connection to a new stream to the guest agent.
     Connect,
 }

@@ -145,6 +145,20 @@ pub struct GuestNetwork {
     pub gateway6: Ipv6Addr,
     /// Address of the name server.
     pub dns: Ipv4Addr,
+    /// The rest of the resolver's configuration.
+    #[serde(default)]
+    pub resolver: ResolverSettings,
+}
+
+/// Settings of the machine's resolver that follow the host's `/etc/resolv.conf`. They are sent again
+/// on [`Port::Resolver`](crate::Port::Resolver) when they change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolverSettings {
+    /// Domains that are appended to short names, in order.
+    pub search: Vec<String>,
+    /// Options, such as `ndots:2` (resolv.conf(5)).
+    pub options: Vec<String>,
 }
 
 /// A directory of the host that the machine mounts at the same path.
@@ -157,6 +171,10 @@ pub struct GuestShare {
     pub path: String,
     /// Whether it is mounted read-only.
     pub read_only: bool,
+    /// Paths in it of directories that the machine has for itself. The share has an empty directory
+    /// at each.
+    #[serde(default)]
+    pub private: Vec<String>,
 }
 
 /// The machine's user, a copy of the host's.

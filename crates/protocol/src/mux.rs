@@ -50,6 +50,11 @@ impl Opener {
         self.requests.send(reply).await.map_err(|_| ended())?;
         stream.await.map_err(|_| ended())
     }
+
+    /// Returns whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
 }
 
 /// Streams that the other side opens.

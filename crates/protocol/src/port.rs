@@ -17,6 +17,8 @@ pub enum Port {
     Control,
     /// Differences between the machine's disk and its image.
     Changes,
+    /// One frame with changed [`ResolverSettings`](crate::ResolverSettings).
+    Resolver,
     /// A command: the request, then signals and the exit status.
     Command(CommandId),
     /// The command's standard input; the guest only reads.

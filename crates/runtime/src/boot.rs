@@ -31,6 +31,7 @@ use crate::{
     launch::{Launch, Purpose},
     log::Log,
     phase::Guest,
+    refusals, resolver,
     setup::machine_setup,
     state::MachineState,
 };
@@ -164,6 +165,10 @@ impl Starting {
             Arc::clone(machine),
             host_ends.network.clone(),
         ));
+        if let Some(refused) = host_ends.network.as_ref().and_then(|it| it.take_refused()) {
+            let boot_log = Log::new(&launch.boot_log);
+            tokio::spawn(refusals::report(refused, Arc::clone(machine), boot_log));
+        }
         Starting {
             engine,
             file_share: host_ends.file_share,
@@ -195,11 +200,14 @@ impl Starting {
     fn note_up(&self, init: Option<InitProgram>, machine: &MachineState) {
         let opener = self.opener.clone();
         match (init, self.network.clone()) {
-            (Some(init), Some(network)) => machine.set_up(Guest {
-                init,
-                opener,
-                network,
-            }),
+            (Some(init), Some(network)) => {
+                tokio::spawn(resolver::follow_host(opener.clone()));
+                machine.set_up(Guest {
+                    init,
+                    opener,
+                    network,
+                });
+            }
             _ => machine.set_disk_ready(opener),
         }
     }

@@ -96,6 +96,9 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
             }
             write_ports(machine, &mut stream).await
         }
+        RuntimeRequest::TakeNotes => frame::write(&mut stream, &machine.take_notes())
+            .await
+            .map_err(io::Error::other),
         RuntimeRequest::Connect => {
             let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
             splice(stream, opener.open().await?).await

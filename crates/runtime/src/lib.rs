@@ -55,6 +55,8 @@ mod log;
 mod phase;
 mod ports;
 mod process;
+mod refusals;
+mod resolver;
 mod role;
 mod setup;
 mod splice;

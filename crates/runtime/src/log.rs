@@ -53,6 +53,13 @@ impl Log {
         }
     }
 
+    /// Appends a line of this program's own. A failure is only logged.
+    pub(crate) fn append_line(&self, line: &str) {
+        if let Err(error) = self.append(format!("{line}\n").as_bytes()) {
+            tracing::warn!("cannot write {}: {error}", self.path.display());
+        }
+    }
+
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
         if fs::metadata(&self.path).is_ok_and(|log| log.len() > MAX_SIZE) {
             fs::rename(&self.path, rotated_log(&self.path))?;

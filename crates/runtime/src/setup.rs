@@ -9,6 +9,7 @@ use crate::{
     boot_error::BootError,
     file_share::TAG,
     launch::{Launch, NetworkLaunch, RunSettings},
+    resolver::host_settings,
 };
 
 /// Returns the message that makes the booted guest this machine. With `first_boot` it sets the user
@@ -25,6 +26,11 @@ pub(crate) fn machine_setup(
             tag: TAG.to_owned(),
             path: home.path.display().to_string(),
             read_only: home.read_only,
+            private: home
+                .private
+                .iter()
+                .filter_map(|path| Some(path.to_str()?.to_owned()))
+                .collect(),
         }),
         user: GuestUser {
             username: settings.user.username.clone(),
@@ -55,6 +61,7 @@ fn guest_network(network: &NetworkLaunch) -> GuestNetwork {
         prefix6: PREFIX6,
         gateway6: GATEWAY6,
         dns: GATEWAY,
+        resolver: host_settings(),
     }
 }
 

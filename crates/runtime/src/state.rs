@@ -26,6 +26,8 @@ pub(crate) struct MachineState {
     about: RuntimeReport,
     phase: watch::Sender<Phase>,
     requested: Mutex<Requested>,
+    /// Notes for the user that no client has asked for yet.
+    notes: Mutex<Vec<String>>,
     /// Connections of clients that wait for the runtime's end. They are closed when this is
     /// dropped, which happens after the machine's processes have ended.
     waiting: Mutex<Vec<UnixStream>>,
@@ -56,6 +58,7 @@ impl MachineState {
             },
             phase: watch::Sender::new(phase),
             requested: Mutex::default(),
+            notes: Mutex::default(),
             waiting: Mutex::default(),
         })
     }
@@ -143,6 +146,16 @@ impl MachineState {
     /// Returns the machine's network; absent while it has none.
     pub(crate) fn network(&self) -> Option<Arc<Network>> {
         self.phase.borrow().network().cloned()
+    }
+
+    /// Adds a note for the user, which the next client that asks shows.
+    pub(crate) fn add_note(&self, note: String) {
+        lock(&self.notes).push(note);
+    }
+
+    /// Returns the notes since the last call.
+    pub(crate) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.notes))
     }
 
     /// Returns the socket of the SSH agent that the machine uses; absent without one.

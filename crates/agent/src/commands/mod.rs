@@ -48,7 +48,7 @@ impl Commands {
                 self.streams.offer(port, stream).await;
             }
             // Not a command. The one control stream of the machine is open already.
-            Port::Control | Port::Changes => drop(stream),
+            Port::Control | Port::Changes | Port::Resolver => drop(stream),
         }
     }
 }

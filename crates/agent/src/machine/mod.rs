@@ -8,7 +8,9 @@ pub(crate) mod mounts;
 mod names;
 mod network;
 mod passwd;
+mod private_home;
 mod profile;
+pub(crate) mod resolver;
 mod root;
 pub(crate) mod shell;
 mod sysctls;
@@ -58,6 +60,7 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_pseudo(&root)?;
     if let Some(share) = &setup.home_share {
         mounts::mount_home(&root, share)?;
+        private_home::mount_all(&root, share, &setup.user);
     }
     devices::publish_all(&root).map_err(SetUpError::Devices)?;
     if setup.virtualization {

@@ -1,10 +1,10 @@
-//! Writes the machine's host name and the configuration of its resolver.
+//! Writes the machine's host name, and the names of its hosts.
 
-use std::{io, net::Ipv4Addr, os::fd::AsFd};
+use std::{io, net::Ipv4Addr};
 
 use container_protocol::MachineSetup;
 
-use super::root::{GuestRoot, descriptor_path};
+use super::{resolver, root::GuestRoot};
 use crate::kernel_log;
 
 /// Writes `/etc/hostname`, `/etc/hosts` and the resolver's configuration. A failure is only logged:
@@ -68,31 +68,11 @@ fn with_machine(hosts: &str, address: Ipv4Addr, id: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Makes the host's the machine's DNS server: in the configuration of systemd-resolved if that is
-/// enabled and owns `/etc/resolv.conf`, else in that file.
 fn write_resolver(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
-    let Some(network) = &setup.network else {
-        return Ok(());
-    };
-    let server = network.dns;
-    let etc = root.directory("/etc")?;
-    let link = std::fs::read_link(descriptor_path(etc.as_fd()).join("resolv.conf"));
-    if link.is_ok_and(|target| target.to_string_lossy().contains("systemd/resolve")) {
-        if root.exists("/etc/systemd/system/multi-user.target.wants/systemd-resolved.service")
-            || root.exists("/etc/systemd/system/sysinit.target.wants/systemd-resolved.service")
-        {
-            root.make_directory("/run/systemd/resolved.conf.d")?;
-            let configuration = format!("[Resolve]\nDNS={server}\n");
-            return root.ensure(
-                "/run/systemd/resolved.conf.d/container.conf",
-                &configuration,
-                0o644,
-            );
-        }
-        // The link's target does not exist without systemd-resolved.
-        rustix::fs::unlinkat(&etc, "resolv.conf", rustix::fs::AtFlags::empty())?;
+    match &setup.network {
+        Some(network) => resolver::write(root, network),
+        None => Ok(()),
     }
-    root.ensure("/etc/resolv.conf", &format!("nameserver {server}\n"), 0o644)
 }
 
 #[cfg(test)]

@@ -319,6 +319,7 @@ mod tests {
             id: "dev".into(),
             network: None,
             home_share: share.map(|path| GuestShare {
+                private: vec![],
                 tag: "home".into(),
                 path: path.into(),
                 read_only: false,

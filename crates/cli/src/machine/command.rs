@@ -111,6 +111,9 @@ impl CommandOptions {
             return Ok(0);
         }
         let status = attach(command, streams).await?;
+        for note in exec::take_notes(&running.socket).await {
+            output::note(&note);
+        }
         if status != ExitStatus::Code(0) && !exec::is_running(&running.socket).await {
             output::note(&format!(
                 "Machine {id} stopped while the command was running."

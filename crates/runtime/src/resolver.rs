@@ -1,0 +1,49 @@
+//! Keeps the guest's resolver configuration equal to the host's, for example when a VPN comes up.
+
+use std::time::Duration;
+
+use container_network::HostResolver;
+use container_protocol::{
+    Port, ResolverSettings,
+    frame::{self, FrameError},
+    mux::Opener,
+};
+use tokio::{io::AsyncReadExt, time::sleep};
+
+/// Interval at which the host's file is read.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Returns the host's current settings.
+pub(crate) fn host_settings() -> ResolverSettings {
+    let host = HostResolver::read();
+    ResolverSettings {
+        search: host.search,
+        options: host.options,
+    }
+}
+
+/// Sends the host's settings to the guest whenever they change, until the guest ends.
+pub(crate) async fn follow_host(opener: Opener) {
+    // The host's may have changed during the boot, so the first are always sent.
+    let mut sent = None;
+    while !opener.is_closed() {
+        let settings = host_settings();
+        if sent.as_ref() != Some(&settings) {
+            if let Err(error) = send(&opener, &settings).await {
+                tracing::debug!("cannot send the resolver's settings to the guest: {error}");
+                return;
+            }
+            sent = Some(settings);
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn send(opener: &Opener, settings: &ResolverSettings) -> Result<(), FrameError> {
+    let mut stream = opener.open().await.map_err(FrameError::Io)?;
+    frame::write(&mut stream, &Port::Resolver).await?;
+    frame::write(&mut stream, settings).await?;
+    // The agent closes the stream when it has applied them.
+    let _ = stream.read_u8().await;
+    Ok(())
+}
