@@ -1,24 +1,31 @@
 //! The file system with a limit of open files: finding files again that were closed.
 
 use std::{
+    collections::HashMap,
     ffi::CStr,
     fs::File,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use virtiofsd::{
-    filesystem::{Context, Entry, FileSystem, ZeroCopyWriter},
+    filesystem::{Context, Entry, Extensions, FileSystem, ZeroCopyWriter},
     oslib::ReadvFlags,
 };
 
 use crate::{
     identity::FileIdentity,
+    places::{Exclusions, Place, PlaceKind, Places},
     table::{GuestInode, InnerInode, Location, Table},
 };
 
 /// Descriptors reserved for requests in progress, which open files that are not counted.
 const TRANSIENT_DESCRIPTORS: u64 = 16;
+
+/// Time for which the guest may cache an excluded directory. It is looked up again to notice that
+/// the host has made what was missing.
+pub(crate) const EXCLUDED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Limit of lookups of one name while the host keeps changing it.
 const MAX_ATTEMPTS: usize = 8;
@@ -38,6 +45,17 @@ pub struct BoundedFileSystem<F> {
     table: Mutex<Table>,
     /// The last directory in which a file was identified. Lock order: the table first.
     last_directory: Mutex<Option<OpenDirectory>>,
+    pub(crate) places: Places,
+    /// Device and inode number of hidden directories, which stay hidden if the host moves them.
+    hidden: Mutex<HashMap<(u64, u64), Place>>,
+}
+
+/// A file that the guest's request is about.
+pub(crate) enum Located<'a, F: FileSystem<Inode = u64, Handle = u64>> {
+    /// A file of the host.
+    Host(PinnedFile<'a, F>),
+    /// An excluded directory, or an ancestor that the host lacks.
+    Empty(Place),
 }
 
 /// A directory that is open in the inner file system.
@@ -45,6 +63,13 @@ pub struct BoundedFileSystem<F> {
 struct OpenDirectory {
     directory: u64,
     handle: u64,
+}
+
+/// A directory that was looked up and is open in the inner file system.
+struct FoundDirectory {
+    identity: FileIdentity,
+    location: Location,
+    inner_inode: InnerInode,
 }
 
 /// A file that stays open in the inner file system while a request uses it.
@@ -67,6 +92,10 @@ impl<F> BoundedFileSystem<F> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn hidden(&self) -> MutexGuard<'_, HashMap<(u64, u64), Place>> {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn last_directory(&self) -> MutexGuard<'_, Option<OpenDirectory>> {
         self.last_directory
             .lock()
@@ -82,7 +111,22 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
             limit: limit.saturating_sub(TRANSIENT_DESCRIPTORS),
             table: Mutex::new(Table::new()),
             last_directory: Mutex::new(None),
+            places: Places::new(&Exclusions::default()),
+            hidden: Mutex::default(),
         }
+    }
+
+    /// Leaves directories of `root`, the shared directory, out.
+    #[must_use]
+    pub fn excluding(mut self, root: &File, exclusions: &Exclusions) -> BoundedFileSystem<F> {
+        self.places = Places::new(exclusions);
+        for (place, path) in self.places.hidden() {
+            if let Ok(identity) = FileIdentity::read(root, &path) {
+                self.hidden()
+                    .insert((identity.device, identity.inode), place);
+            }
+        }
+        self
     }
 
     /// Forgets everything, as the inner file system is about to do.
@@ -269,6 +313,164 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         probe.result.unwrap_or_else(|| Err(stale_handle()))
     }
 
+    /// Returns the file that a request is about. An ancestor of places is found by its name, also
+    /// if the host has replaced it.
+    pub(crate) fn locate(&self, context: Context, inode: u64) -> io::Result<Located<'_, F>> {
+        let Some(place) = self.places.of(GuestInode(inode)) else {
+            return Ok(Located::Host(self.pin(context, inode)?));
+        };
+        let PlaceKind::Ancestor { is_required } = self.places.kind(place) else {
+            return Ok(Located::Empty(place));
+        };
+        if let Ok(file) = self.pin(context, inode) {
+            return Ok(Located::Host(file));
+        }
+        let (parent, name) = self.places.location(place);
+        if let Located::Host(directory) = self.locate(context, parent.0)?
+            && let Some(file) = self.pin_by_name(context, &directory, name)
+            && file.guest_inode == place.inode()
+        {
+            return Ok(Located::Host(file));
+        }
+        if is_required {
+            Ok(Located::Empty(place))
+        } else {
+            Err(stale_handle())
+        }
+    }
+
+    /// Returns a file of the host, which stays open until the result is dropped. Fails for an
+    /// excluded directory.
+    pub(crate) fn pin_on_host(
+        &self,
+        context: Context,
+        inode: u64,
+    ) -> io::Result<PinnedFile<'_, F>> {
+        match self.locate(context, inode)? {
+            Located::Host(file) => Ok(file),
+            Located::Empty(_) => Err(excluded()),
+        }
+    }
+
+    /// Returns a file of the host to be changed. An ancestor of places that the host lacks is
+    /// created: the guest has seen it. Fails for an excluded directory.
+    pub(crate) fn pin_for_change(
+        &self,
+        context: Context,
+        inode: u64,
+    ) -> io::Result<PinnedFile<'_, F>> {
+        let place = match self.locate(context, inode)? {
+            Located::Host(file) => return Ok(file),
+            Located::Empty(place) => place,
+        };
+        if !matches!(self.places.kind(place), PlaceKind::Ancestor { .. }) {
+            return Err(excluded());
+        }
+        let (parent, name) = self.places.location(place);
+        let directory = self.pin_for_change(context, parent.0)?;
+        let mode = self.places.attributes(place).mode & 0o777;
+        let made = self.inner.mkdir(
+            context,
+            directory.inner_inode,
+            name,
+            mode,
+            0,
+            Extensions::default(),
+        );
+        match made {
+            Ok(entry) => self.close(context, Some(InnerInode(entry.inode))),
+            // The host has just created it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let file = self.pin_by_name(context, &directory, name);
+        file.ok_or_else(stale_handle)
+    }
+
+    /// Looks up a name that is a place.
+    pub(crate) fn look_up_place(
+        &self,
+        context: Context,
+        parent: u64,
+        place: Place,
+    ) -> io::Result<Entry> {
+        let empty = || Ok(self.places.entry(place, EXCLUDED_TIMEOUT));
+        let kind = self.places.kind(place);
+        if kind == PlaceKind::Private {
+            return empty();
+        }
+        let (_, name) = self.places.location(place);
+        let found = match self.locate(context, parent)? {
+            Located::Host(directory) if kind == PlaceKind::Hidden => {
+                self.find_hidden(context, &directory, name, place)
+            }
+            Located::Host(directory) => self.look_up(context, &directory, name),
+            Located::Empty(_) => Err(not_found()),
+        };
+        match found {
+            Err(error)
+                if kind == PlaceKind::Ancestor { is_required: true }
+                    && error.raw_os_error() == Some(libc::ENOENT) =>
+            {
+                empty()
+            }
+            found => found,
+        }
+    }
+
+    /// Looks up a hidden directory, and notes which it is.
+    fn find_hidden(
+        &self,
+        context: Context,
+        directory: &PinnedFile<'_, F>,
+        name: &CStr,
+        place: Place,
+    ) -> io::Result<Entry> {
+        let entry = self.inner.lookup(context, directory.inner_inode, name)?;
+        let identity = self.identity(context, directory.inner_inode, name, &entry);
+        self.close(context, Some(InnerInode(entry.inode)));
+        if let Some(identity) = identity? {
+            self.hidden()
+                .insert((identity.device, identity.inode), place);
+        }
+        Ok(self.places.entry(place, EXCLUDED_TIMEOUT))
+    }
+
+    /// Returns the hidden directory that has this identity.
+    fn hidden_place(&self, identity: &FileIdentity) -> Option<Place> {
+        let hidden = self.hidden();
+        hidden.get(&(identity.device, identity.inode)).copied()
+    }
+
+    /// Gives the file its place's number, which another file may have had.
+    fn assign_place(
+        &self,
+        context: Context,
+        table: &mut Table,
+        place: Place,
+        found: FoundDirectory,
+    ) -> GuestInode {
+        let number = place.inode();
+        let FoundDirectory {
+            identity,
+            location,
+            inner_inode,
+        } = found;
+        if table.get(number).is_some_and(|it| it.identity == identity) {
+            match table.get(number).and_then(|it| it.inner_inode) {
+                Some(_) => self.close(context, Some(inner_inode)),
+                None => table.set_inner_inode(number, inner_inode),
+            }
+            return number;
+        }
+        for other in [Some(number), table.by_identity(&identity)] {
+            let replaced = other.and_then(|other| table.remove(other));
+            self.close(context, replaced);
+        }
+        table.insert_as(number, identity, location, inner_inode, true);
+        number
+    }
+
     /// Returns the guest's inode for a file that was just looked up as `name` in `directory`,
     /// adding the file if it is new. Returns `None` when the host has changed the name meanwhile.
     fn find_or_insert(
@@ -280,7 +482,20 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         entry: &Entry,
     ) -> io::Result<Option<GuestInode>> {
         let inner_inode = InnerInode(entry.inode);
-        if let Some(guest_inode) = table.by_inner(inner_inode) {
+        let is_directory = entry.attr.mode & libc::S_IFMT == libc::S_IFDIR;
+        let place = self
+            .places
+            .child(directory.guest_inode, name)
+            .filter(|_| is_directory);
+        let number = place.map(Place::inode);
+        // A file that the guest knows by the number of a place has it only at that place.
+        let keeps_number = |guest_inode| match number {
+            Some(number) => number == guest_inode,
+            None => self.places.of(guest_inode).is_none(),
+        };
+        if let Some(guest_inode) = table.by_inner(inner_inode)
+            && keeps_number(guest_inode)
+        {
             // The lookup has added a second reference in the inner file system.
             self.close(context, Some(inner_inode));
             return Ok(Some(guest_inode));
@@ -292,6 +507,25 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
                 return other.map(|_| None);
             }
         };
+        if let Some(hidden) = self.hidden_place(&identity) {
+            self.close(context, Some(inner_inode));
+            return Ok(Some(hidden.inode()));
+        }
+        let location = entry_location(directory, name);
+        if let Some(place) = place {
+            let found = FoundDirectory {
+                identity,
+                location,
+                inner_inode,
+            };
+            return Ok(Some(self.assign_place(context, table, place, found)));
+        }
+        if let Some(guest_inode) = table.by_identity(&identity)
+            && !keeps_number(guest_inode)
+        {
+            let replaced = table.remove(guest_inode);
+            self.close(context, replaced);
+        }
         if let Some(guest_inode) = table.by_identity(&identity) {
             match table.get(guest_inode).and_then(|node| node.inner_inode) {
                 Some(_) => self.close(context, Some(inner_inode)),
@@ -299,8 +533,6 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
             }
             return Ok(Some(guest_inode));
         }
-        let location = entry_location(directory, name);
-        let is_directory = entry.attr.mode & libc::S_IFMT == libc::S_IFDIR;
         Ok(Some(table.insert(
             identity,
             location,
@@ -324,6 +556,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         else {
             return Ok(None);
         };
+        if let Some(place) = self.places.of(guest_inode)
+            && self.places.kind(place) == PlaceKind::Hidden
+        {
+            // The host has moved it, or something above it.
+            return Ok(Some(self.places.entry(place, EXCLUDED_TIMEOUT)));
+        }
         table.add_lookup(guest_inode, entry_location(directory, name));
         entry.inode = guest_inode.0;
         Ok(Some(entry))
@@ -396,6 +634,15 @@ pub(crate) fn check_name(name: &CStr) -> io::Result<()> {
 /// The error on which the guest's kernel looks the path up again.
 pub(crate) fn stale_handle() -> io::Error {
     io::Error::from_raw_os_error(libc::ESTALE)
+}
+
+/// The error for an access to an excluded directory.
+fn excluded() -> io::Error {
+    io::Error::from_raw_os_error(libc::EACCES)
+}
+
+fn not_found() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
 }
 
 fn bad_handle() -> io::Error {

@@ -5,20 +5,24 @@ use std::{ffi::CStr, io, time::Duration};
 use virtiofsd::{
     filesystem::{
         Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply,
-        OpenOptions, SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader,
+        OpenOptions, ROOT_ID, SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader,
         ZeroCopyWriter,
     },
     fuse,
 };
 
 use crate::{
-    bounded::{BoundedFileSystem, PinnedFile, check_name, entry_location, stale_handle},
+    bounded::{
+        BoundedFileSystem, EXCLUDED_TIMEOUT, Located, PinnedFile, check_name, entry_location,
+        stale_handle,
+    },
+    places::{Entries, HANDLE, PlaceKind},
     table::GuestInode,
 };
 
 /// Implements requests about one file that only need its inode number translated.
 macro_rules! forward_with_inner_inode {
-    ($(fn $request:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+    ($pin:ident: $(fn $request:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(
             fn $request(
                 &self,
@@ -26,7 +30,7 @@ macro_rules! forward_with_inner_inode {
                 inode: u64,
                 $($argument: $type),*
             ) -> io::Result<$answer> {
-                let file = self.pin(context, inode)?;
+                let file = self.$pin(context, inode)?;
                 self.inner.$request(context, file.inner_inode, $($argument),*)
             }
         )*
@@ -60,6 +64,35 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         }
     }
 
+    /// Checks that the guest may give this name to a new file that is no directory.
+    fn check_new_name(&self, parent: u64, name: &CStr) -> io::Result<()> {
+        check_name(name)?;
+        self.check_no_place(parent, name, libc::EACCES)
+    }
+
+    /// Checks that the guest may give this name to a new directory. An ancestor that the guest does
+    /// not see may be created, but only empty.
+    fn check_new_directory(&self, parent: u64, name: &CStr) -> io::Result<()> {
+        check_name(name)?;
+        match self.places.child(GuestInode(parent), name) {
+            Some(place)
+                if self.places.kind(place) == (PlaceKind::Ancestor { is_required: false }) =>
+            {
+                Ok(())
+            }
+            _ => self.check_no_place(parent, name, libc::EEXIST),
+        }
+    }
+
+    /// Checks that a name is no place. What is above an excluded directory cannot be moved either:
+    /// the guest could put its own in its place.
+    fn check_no_place(&self, parent: u64, name: &CStr, error: i32) -> io::Result<()> {
+        match self.places.child(GuestInode(parent), name) {
+            Some(_) => Err(io::Error::from_raw_os_error(error)),
+            None => Ok(()),
+        }
+    }
+
     /// Removes a name. `act` removes it in the inner file system, given the directory's inner
     /// inode.
     fn remove(
@@ -70,7 +103,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         act: impl FnOnce(u64) -> io::Result<()>,
     ) -> io::Result<()> {
         check_name(name)?;
-        let directory = self.pin(context, parent)?;
+        let directory = self.pin_on_host(context, parent)?;
         let removed = self.pin_by_name(context, &directory, name);
         act(directory.inner_inode)?;
         if let Some(removed) = removed {
@@ -84,7 +117,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
 impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<F> {
     type Inode = u64;
     type Handle = u64;
-    type DirIter = F::DirIter;
+    type DirIter = Entries<F::DirIter>;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         self.clear();
@@ -98,8 +131,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
 
     fn lookup(&self, context: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         check_name(name)?;
-        let directory = self.pin(context, parent)?;
-        self.look_up(context, &directory, name)
+        if let Some(place) = self.places.child(GuestInode(parent), name) {
+            return self.look_up_place(context, parent, place);
+        }
+        match self.locate(context, parent)? {
+            Located::Host(directory) => self.look_up(context, &directory, name),
+            Located::Empty(_) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        }
     }
 
     fn forget(&self, context: Context, inode: u64, count: u64) {
@@ -107,27 +145,106 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         self.close(context, closed);
     }
 
-    forward_with_inner_inode! {
-        fn getattr(handle: Option<u64>) -> (fuse::Attr, Duration);
+    forward_with_inner_inode! { pin_on_host:
+        fn readlink() -> Vec<u8>;
+        fn flush(handle: u64, lock_owner: u64) -> ();
+        fn fsync(data_only: bool, handle: u64) -> ();
+        fn fallocate(handle: u64, mode: u32, offset: u64, length: u64) -> ();
+        fn lseek(handle: u64, offset: u64, whence: u32) -> u64;
+        fn syncfs() -> ();
+    }
+
+    forward_with_inner_inode! { pin_for_change:
         fn setattr(
             attributes: fuse::SetattrIn,
             handle: Option<u64>,
             valid: SetattrValid
         ) -> (fuse::Attr, Duration);
-        fn readlink() -> Vec<u8>;
-        fn flush(handle: u64, lock_owner: u64) -> ();
-        fn fsync(data_only: bool, handle: u64) -> ();
-        fn fallocate(handle: u64, mode: u32, offset: u64, length: u64) -> ();
-        fn statfs() -> libc::statvfs64;
         fn setxattr(name: &CStr, value: &[u8], flags: u32, extra_flags: SetxattrFlags) -> ();
-        fn getxattr(name: &CStr, size: u32) -> GetxattrReply;
-        fn listxattr(size: u32) -> ListxattrReply;
         fn removexattr(name: &CStr) -> ();
-        fn readdir(handle: u64, size: u32, offset: u64) -> Self::DirIter;
-        fn fsyncdir(data_only: bool, handle: u64) -> ();
-        fn access(mask: u32) -> ();
-        fn lseek(handle: u64, offset: u64, whence: u32) -> u64;
-        fn syncfs() -> ();
+    }
+
+    fn getattr(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: Option<u64>,
+    ) -> io::Result<(fuse::Attr, Duration)> {
+        match self.locate(context, inode)? {
+            Located::Host(file) => {
+                let handle = handle.filter(|handle| *handle != HANDLE);
+                self.inner.getattr(context, file.inner_inode, handle)
+            }
+            Located::Empty(place) => Ok((self.places.attributes(place), EXCLUDED_TIMEOUT)),
+        }
+    }
+
+    fn access(&self, context: Context, inode: u64, mask: u32) -> io::Result<()> {
+        match self.locate(context, inode)? {
+            Located::Host(file) => self.inner.access(context, file.inner_inode, mask),
+            Located::Empty(_) => Ok(()),
+        }
+    }
+
+    fn statfs(&self, context: Context, inode: u64) -> io::Result<libc::statvfs64> {
+        match self.locate(context, inode)? {
+            Located::Host(file) => self.inner.statfs(context, file.inner_inode),
+            Located::Empty(_) => self.inner.statfs(context, ROOT_ID),
+        }
+    }
+
+    fn getxattr(
+        &self,
+        context: Context,
+        inode: u64,
+        name: &CStr,
+        size: u32,
+    ) -> io::Result<GetxattrReply> {
+        match self.locate(context, inode)? {
+            Located::Host(file) => self.inner.getxattr(context, file.inner_inode, name, size),
+            Located::Empty(_) => Err(io::Error::from_raw_os_error(libc::ENODATA)),
+        }
+    }
+
+    fn listxattr(&self, context: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        match self.locate(context, inode)? {
+            Located::Host(file) => self.inner.listxattr(context, file.inner_inode, size),
+            Located::Empty(_) if size == 0 => Ok(ListxattrReply::Count(0)),
+            Located::Empty(_) => Ok(ListxattrReply::Names(Vec::new())),
+        }
+    }
+
+    fn readdir(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<Self::DirIter> {
+        if handle == HANDLE {
+            return Ok(Entries::Empty(offset));
+        }
+        let directory = self.pin_on_host(context, inode)?;
+        let entries = self
+            .inner
+            .readdir(context, directory.inner_inode, handle, size, offset)?;
+        Ok(Entries::Inner(entries))
+    }
+
+    fn fsyncdir(
+        &self,
+        context: Context,
+        inode: u64,
+        data_only: bool,
+        handle: u64,
+    ) -> io::Result<()> {
+        if handle == HANDLE {
+            return Ok(());
+        }
+        let directory = self.pin_on_host(context, inode)?;
+        self.inner
+            .fsyncdir(context, directory.inner_inode, data_only, handle)
     }
 
     fn symlink(
@@ -138,8 +255,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         name: &CStr,
         extensions: Extensions,
     ) -> io::Result<Entry> {
-        check_name(name)?;
-        let directory = self.pin(context, parent)?;
+        self.check_new_name(parent, name)?;
+        let directory = self.pin_for_change(context, parent)?;
         let entry = self
             .inner
             .symlink(context, target, directory.inner_inode, name, extensions)?;
@@ -156,8 +273,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
-        check_name(name)?;
-        let directory = self.pin(context, parent)?;
+        self.check_new_name(parent, name)?;
+        let directory = self.pin_for_change(context, parent)?;
         let entry = self.inner.mknod(
             context,
             directory.inner_inode,
@@ -179,8 +296,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<Entry> {
-        check_name(name)?;
-        let directory = self.pin(context, parent)?;
+        self.check_new_directory(parent, name)?;
+        let directory = self.pin_for_change(context, parent)?;
         let entry = self.inner.mkdir(
             context,
             directory.inner_inode,
@@ -193,12 +310,19 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
     }
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        let place = self.places.child(GuestInode(parent), name);
+        let kind = place.map(|place| self.places.kind(place));
+        // An ancestor may be a symbolic link, which does not lead to a place.
+        if !matches!(kind, None | Some(PlaceKind::Ancestor { .. })) {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
         self.remove(context, parent, name, |directory| {
             self.inner.unlink(context, directory, name)
         })
     }
 
     fn rmdir(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.check_no_place(parent, name, libc::EBUSY)?;
         self.remove(context, parent, name, |directory| {
             self.inner.rmdir(context, directory, name)
         })
@@ -215,8 +339,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
     ) -> io::Result<()> {
         check_name(old_name)?;
         check_name(new_name)?;
-        let old_directory = self.pin(context, old_parent)?;
-        let new_directory = self.pin(context, new_parent)?;
+        self.check_no_place(old_parent, old_name, libc::EBUSY)?;
+        self.check_no_place(new_parent, new_name, libc::EBUSY)?;
+        let old_directory = self.pin_on_host(context, old_parent)?;
+        let new_directory = self.pin_for_change(context, new_parent)?;
         let moved = self.pin_by_name(context, &old_directory, old_name);
         let replaced = self.pin_by_name(context, &new_directory, new_name);
         self.inner.rename(
@@ -258,9 +384,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         new_parent: u64,
         new_name: &CStr,
     ) -> io::Result<Entry> {
-        check_name(new_name)?;
-        let file = self.pin(context, inode)?;
-        let directory = self.pin(context, new_parent)?;
+        self.check_new_name(new_parent, new_name)?;
+        let file = self.pin_on_host(context, inode)?;
+        let directory = self.pin_for_change(context, new_parent)?;
         let entry = self
             .inner
             .link(context, file.inner_inode, directory.inner_inode, new_name)?;
@@ -274,7 +400,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         kill_privileges: bool,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        let file = self.pin(context, inode)?;
+        let file = self.pin_on_host(context, inode)?;
         let (handle, options) =
             self.inner
                 .open(context, file.inner_inode, kill_privileges, flags)?;
@@ -293,8 +419,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
-        check_name(name)?;
-        let directory = self.pin(context, parent)?;
+        self.check_new_name(parent, name)?;
+        let directory = self.pin_for_change(context, parent)?;
         let (entry, handle, options) = self.inner.create(
             context,
             directory.inner_inode,
@@ -332,7 +458,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         lock_owner: Option<u64>,
         flags: u32,
     ) -> io::Result<usize> {
-        let file = self.pin(context, inode)?;
+        let file = self.pin_on_host(context, inode)?;
         self.inner.read(
             context,
             file.inner_inode,
@@ -358,7 +484,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         kill_privileges: bool,
         flags: u32,
     ) -> io::Result<usize> {
-        let file = self.pin(context, inode)?;
+        let file = self.pin_on_host(context, inode)?;
         self.inner.write(
             context,
             file.inner_inode,
@@ -383,7 +509,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         unlock: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
-        let file = self.pin(context, inode)?;
+        let file = self.pin_on_host(context, inode)?;
         self.inner.release(
             context,
             file.inner_inode,
@@ -403,14 +529,20 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         inode: u64,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
-        let directory = self.pin(context, inode)?;
+        let directory = match self.locate(context, inode)? {
+            Located::Host(directory) => directory,
+            Located::Empty(_) => return Ok((Some(HANDLE), OpenOptions::empty())),
+        };
         let (handle, options) = self.inner.opendir(context, directory.inner_inode, flags)?;
         self.opened(directory.guest_inode, handle);
         Ok((handle, options))
     }
 
     fn releasedir(&self, context: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
-        let directory = self.pin(context, inode)?;
+        if handle == HANDLE {
+            return Ok(());
+        }
+        let directory = self.pin_on_host(context, inode)?;
         self.inner
             .releasedir(context, directory.inner_inode, flags, handle)?;
         self.closed(context, directory.guest_inode);
@@ -429,8 +561,8 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         length: u64,
         flags: u64,
     ) -> io::Result<usize> {
-        let from = self.pin(context, inode_in)?;
-        let to = self.pin(context, inode_out)?;
+        let from = self.pin_on_host(context, inode_in)?;
+        let to = self.pin_on_host(context, inode_out)?;
         self.inner.copyfilerange(
             context,
             from.inner_inode,

@@ -13,7 +13,7 @@ use virtiofsd::oslib::{CFileHandle, name_to_handle_at};
 /// The identity of a file of the host, whatever its names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(crate) struct FileIdentity {
-    device: u64,
+    pub device: u64,
     /// The mount's id. A directory that is mounted twice counts as two.
     mount: u64,
     pub inode: u64,

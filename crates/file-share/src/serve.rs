@@ -1,6 +1,6 @@
 //! Serving a directory in a process of its own.
 
-use std::{io, os::unix::net::UnixListener, sync::Arc, time::Duration};
+use std::{fs::File, io, os::unix::net::UnixListener, sync::Arc, time::Duration};
 
 use nix::unistd::{getegid, geteuid};
 use thiserror::Error;
@@ -18,7 +18,7 @@ use virtiofsd::{
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::BoundedFileSystem;
+use crate::{BoundedFileSystem, Exclusions};
 
 /// Time for which the guest may cache names and attributes. The host's changes are visible in the
 /// guest after this at the latest.
@@ -56,7 +56,8 @@ pub enum ServeError {
     Engine(String),
 }
 
-/// Serves a directory to the engine that connects to `listener`, until the engine disconnects.
+/// Serves a directory without `exclusions` to the engine that connects to `listener`, until the
+/// engine disconnects.
 ///
 /// It must be called in a process of its own, because it restricts the process' system calls. It
 /// needs no privilege and nothing from `/etc/subuid`: for an ordinary user, all users of the guest
@@ -65,7 +66,12 @@ pub enum ServeError {
 /// # Errors
 /// If the directory cannot be opened or the limit of open files is too low, or if the process
 /// cannot be restricted or the device cannot be created.
-pub fn serve(directory: &str, read_only: bool, listener: UnixListener) -> Result<(), ServeError> {
+pub fn serve(
+    directory: &str,
+    read_only: bool,
+    exclusions: &Exclusions,
+    listener: UnixListener,
+) -> Result<(), ServeError> {
     let descriptors = setup_rlimit_nofile(None).map_err(ServeError::Limit)?;
     let guest_fd_limit = descriptors
         .checked_sub(OWN_DESCRIPTORS)
@@ -73,21 +79,24 @@ pub fn serve(directory: &str, read_only: bool, listener: UnixListener) -> Result
     let config = config(directory, guest_fd_limit);
     enable_seccomp(SeccompAction::Kill, false).map_err(ServeError::Seccomp)?;
     let listener = Listener::from(listener);
-    let open_error = |cause| ServeError::Open {
+    let open_error = |cause: io::Error| ServeError::Open {
         path: directory.to_owned(),
         cause,
     };
+    let root = File::open(directory).map_err(open_error)?;
     if read_only {
         let file_system = BoundedFileSystem::new(
             PassthroughFsRo::new(config).map_err(open_error)?,
             guest_fd_limit,
         );
+        let file_system = file_system.excluding(&root, exclusions);
         serve_file_system(file_system, listener)
     } else {
         let file_system = BoundedFileSystem::new(
             PassthroughFs::new(config).map_err(open_error)?,
             guest_fd_limit,
         );
+        let file_system = file_system.excluding(&root, exclusions);
         serve_file_system(file_system, listener)
     }
 }

@@ -144,6 +144,19 @@ impl Table {
     ) -> GuestInode {
         self.last_number += 1;
         let guest_inode = GuestInode(self.last_number);
+        self.insert_as(guest_inode, identity, location, inner_inode, is_directory);
+        guest_inode
+    }
+
+    /// Adds a file with this number, which no other file has.
+    pub(crate) fn insert_as(
+        &mut self,
+        guest_inode: GuestInode,
+        identity: FileIdentity,
+        location: Location,
+        inner_inode: InnerInode,
+        is_directory: bool,
+    ) {
         let node = Node {
             identity,
             location: Some(location),
@@ -157,7 +170,19 @@ impl Table {
         self.by_identity.insert(identity, guest_inode);
         self.by_inner.insert(inner_inode, guest_inode);
         self.add_idle(guest_inode);
-        guest_inode
+    }
+
+    /// Removes a file, also if the guest refers to it: its number belongs to another one now.
+    /// Returns the inode to close.
+    pub(crate) fn remove(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
+        self.remove_idle(guest_inode);
+        let node = self.nodes.remove(&guest_inode)?;
+        if self.by_identity.get(&node.identity) == Some(&guest_inode) {
+            self.by_identity.remove(&node.identity);
+        }
+        let inner_inode = node.inner_inode?;
+        self.by_inner.remove(&inner_inode);
+        Some(inner_inode)
     }
 
     /// Records that a file has been reopened.
@@ -267,14 +292,7 @@ impl Table {
         if guest_inode == ROOT || node.lookups > 0 || node.pins > 0 {
             return None;
         }
-        self.remove_idle(guest_inode);
-        let node = self.nodes.remove(&guest_inode)?;
-        if self.by_identity.get(&node.identity) == Some(&guest_inode) {
-            self.by_identity.remove(&node.identity);
-        }
-        let inner_inode = node.inner_inode?;
-        self.by_inner.remove(&inner_inode);
-        Some(inner_inode)
+        self.remove(guest_inode)
     }
 
     fn add_idle(&mut self, guest_inode: GuestInode) {

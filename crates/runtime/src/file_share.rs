@@ -8,11 +8,12 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
 
+use container_file_share::Exclusions;
 use nix::sys::{
     prctl::set_pdeathsig,
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
@@ -47,6 +48,8 @@ impl FileShareProcess {
         let arguments = Arguments {
             path: share.path.to_string_lossy().into_owned(),
             read_only: share.read_only,
+            hidden: share.hidden.clone(),
+            private: share.private.clone(),
         };
         let mut child = Command::new(env::current_exe()?)
             .arg(FILE_SHARE_ROLE)
@@ -74,6 +77,8 @@ impl FileShareProcess {
 struct Arguments {
     path: String,
     read_only: bool,
+    hidden: Vec<PathBuf>,
+    private: Vec<PathBuf>,
 }
 
 /// Error of the file-share server.
@@ -115,6 +120,15 @@ fn serve() -> Result<(), ServeError> {
         serde_json::from_str(&arguments).map_err(ServeError::InvalidArguments)?;
     let listener = io::stdin().as_fd().try_clone_to_owned();
     let listener = listener.map_err(ServeError::Listener)?;
-    container_file_share::serve(&arguments.path, arguments.read_only, listener.into())
-        .map_err(|error| ServeError::Serve(error.to_string()))
+    let exclusions = Exclusions {
+        hidden: arguments.hidden,
+        private: arguments.private,
+    };
+    container_file_share::serve(
+        &arguments.path,
+        arguments.read_only,
+        &exclusions,
+        listener.into(),
+    )
+    .map_err(|error| ServeError::Serve(error.to_string()))
 }

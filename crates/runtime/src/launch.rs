@@ -116,6 +116,12 @@ pub struct HomeShare {
     pub path: PathBuf,
     /// Whether the machine mounts it read-only.
     pub read_only: bool,
+    /// Directories that the machine sees as empty, relative to the path.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
+    /// Directories that the machine has for itself, relative to the path.
+    #[serde(default)]
+    pub private: Vec<PathBuf>,
 }
 
 /// Report of a starting runtime on its standard output, one JSON object per line.

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_file_share::BoundedFileSystem;
+use container_file_share::{BoundedFileSystem, Exclusions};
 use tempfile::TempDir;
 use virtiofsd::{
     filesystem::{
@@ -43,6 +43,13 @@ impl Guest<BoundedFileSystem<PassthroughFs>> {
         let home = tempfile::tempdir().unwrap();
         let inner = PassthroughFs::new(config(&home)).unwrap();
         Guest::start(BoundedFileSystem::new(inner, LIMIT), home)
+    }
+
+    pub(crate) fn excluding(home: TempDir, exclusions: &Exclusions) -> Self {
+        let inner = PassthroughFs::new(config(&home)).unwrap();
+        let root = File::open(home.path()).unwrap();
+        let file_system = BoundedFileSystem::new(inner, LIMIT).excluding(&root, exclusions);
+        Guest::start(file_system, home)
     }
 }
 

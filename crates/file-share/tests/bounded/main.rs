@@ -2,6 +2,7 @@
 //! never confused with others, whatever the host and the guest do to names meanwhile.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod excluded;
 mod guest;
 mod guest_changes;
 mod host_changes;
