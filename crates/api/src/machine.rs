@@ -8,7 +8,7 @@ use std::{
 
 use container_machine::{
     DiskCapacity, HomeMount, ImageDescription, KernelParameters, MachineId, Memory, Platform,
-    UserSetup,
+    PrivateHome, UserSetup,
 };
 use container_protocol::{PublishedPort, local::PortStatus};
 use jiff::Timestamp;
@@ -58,6 +58,9 @@ pub struct BootChange {
     pub kernel_args: Option<KernelParameters>,
     /// Amount of memory.
     pub memory: Option<Memory>,
+    /// Directories of the shared home that the machine has for itself. They replace all current
+    /// ones.
+    pub private_home: Option<PrivateHome>,
     /// Published ports. They replace all current ones.
     pub publish: Option<Vec<PublishedPort>>,
     /// Whether the machine may run virtual machines of its own.
@@ -230,6 +233,9 @@ pub struct Snapshot {
     pub memory: Memory,
     /// Platform of the image.
     pub platform: Platform,
+    /// Directories of the shared home that the machine has for itself from the next boot on.
+    #[serde(default)]
+    pub private_home: PrivateHome,
     /// Published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,

@@ -237,6 +237,7 @@ mod tests {
             kernel: None,
             kernel_args: crate::KernelParameters::default(),
             memory: Memory::half_of(0),
+            private_home: crate::PrivateHome::default(),
             publish: vec!["8080:80".parse().unwrap()],
             virtualization: false,
         };
@@ -352,5 +353,6 @@ mod tests {
         fs::write(bundle.file("boot-config.json"), old).unwrap();
         let boot = bundle.boot_configuration().unwrap();
         assert_eq!(boot.disk_capacity, DiskCapacity::default());
+        assert!(boot.private_home.is_default());
     }
 }

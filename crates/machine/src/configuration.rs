@@ -6,7 +6,7 @@ use container_protocol::PublishedPort;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskCapacity, HomeMount, KernelParameters, MachineId, Memory, UserSetup};
+use crate::{DiskCapacity, HomeMount, KernelParameters, MachineId, Memory, PrivateHome, UserSetup};
 
 /// `config.json`: what was fixed when the machine was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ pub struct BootConfiguration {
     pub kernel_args: KernelParameters,
     /// Amount of memory.
     pub memory: Memory,
+    /// Directories of the shared home that the machine has for itself.
+    #[serde(default, skip_serializing_if = "PrivateHome::is_default")]
+    pub private_home: PrivateHome,
     /// Ports of the machine that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,

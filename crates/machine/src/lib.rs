@@ -34,7 +34,7 @@
 //! | `directories` | the data, config and runtime directory |
 //! | `bundles`, `bundle`, `atomic_file` | all machines, the files of one, atomic replacement |
 //! | `configuration` | the two JSON files |
-//! | `id`, `memory`, `disk_capacity`, `home_mount`, `kernel_parameters`, `user`, `address` | validated values |
+//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `kernel_parameters`, `user`, `address` | validated values |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
 //!
@@ -69,6 +69,7 @@ mod kernel_parameters;
 mod log;
 mod malloc;
 mod memory;
+mod private_home;
 mod process_lock;
 mod size;
 mod user;
@@ -89,6 +90,7 @@ pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
 pub use log::{last_lines, rotated_log};
 pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};
 pub use memory::{InvalidMemory, Memory};
+pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;
 pub use user::{UserSetup, home_directory};

@@ -16,6 +16,7 @@ pub(crate) fn apply(boot: BootConfiguration, change: &BootChange) -> BootConfigu
         },
         kernel_args: change.kernel_args.clone().unwrap_or(boot.kernel_args),
         memory: change.memory.unwrap_or(boot.memory),
+        private_home: change.private_home.clone().unwrap_or(boot.private_home),
         publish: change.publish.clone().unwrap_or(boot.publish),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),
     }

@@ -4,7 +4,8 @@
 
 use container_api::{BootRequest, FailureKind, Progress, Running};
 use container_machine::{
-    BootConfiguration, Bundle, BundleError, HomeMount, MachineConfiguration, MachineId, last_lines,
+    BootConfiguration, Bundle, BundleError, Directories, HomeMount, MachineConfiguration,
+    MachineId, last_lines,
 };
 use container_protocol::InitProgram;
 use container_runtime::{
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     checks::{CheckError, check_home, check_kernel, check_resources, check_space},
     configuration::ConfigurationError,
+    exclusions,
     failure::RequestError,
     published_ports::publish_problems,
     runtime::RuntimeError,
@@ -134,7 +136,7 @@ impl Service {
                     segment: self.directories.segment(),
                     name_server: self.directories.name_server(),
                 },
-                home: home_share(&machine, &boot),
+                home: home_share(&machine, &boot, &self.directories),
                 user: machine.user_setup,
                 shell: machine.shell,
                 setup_script: bundle.setup_script(),
@@ -172,7 +174,11 @@ fn boot_name(id: &MachineId) -> String {
     format!("{id}-{}", random.chars().take(6).collect::<String>())
 }
 
-fn home_share(machine: &MachineConfiguration, boot: &BootConfiguration) -> Option<HomeShare> {
+fn home_share(
+    machine: &MachineConfiguration,
+    boot: &BootConfiguration,
+    directories: &Directories,
+) -> Option<HomeShare> {
     let read_only = match boot.home_mount {
         HomeMount::None => return None,
         HomeMount::Ro => true,
@@ -181,6 +187,8 @@ fn home_share(machine: &MachineConfiguration, boot: &BootConfiguration) -> Optio
     Some(HomeShare {
         path: machine.home.clone(),
         read_only,
+        hidden: exclusions::hidden(&machine.home, directories),
+        private: exclusions::private(&machine.home, &boot.private_home),
     })
 }
 
@@ -195,7 +203,7 @@ pub(crate) fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, Boo
     let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
     Ok(Running {
         socket: runtime.socket().to_owned(),
-        shared_home: home_share(&machine, &boot).map(|share| share.path),
+        shared_home: (boot.home_mount != HomeMount::None).then_some(machine.home),
         user: machine.user_setup,
     })
 }

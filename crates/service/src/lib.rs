@@ -44,6 +44,7 @@ mod boot_change;
 mod build;
 mod checks;
 mod configuration;
+mod exclusions;
 mod failure;
 mod host_resources;
 mod http;

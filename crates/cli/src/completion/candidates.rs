@@ -42,6 +42,7 @@ const SETTINGS: &[&str] = &[
     "home-mount=rw",
     "home-mount=ro",
     "home-mount=none",
+    "private-home=",
     "publish=",
     "virtualization=true",
     "virtualization=false",

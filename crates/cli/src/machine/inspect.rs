@@ -33,6 +33,7 @@ const FIELDS: &[&str] = &[
     "platform.architecture",
     "platform.os",
     "platform.variant",
+    "privateHome",
     "publish",
     "startedDate",
     "status",

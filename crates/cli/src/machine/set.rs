@@ -16,9 +16,10 @@ use crate::{failure::Failure, output, values};
 /// Published ports change immediately, all other settings at the next boot. The keys are cpus,
 /// memory (2G, 4096M), disk (20G, 1T; a disk can only grow), home-mount (rw, ro, none), publish
 /// ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated by commas; empty to remove all),
-/// virtualization (true, false), kernel (a path; empty for the default kernel) and kernel-args
-/// (parameters separated by spaces; empty to remove all). If one setting is invalid, nothing is
-/// changed.
+/// virtualization (true, false), kernel (a path; empty for the default kernel), kernel-args
+/// (parameters separated by spaces; empty to remove all) and private-home (directories of the
+/// shared home that the machine has for itself, separated by commas; empty for none). If one
+/// setting is invalid, nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -32,7 +33,8 @@ pub(crate) struct Set {
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// Settings: cpus, memory, disk, home-mount, publish, virtualization, kernel, kernel-args.
+    /// Settings: cpus, memory, disk, home-mount, private-home, publish, virtualization, kernel,
+    /// kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -68,6 +70,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "memory" => change.memory = Some(parse(key, value)?),
             "disk" => change.disk_capacity = Some(parse(key, value)?),
             "home-mount" => change.home_mount = Some(parse(key, value)?),
+            "private-home" => change.private_home = Some(parse(key, value)?),
             "publish" => {
                 let ports = value.split(',').filter(|ports| !ports.is_empty());
                 let ports: Result<Vec<PublishedPorts>, Failure> =
@@ -87,7 +90,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, publish, virtualization, kernel, kernel-args)"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, virtualization, kernel, kernel-args)"
                 )));
             }
         }
@@ -119,6 +122,7 @@ mod tests {
             "memory=2G",
             "disk=1T",
             "home-mount=ro",
+            "private-home=.cache,.local/share/containers",
             "publish=8080:80,53:53/udp",
             "virtualization=true",
             "kernel=",
@@ -141,6 +145,7 @@ mod tests {
             "disk=9T",
             "disk=big",
             "home-mount=x",
+            "private-home=/etc",
             "publish=80",
             "virtualization=yes",
             "cpu=1",

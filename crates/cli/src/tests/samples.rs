@@ -7,7 +7,7 @@ use container_api::{
 };
 use container_machine::{
     Descriptor, DiskCapacity, HomeMount, ImageDescription, KernelParameters, Memory, Platform,
-    UserSetup,
+    PrivateHome, UserSetup,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -41,6 +41,7 @@ pub(crate) fn machines() -> Vec<Snapshot> {
             uid: 1000,
             gid: 1000,
         },
+        private_home: PrivateHome::default(),
         publish: vec!["8080:80".parse().unwrap()],
         virtualization: true,
     };
@@ -63,6 +64,7 @@ pub(crate) fn machines() -> Vec<Snapshot> {
         },
         started_date: None,
         status: Status::Stopped,
+        private_home: PrivateHome::default(),
         publish: Vec::new(),
         virtualization: false,
         ..dev.clone()

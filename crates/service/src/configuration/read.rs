@@ -123,6 +123,7 @@ impl Configuration {
             memory: machine
                 .memory
                 .unwrap_or_else(|| Memory::half_of(host.memory)),
+            private_home: machine.private_home.clone().unwrap_or_default(),
             publish: Vec::new(),
             virtualization: machine.virtualization.unwrap_or_default(),
         }
@@ -153,6 +154,14 @@ mod tests {
         );
         assert_eq!(boot.disk_capacity.bytes(), 20 << 30);
         assert!(read("").unwrap().boot_defaults().cpus.get() >= 4);
+        let private = read("[machine]\nprivate-home = [\"~/.cache\"]\n").unwrap();
+        let private = private.boot_defaults().private_home;
+        assert_eq!(private.to_string(), ".cache");
+        let error = read("[machine]\nprivate-home = [\"/etc\"]\n").unwrap_err();
+        assert!(
+            error.contains("line 2") && error.contains("/etc"),
+            "{error}"
+        );
     }
 
     #[test]

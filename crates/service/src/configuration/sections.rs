@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use container_image::{HostSettings, Limits, LocalStore, RegistryHost};
-use container_machine::{DiskCapacity, HomeMount, Memory};
+use container_machine::{DiskCapacity, HomeMount, Memory, PrivateHome};
 use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 
@@ -21,6 +21,8 @@ pub(crate) struct MachineDefaults {
     pub(crate) disk_size: Option<DiskCapacity>,
     /// Mode of the shared home.
     pub(crate) home_mount: Option<HomeMount>,
+    /// Directories of the shared home that machines have for themselves.
+    pub(crate) private_home: Option<PrivateHome>,
     /// Whether machines may run virtual machines of their own.
     pub(crate) virtualization: Option<bool>,
     /// Path of the kernel's image.

@@ -46,6 +46,7 @@ impl Service {
             kernel_args: boot.kernel_args,
             memory: boot.memory,
             platform: machine.platform,
+            private_home: boot.private_home,
             publish: boot.publish,
             started_date: runtime.map(|status| whole_seconds(status.started)),
             status: match runtime {
