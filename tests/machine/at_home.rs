@@ -16,6 +16,7 @@ crate::declare::tests![
     root_may_change_owners,
     read_only_home_cannot_be_written,
     machine_without_shared_home_has_its_own,
+    own_directories_are_hidden_in_the_home,
 ];
 
 fn files_of_the_user_belong_to_the_user(lab: &Lab) {
@@ -181,4 +182,86 @@ fn machine_without_shared_home_has_its_own(lab: &Lab) {
     world.stdout(&["set", "-n", "shared", "home-mount=none"]);
     world.stdout(&["restart", "shared"]);
     world.inside("shared", "echo kept > kept && test ! -e file");
+}
+
+/// The installation of this world is in the home, as it is by default.
+fn own_directories_are_hidden_in_the_home(lab: &Lab) {
+    let world = World::for_user_in_home();
+    let user = world.user().unwrap();
+    world.configure("");
+    let data = ".local/share/container";
+    world.create(&lab.image("debian-plain:12"), "dev", &[]);
+    let inside = |line: &str| world.inside("dev", line);
+    assert!(world.home().join(data).join("machines/dev").exists());
+    for directory in [data, ".config/container"] {
+        assert_eq!(
+            inside(&format!("ls -A {directory}")),
+            "",
+            "{directory}"
+        );
+        for line in [
+            format!("touch {directory}/new"),
+            format!("mv {directory} moved"),
+            format!("rmdir {directory}"),
+            format!("ln {directory}/config.toml linked"),
+            format!("cat {directory}/config.toml"),
+            "mv .local moved".to_owned(),
+            "mv .config/container .config/other".to_owned(),
+        ] {
+            let outcome = world.run(&[
+                "run",
+                "-n",
+                "dev",
+                "--root",
+                &format!("cd {}; {line}", world.home().display()),
+            ]);
+            assert_ne!(outcome.code, Some(0), "{line}: {outcome:?}");
+        }
+    }
+    // The disk that the machine runs on is not copied into itself.
+    let copied = inside("tar -c .local/share | tar -t | grep -c machines; true");
+    assert_eq!(copied, "0\n");
+    // The machine's own directories are on its disk, and nothing was created on the host.
+    let mounted = inside(
+        "stat -f -c %T .local/share/containers .config/systemd/user; stat -c '%U %a' .local/share/containers",
+    );
+    assert_eq!(
+        mounted,
+        format!("ext2/ext3\next2/ext3\n{} 700\n", user.name)
+    );
+    inside("echo mine > .local/share/containers/file");
+    assert!(!world.home().join(".local/share/containers").exists());
+    assert!(!world.home().join(".config/systemd").exists());
+    // The host's directories do not appear in the machine's.
+    world.on_host(&[
+        "mkdir",
+        "-p",
+        ".local/share/containers",
+        ".config/systemd/user",
+    ]);
+    world.on_host(&[
+        "touch",
+        ".local/share/containers/hosts",
+        ".config/systemd/user/hosts",
+    ]);
+    let seen = "ls .local/share/containers .config/systemd/user";
+    let expected = ".config/systemd/user:\n\n.local/share/containers:\nfile\n";
+    assert_eq!(inside(seen), expected);
+    world.stdout(&["restart", "dev"]);
+    assert_eq!(inside(seen), expected);
+    let listed = &world.inspect("dev")["privateHome"];
+    assert_eq!(listed[1], ".local/share/containers", "{listed}");
+    // Another list, with the home read-only.
+    world.stdout(&[
+        "set",
+        "-n",
+        "dev",
+        "private-home=.cache/build",
+        "home-mount=ro",
+    ]);
+    world.stdout(&["restart", "dev"]);
+    inside("echo built > .cache/build/file; ls .local/share/containers/hosts");
+    assert!(!world.home().join(".cache").exists());
+    assert_eq!(inside(&format!("ls -A {data}")), "");
+    assert_ne!(world.run(&["run", "-n", "dev", "touch new"]).code, Some(0));
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    net::UdpSocket,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -448,6 +449,34 @@ fn system_information_is_shown(lab: &Lab) {
     assert_eq!(inside.trim(), release);
 }
 
+/// A container behind a bridge with the usual MTU exchanges datagrams that exceed it with a server on
+/// the host.
+fn large_datagrams_reach_a_container(world: &World) {
+    let inside = |line: &str| world.inside("dev", line);
+    inside(
+        "ip netns add box && ip link add br9 type bridge && ip link add v0 type veth peer name v1 netns box && ip link set v0 master br9 up && ip addr add 10.9.0.1/24 dev br9 && ip link set br9 up && ip -n box addr add 10.9.0.2/24 dev v1 && ip -n box link set v1 up && ip -n box route add default via 10.9.0.1 && sysctl -q net.ipv4.ip_forward=1 && iptables -t nat -A POSTROUTING -s 10.9.0.0/24 -j MASQUERADE",
+    );
+    // Any datagram to an address that is not the machine's would do: the kernel chooses a route.
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    probe.connect("192.0.2.1:9").unwrap();
+    let server = UdpSocket::bind((probe.local_addr().unwrap().ip(), 0)).unwrap();
+    let address = server.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut datagram = [0; 65536];
+        while let Ok((length, from)) = server.recv_from(&mut datagram) {
+            datagram[..length].reverse();
+            server.send_to(&datagram[..length], from).unwrap();
+        }
+    });
+    let client = format!(
+        "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(PeerAddr => \"{address}\", Proto => \"udp\"); alarm 60; for $n (100, 4000, 20000) {{ $d = join \"\", map {{ chr 33 + $_ % 90 }} 1..$n; $s->send($d); $s->recv($e, 65536); print length $e, scalar reverse($e) eq $d ? \" same \" : \" different \" }}'"
+    );
+    let said = inside(&format!("ip netns exec box {client}"));
+    assert_eq!(said, "100 same 4000 same 20000 same ");
+    // Large pings, also answered by the gateway.
+    inside("ip netns exec box busybox ping -c 1 -s 4000 198.19.0.1");
+}
+
 /// Programs that need many options of the kernel.
 fn container_programs_run_on_our_kernel(lab: &Lab) {
     let world = World::for_root();
@@ -474,6 +503,7 @@ fn container_programs_run_on_our_kernel(lab: &Lab) {
     assert!(inside(line).trim().parse::<u32>().unwrap() > 0);
     let line = "ip link add wg0 type wireguard && wg genkey > /tmp/key && wg set wg0 private-key /tmp/key listen-port 51820 && ip addr add 10.7.0.1/24 dev wg0 && ip link set wg0 up && wg show wg0 listen-port";
     assert_eq!(inside(line), "51820\n");
+    large_datagrams_reach_a_container(&world);
     // A loop device; and a new network namespace has no devices except loopback.
     inside(
         "truncate -s 8M /disk && mkfs.ext4 -q /disk && mount -o loop /disk /mnt && touch /mnt/file && umount /mnt",

@@ -9,6 +9,7 @@ mod at_home;
 mod commands;
 mod commit;
 mod declare;
+mod dhcp;
 mod disks;
 mod downloads;
 mod environment;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         at_home::TESTS,
         many_files::TESTS,
         network::TESTS,
+        dhcp::TESTS,
         kernels::TESTS,
         output::TESTS,
         refusals::TESTS,

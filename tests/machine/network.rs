@@ -1,10 +1,12 @@
 //! The network: connections from the guest, and to its listeners.
 
 use std::{
+    fs,
     io::{self, ErrorKind, Read, Write},
     net::{
         IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
     },
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +21,7 @@ crate::declare::tests![
     tcp_streams_are_complete_in_both_directions,
     udp_datagrams_pass_in_both_directions,
     machines_resolve_each_other_and_the_host,
+    resolver_follows_the_host,
     ports_are_published,
     other_users_are_refused_with_same_user_only,
     common_servers_are_reachable,
@@ -276,7 +279,15 @@ fn tcp_streams_are_complete_in_both_directions(lab: &Lab) {
         ]);
         assert_eq!(outcome.code, Some(1), "{closed}: {outcome:?}");
         assert!(start.elapsed() < Duration::from_secs(15), "{closed}");
+        // The first refusal by the policy says which setting allows it.
+        let is_first = closed.starts_with("198.19.0.1");
+        let note = format!("connection to port {local_port} of the host's loopback was refused");
+        let shown =
+            outcome.stderr.contains(&note) && outcome.stderr.contains("host-loopback = true");
+        assert_eq!(shown, is_first, "{closed}: {outcome:?}");
     }
+    let log = world.stdout(&["logs", "--boot", "dev"]);
+    assert_eq!(log.matches("host-loopback = true").count(), 1, "{log}");
     world.stdout(&["stop", "dev"]);
     world.configure("[network]\nhost-loopback = true\n");
     world.stdout(&["start", "dev"]);
@@ -375,8 +386,11 @@ fn machines_resolve_each_other_and_the_host(lab: &Lab) {
         );
         assert_eq!(world.inside("dev", &line), "from peer\n", "{name}");
     }
-    let hosts = world.inside("dev", "getent ahostsv4 host.container.internal");
-    assert!(hosts.starts_with("198.19.0.1 "), "{hosts}");
+    for host in ["container", "docker", "containers"] {
+        let line = format!("getent ahostsv4 host.{host}.internal");
+        let hosts = world.inside("dev", &line);
+        assert!(hosts.starts_with("198.19.0.1 "), "{hosts}");
+    }
     let own = world.inside("dev", "getent ahostsv4 dev");
     let [.., high, low] = address(world, "dev").octets();
     assert!(own.starts_with(&format!("198.19.{high}.{low} ")), "{own}");
@@ -403,6 +417,65 @@ fn machines_resolve_each_other_and_the_host(lab: &Lab) {
     let outcome = world.run(&["run", "-n", "dev", "getent hosts peer.machine"]);
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
     world.stdout(&["rm", "peer"]);
+}
+
+/// The service of this world sees other files than the host's.
+fn resolver_follows_the_host(lab: &Lab) {
+    let world = World::for_root();
+    let (hosts, resolver) = (world.path("hosts"), world.path("resolv.conf"));
+    fs::write(
+        &hosts,
+        "10.1.2.3 build01.corp.test\n10.1.2.4 build02.vpn.test\n",
+    )
+    .unwrap();
+    fs::write(
+        &resolver,
+        "search corp.test\noptions ndots:2 timeout:7\nnameserver fe80::1%lo\n",
+    )
+    .unwrap();
+    let create = world.machine(&[
+        "create",
+        &lab.image("debian-plain:12"),
+        "--name",
+        "dev",
+        "--cpus",
+        "2",
+        "--memory",
+        "1G",
+    ]);
+    let mount = format!(
+        "mount --bind {} /etc/hosts && mount --bind {} /etc/resolv.conf && exec \"$@\"",
+        hosts.display(),
+        resolver.display()
+    );
+    let mut separate = Command::new("unshare");
+    separate.args(["--mount", "sh", "-c", &mount, "sh"]);
+    separate.arg(create.get_program()).args(create.get_args());
+    separate.env_clear();
+    separate.envs(
+        create
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let created = separate.output().unwrap();
+    assert!(created.status.success(), "{created:?}");
+    assert_eq!(
+        world.inside("dev", "cat /etc/resolv.conf"),
+        "nameserver 198.19.0.1\nsearch corp.test\noptions ndots:2 timeout:7\n"
+    );
+    let found = world.inside("dev", "getent hosts build01");
+    assert_eq!(found.split_whitespace().next(), Some("10.1.2.3"), "{found}");
+    // A VPN that comes up brings its domain.
+    fs::write(&resolver, "search vpn.test\nnameserver 127.0.0.1\n").unwrap();
+    eventually("the new domain is searched", || {
+        let found = world.run(&["run", "-n", "dev", "getent hosts build02"]);
+        found.stdout.starts_with("10.1.2.4")
+    });
+    // What another program has written is kept.
+    world.inside("dev", "echo '# mine' > /etc/resolv.conf");
+    fs::write(&resolver, "search corp.test\nnameserver 127.0.0.1\n").unwrap();
+    thread::sleep(Duration::from_secs(7));
+    assert_eq!(world.inside("dev", "cat /etc/resolv.conf"), "# mine\n");
 }
 
 fn ports_are_published(lab: &Lab) {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -30,6 +30,31 @@ impl World {
     /// Creates a world of a new ordinary user.
     pub fn for_user() -> World {
         World::new(Some(User::create()))
+    }
+
+    /// Creates a world of a new ordinary user whose data and configuration are in the home
+    /// directory, where the program has them by default.
+    pub fn for_user_in_home() -> World {
+        let world = World::for_user();
+        for (directory, in_home) in [("data", ".local/share"), ("config", ".config")] {
+            let in_home = world.home().join(in_home);
+            world.on_host(&["mkdir", "-p", &in_home.display().to_string()]);
+            fs::remove_dir_all(world.path(directory)).unwrap();
+            symlink(&in_home, world.path(directory)).unwrap();
+        }
+        world.on_host(&["mkdir", ".config/container"]);
+        world
+    }
+
+    /// Runs a program of the host as this world's user, which must succeed.
+    pub fn on_host(&self, line: &[&str]) {
+        let outcome: Outcome = self
+            .command(line[0].as_ref())
+            .args(&line[1..])
+            .output()
+            .unwrap()
+            .into();
+        assert_eq!(outcome.code, Some(0), "{line:?}: {outcome:?}");
     }
 
     fn new(user: Option<User>) -> World {
