@@ -194,11 +194,7 @@ fn own_directories_are_hidden_in_the_home(lab: &Lab) {
     let inside = |line: &str| world.inside("dev", line);
     assert!(world.home().join(data).join("machines/dev").exists());
     for directory in [data, ".config/container"] {
-        assert_eq!(
-            inside(&format!("ls -A {directory}")),
-            "",
-            "{directory}"
-        );
+        assert_eq!(inside(&format!("ls -A {directory}")), "", "{directory}");
         for line in [
             format!("touch {directory}/new"),
             format!("mv {directory} moved"),

@@ -449,8 +449,8 @@ fn system_information_is_shown(lab: &Lab) {
     assert_eq!(inside.trim(), release);
 }
 
-/// A container behind a bridge with the usual MTU exchanges datagrams that exceed it with a server on
-/// the host.
+/// A container behind a bridge with the usual MTU exchanges datagrams that exceed it with a server
+/// on the host.
 fn large_datagrams_reach_a_container(world: &World) {
     let inside = |line: &str| world.inside("dev", line);
     inside(

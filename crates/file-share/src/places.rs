@@ -1,7 +1,7 @@
 //! Directories that the guest does not see as they are on the host.
 //!
-//! An *excluded* directory is answered as an empty one that nobody can change. If it is *hidden*, it
-//! exists only where the host has it. If it is *private*, it always exists, also if directories
+//! An *excluded* directory is answered as an empty one that nobody can change. If it is *hidden*,
+//! it exists only where the host has it. If it is *private*, it always exists, also if directories
 //! above it are missing on the host: the machine mounts a directory of its own there, and needs a
 //! mount point that does not change. The directories above both are *ancestors*.
 //!
@@ -45,7 +45,8 @@ pub(crate) const HANDLE: u64 = u64::MAX;
 pub struct Exclusions {
     /// Directories that the guest sees as empty, where they exist.
     pub hidden: Vec<PathBuf>,
-    /// Directories that the guest sees as empty, whether or not they exist. It mounts its own there.
+    /// Directories that the guest sees as empty, whether or not they exist. It mounts its own
+    /// there.
     pub private: Vec<PathBuf>,
 }
 

@@ -10,7 +10,8 @@ use hickory_proto::rr::Name;
 use resolv_conf::{Config, ScopedIp};
 use rustix::net::netdevice::name_to_index;
 
-use crate::name_server::PORT;
+/// Port of name servers (RFC 1035, section 4.2).
+pub(crate) const PORT: u16 = 53;
 
 /// The host's file.
 pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -35,9 +35,6 @@ use crate::{
     peers::PeerNetwork,
 };
 
-/// Port of name servers (RFC 1035, section 4.2).
-pub(crate) const PORT: u16 = 53;
-
 /// Names of the host in a machine: ours, and those of Docker and podman, which are in many
 /// configurations of development servers.
 const HOST_NAMES: [&str; 3] = [

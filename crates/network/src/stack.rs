@@ -33,10 +33,10 @@ use crate::{
     frame::{Frame, HEADER_LENGTH},
     host_listeners::{AcceptedConnection, GuestPort, HostListeners, Reach, ReceivedDatagram},
     host_name_server,
-    host_resolver::HostResolver,
+    host_resolver::{self, HostResolver},
     host_senders::{HostSender, HostSenders},
     link::Link,
-    name_server::{self, NameServer},
+    name_server::NameServer,
     packet::{Datagram, Packet, arp_reply, neighbor_advertisement},
     peers::PeerNetwork,
     policy::Policy,
@@ -446,7 +446,7 @@ impl Stack {
     /// Starts to connect to the server that the guest wants. Returns `None` when the policy forbids
     /// it.
     fn connect_host(&mut self, wanted: SocketAddr) -> Option<HostConnect> {
-        if is_gateway(wanted.ip()) && wanted.port() == name_server::PORT {
+        if is_gateway(wanted.ip()) && wanted.port() == host_resolver::PORT {
             return Some(self.name_server.connect());
         }
         if is_gateway(wanted.ip()) && !self.policy.host_loopback {
@@ -500,7 +500,7 @@ impl Stack {
                 .listeners
                 .reply(sender.listener, sender.address, payload);
         }
-        if is_gateway(to.ip()) && to.port() == name_server::PORT {
+        if is_gateway(to.ip()) && to.port() == host_resolver::PORT {
             return self.name_server.ask(datagram);
         }
         match self.policy.destination(to) {

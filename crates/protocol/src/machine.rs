@@ -150,8 +150,8 @@ pub struct GuestNetwork {
     pub resolver: ResolverSettings,
 }
 
-/// Settings of the machine's resolver that follow the host's `/etc/resolv.conf`. They are sent again
-/// on [`Port::Resolver`](crate::Port::Resolver) when they change.
+/// Settings of the machine's resolver that follow the host's `/etc/resolv.conf`. They are sent
+/// again on [`Port::Resolver`](crate::Port::Resolver) when they change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResolverSettings {

@@ -18,7 +18,7 @@ use crate::{failure::Failure, output, values};
 /// ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated by commas; empty to remove all),
 /// virtualization (true, false), kernel (a path; empty for the default kernel), kernel-args
 /// (parameters separated by spaces; empty to remove all) and private-home (directories of the
-/// shared home that the machine has for itself, separated by commas; empty for none). If one
+/// shared home that the machine has for itself, separated by commas; empty to remove all). If one
 /// setting is invalid, nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
