@@ -4,7 +4,7 @@ use std::{
     fs::Permissions,
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, eventually};
@@ -199,6 +199,22 @@ fn directory_that_the_machine_lacks_is_reported_once(lab: &Lab) {
     let mut run = world.machine(&["run", "-n", "dev", "-w", "/tmp", "pwd"]);
     let outcome = Outcome::from(run.current_dir(&outside).output().unwrap());
     assert_eq!((&*outcome.stdout, &*outcome.stderr), ("/tmp\n", ""));
+
+    let mut gone = Command::new("sh");
+    gone.args([
+        "-c",
+        "mkdir gone; cd gone; rmdir ../gone; exec \"$@\"",
+        "sh",
+    ]);
+    let run = world.machine(&["run", "-n", "dev", "pwd"]);
+    gone.arg(run.get_program()).args(run.get_args()).env_clear();
+    let variables = run
+        .get_envs()
+        .filter_map(|(name, value)| Some((name, value?)));
+    let outcome = gone.envs(variables).current_dir(&outside).output();
+    let outcome = Outcome::from(outcome.unwrap());
+    assert_eq!(outcome.stdout, home, "{outcome:?}");
+    assert!(outcome.stderr.contains("does not exist"), "{outcome:?}");
 
     // A directory that the user may not enter.
     let closed = world.home().join("closed");

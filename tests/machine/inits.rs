@@ -42,6 +42,8 @@ fn sysvinit_boots_and_shuts_down(lab: &Lab) {
         world.inside("classic", "cat /proc/1/comm; id -un"),
         "init\nroot\n"
     );
+    let limits = world.inside("classic", "ulimit -Sn; ulimit -Hn");
+    assert_eq!(limits, "1024\n1048576\n");
     world.inside("classic", "echo kept > /kept");
     system::check(&world, "classic");
     // The machine's own setting wins.
@@ -142,6 +144,10 @@ fn busybox_without_init_system_gets_built_in_init(lab: &Lab) {
 fn guest_can_power_off_and_reboot(lab: &Lab) {
     let world = World::for_user();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
+    let settings = "sudo sh -c 'mkdir -p /etc/systemd/system.conf.d; printf \"[Manager]\\nDefaultLimitNOFILE=2048:600000\\nDefaultLimitMEMLOCK=16M\\n\" > /etc/systemd/system.conf.d/limits.conf'";
+    world.inside("dev", settings);
+    let limits = world.inside("dev", "ulimit -Sn; ulimit -Hn; ulimit -l");
+    assert_eq!(limits, "2048\n600000\n16384\n", "systemd's defaults apply");
     let line = "cat /proc/sys/kernel/random/boot_id";
     let before = world.inside("dev", line);
     world.run(&["run", "-n", "dev", "sudo reboot"]);
