@@ -203,8 +203,8 @@ fn containers_run_without_systemd(lab: &Lab) {
     inside(
         "printf 'create user test:* * /bin/keyctl instantiate %%k made %%S\\n' > /etc/request-key.conf",
     );
-    let line = "keyctl pipe $(keyctl request2 user test:x '' @s)";
-    assert_eq!(inside(line), "made");
+    // It fails if no program instantiates the key.
+    inside("keyctl request2 user test:x '' @u");
 
     world.stdout(&["set", "-n", "dev", &format!("kernel={}", image(debian))]);
     world.stdout(&["restart", "dev"]);
