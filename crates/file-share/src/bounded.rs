@@ -12,6 +12,7 @@ use std::{
 use virtiofsd::{
     filesystem::{Context, Entry, Extensions, FileSystem, ZeroCopyWriter},
     oslib::ReadvFlags,
+    soft_idmap::GuestGid,
 };
 
 use crate::{
@@ -48,6 +49,8 @@ pub struct BoundedFileSystem<F> {
     pub(crate) places: Places,
     /// Device and inode number of hidden directories, which stay hidden if the host moves them.
     hidden: Mutex<HashMap<(u64, u64), Place>>,
+    /// Group in whose name files are created; absent for that of the guest's process.
+    pub(crate) creating_group: Option<GuestGid>,
 }
 
 /// A file that the guest's request is about.
@@ -113,7 +116,15 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
             last_directory: Mutex::new(None),
             places: Places::new(&Exclusions::default()),
             hidden: Mutex::default(),
+            creating_group: None,
         }
+    }
+
+    /// Sets the group in whose name files are created, for a process that may not act as others.
+    #[must_use]
+    pub fn with_creating_group(mut self, creating_group: Option<GuestGid>) -> BoundedFileSystem<F> {
+        self.creating_group = creating_group;
+        self
     }
 
     /// Leaves directories of `root`, the shared directory, out.

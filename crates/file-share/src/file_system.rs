@@ -50,6 +50,21 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         self.close(context, unknown);
     }
 
+    /// Returns the identity in whose name a file is created. An ordinary user cannot take on the
+    /// guest's groups: the kernel refuses it.
+    fn as_creator(&self, context: Context, extensions: Extensions) -> (Context, Extensions) {
+        match self.creating_group {
+            None => (context, extensions),
+            Some(gid) => (
+                Context { gid, ..context },
+                Extensions {
+                    sup_gids: Vec::new(),
+                    ..extensions
+                },
+            ),
+        }
+    }
+
     /// Translates the entry of a file that was just created.
     fn created_entry(
         &self,
@@ -256,6 +271,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         extensions: Extensions,
     ) -> io::Result<Entry> {
         self.check_new_name(parent, name)?;
+        let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
         let entry = self
             .inner
@@ -274,6 +290,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         extensions: Extensions,
     ) -> io::Result<Entry> {
         self.check_new_name(parent, name)?;
+        let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
         let entry = self.inner.mknod(
             context,
@@ -297,6 +314,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         extensions: Extensions,
     ) -> io::Result<Entry> {
         self.check_new_directory(parent, name)?;
+        let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
         let entry = self.inner.mkdir(
             context,
@@ -420,6 +438,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         self.check_new_name(parent, name)?;
+        let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
         let (entry, handle, options) = self.inner.create(
             context,

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::unix::net::UnixListener, sync::Arc, time::Duration};
 
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{Gid, getegid, geteuid, getgroups};
 use thiserror::Error;
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
@@ -10,10 +10,11 @@ use virtiofsd::{
     filesystem::FileSystem,
     limits::setup_rlimit_nofile,
     passthrough::{
-        CachePolicy, Config, InodeFileHandlesMode, PassthroughFs, read_only::PassthroughFsRo,
+        CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs,
+        read_only::PassthroughFsRo,
     },
     seccomp::{self, SeccompAction, enable_seccomp},
-    soft_idmap::cmdline::IdMap,
+    soft_idmap::{GuestGid, cmdline::IdMap},
     vhost_user::{self, VhostUserFsBackendBuilder},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -88,14 +89,16 @@ pub fn serve(
         let file_system = BoundedFileSystem::new(
             PassthroughFsRo::new(config).map_err(open_error)?,
             guest_fd_limit,
-        );
+        )
+        .with_creating_group(creating_group());
         let file_system = file_system.excluding(&root, exclusions);
         serve_file_system(file_system, listener)
     } else {
         let file_system = BoundedFileSystem::new(
             PassthroughFs::new(config).map_err(open_error)?,
             guest_fd_limit,
-        );
+        )
+        .with_creating_group(creating_group());
         let file_system = file_system.excluding(&root, exclusions);
         serve_file_system(file_system, listener)
     }
@@ -115,39 +118,75 @@ fn config(path: &str, guest_fd_limit: u64) -> Config {
         } else {
             InodeFileHandlesMode::Never
         },
-        uid_map: Some(id_map(is_root, geteuid().as_raw())),
-        gid_map: Some(id_map(is_root, getegid().as_raw())),
+        uid_map: Some(user_map()),
+        gid_map: Some(group_map()),
         guest_fd_limit,
+        // The guest's kernel checks permissions, so it has to know the access control lists.
+        xattr: true,
+        posix_acl: NegotiationMode::Auto,
+        // Otherwise the guest asks for an extended attribute before each write.
+        killpriv_v2: true,
         ..Config::default()
     }
 }
 
-/// Returns the map of user (or group) ids: every id of the guest becomes `id` on the host, and ids
-/// of the host are unchanged in the guest. For root it is empty, because root may act as any user.
-fn id_map(is_root: bool, id: u32) -> Vec<IdMap> {
-    if is_root {
+/// Returns the map of user ids: every id of the guest becomes this user's on the host, and ids of
+/// the host are unchanged in the guest. For root it is empty, because root may act as any user.
+fn user_map() -> Vec<IdMap> {
+    let user = geteuid();
+    if user.is_root() {
         return Vec::new();
     }
-    let mut map = vec![IdMap::Guest {
-        from_guest: id,
-        to_host: id,
+    id_map(user.as_raw(), &[user.as_raw()])
+}
+
+/// Returns the map of group ids: the user's groups are unchanged, every other id of the guest
+/// becomes the user's primary group.
+fn group_map() -> Vec<IdMap> {
+    if geteuid().is_root() {
+        return Vec::new();
+    }
+    let own = getegid().as_raw();
+    let mut kept = vec![own];
+    // Without them a guest's `chgrp` sets the primary group.
+    kept.extend(getgroups().into_iter().flatten().map(Gid::as_raw));
+    id_map(own, &kept)
+}
+
+/// Returns a map that keeps some ids and turns all others of the guest into `id`. The last id means
+/// "unchanged" and has no entry.
+fn id_map(id: u32, kept: &[u32]) -> Vec<IdMap> {
+    let mut kept = kept.to_vec();
+    kept.sort_unstable();
+    kept.dedup();
+    let mut map = Vec::new();
+    let mut squash = |from_guest: u32, end: u32| {
+        if from_guest < end {
+            map.push(IdMap::SquashGuest {
+                from_guest,
+                to_host: id,
+                count: end - from_guest,
+            });
+        }
+    };
+    let mut next = 0;
+    for kept in &kept {
+        squash(next, *kept);
+        next = kept.saturating_add(1);
+    }
+    squash(next, u32::MAX);
+    map.extend(kept.iter().map(|kept| IdMap::Guest {
+        from_guest: *kept,
+        to_host: *kept,
         count: 1,
-    }];
-    if id > 0 {
-        map.push(IdMap::SquashGuest {
-            from_guest: 0,
-            to_host: id,
-            count: id,
-        });
-    }
-    if id < u32::MAX - 1 {
-        map.push(IdMap::SquashGuest {
-            from_guest: id + 1,
-            to_host: id,
-            count: u32::MAX - 1 - id,
-        });
-    }
+    }));
     map
+}
+
+/// Returns the group of files that an ordinary user creates: the primary one, as on the host unless
+/// the directory has the set-group-id bit. Only root may create them in the name of others.
+fn creating_group() -> Option<GuestGid> {
+    (!geteuid().is_root()).then(|| GuestGid::from(getegid().as_raw()))
 }
 
 fn serve_file_system<F>(
@@ -169,4 +208,41 @@ where
     // Any end of the connection means that the machine has ended.
     let _ = daemon.wait();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the id that a map turns an id of the guest into.
+    fn mapped(map: &[IdMap], id: u32) -> Option<u32> {
+        map.iter().find_map(|entry| match entry {
+            IdMap::Guest {
+                from_guest,
+                to_host,
+                count,
+            } => (*from_guest..from_guest + count)
+                .contains(&id)
+                .then(|| to_host + id - from_guest),
+            IdMap::SquashGuest {
+                from_guest,
+                to_host,
+                count,
+            } => (*from_guest..from_guest + count)
+                .contains(&id)
+                .then_some(*to_host),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn groups_of_the_user_are_kept_and_others_squashed() {
+        let map = id_map(1000, &[1000, 27, 27, 0, u32::MAX - 1]);
+        for kept in [0, 27, 1000, u32::MAX - 1] {
+            assert_eq!(mapped(&map, kept), Some(kept));
+        }
+        for other in [1, 26, 28, 999, 1001, u32::MAX - 2] {
+            assert_eq!(mapped(&map, other), Some(1000), "{other}");
+        }
+    }
 }
