@@ -57,6 +57,11 @@ impl World {
         assert_eq!(outcome.code, Some(0), "{line:?}: {outcome:?}");
     }
 
+    /// Creates a world of this user.
+    pub fn for_existing_user(user: User) -> World {
+        World::new(Some(user))
+    }
+
     fn new(user: Option<User>) -> World {
         let root = tempfile::Builder::new()
             .prefix("world-")
@@ -115,7 +120,13 @@ impl World {
             line.extend(["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
         }
         if let Some(user) = &self.user {
-            line.extend(["setpriv", "--clear-groups", "--inh-caps=-all"].map(str::to_owned));
+            line.extend(["setpriv", "--inh-caps=-all"].map(str::to_owned));
+            if user.groups.is_empty() {
+                line.push("--clear-groups".to_owned());
+            } else {
+                let groups: Vec<String> = user.groups.iter().map(u32::to_string).collect();
+                line.push(format!("--groups={}", groups.join(",")));
+            }
             line.push(format!("--reuid={}", user.uid));
             line.push(format!("--regid={}", user.gid));
         }

@@ -48,8 +48,8 @@ pub use command::{
     WorkingDirectory,
 };
 pub use machine::{
-    ChangesRequest, ControlEvent, ControlRequest, GuestNetwork, GuestShare, GuestUser, InitProgram,
-    MachineSetup, ResolverSettings,
+    ChangesRequest, ControlEvent, ControlRequest, GuestGroup, GuestNetwork, GuestShare,
+    GuestTimeZone, GuestUser, InitProgram, MachineSetup, ResolverSettings,
 };
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};

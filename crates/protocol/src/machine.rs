@@ -125,6 +125,23 @@ pub struct MachineSetup {
     pub init_environment: Vec<String>,
     /// The image's stop signal, a name like `SIGTERM` or a number; absent if the image has none.
     pub stop_signal: Option<String>,
+    /// The time zone to set at the first boot; absent to keep the image's.
+    #[serde(default)]
+    pub time_zone: Option<GuestTimeZone>,
+}
+
+/// Time zone of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestTimeZone {
+    /// Its name in the time zone database, `Area/City`; absent if the host does not know it.
+    pub name: Option<String>,
+    /// Its rules (tzfile(5)), for an image without a time zone database; absent if the host has
+    /// none.
+    #[serde(with = "crate::base64")]
+    pub rules: Option<Vec<u8>>,
+    /// Whether it replaces a time zone that the image sets.
+    pub replaces_image: bool,
 }
 
 /// Configuration of the machine's network interface.
@@ -187,11 +204,32 @@ pub struct GuestUser {
     pub uid: u32,
     /// The user's group, the same as on the host.
     pub gid: u32,
+    /// Absolute path of the home directory; absent for the [usual one](Self::usual_home).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
+    /// The user's supplementary groups on the host. Absent for root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GuestGroup>,
+}
+
+/// A group of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestGroup {
+    /// Group id.
+    pub gid: u32,
+    /// Name on the host; absent if the group has none.
+    pub name: Option<String>,
 }
 
 impl GuestUser {
-    /// Returns the user's home directory in the guest: `/root` for uid 0, else `/home/<user>`.
+    /// Returns the user's home directory in the guest.
     pub fn directory(&self) -> String {
+        self.home.clone().unwrap_or_else(|| self.usual_home())
+    }
+
+    /// Returns `/root` for uid 0, else `/home/<user>`.
+    pub fn usual_home(&self) -> String {
         if self.uid == 0 {
             "/root".to_owned()
         } else {
@@ -214,6 +252,8 @@ mod tests {
                 username: "ada".to_owned(),
                 uid: 1000,
                 gid: 1000,
+                home: None,
+                groups: Vec::new(),
             },
             shell: None,
             setup_script: None,
@@ -222,6 +262,7 @@ mod tests {
             virtualization: false,
             init_environment: Vec::new(),
             stop_signal: None,
+            time_zone: None,
         };
         let written = serde_json::to_value(setup).unwrap();
         assert_eq!(written["home"]["username"], "ada");

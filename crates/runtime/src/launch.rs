@@ -12,7 +12,7 @@ use std::{
 use container_engine::EngineSettings;
 use container_machine::{KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup};
 use container_network::Policy;
-use container_protocol::PublishedPort;
+use container_protocol::{GuestTimeZone, PublishedPort};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -92,6 +92,10 @@ pub struct RunSettings {
     pub init_env: Vec<String>,
     /// The image's stop signal.
     pub stop_signal: Option<String>,
+    /// Home directory of the user in the machine; the usual one if absent.
+    pub user_home: Option<PathBuf>,
+    /// The time zone that the first boot sets; absent to keep the image's.
+    pub time_zone: Option<GuestTimeZone>,
 }
 
 /// Settings of a machine's network.
@@ -273,6 +277,8 @@ pub(crate) mod tests {
                 rescue: false,
                 init_env: Vec::new(),
                 stop_signal: None,
+                user_home: None,
+                time_zone: None,
             })),
             container_id: "dev-123456".to_owned(),
             runtime_directory: PathBuf::from("/nonexistent"),

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use container_machine::UserSetup;
 use container_network::{GATEWAY, GATEWAY6, PREFIX, PREFIX6};
-use container_protocol::{GuestNetwork, GuestShare, GuestUser, MachineSetup};
+use container_protocol::{GuestGroup, GuestNetwork, GuestShare, GuestUser, MachineSetup};
+use nix::unistd::{Group, getgroups};
 
 use crate::{
     boot_error::BootError,
@@ -36,6 +38,11 @@ pub(crate) fn machine_setup(
             username: settings.user.username.clone(),
             uid: settings.user.uid,
             gid: settings.user.gid,
+            home: settings
+                .user_home
+                .as_ref()
+                .map(|home| home.display().to_string()),
+            groups: supplementary_groups(&settings.user),
         },
         shell: settings.shell.clone(),
         setup_script: if first_boot {
@@ -48,7 +55,32 @@ pub(crate) fn machine_setup(
         virtualization: launch.virtualization,
         init_environment: settings.init_env.clone(),
         stop_signal: settings.stop_signal.clone(),
+        time_zone: settings.time_zone.clone(),
     })
+}
+
+/// Returns the supplementary groups of this process, which are those of the file share's too. Root
+/// needs none.
+fn supplementary_groups(user: &UserSetup) -> Vec<GuestGroup> {
+    if user.uid == 0 {
+        return Vec::new();
+    }
+    let groups = getgroups().unwrap_or_else(|error| {
+        tracing::warn!("cannot read the supplementary groups of this process: {error}");
+        Vec::new()
+    });
+    groups
+        .into_iter()
+        .filter(|group| group.as_raw() != user.gid)
+        .map(|group| GuestGroup {
+            gid: group.as_raw(),
+            // The group works without its name.
+            name: Group::from_gid(group)
+                .ok()
+                .flatten()
+                .map(|group| group.name),
+        })
+        .collect()
 }
 
 fn guest_network(network: &NetworkLaunch) -> GuestNetwork {

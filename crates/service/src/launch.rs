@@ -2,12 +2,14 @@
 //!
 //! `boot`, `create` and `commit` boot machines; all of them hold the machine's lock.
 
+use std::path::PathBuf;
+
 use container_api::{BootRequest, FailureKind, Progress, Running};
 use container_machine::{
     BootConfiguration, Bundle, BundleError, Directories, HomeMount, MachineConfiguration,
     MachineId, last_lines,
 };
-use container_protocol::InitProgram;
+use container_protocol::{GuestTimeZone, InitProgram};
 use container_runtime::{
     FindError, HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, Runtime, launch,
 };
@@ -15,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     checks::{CheckError, check_home, check_kernel, check_resources, check_space},
-    configuration::ConfigurationError,
+    configuration::{ConfigurationError, TimeZoneSetting},
     exclusions,
     failure::RequestError,
     published_ports::publish_problems,
@@ -137,6 +139,8 @@ impl Service {
                     name_server: self.directories.name_server(),
                 },
                 home: home_share(&machine, &boot, &self.directories),
+                user_home: user_home(&machine, &boot),
+                time_zone: time_zone(&configuration.machine.time_zone, bundle),
                 user: machine.user_setup,
                 shell: machine.shell,
                 setup_script: bundle.setup_script(),
@@ -190,6 +194,23 @@ fn home_share(
         hidden: exclusions::hidden(&machine.home, directories),
         private: exclusions::private(&machine.home, &boot.private_home),
     })
+}
+
+/// Returns the user's home directory in the machine: the one of the host, except for root without a
+/// shared home. Returns nothing for the usual one.
+fn user_home(machine: &MachineConfiguration, boot: &BootConfiguration) -> Option<PathBuf> {
+    let is_shared = boot.home_mount != HomeMount::None;
+    // passwd(5) cannot contain a path with these characters.
+    let can_be_in_passwd = !machine.home.to_str()?.contains([':', '\n']);
+    (can_be_in_passwd && (is_shared || machine.user_setup.uid != 0)).then(|| machine.home.clone())
+}
+
+/// Returns the time zone that the first boot sets.
+fn time_zone(setting: &TimeZoneSetting, bundle: &Bundle) -> Option<GuestTimeZone> {
+    if bundle.is_provisioned() {
+        return None;
+    }
+    setting.resolve()
 }
 
 /// Returns the reply for a machine that has booted.

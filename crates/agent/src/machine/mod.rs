@@ -3,6 +3,9 @@
 mod devices;
 mod files;
 mod growth;
+mod host_groups;
+mod identity;
+mod linger;
 mod module_index;
 pub(crate) mod mounts;
 mod names;
@@ -12,8 +15,12 @@ mod private_home;
 mod profile;
 pub(crate) mod resolver;
 mod root;
+mod runtime_directory;
 pub(crate) mod shell;
+mod subordinate_ids;
+mod sudo;
 mod sysctls;
+mod time_zone;
 mod user;
 mod virtualization;
 
@@ -23,6 +30,7 @@ use container_protocol::MachineSetup;
 
 pub(crate) use passwd::{Passwd, PasswdEntry};
 pub(crate) use root::{GuestRoot, descriptor_path};
+pub(crate) use runtime_directory::runtime_directory;
 
 use crate::{
     kernel_log,
@@ -44,6 +52,9 @@ pub(crate) enum SetUpError {
     /// Virtual machines cannot run in the machine.
     #[error(transparent)]
     Virtualization(#[from] virtualization::VirtualizationError),
+    /// Ids or keys of the image could not be replaced.
+    #[error("cannot replace the image's machine id and keys: {0}")]
+    Identity(io::Error),
     /// The user could not be set up.
     #[error(transparent)]
     User(#[from] user::UserError),
@@ -51,8 +62,8 @@ pub(crate) enum SetUpError {
 
 /// Mounts the machine's file systems and configures the machine as `setup` says.
 ///
-/// Every step is repeated at each boot, except the set-up of the user, which only the first boot
-/// does.
+/// Every step is repeated at each boot, except those of the first: ids and keys, the time zone, and
+/// the set-up of the user.
 pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_disk()?;
     grow_file_system().await;
@@ -78,8 +89,11 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     sysctls::set_all(&root);
     module_index::install(&root);
     if setup.first_boot {
+        identity::renew(&root).await.map_err(SetUpError::Identity)?;
+        set_time_zone(&root, setup);
         user::set_up(&root, setup).await?;
-    } else if let Err(error) = user::ensure_home(&root, setup) {
+        user::update(&root, setup)?;
+    } else if let Err(error) = user::update(&root, setup) {
         // The disk may be full.
         kernel_log::error(&error.to_string());
     }
@@ -103,6 +117,15 @@ pub(crate) async fn set_up_for_rescue(setup: &MachineSetup) -> Result<(), SetUpE
 fn skip_failed<E: std::fmt::Display>(step: Result<(), E>) {
     if let Err(error) = step {
         kernel_log::error(&format!("skipped in the rescue: {error}"));
+    }
+}
+
+/// Sets the time zone. A failure is only logged: the machine works in the image's.
+fn set_time_zone(root: &GuestRoot, setup: &MachineSetup) {
+    if let Some(zone) = &setup.time_zone
+        && let Err(error) = time_zone::set(root, zone, &setup.init_environment)
+    {
+        kernel_log::error(&format!("cannot set the machine's time zone: {error}"));
     }
 }
 

@@ -34,6 +34,12 @@ impl GuestRoot {
         GuestRoot::at(Path::new(MACHINE))
     }
 
+    /// Opens the root directory of a process, with the file systems that are mounted in its mount
+    /// namespace.
+    pub(crate) fn of_process(process: u32) -> io::Result<GuestRoot> {
+        GuestRoot::at(Path::new(&format!("/proc/{process}/root")))
+    }
+
     /// Opens any directory as a root.
     pub(crate) fn at(directory: &Path) -> io::Result<GuestRoot> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

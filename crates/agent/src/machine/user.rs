@@ -18,9 +18,10 @@ use container_protocol::MachineSetup;
 
 use super::{
     files::with_entry,
+    host_groups, linger,
     passwd::{Group, PasswdEntry},
     root::{GuestRoot, descriptor_path},
-    shell,
+    runtime_directory, shell, subordinate_ids, sudo,
 };
 use crate::{paths::SEARCH_PATH, stage::Stage};
 
@@ -30,6 +31,9 @@ const IMAGE_SCRIPT: &str = "/etc/machine/create-user.sh";
 /// Path of the script of the machine settings while it runs. `/run` is a tmpfs, so that the script
 /// never reaches the disk, and the agent mounts it without `noexec`.
 const SETTINGS_SCRIPT: &str = "/run/machine-setup.sh";
+
+/// Index of the home directory in a line of passwd(5).
+const HOME_FIELD: usize = 5;
 
 /// Limit on the output of a failed script in the error, in bytes. The end of the output is kept.
 const MAX_REPORTED_OUTPUT: usize = 64 << 10;
@@ -73,6 +77,16 @@ pub(crate) enum UserError {
 /// Sets up the user with the image's script, else the script of its machine settings, else by the
 /// [built-in](built_in) set-up.
 pub(super) async fn set_up(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
+    set_up_account(root, setup).await?;
+    let user = &setup.user;
+    if user.uid == 0 {
+        return Ok(());
+    }
+    subordinate_ids::grant(root, &user.username, user.uid)
+        .map_err(files_error(setup, "grant subordinate ids"))
+}
+
+async fn set_up_account(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
     if root.exists(IMAGE_SCRIPT) {
         let description = "the image's /etc/machine/create-user.sh";
         return run_script(root, setup, IMAGE_SCRIPT, description).await;
@@ -147,16 +161,50 @@ async fn run_script(
     })
 }
 
-/// Creates the user's home on the machine's disk if it is missing. The first boot may have had a
-/// shared home that this one does not have.
-pub(super) fn ensure_home(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
-    if setup.user.uid == 0 {
-        return Ok(());
+/// Does what every boot does for the user: the runtime directory, the home, the host's groups. The
+/// first boot may have had a shared home that this one does not have.
+pub(super) fn update(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
+    let user = &setup.user;
+    let failed = |operation: &str| files_error(setup, operation);
+    runtime_directory::create(root, user.uid, user.gid)
+        .map_err(failed("create the runtime directory"))?;
+    set_home(root, setup).map_err(failed("set the home directory"))?;
+    if user.uid != 0 {
+        make_home(root, setup).map_err(failed("create the home directory"))?;
+        host_groups::join(root, user).map_err(failed("join the host's groups"))?;
     }
-    make_home(root, setup).map_err(files_error(setup, "create the home directory"))
+    linger::enable(root, &user.username, setup.first_boot).map_err(failed("enable lingering"))
 }
 
-/// Sets up the user without a script: account files, home directory, sudo. Root exists in every
+/// Makes the user's entry in passwd(5) agree with the home directory, which may be shared since
+/// this boot, or no longer. A home that was chosen in the machine is kept.
+fn set_home(root: &GuestRoot, setup: &MachineSetup) -> io::Result<()> {
+    let (user, wanted) = (&setup.user, setup.user.directory());
+    let users = root.read_or_empty("/etc/passwd")?;
+    let Some((line, entry)) = users.lines().find_map(|line| {
+        let entry = PasswdEntry::parse(line)?;
+        (entry.uid == user.uid).then_some((line, entry))
+    }) else {
+        return Ok(());
+    };
+    if entry.home == wanted || !(entry.home == user.usual_home() || is_unused(root, &entry.home)?) {
+        return Ok(());
+    }
+    let mut fields: Vec<&str> = line.split(':').collect();
+    fields[HOME_FIELD] = &wanted;
+    let changed = with_entry(&users, &entry.name, &fields.join(":"), |_| false);
+    root.write("/etc/passwd", &changed, 0o644)
+}
+
+/// Returns whether a home directory does not exist, or is only the mount point of a shared one.
+fn is_unused(root: &GuestRoot, home: &str) -> io::Result<bool> {
+    match root.directory(home) {
+        Ok(directory) => is_mount_point_only(&descriptor_path(directory.as_fd())),
+        Err(_) => Ok(true),
+    }
+}
+
+/// Sets up the user without a script: account files, sudo. Root exists in every
 /// image; only its shell may have to change.
 fn built_in(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
     if let Some(shell) = &setup.shell
@@ -175,8 +223,7 @@ fn built_in(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserError> {
         };
     }
     write_accounts(root, setup).map_err(failed("edit the account files"))?;
-    make_home(root, setup).map_err(failed("create the home directory"))?;
-    grant_sudo(root, &setup.user.username).map_err(failed("grant sudo"))
+    sudo::grant(root, setup.user.uid).map_err(failed("grant sudo"))
 }
 
 fn set_shell_of_root(root: &GuestRoot, shell: &str) -> io::Result<()> {
@@ -295,19 +342,6 @@ fn copy_tree(from: &Path, to: &Path, uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn grant_sudo(root: &GuestRoot, user: &str) -> io::Result<()> {
-    if root.make_directory("/etc/sudoers.d")? {
-        let made = root.directory("/etc/sudoers.d")?;
-        fs::set_permissions(
-            descriptor_path(made.as_fd()),
-            fs::Permissions::from_mode(0o750),
-        )?;
-    }
-    // sudo ignores files with a dot in the name (sudoers(5)).
-    let file = format!("/etc/sudoers.d/{}", user.replace('.', "_"));
-    root.write(&file, &format!("{user} ALL=(ALL) NOPASSWD:ALL\n"), 0o440)
-}
-
 #[cfg(test)]
 mod tests {
     use container_protocol::{GuestShare, GuestUser};
@@ -328,6 +362,8 @@ mod tests {
                 username: "ann.lee".into(),
                 uid: nix::unistd::getuid().as_raw().max(1),
                 gid: 4242,
+                home: None,
+                groups: vec![],
             },
             shell: None,
             setup_script: None,
@@ -336,6 +372,7 @@ mod tests {
             rescue: false,
             init_environment: vec![],
             stop_signal: None,
+            time_zone: None,
         }
     }
 
@@ -390,8 +427,8 @@ mod tests {
             "ann.lee:x:7:\nann.lee-4242:x:4242:\n"
         );
         assert_eq!(
-            root.read("/etc/sudoers.d/ann_lee").unwrap(),
-            "ann.lee ALL=(ALL) NOPASSWD:ALL\n"
+            root.read("/etc/sudoers.d/container-user").unwrap(),
+            format!("#{} ALL=(ALL:ALL) NOPASSWD:ALL\n", setup.user.uid)
         );
         assert!(
             !directory.path().join("home").exists(),

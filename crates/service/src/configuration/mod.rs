@@ -3,6 +3,8 @@
 mod file;
 mod read;
 mod sections;
+mod time_zone;
 
 pub(crate) use file::ConfigurationError;
 pub(crate) use read::Configuration;
+pub(crate) use time_zone::TimeZoneSetting;

@@ -7,6 +7,8 @@ use container_machine::{DiskCapacity, HomeMount, Memory, PrivateHome};
 use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 
+use super::time_zone::TimeZoneSetting;
+
 /// Section `[machine]`: defaults for new machines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -27,6 +29,8 @@ pub(crate) struct MachineDefaults {
     pub(crate) virtualization: Option<bool>,
     /// Path of the kernel's image.
     pub(crate) kernel: Option<PathBuf>,
+    /// Time zone of new machines.
+    pub(crate) time_zone: TimeZoneSetting,
 }
 
 /// Section `[network]`: networks of all machines.
