@@ -39,14 +39,14 @@ fn user_runs_commands_as_the_same_user_at_home(lab: &Lab) {
         world.stdout(&["run", "-n", "dev", "--root", "id", "-u"]),
         "0\n"
     );
-    let sudoers = format!("/etc/sudoers.d/{}", user.name.replace('.', "_"));
+    let sudoers = "/etc/sudoers.d/container-user";
     let granted = world.inside(
         "dev",
         &format!("sudo cat {sudoers}; sudo stat -c %a {sudoers}"),
     );
     assert_eq!(
         granted,
-        format!("{} ALL=(ALL) NOPASSWD:ALL\n440\n", user.name)
+        format!("#{} ALL=(ALL:ALL) NOPASSWD:ALL\n440\n", user.uid)
     );
 }
 
@@ -54,7 +54,8 @@ fn commands_from_outside_the_home_run_in_the_guests_home(lab: &Lab) {
     let world = lab.root();
     let mut pwd = world.machine(&["run", "-n", "dev", "pwd"]);
     let output = pwd.current_dir("/usr").output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "/root\n");
+    let home = format!("{}\n", world.home().display());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), home);
 }
 
 fn systemd_boots_without_failed_units(lab: &Lab) {

@@ -4,6 +4,7 @@
 //! built: `cargo test -p end-to-end -- first_use`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod accounts;
 mod artifact;
 mod at_home;
 mod commands;
@@ -12,10 +13,12 @@ mod declare;
 mod dhcp;
 mod disks;
 mod downloads;
+mod early_commands;
 mod environment;
 mod exec;
 mod first_use;
 mod foreign;
+mod identity;
 mod images;
 mod inits;
 mod kernels;
@@ -26,6 +29,7 @@ mod network;
 mod output;
 mod refusals;
 mod registries;
+mod sessions;
 mod ssh_agent;
 mod stopping;
 mod streams;
@@ -49,6 +53,10 @@ fn main() -> ExitCode {
         stopping::TESTS,
         inits::TESTS,
         system::TESTS,
+        early_commands::TESTS,
+        sessions::TESTS,
+        accounts::TESTS,
+        identity::TESTS,
         together::TESTS,
         verbs::TESTS,
         ssh_agent::TESTS,

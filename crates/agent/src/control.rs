@@ -32,7 +32,7 @@ use crate::{
     clock,
     commands::Commands,
     helper_root::HelperRoot,
-    init::{self, Ending, Init, InitError},
+    init::{Ending, Init, InitError},
     kernel_log, listeners,
     machine::{self, SetUpError, mounts, resolver::Resolver},
     relay,
@@ -149,7 +149,7 @@ async fn serve_started(
     frame::write(control, &started).await?;
     let changes = Changes::new();
     let stop_method = StopMethod::new(&process.program, setup.stop_signal.as_deref());
-    let commands = Some(Commands::new(process));
+    let commands = Some(Commands::new(process, setup.user.uid));
     let resolver = setup.network.as_ref().map(Resolver::new).map(Arc::new);
     tokio::spawn(accept(incoming, commands, resolver, Arc::clone(&changes)));
     let ending = serve_until_end(control, &mut init, stop_method, &changes).await;
@@ -233,8 +233,9 @@ async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, StartError>
     let log = open_stdio_log(opener).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;
     if setup.first_boot {
-        // `container machine create` promises an init that accepts requests.
-        init::wait_until_ready(&init.process().program).await;
+        // `container machine create` returns with a machine that is ready. Commands report a boot
+        // that does not get that far.
+        let _ = init.process().settle().await;
     }
     Ok(init)
 }

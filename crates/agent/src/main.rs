@@ -46,7 +46,7 @@ use std::{env, ffi::OsStr, io, process::ExitCode};
 
 use tokio::runtime;
 
-use commands::copy;
+use commands::{copy, session_leader};
 use helper_root::HelperRoot;
 use machine::mounts;
 
@@ -57,6 +57,7 @@ fn main() -> ExitCode {
     match name.as_deref().and_then(OsStr::to_str) {
         Some(built_in_init::NAME) => built_in_init::run(),
         Some(copy::NAME) => copy::run(),
+        Some(session_leader::NAME) => session_leader::run(),
         Some(stage::NAME) => stage::run(),
         _ => HelperRoot::serve_while(run_agent),
     }

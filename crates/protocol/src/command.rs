@@ -22,6 +22,21 @@ pub struct CommandRequest {
     pub working_directory: WorkingDirectory,
     /// The kind of its standard streams.
     pub stdio: Stdio,
+    /// The point of the boot that it waits for.
+    #[serde(default)]
+    pub start: Start,
+}
+
+/// Point of a machine's boot from which a command may run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Start {
+    /// Nothing of the boot removes or hides what the command writes, and the user's session is
+    /// open.
+    #[default]
+    Settled,
+    /// The machine's init has been started.
+    Immediate,
 }
 
 /// The program that a command runs.
@@ -244,6 +259,7 @@ mod tests {
         assert_eq!(request.identity.group, Some(GroupReference::Id(5)));
         let mut written = serde_json::to_value(request).unwrap();
         written.as_object_mut().unwrap().remove("handedOn");
+        written.as_object_mut().unwrap().remove("start");
         assert_eq!(written, older);
         let failed = json!({"failed": {"message": "no"}});
         let failed: CommandEvent = serde_json::from_value(failed).unwrap();

@@ -44,7 +44,7 @@ pub mod relay;
 
 pub use command::{
     CommandControl, CommandEvent, CommandLine, CommandRequest, ExitStatus, GroupReference,
-    GuestCopy, HandedOn, Identity, StartFailure, Stdio, TerminalSize, UserReference,
+    GuestCopy, HandedOn, Identity, Start, StartFailure, Stdio, TerminalSize, UserReference,
     WorkingDirectory,
 };
 pub use machine::{

@@ -154,6 +154,13 @@ impl Environment {
         }
     }
 
+    /// Sets a variable that is not set yet.
+    pub(super) fn set_missing(&mut self, name: &str, value: String) {
+        if self.get(name).is_none() {
+            self.set(name, value);
+        }
+    }
+
     fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables
             .get(OsStr::new(name))

@@ -71,8 +71,8 @@ struct Pair {
     hard: Option<rlim_t>,
 }
 
-/// Limits of a command.
-#[derive(Debug)]
+/// Limits of a command. The default sets none.
+#[derive(Debug, Default)]
 pub(super) struct Limits {
     values: Vec<(Resource, rlim_t, rlim_t)>,
 }

@@ -98,7 +98,7 @@ impl Login {
     ) -> Result<Login, LoginError> {
         let root = GuestRoot::open().map_err(LoginError::Accounts)?;
         // Fails if init has just ended.
-        let running = GuestRoot::at(Path::new(&format!("/proc/{}/root", init.pid))).ok();
+        let running = GuestRoot::of_process(init.pid).ok();
         let passwd = Passwd::read(&root).map_err(LoginError::Accounts)?;
         let (uid, user) = find_user(&passwd, &request.identity.user)?;
         let group = find_group(&passwd, request.identity.group.as_ref())?;

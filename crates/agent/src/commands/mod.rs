@@ -9,7 +9,10 @@ mod long_line;
 mod pipes;
 mod rendezvous;
 mod run;
+mod session;
+pub(crate) mod session_leader;
 mod spawn;
+mod start;
 mod terminal;
 mod terminfo;
 mod time_zone;
@@ -17,25 +20,27 @@ mod time_zone;
 use std::{io, sync::Arc};
 
 use container_protocol::{
-    CommandLine, CommandRequest, HandedOn, Identity, Port, Stdio, UserReference, WorkingDirectory,
-    mux::Stream,
+    CommandLine, CommandRequest, HandedOn, Identity, Port, Start, Stdio, UserReference,
+    WorkingDirectory, mux::Stream,
 };
 
 use crate::init::InitProcess;
 use rendezvous::Rendezvous;
+use start::Boot;
 
 /// Server of the commands of one machine.
 #[derive(Debug)]
 pub(crate) struct Commands {
-    init: InitProcess,
+    boot: Boot,
     streams: Rendezvous,
 }
 
 impl Commands {
-    /// Returns a server that runs commands in the namespaces of `init`.
-    pub(crate) fn new(init: InitProcess) -> Arc<Commands> {
+    /// Returns a server that runs commands in the namespaces of `init`. `uid` is the machine's
+    /// user.
+    pub(crate) fn new(init: InitProcess, uid: u32) -> Arc<Commands> {
         Arc::new(Commands {
-            init,
+            boot: Boot::new(init, uid),
             streams: Rendezvous::default(),
         })
     }
@@ -43,7 +48,7 @@ impl Commands {
     /// Serves a stream that the host opened: a command's control stream or one of its data streams.
     pub(crate) async fn serve(&self, port: Port, stream: Stream) {
         match port {
-            Port::Command(id) => run::serve(&self.init, &self.streams, id, stream).await,
+            Port::Command(id) => run::serve(&self.boot, &self.streams, id, stream).await,
             Port::Stdin(_) | Port::Stdout(_) | Port::Stderr(_) | Port::Terminal(_) => {
                 self.streams.offer(port, stream).await;
             }
@@ -66,10 +71,11 @@ pub(crate) async fn run_as_root(init: &InitProcess, line: &str) -> io::Result<()
         handed_on: HandedOn::default(),
         working_directory: WorkingDirectory::Exact("/".into()),
         stdio: Stdio::Detached,
+        start: Start::Immediate,
     };
     let login = login::Login::resolve(&request, init).map_err(io::Error::other)?;
     let streams = spawn::StandardStreams::null()?;
-    let started = spawn::in_machine(init.pid, login, streams).await;
+    let started = spawn::in_machine(init.pid, login, streams, None).await;
     let status = started.map_err(io::Error::other)?.child.wait().await?;
     if status.success() {
         Ok(())

@@ -3,21 +3,20 @@
 use std::{io, os::unix::process::ExitStatusExt};
 
 use container_protocol::{
-    CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port,
-    StartFailure, Stdio, frame, mux::Stream,
+    CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, StartFailure, Stdio,
+    TerminalSize, frame, mux::Stream,
 };
 use nix::libc;
 
-use crate::{
-    init::{self, InitProcess},
-    signal,
-};
+use crate::{init::NotSettled, machine::GuestRoot, signal};
 
 use super::{
     login::{Login, LoginError},
     pipes::Pipes,
     rendezvous::Rendezvous,
+    session::{self, Session},
     spawn::{self, SpawnError, Started},
+    start::{self, Boot},
     terminal::CommandTerminal,
 };
 
@@ -32,6 +31,10 @@ enum RunError {
     Streams(io::Error),
     #[error("timed out waiting for the host to open the command's streams")]
     NoStreams,
+    #[error("cannot open the machine's root directory: {0}")]
+    Root(io::Error),
+    #[error("cancelled: the host has closed the command's stream")]
+    Cancelled,
 }
 
 impl RunError {
@@ -73,7 +76,7 @@ impl Streams {
 
 /// Runs the command that the host requests on `control` and reports its end there.
 pub(super) async fn serve(
-    init: &InitProcess,
+    boot: &Boot,
     rendezvous: &Rendezvous,
     id: CommandId,
     mut control: Stream,
@@ -81,11 +84,12 @@ pub(super) async fn serve(
     let Ok(request) = frame::read::<CommandRequest>(&mut control).await else {
         return;
     };
-    let outcome = match start(init, rendezvous, id, &request).await {
+    let outcome = match start(boot, rendezvous, id, &request, &mut control).await {
         Ok((started, streams)) => supervise(started, streams, &request, &mut control).await,
         // The machine is shutting down. The host sees the stream end, as for a command that the
         // shutdown killed.
-        Err(_) if !init.is_running() => return,
+        Err(_) if !boot.init.is_running() => return,
+        Err(RunError::Cancelled) => return,
         Err(error) => CommandEvent::Failed {
             message: error.to_string(),
             reason: error.reason(),
@@ -96,67 +100,118 @@ pub(super) async fn serve(
     let _ = tokio::io::AsyncWriteExt::shutdown(&mut control).await;
 }
 
-/// Programs that fail while init does not accept requests.
-const TALKS_TO_INIT: [&str; 7] = [
-    "systemctl",
-    "loginctl",
-    "busctl",
-    "systemd-run",
-    "poweroff",
-    "reboot",
-    "shutdown",
-];
+/// Streams that the host has opened for a command.
+enum HostStreams {
+    Pipes {
+        stdin: Stream,
+        stdout: Stream,
+        stderr: Stream,
+    },
+    Terminal(Stream, TerminalSize),
+    Detached,
+}
 
-/// Returns whether a command must wait until init accepts requests. All others start at once, which
-/// makes `container machine run` on a booting machine faster.
-fn talks_to_init(command: &CommandLine) -> bool {
-    let line = match command {
-        CommandLine::Shell(line) => line.as_os_str().to_string_lossy(),
-        CommandLine::Program(words) => match words.first() {
-            Some(program) => program.as_os_str().to_string_lossy(),
-            None => return false,
-        },
-        CommandLine::Login | CommandLine::Copy(_) => return false,
-    };
-    line.split(|letter: char| letter.is_whitespace() || ";|&()".contains(letter))
-        .map(|word| word.rsplit('/').next().unwrap_or(word))
-        .any(|word| TALKS_TO_INIT.contains(&word))
+impl HostStreams {
+    async fn take(
+        rendezvous: &Rendezvous,
+        id: CommandId,
+        stdio: Stdio,
+    ) -> Result<HostStreams, RunError> {
+        let take = async |port| rendezvous.take(port).await.ok_or(RunError::NoStreams);
+        Ok(match stdio {
+            Stdio::Pipes => HostStreams::Pipes {
+                stdin: take(Port::Stdin(id)).await?,
+                stdout: take(Port::Stdout(id)).await?,
+                stderr: take(Port::Stderr(id)).await?,
+            },
+            Stdio::Terminal(size) => HostStreams::Terminal(take(Port::Terminal(id)).await?, size),
+            Stdio::Detached => HostStreams::Detached,
+        })
+    }
+
+    /// Starts to copy, and returns the other ends for the command of this user.
+    fn connect(self, uid: u32) -> io::Result<(spawn::StandardStreams, Streams)> {
+        Ok(match self {
+            HostStreams::Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } => {
+                let (ends, pipes) = Pipes::new(stdin, stdout, stderr, uid)?;
+                (ends, Streams::Pipes(pipes))
+            }
+            HostStreams::Terminal(stream, size) => {
+                let (ends, terminal) = CommandTerminal::new(stream, size, uid)?;
+                (ends, Streams::Terminal(terminal))
+            }
+            HostStreams::Detached => (spawn::StandardStreams::null()?, Streams::Detached),
+        })
+    }
 }
 
 async fn start(
-    init: &InitProcess,
+    boot: &Boot,
     rendezvous: &Rendezvous,
     id: CommandId,
     request: &CommandRequest,
+    control: &mut Stream,
 ) -> Result<(Started, Streams), RunError> {
-    let login = Login::resolve(request, init)?;
-    let take = async |port| rendezvous.take(port).await.ok_or(RunError::NoStreams);
-    let (ends, streams) = match request.stdio {
-        Stdio::Pipes => {
-            let stdin = take(Port::Stdin(id)).await?;
-            let stdout = take(Port::Stdout(id)).await?;
-            let stderr = take(Port::Stderr(id)).await?;
-            let (ends, pipes) =
-                Pipes::new(stdin, stdout, stderr, login.uid).map_err(RunError::Streams)?;
-            (ends, Streams::Pipes(pipes))
-        }
-        Stdio::Terminal(size) => {
-            let stream = take(Port::Terminal(id)).await?;
-            let opened = CommandTerminal::new(stream, size, login.uid);
-            let (ends, terminal) = opened.map_err(RunError::Streams)?;
-            (ends, Streams::Terminal(terminal))
-        }
-        Stdio::Detached => (
-            spawn::StandardStreams::null().map_err(RunError::Streams)?,
-            Streams::Detached,
-        ),
-    };
-    // After the streams were taken: the rendezvous drops them after a while.
-    if talks_to_init(&request.command) {
-        init::wait_until_ready(&init.program).await;
-    }
-    let started = spawn::in_machine(init.pid, login, ends).await?;
+    // Before the wait for the boot: the rendezvous drops them after a while.
+    let streams = HostStreams::take(rendezvous, id, request.stdio).await?;
+    let (login, session) = wait_for_boot(boot, request, control).await?;
+    let (ends, streams) = streams.connect(login.uid).map_err(RunError::Streams)?;
+    let cgroup = session.map(|session| session.cgroup);
+    let started = spawn::in_machine(boot.init.pid, login, ends, cgroup.as_deref()).await?;
     Ok((started, streams))
+}
+
+/// Waits until the command may start. Tells the host what it waits for.
+async fn wait_for_boot(
+    boot: &Boot,
+    request: &CommandRequest,
+    control: &mut Stream,
+) -> Result<(Login, Option<Session>), RunError> {
+    let (mut requests, mut events) = tokio::io::split(control);
+    // The caller has ended if it closes the stream. Nothing else is requested before the start.
+    let cancelled = async { while frame::read::<CommandControl>(&mut requests).await.is_ok() {} };
+    let prepared = async {
+        let prepare = log_in(boot, request);
+        let note = async || send_note(&mut events, start::WAITING).await;
+        let (login, session, settled) = start::with_note(prepare, note).await?;
+        if settled.is_err() {
+            send_note(&mut events, start::NOT_SETTLED).await;
+        }
+        Ok((login, session))
+    };
+    tokio::select! {
+        prepared = prepared => prepared,
+        () = cancelled => Err(RunError::Cancelled),
+    }
+}
+
+/// Waits for the boot and resolves the request. Returns also whether the boot has settled.
+async fn log_in(
+    boot: &Boot,
+    request: &CommandRequest,
+) -> Result<(Login, Option<Session>, Result<(), NotSettled>), RunError> {
+    let settled = boot.wait(request.start).await;
+    // After the wait: the boot may mount file systems over directories.
+    let root = GuestRoot::of_process(boot.init.pid).map_err(RunError::Root)?;
+    let mut login = Login::resolve(request, &boot.init)?;
+    let session = match settled {
+        Ok(()) => boot.session(login.uid, request.start).await,
+        Err(NotSettled) => None,
+    };
+    for (name, value) in session::variables(&root, login.uid, session.as_ref()) {
+        login.environment.set_missing(name, value);
+    }
+    Ok((login, session, settled))
+}
+
+async fn send_note(events: &mut (impl tokio::io::AsyncWrite + Unpin), note: &str) {
+    let message = note.to_owned();
+    // If the host has closed the stream, the caller notices.
+    let _ = frame::write(events, &CommandEvent::Note { message }).await;
 }
 
 /// Serves the host's control messages until the command has ended, and returns its outcome.
@@ -218,20 +273,5 @@ fn exit_status(status: std::process::ExitStatus) -> ExitStatus {
         None => {
             ExitStatus::Code(u8::try_from(status.code().unwrap_or_default()).unwrap_or(u8::MAX))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_that_talk_to_init_are_recognized() {
-        let talks = |line: &str| talks_to_init(&CommandLine::Shell(line.into()));
-        assert!(talks("systemctl is-system-running --wait"));
-        assert!(talks("sudo /usr/bin/systemctl restart ssh"));
-        assert!(talks("cd /;poweroff"));
-        assert!(!talks("cat notes-on-systemctl.txt"));
-        assert!(!talks_to_init(&CommandLine::Login));
     }
 }

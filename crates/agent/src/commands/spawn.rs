@@ -9,6 +9,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -109,12 +110,13 @@ struct ChildContext {
     report: OwnedFd,
 }
 
-/// Starts `login` as a new session in the namespaces of the machine's init. Falls back to another
-/// shell if the login shell cannot be executed.
+/// Starts `login` as a new session in the namespaces of the machine's init, and in `cgroup` or that
+/// of all commands. Falls back to another shell if the login shell cannot be executed.
 pub(super) async fn in_machine(
     init_pid: u32,
     login: Login,
     streams: StandardStreams,
+    cgroup: Option<&Path>,
 ) -> Result<Started, SpawnError> {
     let namespace =
         |name: &str| File::open(format!("/proc/{init_pid}/ns/{name}")).map(OwnedFd::from);
@@ -122,7 +124,11 @@ pub(super) async fn in_machine(
     let (reports, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(io::Error::from)?;
     let context = Arc::new(ChildContext {
-        cgroup: commands_cgroup()?,
+        cgroup: match cgroup.map(open_cgroup) {
+            Some(Ok(opened)) => opened,
+            // A login session may have ended meanwhile.
+            Some(Err(_)) | None => commands_cgroup()?,
+        },
         namespaces: [
             (namespace("cgroup")?, CloneFlags::CLONE_NEWCGROUP),
             (namespace("uts")?, CloneFlags::CLONE_NEWUTS),
@@ -269,10 +275,15 @@ impl EntryReport {
 fn commands_cgroup() -> io::Result<OwnedFd> {
     let directory = format!("{MACHINE_CGROUP}/container-run");
     std::fs::create_dir_all(&directory)?;
-    Ok(File::options()
+    open_cgroup(Path::new(&directory))
+}
+
+/// Opens the file of a cgroup by which processes enter it.
+fn open_cgroup(directory: &Path) -> io::Result<OwnedFd> {
+    let processes = File::options()
         .write(true)
-        .open(format!("{directory}/cgroup.procs"))?
-        .into())
+        .open(directory.join("cgroup.procs"))?;
+    Ok(processes.into())
 }
 
 /// Moves the child into the machine. Runs between `fork` and `exec`.

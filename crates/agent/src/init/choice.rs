@@ -4,6 +4,7 @@ use std::{io, path::Path};
 
 use container_protocol::InitProgram;
 
+use super::inittab::sysinit_process;
 use crate::{machine::GuestRoot, paths::INIT};
 
 /// Returns the image's init if the image has an init system, else the built-in one.
@@ -34,17 +35,9 @@ fn is_busybox_set_up(root: &GuestRoot) -> io::Result<bool> {
     Ok(has_none || programs.any(|program| program_exists(root, program)))
 }
 
-/// Returns the program of a `sysinit` line (`id:runlevels:action:process`).
+/// Returns the program of a `sysinit` line.
 fn sysinit_program(line: &str) -> Option<&str> {
-    let line = line.trim_start();
-    if line.starts_with('#') {
-        return None;
-    }
-    let mut fields = line.splitn(4, ':').skip(2);
-    let (action, process) = (fields.next()?, fields.next()?);
-    // A leading hyphen asks for a login shell.
-    let program = process.trim_start_matches('-').split_whitespace().next()?;
-    (action.trim() == "sysinit").then_some(program)
+    sysinit_process(line)?.split_whitespace().next()
 }
 
 /// Returns whether the program exists, in busybox init's search path if the path is relative.

@@ -2,6 +2,8 @@
 
 mod choice;
 mod console;
+mod inittab;
+mod settled;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -11,17 +13,15 @@ use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
     process::Child,
-    time::{sleep, timeout},
+    time::{Instant, timeout_at},
 };
 
 use crate::{machine::GuestRoot, namespace_thread, paths::INIT, stage::Stage};
 use console::{Console, ConsoleLog};
 
-/// Timeout for systemd to become reachable.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Interval at which systemd's socket is looked for.
-const READY_POLL: Duration = Duration::from_millis(50);
+/// Time from the start of init after which nothing waits for the boot any more. A unit of systemd
+/// has 90 s to start or fail, and a host may be slow.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Error of starting init.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub(crate) enum InitError {
     /// The image's init could not be looked up.
     #[error("cannot look up {INIT} in the image: {0}")]
     Find(io::Error),
+    /// systemd's unit that marks a point of the boot could not be written.
+    #[error("cannot write a unit to /run/systemd/system in the machine: {0}")]
+    Prepare(io::Error),
     /// The console's pseudo-terminal could not be set up.
     #[error("cannot prepare the machine's console: {0}")]
     Console(io::Error),
@@ -58,7 +61,13 @@ pub(crate) struct InitProcess {
     pub pid: u32,
     /// The image's environment, `NAME=value`.
     pub environment: Arc<[String]>,
+    /// Time from which nothing waits for the boot any more.
+    pub settle_deadline: Instant,
 }
+
+/// The boot has not settled in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotSettled;
 
 impl InitProcess {
     /// Returns whether init has not begun to exit.
@@ -67,6 +76,14 @@ impl InitProcess {
     /// every process of the machine has ended. It gives up its namespaces first.
     pub(crate) fn is_running(&self) -> bool {
         std::fs::read_link(format!("/proc/{}/ns/mnt", self.pid)).is_ok()
+    }
+
+    /// Waits until nothing of the boot removes or hides files that a command writes (see
+    /// [`settled`]), until the deadline at most.
+    pub(crate) async fn settle(&self) -> Result<(), NotSettled> {
+        let settled = settled::wait(&self.program, self.pid);
+        let in_time = timeout_at(self.settle_deadline, settled).await;
+        in_time.map_err(|_| NotSettled)
     }
 }
 
@@ -88,6 +105,7 @@ impl Init {
         } else {
             choice::choose(&root).map_err(InitError::Find)?
         };
+        settled::prepare(&root, &program).map_err(InitError::Prepare)?;
         let console = Console::open().map_err(InitError::Console)?;
         let (reporter, report) = pipe::pipe().map_err(InitError::Start)?;
         let reporter = reporter.into_blocking_fd().map_err(InitError::Start)?;
@@ -121,6 +139,7 @@ impl Init {
                 program,
                 pid,
                 environment: setup.init_environment.as_slice().into(),
+                settle_deadline: Instant::now() + SETTLE_TIMEOUT,
             },
             child,
             console,
@@ -157,28 +176,6 @@ impl Init {
     }
 }
 
-/// Waits until systemd accepts requests, at most [`READY_TIMEOUT`]. Returns at once for any other
-/// init.
-pub(crate) async fn wait_until_ready(init: &InitProgram) {
-    if !init.is_systemd() {
-        return;
-    }
-    let Ok(root) = GuestRoot::open() else { return };
-    // Users reach systemd over D-Bus, root also over its private socket.
-    let socket = if root.exists("/usr/lib/systemd/system/dbus.socket") {
-        "/run/dbus/system_bus_socket"
-    } else {
-        "/run/systemd/private"
-    };
-    // After a timeout the caller's command reports a better error than the agent could.
-    let _ = timeout(READY_TIMEOUT, async {
-        while !root.exists(socket) {
-            sleep(READY_POLL).await;
-        }
-    })
-    .await;
-}
-
 /// Waits until the stage has executed init, which closes the pipe. A message on it is an error.
 async fn wait_for_stage(mut report: pipe::Receiver) -> Result<(), InitError> {
     let mut message = String::new();
@@ -206,6 +203,7 @@ mod tests {
             program: InitProgram::BuiltIn,
             pid: child.id(),
             environment: [].into(),
+            settle_deadline: Instant::now(),
         };
         assert!(init.is_running());
         drop(child.stdin.take());

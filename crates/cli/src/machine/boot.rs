@@ -48,8 +48,8 @@ pub(super) async fn boot_as(
 }
 
 /// Time after which a note is printed if a command has not started. Longer than the guest agent
-/// waits for systemd's bus before it starts a command.
-const SLOW_START: Duration = Duration::from_secs(35);
+/// waits for the boot before it starts a command, about which it sends notes of its own.
+const SLOW_START: Duration = Duration::from_secs(150);
 
 /// Waits for a command to start, and prints a note if that takes long.
 async fn wait_for_start<T>(id: &MachineId, start: impl Future<Output = T>) -> Result<T, Failure> {

@@ -14,7 +14,7 @@ use container_api::Running;
 use container_client::{Client, exec};
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, ExitStatus, GroupReference, Identity, Stdio, UserReference,
+    CommandLine, CommandRequest, ExitStatus, GroupReference, Identity, Start, Stdio, UserReference,
     WorkingDirectory,
 };
 
@@ -75,6 +75,13 @@ pub(super) struct CommandOptions {
     #[arg(short, long)]
     interactive: bool,
 
+    /// Start as soon as the machine's init runs, without waiting for early boot.
+    ///
+    /// The boot may then remove or hide files that the command writes to /tmp or /run, services
+    /// such as D-Bus may not be running, and the command belongs to no login session.
+    #[arg(long)]
+    no_wait: bool,
+
     /// Run the command on a terminal.
     #[arg(short, long)]
     tty: bool,
@@ -103,6 +110,11 @@ impl CommandOptions {
             environment,
             handed_on,
             working_directory: self.working_directory(&id, &running)?,
+            start: if self.no_wait {
+                Start::Immediate
+            } else {
+                Start::Settled
+            },
         };
         let agent = caller::ssh_agent();
         let (command, streams) = start_command(client, &id, &mut running, &request, agent).await?;

@@ -16,8 +16,8 @@ use container_client::{
 use container_copy::{CopyError, RootName, UnpackMode, pack, unpack};
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, ExitStatus, GuestCopy, HandedOn, Identity, Stdio, UserReference,
-    WorkingDirectory,
+    CommandLine, CommandRequest, ExitStatus, GuestCopy, HandedOn, Identity, Start, Stdio,
+    UserReference, WorkingDirectory,
 };
 use tokio::task::spawn_blocking;
 
@@ -166,6 +166,7 @@ impl Copy {
             handed_on: HandedOn::default(),
             working_directory: WorkingDirectory::Home,
             stdio: Stdio::Pipes,
+            start: Start::Settled,
         };
         let (command, streams) = start_command(client, &id, &mut running, &request, None).await?;
         unless_interrupted(connect(command, streams, transfer)).await?

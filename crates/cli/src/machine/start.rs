@@ -7,7 +7,8 @@ use container_api::BootRequest;
 use container_client::Client;
 use container_machine::MachineId;
 use container_protocol::{
-    CommandLine, CommandRequest, Identity, Stdio, UserReference, WorkingDirectory,
+    CommandLine, CommandRequest, Identity, Start as StartPoint, Stdio, UserReference,
+    WorkingDirectory,
 };
 
 use super::{
@@ -87,6 +88,7 @@ async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
         } else {
             Stdio::Pipes
         },
+        start: StartPoint::Immediate,
     };
     let (command, streams) = start_command(client, id, &mut running, &request, ssh_agent()).await?;
     Ok(attach(command, streams).await?.shell_code())

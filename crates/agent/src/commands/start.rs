@@ -1,0 +1,81 @@
+//! What a command waits for before it starts.
+//!
+//! | command of | waits for |
+//! |---|---|
+//! | the machine's user | the boot to have [settled](InitProcess::settle), and the user's session |
+//! | root and other users | the boot to have settled |
+//! | anybody with `--no-wait` | nothing |
+
+use std::time::Duration;
+
+use container_protocol::Start;
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep},
+};
+
+use super::session::{Session, UserSession};
+use crate::init::{InitProcess, NotSettled};
+
+/// Time after which a waiting command says what it waits for.
+const SLOW: Duration = Duration::from_secs(20);
+
+/// Note about a command that waits.
+pub(super) const WAITING: &str = "The machine is still booting; the command starts when it can \
+                                  (--no-wait starts it at once).";
+
+/// Note about a command that has waited in vain.
+pub(super) const NOT_SETTLED: &str = "The machine's boot is not complete after 2 minutes (see: \
+                                      container machine logs). The command starts anyway; its \
+                                      files in /tmp and /run may be removed or hidden later.";
+
+/// The boot of the machine, as far as commands are concerned.
+#[derive(Debug)]
+pub(super) struct Boot {
+    /// The machine's init.
+    pub init: InitProcess,
+    uid: u32,
+    settled: OnceCell<Result<(), NotSettled>>,
+    session: UserSession,
+}
+
+impl Boot {
+    pub(super) fn new(init: InitProcess, uid: u32) -> Boot {
+        Boot {
+            init,
+            uid,
+            settled: OnceCell::new(),
+            session: UserSession::default(),
+        }
+    }
+
+    /// Waits until a command may start.
+    pub(super) async fn wait(&self, start: Start) -> Result<(), NotSettled> {
+        match start {
+            Start::Immediate => Ok(()),
+            Start::Settled => *self.settled.get_or_init(|| self.init.settle()).await,
+        }
+    }
+
+    /// Returns the login session for a command of this user, if the user has one.
+    pub(super) async fn session(&self, uid: u32, start: Start) -> Option<Session> {
+        let is_systemd = matches!(&self.init.program,
+            container_protocol::InitProgram::OfImage(program) if program.ends_with("/systemd"));
+        if start == Start::Immediate || uid != self.uid || !is_systemd {
+            return None;
+        }
+        let deadline = self.init.settle_deadline.max(Instant::now() + SLOW);
+        self.session.get(&self.init, uid, deadline).await
+    }
+}
+
+/// Calls `note` if `work` takes long, and returns its result.
+pub(super) async fn with_note<T>(work: impl Future<Output = T>, note: impl AsyncFnOnce()) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = sleep(SLOW) => {}
+    }
+    note().await;
+    work.await
+}
