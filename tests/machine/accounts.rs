@@ -3,11 +3,9 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
-    path::Path,
 };
 
 use end_to_end::{Lab, User, World};
-use rustix::fs::{XattrFlags, setxattr};
 
 crate::declare::tests![users_of_directory_services_are_at_home];
 
@@ -21,7 +19,7 @@ fn users_of_directory_services_are_at_home(lab: &Lab) {
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
     account_works(&world);
     home_is_that_of_the_host(&world);
-    groups_and_lists_of_the_host_count(&world);
+    groups_of_the_host_count(&world);
     root_acts_as_before(&world);
 }
 
@@ -65,8 +63,7 @@ fn home_is_that_of_the_host(world: &World) {
     );
 }
 
-/// Directories of another owner that the user may use as a member of a group, or by an access
-/// control list.
+/// Directories of another owner, one of which the user may use as a member of a group.
 fn make_team_directories(world: &World) {
     let user = world.user().unwrap();
     let directory = |name: &str, gid: u32, mode: u32| {
@@ -77,39 +74,12 @@ fn make_team_directories(world: &World) {
             chown(path, Some(0), Some(gid)).unwrap();
         }
         fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
-        directory
     };
     directory("team", user.groups[0], 0o2770);
     directory("closed", 0, 0o700);
-    let listed = directory("listed", 0, 0o700);
-    grant_access(&listed, user.uid);
 }
 
-/// Gives a user access to a directory by an access control list (acl(5), linux/posix_acl_xattr.h).
-fn grant_access(directory: &Path, uid: u32) {
-    const NO_ID: u32 = u32::MAX;
-    let mut list = 2u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in [
-        (0x01u16, 7u16, NO_ID), // owner
-        (0x02, 7, uid),         // user
-        (0x04, 0, NO_ID),       // group
-        (0x10, 7, NO_ID),       // mask
-        (0x20, 0, NO_ID),       // others
-    ] {
-        list.extend(tag.to_le_bytes());
-        list.extend(permissions.to_le_bytes());
-        list.extend(id.to_le_bytes());
-    }
-    setxattr(
-        directory,
-        "system.posix_acl_access",
-        &list,
-        XattrFlags::empty(),
-    )
-    .unwrap();
-}
-
-fn groups_and_lists_of_the_host_count(world: &World) {
+fn groups_of_the_host_count(world: &World) {
     let user = world.user().unwrap();
     let devs = user.groups[0];
     let inside = |line: &str| world.inside("dev", line);
@@ -123,12 +93,10 @@ fn groups_and_lists_of_the_host_count(world: &World) {
         inside("cat team/old; umask 027; echo x > team/new; mkdir team/dir"),
         "old\n"
     );
-    assert_eq!(inside("cat listed/old; echo x > listed/new"), "old\n");
     inside(&format!("echo x > given; chgrp {devs} given"));
     for (made, gid, mode) in [
         ("team/new", devs, 0o640),
         ("team/dir", devs, 0o2750),
-        ("listed/new", user.gid, 0o644),
         ("given", devs, 0o644),
     ] {
         let about = fs::metadata(world.home().join(made)).unwrap();

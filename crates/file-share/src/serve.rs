@@ -10,8 +10,7 @@ use virtiofsd::{
     filesystem::FileSystem,
     limits::setup_rlimit_nofile,
     passthrough::{
-        CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs,
-        read_only::PassthroughFsRo,
+        CachePolicy, Config, InodeFileHandlesMode, PassthroughFs, read_only::PassthroughFsRo,
     },
     seccomp::{self, SeccompAction, enable_seccomp},
     soft_idmap::{GuestGid, cmdline::IdMap},
@@ -121,11 +120,6 @@ fn config(path: &str, guest_fd_limit: u64) -> Config {
         uid_map: Some(user_map()),
         gid_map: Some(group_map()),
         guest_fd_limit,
-        // The guest's kernel checks permissions, so it has to know the access control lists.
-        xattr: true,
-        posix_acl: NegotiationMode::Auto,
-        // Otherwise the guest asks for an extended attribute before each write.
-        killpriv_v2: true,
         ..Config::default()
     }
 }
