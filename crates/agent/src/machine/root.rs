@@ -15,7 +15,9 @@ use std::{
 };
 
 use nix::mount::{MsFlags, mount};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, Uid, statx,
+};
 
 use crate::paths::MACHINE;
 
@@ -125,6 +127,14 @@ impl GuestRoot {
     /// Mounts a file with these contents over an existing one.
     fn cover(&self, path: &str, contents: &str, mode: u32) -> io::Result<()> {
         let covered = self.locate(path)?;
+        let attributes = statx(&covered, "", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+        if attributes
+            .stx_attributes
+            .contains(StatxAttributes::IMMUTABLE)
+        {
+            // Its owner wants it to stay as it is, on a disk that is not full too.
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let cover = format!("{COVERS}{path}");
         let directory = cover.rsplit_once('/').map_or(COVERS, |(parent, _)| parent);
         self.make_directory(directory)?;
