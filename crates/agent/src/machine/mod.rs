@@ -21,6 +21,7 @@ mod subordinate_ids;
 mod sudo;
 mod sysctls;
 mod time_zone;
+mod udev;
 mod user;
 mod virtualization;
 
@@ -80,6 +81,11 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     network::set_up(setup.network.as_ref())
         .await
         .map_err(SetUpError::Network)?;
+    if let Err(error) = udev::mark_interfaces(&root) {
+        kernel_log::error(&format!(
+            "cannot mark the network interfaces as initialized: {error}"
+        ));
+    }
     names::write(&root, setup);
     if let Err(error) = profile::write(&root, &setup.init_environment) {
         kernel_log::error(&format!(
