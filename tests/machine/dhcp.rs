@@ -1,6 +1,6 @@
 //! Images that configure their network themselves keep the machine's addresses.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use end_to_end::{Lab, World, eventually};
 
@@ -105,8 +105,9 @@ fn busybox_gets_the_machines_address(lab: &Lab) {
         "#!/bin/sh\n[ \"$1\" = bound ] && echo \"$ip $mask $router $dns $lease\"\nexit 0\n",
     )
     .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let line = format!(
-        "ip addr flush dev eth0; chmod 755 {0} 2>/dev/null; udhcpc -i eth0 -n -q -f -s {0} 2>/dev/null",
+        "ip addr flush dev eth0; udhcpc -i eth0 -n -q -f -s {0} 2>/dev/null",
         script.display()
     );
     let arguments = ["run", "-n", "dev", "--root", &line];

@@ -23,7 +23,10 @@ pub(super) fn mark_interfaces(root: &GuestRoot) -> io::Result<()> {
     }
     root.make_directory(DATABASE)?;
     for interface in fs::read_dir("/sys/class/net")? {
-        let index = fs::read_to_string(interface?.path().join("ifindex"))?;
+        // Not every entry is an interface: `bonding_masters` is a file.
+        let Ok(index) = fs::read_to_string(interface?.path().join("ifindex")) else {
+            continue;
+        };
         // The time of the initialization, in microseconds since the boot.
         root.write(&format!("{DATABASE}/n{}", index.trim()), "I:1\n", 0o644)?;
     }
