@@ -34,7 +34,8 @@ fn addresses(world: &World, machine: &str) -> Addresses {
 }
 
 /// Removes the card's addresses and routes, so that only a DHCP client brings them back.
-const FLUSH: &str = "ip addr flush dev eth0; ip -6 addr flush dev eth0 scope global; ip route flush dev eth0; ip -6 route flush dev eth0";
+const FLUSH: &str =
+    "ip -4 addr flush dev eth0; ip -6 addr flush dev eth0 scope global; ip -6 route del default";
 
 /// Checks that the machine has its addresses by DHCP, and that connections and names work.
 fn check(world: &World, own: &Addresses, manager: &str) {
