@@ -1,18 +1,8 @@
 //! Images that configure their network themselves keep the machine's addresses.
 
-use std::{fs, os::unix::fs::PermissionsExt};
-
 use end_to_end::{Lab, World, eventually};
 
-crate::declare::tests![
-    network_managers_of_debian_get_the_machines_addresses,
-    busybox_gets_the_machines_address,
-];
-
-/// Installs the network managers while the machine has the agent's configuration.
-const INSTALL: &str = "apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
-    --no-install-recommends isc-dhcp-client ifupdown network-manager > /dev/null \
-    && systemctl disable --quiet --now networking NetworkManager NetworkManager-wait-online";
+crate::declare::tests![networkd_gets_the_machines_addresses,];
 
 /// The machine's addresses inside, without the prefix.
 struct Addresses {
@@ -55,65 +45,17 @@ fn check(world: &World, own: &Addresses, manager: &str) {
     inside("exec 3<>/dev/tcp/fd7e:41c9:b35a::c613:1/53");
 }
 
-fn network_managers_of_debian_get_the_machines_addresses(lab: &Lab) {
+fn networkd_gets_the_machines_addresses(lab: &Lab) {
     let world = World::for_root();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
     let inside = |line: &str| world.inside("dev", line);
     let own = addresses(&world, "dev");
 
-    // The image has no udev. systemd-networkd removes addresses that it has not set. `wait-online` fails after two minutes
-    // without a lease.
+    // The image has no udev. systemd-networkd removes addresses that it has not set. `wait-online`
+    // fails after two minutes without a lease.
     inside(&format!(
         "printf '[Match]\\nName=e*\\n[Network]\\nDHCP=yes\\n' > /etc/systemd/network/e.network; {FLUSH}; \
          systemctl start systemd-networkd systemd-networkd-wait-online"
     ));
     check(&world, &own, "systemd-networkd");
-    inside("systemctl stop systemd-networkd.socket systemd-networkd");
-    inside(INSTALL);
-
-    // ifupdown with ISC's client, which keeps running and renews.
-    inside(&format!(
-        "{FLUSH}; printf 'iface eth0 inet dhcp\\niface eth0 inet6 dhcp\\n' > /etc/network/interfaces; ifup eth0"
-    ));
-    check(&world, &own, "ifupdown");
-    let lease = inside("cat /var/lib/dhcp/dhclient.eth0.leases");
-    assert!(
-        lease.contains("dhcp-server-identifier 198.19.0.1"),
-        "{lease}"
-    );
-    inside("ifdown eth0; : > /etc/network/interfaces");
-
-    // NetworkManager, from the start of the machine on.
-    inside(
-        "rm -f /etc/systemd/network/e.network; systemctl enable --quiet NetworkManager NetworkManager-wait-online",
-    );
-    world.stdout(&["restart", "dev"]);
-    inside("systemctl start NetworkManager-wait-online");
-    check(&world, &own, "NetworkManager");
-    let failed = inside("systemctl --failed --no-legend");
-    assert!(!failed.contains("etwork"), "{failed}");
-    let devices = inside("nmcli -g GENERAL.STATE device show eth0");
-    assert!(devices.contains("(connected)"), "{devices}");
-}
-
-fn busybox_gets_the_machines_address(lab: &Lab) {
-    let world = World::for_user();
-    world.create(&lab.image("busybox:1"), "dev", &["--home-mount", "rw"]);
-    let own = addresses(&world, "dev");
-    let script = world.home().join("leased");
-    fs::write(
-        &script,
-        "#!/bin/sh\n[ \"$1\" = bound ] && echo \"$ip $mask $router $dns $lease\"\nexit 0\n",
-    )
-    .unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let line = format!(
-        "ip addr flush dev eth0; udhcpc -i eth0 -n -q -f -s {0} 2>/dev/null",
-        script.display()
-    );
-    let arguments = ["run", "-n", "dev", "--root", &line];
-    // busybox shortens an infinite lease.
-    let leased = world.stdout(&arguments);
-    let expected = format!("{} 16 198.19.0.1 198.19.0.1 ", own.v4);
-    assert!(leased.starts_with(&expected), "{leased}");
 }
