@@ -14,6 +14,7 @@ use tokio::{
     net::unix::pipe,
     process::Child,
     sync::Mutex,
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 
@@ -47,7 +48,8 @@ enum State {
     #[default]
     NotOpened,
     Open {
-        leader: Box<Child>,
+        /// Reaps the leader: the machine's init cannot, and a shutdown would wait for it.
+        leader: JoinHandle<()>,
         session: Session,
     },
     /// The machine has no logind.
@@ -106,7 +108,7 @@ impl UserSession {
         let mut state = self.state.lock().await;
         if let State::Open { leader, session } = &mut *state {
             // A user may end the session (`loginctl terminate-session`).
-            if matches!(leader.try_wait(), Ok(None)) && session.cgroup.exists() {
+            if !leader.is_finished() && session.cgroup.exists() {
                 return Some(session.clone());
             }
             *state = State::NotOpened;
@@ -117,7 +119,7 @@ impl UserSession {
         match open(init, uid, deadline).await {
             Ok((leader, session)) => {
                 *state = State::Open {
-                    leader: Box::new(leader),
+                    leader: tokio::spawn(reap(leader)),
                     session: session.clone(),
                 };
                 Some(session)
@@ -162,6 +164,11 @@ async fn open(
         let _ = leader.start_kill();
     }
     Ok((leader, session?))
+}
+
+async fn reap(mut leader: Child) {
+    // The result does not matter: the next command opens another session.
+    let _ = leader.wait().await;
 }
 
 /// Returns the directory of a process's cgroup.
