@@ -63,7 +63,7 @@ perl -e 'use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("so
 const INVENTORY: &str = r#"cd "$1"; export LC_ALL=C
 found() {
 	find . -xdev -mindepth 1 \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \
-		-o -path ./var/tmp -o -type s \) -prune -o "$@"
+		-o -path ./var/tmp -o -path './usr/lib/modules/*' -o -type s \) -prune -o "$@"
 }
 found -printf '%p\tis %y %m %U:%G %T@ %l\n'
 found -type f -print0 | xargs -0 sha256sum | sed 's/^\\\{0,1\}\([0-9a-f]*\) ..\(.*\)/.\2\tholds \1/; s/^\.\././'
