@@ -217,7 +217,7 @@ mod tests {
                 count,
             } => (*from_guest..from_guest + count)
                 .contains(&id)
-                .then(|| to_host + id - from_guest),
+                .then(|| to_host + (id - from_guest)),
             IdMap::SquashGuest {
                 from_guest,
                 to_host,
