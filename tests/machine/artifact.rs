@@ -76,7 +76,7 @@ fn shell_without_script_is_used_by_the_built_in_set_up(lab: &Lab) {
         format!("{name}\n/bin/ash\n")
     );
     let root = ["run", "-n", "dev", "--root", "ls /etc/sudoers.d"];
-    assert_eq!(world.stdout(&root).trim(), name.replace('.', "_"));
+    assert_eq!(world.stdout(&root).trim(), "container-user");
 
     author.attach(&[(CONFIG, r#"{"schemaVersion": 1, "shell": "/bin/no-shell"}"#)]);
     let error = world.error(&["create", &author.image(), "--name", "other"]);
