@@ -20,12 +20,6 @@ crate::declare::tests![
     a_database_with_a_log_is_used_by_one_side_at_a_time,
 ];
 
-/// Slow tests, which only `make home-stress` runs.
-pub(crate) const LONG: &[crate::declare::Test] = &[(
-    "locks::databases_are_written_from_both_sides_for_a_minute",
-    databases_are_written_from_both_sides_for_a_minute,
-)];
-
 const KINDS: [&str; 3] = ["flock", "posix", "ofd"];
 
 /// A file in a world's home, and the program that locks it.
@@ -275,7 +269,8 @@ fn databases_are_written_from_both_sides(lab: &Lab) {
     }
 }
 
-fn databases_are_written_from_both_sides_for_a_minute(lab: &Lab) {
+/// Takes a minute on a fast host.
+pub(crate) fn databases_are_written_for_a_minute(lab: &Lab) {
     for world in lab.with_tools() {
         write_databases(world, 400);
     }

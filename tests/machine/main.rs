@@ -19,6 +19,7 @@ mod exec;
 mod first_use;
 mod foreign;
 mod home_features;
+mod home_stress;
 mod identity;
 mod images;
 mod inits;
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
         Trial::test(name.trim_start_matches("machine::"), test)
     };
     let short = files.into_iter().flatten().map(trial);
-    let long = [many_files::LONG, locks::LONG];
+    let long = [many_files::LONG, home_stress::LONG];
     let long = long
         .into_iter()
         .flatten()
