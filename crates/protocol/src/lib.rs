@@ -34,7 +34,6 @@
 mod base64;
 mod command;
 pub mod frame;
-mod home;
 pub mod local;
 mod machine;
 pub mod mux;
@@ -48,7 +47,6 @@ pub use command::{
     GuestCopy, HandedOn, Identity, Start, StartFailure, Stdio, TerminalSize, UserReference,
     WorkingDirectory,
 };
-pub use home::{HomeReply, HomeRequest};
 pub use machine::{
     ChangesRequest, ControlEvent, ControlRequest, GuestGroup, GuestNetwork, GuestShare,
     GuestTimeZone, GuestUser, InitProgram, MachineSetup, ResolverSettings,

@@ -33,8 +33,6 @@ const CHANNEL: &str = "container.agent";
 pub(crate) struct HostEnds {
     /// Serves the home; absent if nothing is shared.
     pub file_share: Option<FileShareProcess>,
-    /// The file share's connection for the agent.
-    pub home_questions: Option<StdUnixStream>,
     /// The machine's network; absent if only its disk is read.
     pub network: Option<Arc<Network>>,
     /// The byte stream to the agent.
@@ -52,12 +50,11 @@ pub(crate) fn assemble(
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
     let (kernel, unpacked_kernel) = prepare_kernel(launch)?;
     let settings = launch.run_settings();
-    let (file_share, connections) = settings
+    let (file_share, engine_share) = settings
         .and_then(|settings| settings.home.as_ref())
         .map(|home| share_home(launch, home))
         .transpose()?
         .unzip();
-    let (engine_share, home_questions) = connections.unzip();
     let (network, card) = settings
         .map(|settings| start_network(launch, &settings.network, machine))
         .transpose()?
@@ -79,7 +76,6 @@ pub(crate) fn assemble(
     };
     let host_ends = HostEnds {
         file_share,
-        home_questions,
         network,
         channel,
         console,
@@ -114,7 +110,7 @@ fn prepare_kernel(launch: &Launch) -> Result<(Kernel, Option<PathBuf>), BootErro
 fn share_home(
     launch: &Launch,
     home: &HomeShare,
-) -> Result<(FileShareProcess, (FileShare, StdUnixStream)), BootError> {
+) -> Result<(FileShareProcess, FileShare), BootError> {
     let failed = |cause| BootError::Home {
         path: home.path.clone(),
         cause,
@@ -123,13 +119,13 @@ fn share_home(
     log.clear();
     // Read here for its error: the server's process could only end.
     fs::read_dir(&home.path).map_err(failed)?;
-    let (file_share, connections) =
+    let (file_share, connection) =
         FileShareProcess::start(home, log, &launch.runtime_directory).map_err(failed)?;
     let engine_share = FileShare {
         tag: TAG.to_owned(),
-        connection: connections.engine,
+        connection,
     };
-    Ok((file_share, (engine_share, connections.agent)))
+    Ok((file_share, engine_share))
 }
 
 fn start_network(
