@@ -32,7 +32,7 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// Returns the configuration as [`write`] has written it.
+    /// Returns the configuration as [`write()`] has written it.
     pub(crate) fn new(network: &GuestNetwork) -> Resolver {
         Resolver {
             server: network.dns,
