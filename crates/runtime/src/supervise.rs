@@ -81,7 +81,7 @@ enum Event {
 /// Request for the guest.
 enum Request {
     CompareClock,
-    /// Tells the host's clock at the moment of sending.
+    /// The host's clock at the moment of sending.
     SetClock,
     Stop {
         grace_seconds: u32,

@@ -165,7 +165,7 @@ async fn start(
     Ok((started, streams))
 }
 
-/// Waits until the command may start. Tells the host what it waits for.
+/// Waits until the command may start. Reports to the host what it waits for.
 async fn wait_for_boot(
     boot: &Boot,
     request: &CommandRequest,
