@@ -42,7 +42,8 @@ impl Environment {
         for (name, value) in image.iter().filter_map(|pair| pair.split_once('=')) {
             environment.set(name, value);
         }
-        for (name, value) in parse(&root.read(MACHINE).unwrap_or_default()) {
+        let machine = root.read(MACHINE).unwrap_or_default();
+        for (name, value) in parse(&machine) {
             if name != "PATH" {
                 environment.set(name, value);
             }
@@ -52,12 +53,11 @@ impl Environment {
                 environment.set(name, value);
             }
         }
-        let machine = root.read(MACHINE).unwrap_or_default();
-        let machine = parse(&machine).filter(|(name, _)| *name == "PATH");
-        let machine = machine.map(|(_, value)| value).last();
+        let paths = parse(&machine).filter(|(name, _)| *name == "PATH");
+        let path = paths.map(|(_, value)| value).last();
         environment.set(
             "PATH",
-            search_path::merged(search_path::of_image(image), machine),
+            search_path::merged(search_path::of_image(image), path),
         );
         environment.set("HOME", account.home);
         environment.set("USER", account.name);
