@@ -13,6 +13,9 @@ use end_to_end::{Fault, Lab, Outcome, TcpRelay, World, eventually};
 use sha2::{Digest, Sha256};
 use xtask::guest;
 
+/// Imports the image `local/box`, which has only busybox, into podman's storage.
+pub(crate) const IMPORT_BOX: &str = "mkdir -p /root-of/bin /root-of/usr /root-of/etc && touch /root-of/etc/os-release && cp /bin/busybox /root-of/bin/ && ln -s busybox /root-of/bin/sh && tar -C /root-of -c . | podman import -q - local/box > /dev/null";
+
 crate::declare::tests![
     virtual_machine_runs_in_a_machine,
     hanging_kernel_is_ended,
@@ -492,9 +495,7 @@ fn container_programs_run_on_our_kernel(lab: &Lab) {
         "apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends podman crun netavark aardvark-dns systemd-container bpftrace wireguard-tools iptables busybox-static > /dev/null",
     );
     // A container with a network namespace, whose packets are forwarded by netfilter rules.
-    inside(
-        "mkdir -p /root-of/bin /root-of/usr /root-of/etc && touch /root-of/etc/os-release && cp /bin/busybox /root-of/bin/ && ln -s busybox /root-of/bin/sh && tar -C /root-of -c . | podman import -q - local/box > /dev/null",
-    );
+    inside(IMPORT_BOX);
     let line = "podman run --rm local/box /bin/busybox wget -q -O - http://deb.debian.org/debian/dists/bookworm/Release | grep -m 1 Codename";
     assert_eq!(inside(line), "Codename: bookworm\n");
     let line = "systemd-nspawn --quiet --register=no --pipe --directory=/ --volatile=yes /bin/busybox echo in a container";

@@ -185,9 +185,7 @@ fn containers_run_without_systemd(lab: &Lab) {
     inside(
         "apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends podman crun busybox-static kmod squashfs-tools keyutils > /dev/null 2>&1",
     );
-    inside(
-        "mkdir -p /root-of/bin /root-of/usr /root-of/etc && touch /root-of/etc/os-release && cp /bin/busybox /root-of/bin/ && ln -s busybox /root-of/bin/sh && tar -C /root-of -c . | podman import -q - local/box > /dev/null",
-    );
+    inside(kernels::IMPORT_BOX);
     let line = "podman --cgroup-manager cgroupfs run --rm -m 64m --network none local/box /bin/busybox cat /sys/fs/cgroup/memory.max";
     assert_eq!(inside(line), "67108864\n");
     inside(
