@@ -58,6 +58,12 @@ test: check build kernel images ## Run `make check`, unit and end-to-end tests
 many-files: build images ## Walk a home of 200,000 files with at most 20,000 open
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture many_files
 
+STRESS_SECONDS ?= 600
+.PHONY: home-stress
+home-stress: build kernel images ## Work on the shared home from both sides for STRESS_SECONDS (600)
+	STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --package end-to-end --locked -- \
+		--ignored --nocapture home_stress
+
 .PHONY: bench-writers
 bench-writers: bench-others ## Compare ext4 writers on difficult archives (20 minutes, as root)
 	@xtask/packages python3

@@ -18,11 +18,14 @@ mod environment;
 mod exec;
 mod first_use;
 mod foreign;
+mod home_features;
+mod home_stress;
 mod identity;
 mod images;
 mod inits;
 mod kernels;
 mod local_stores;
+mod locks;
 mod logs;
 mod many_files;
 mod network;
@@ -75,6 +78,8 @@ fn main() -> ExitCode {
         foreign::TESTS,
         local_stores::TESTS,
         at_home::TESTS,
+        locks::TESTS,
+        home_features::TESTS,
         many_files::TESTS,
         network::TESTS,
         dhcp::TESTS,
@@ -92,8 +97,10 @@ fn main() -> ExitCode {
         Trial::test(name.trim_start_matches("machine::"), test)
     };
     let short = files.into_iter().flatten().map(trial);
-    let long = many_files::LONG
-        .iter()
+    let long = [many_files::LONG, home_stress::LONG];
+    let long = long
+        .into_iter()
+        .flatten()
         .map(|test| trial(test).with_ignored_flag(true));
     libtest_mimic::run(&arguments, short.chain(long).collect()).exit_code()
 }

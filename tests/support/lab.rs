@@ -1,8 +1,11 @@
 //! Worlds and a registry that tests share.
 
-use std::{net::SocketAddr, sync::OnceLock};
+use std::{net::SocketAddr, path::PathBuf, sync::OnceLock};
 
-use xtask::registry::{self, Registry};
+use xtask::{
+    guest,
+    registry::{self, Registry},
+};
 
 use crate::World;
 
@@ -14,6 +17,8 @@ pub struct Lab {
     // Fields are dropped in this order: the machines before the registry of their images.
     root: OnceLock<World>,
     user: OnceLock<World>,
+    user_with_tools: OnceLock<World>,
+    root_with_tools: OnceLock<World>,
     unbooted: OnceLock<World>,
     registry: OnceLock<Registry>,
 }
@@ -60,4 +65,37 @@ impl Lab {
             world
         })
     }
+
+    /// Returns an ordinary user's world, with a running machine `dev` of the image `debian-tools`,
+    /// on Debian's kernel. Tests must not stop it.
+    pub fn user_with_tools(&self) -> &World {
+        self.user_with_tools.get_or_init(|| {
+            let world = World::for_user();
+            world.create(&self.image("debian-tools:12"), "dev", &[]);
+            world
+        })
+    }
+
+    /// Returns root's world, with a running machine `dev` of the image `debian-tools`, on our
+    /// kernel. Tests must not stop it.
+    pub fn root_with_tools(&self) -> &World {
+        self.root_with_tools.get_or_init(|| {
+            let world = World::for_root();
+            let kernel = our_kernel().display().to_string();
+            let image = self.image("debian-tools:12");
+            world.create(&image, "dev", &["--kernel", &kernel]);
+            world
+        })
+    }
+
+    /// Returns the worlds whose machines have tools: of a user and of root, on both kernels.
+    pub fn with_tools(&self) -> [&World; 2] {
+        [self.user_with_tools(), self.root_with_tools()]
+    }
+}
+
+/// Returns the kernel made for machines, or Debian's if `make kernel` has not built it.
+pub fn our_kernel() -> PathBuf {
+    let kernels = guest::kernels().unwrap();
+    kernels.first().unwrap().join("vmlinux")
 }

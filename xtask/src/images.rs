@@ -31,7 +31,7 @@ struct TestImage {
     tag: &'static str,
 }
 
-const IMAGES: [TestImage; 6] = [
+const IMAGES: [TestImage; 7] = [
     TestImage {
         name: "debian-systemd",
         tag: "12",
@@ -42,6 +42,10 @@ const IMAGES: [TestImage; 6] = [
     },
     TestImage {
         name: "debian-plain",
+        tag: "12",
+    },
+    TestImage {
+        name: "debian-tools",
         tag: "12",
     },
     TestImage {

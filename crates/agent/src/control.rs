@@ -32,6 +32,7 @@ use crate::{
     clock,
     commands::Commands,
     helper_root::HelperRoot,
+    home,
     init::{Ending, Init, InitError},
     kernel_log, listeners,
     machine::{self, SetUpError, mounts, resolver::Resolver},
@@ -140,7 +141,7 @@ async fn serve_started(
     incoming: Incoming,
     control: &mut Stream,
 ) -> Result<Ending, FrameError> {
-    let network = serve_network(setup, opener.clone());
+    let tasks = serve_host(setup, opener.clone());
     let ssh_agent = serve_ssh_agent(setup, opener);
     let process = init.process().clone();
     let started = ControlEvent::Started {
@@ -155,7 +156,7 @@ async fn serve_started(
     let ending = serve_until_end(control, &mut init, stop_method, &changes).await;
     // Everything that holds a file of the machine open has to end before it is unmounted.
     changes.cancel().await;
-    drop(network);
+    drop(tasks);
     init.finish().await;
     if let Some(ssh_agent) = ssh_agent {
         ssh_agent.finish().await;
@@ -248,10 +249,13 @@ async fn open_stdio_log(opener: Opener) -> io::Result<Stream> {
     Ok(log)
 }
 
-/// Reports listeners to the host and relays connections to the machine's loopback, until the
-/// returned tasks are dropped.
-fn serve_network(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
+/// Answers the file share, reports listeners to the host, and relays connections to the machine's
+/// loopback, until the returned tasks are dropped.
+fn serve_host(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    if setup.home_share.is_some() {
+        tasks.spawn(home::answer_questions(opener.clone()));
+    }
     if let Some(network) = &setup.network {
         tasks.spawn(listeners::report(opener));
         tasks.spawn(relay::serve_streams(network.address, network.gateway));

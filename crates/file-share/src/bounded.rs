@@ -1,24 +1,29 @@
 //! The file system with a limit of open files: finding files again that were closed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::CStr,
     fs::File,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use virtiofsd::{
-    filesystem::{Context, Entry, Extensions, FileSystem, ZeroCopyWriter},
+    filesystem::{Context, Entry, FileSystem, ROOT_ID, ZeroCopyWriter},
     oslib::ReadvFlags,
     soft_idmap::GuestGid,
 };
 
 use crate::{
+    anonymous::AnonymousFiles,
+    error::stale_handle,
     identity::FileIdentity,
-    places::{Exclusions, Place, PlaceKind, Places},
-    table::{GuestInode, InnerInode, Location, Table},
+    listing::mount_id,
+    locks::{Locks, Waiters},
+    places::{Exclusions, Place, Places},
+    table::{ClosedFile, GuestInode, InnerInode, Location, ROOT, Reopened, Step, Table},
 };
 
 /// Descriptors reserved for requests in progress, which open files that are not counted.
@@ -38,27 +43,61 @@ const MAX_ATTEMPTS: usize = 8;
 /// files, and finds a file again, by directory and name, when the guest uses it. The file found
 /// must be the same: if the host has moved or replaced it, the request fails with `ESTALE`, and the
 /// guest's kernel looks the path up again.
+///
+/// Clones are the same file system.
 #[derive(Debug)]
-pub struct BoundedFileSystem<F> {
+pub struct BoundedFileSystem<F>(Arc<Parts<F>>);
+
+impl<F> Clone for BoundedFileSystem<F> {
+    fn clone(&self) -> BoundedFileSystem<F> {
+        BoundedFileSystem(Arc::clone(&self.0))
+    }
+}
+
+impl<F> Deref for BoundedFileSystem<F> {
+    type Target = Parts<F>;
+
+    fn deref(&self) -> &Parts<F> {
+        &self.0
+    }
+}
+
+/// A file system whose inodes and handles are numbers, which can be wrapped.
+pub trait InnerFileSystem: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static {}
+
+impl<F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static> InnerFileSystem for F {}
+
+/// What an inner file system cannot do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Restrictions {
+    /// Group in whose name files are created, because the process may not act as another user than
+    /// its own. Absent for that of the guest's process.
+    pub creating_group: Option<GuestGid>,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+}
+
+/// The parts of a [`BoundedFileSystem`].
+#[derive(Debug)]
+#[doc(hidden)]
+pub struct Parts<F> {
     pub(crate) inner: F,
     /// Limit of descriptors that are held for the guest.
     limit: u64,
-    table: Mutex<Table>,
-    /// The last directory in which a file was identified. Lock order: the table first.
-    last_directory: Mutex<Option<OpenDirectory>>,
+    restrictions: Restrictions,
     pub(crate) places: Places,
     /// Device and inode number of hidden directories, which stay hidden if the host moves them.
-    hidden: Mutex<HashMap<(u64, u64), Place>>,
-    /// Group in whose name files are created; absent for that of the guest's process.
-    pub(crate) creating_group: Option<GuestGid>,
-}
-
-/// A file that the guest's request is about.
-pub(crate) enum Located<'a, F: FileSystem<Inode = u64, Handle = u64>> {
-    /// A file of the host.
-    Host(PinnedFile<'a, F>),
-    /// An excluded directory, or an ancestor that the host lacks.
-    Empty(Place),
+    pub(crate) hidden: Mutex<HashMap<(u64, u64), Place>>,
+    /// Names, by directory, at which a file system is mounted that does not answer.
+    pub(crate) unanswered: Mutex<HashSet<Location>>,
+    /// Id of the mount that the shared directory is on.
+    root_mount: OnceLock<u64>,
+    /// Never locked during a system call that may wait for the host's file systems.
+    table: Mutex<Table>,
+    /// The last directory in which a file was identified, while no request uses it.
+    last_directory: Mutex<Option<OpenDirectory>>,
+    pub(crate) locks: Locks,
+    pub(crate) anonymous: AnonymousFiles,
 }
 
 /// A directory that is open in the inner file system.
@@ -68,22 +107,15 @@ struct OpenDirectory {
     handle: u64,
 }
 
-/// A directory that was looked up and is open in the inner file system.
-struct FoundDirectory {
-    identity: FileIdentity,
-    location: Location,
-    inner_inode: InnerInode,
-}
-
 /// A file that stays open in the inner file system while a request uses it.
-pub(crate) struct PinnedFile<'a, F: FileSystem<Inode = u64, Handle = u64>> {
+pub(crate) struct PinnedFile<'a, F: InnerFileSystem> {
     file_system: &'a BoundedFileSystem<F>,
     context: Context,
     pub guest_inode: GuestInode,
     pub inner_inode: u64,
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> Drop for PinnedFile<'_, F> {
+impl<F: InnerFileSystem> Drop for PinnedFile<'_, F> {
     fn drop(&mut self) {
         let closed = self.file_system.table().unpin(self.guest_inode);
         self.file_system.close(self.context, closed);
@@ -95,10 +127,6 @@ impl<F> BoundedFileSystem<F> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hidden(&self) -> MutexGuard<'_, HashMap<(u64, u64), Place>> {
-        self.hidden.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn last_directory(&self) -> MutexGuard<'_, Option<OpenDirectory>> {
         self.last_directory
             .lock()
@@ -106,54 +134,84 @@ impl<F> BoundedFileSystem<F> {
     }
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
+impl<F: InnerFileSystem> BoundedFileSystem<F> {
     /// Wraps `inner`, which may hold up to `limit` descriptors for the guest.
     pub fn new(inner: F, limit: u64) -> BoundedFileSystem<F> {
-        BoundedFileSystem {
+        let (restrictions, places) = (Restrictions::default(), Places::default());
+        BoundedFileSystem::with_places(inner, limit, restrictions, places)
+    }
+
+    /// Wraps `inner`, which has these restrictions, without some directories of `root`, the shared
+    /// directory.
+    pub fn excluding(
+        inner: F,
+        limit: u64,
+        restrictions: Restrictions,
+        (root, exclusions): (&File, &Exclusions),
+    ) -> BoundedFileSystem<F> {
+        let places = Places::new(exclusions);
+        let file_system = BoundedFileSystem::with_places(inner, limit, restrictions, places);
+        file_system.find_all_hidden(root);
+        file_system
+    }
+
+    fn with_places(
+        inner: F,
+        limit: u64,
+        restrictions: Restrictions,
+        places: Places,
+    ) -> BoundedFileSystem<F> {
+        BoundedFileSystem(Arc::new(Parts {
             inner,
+            restrictions,
+            places,
+            hidden: Mutex::default(),
+            unanswered: Mutex::default(),
+            root_mount: OnceLock::new(),
             limit: limit.saturating_sub(TRANSIENT_DESCRIPTORS),
             table: Mutex::new(Table::new()),
             last_directory: Mutex::new(None),
-            places: Places::new(&Exclusions::default()),
-            hidden: Mutex::default(),
-            creating_group: None,
-        }
-    }
-
-    /// Sets the group in whose name files are created, for a process that may not act as others.
-    #[must_use]
-    pub fn with_creating_group(mut self, creating_group: Option<GuestGid>) -> BoundedFileSystem<F> {
-        self.creating_group = creating_group;
-        self
-    }
-
-    /// Leaves directories of `root`, the shared directory, out.
-    #[must_use]
-    pub fn excluding(mut self, root: &File, exclusions: &Exclusions) -> BoundedFileSystem<F> {
-        self.places = Places::new(exclusions);
-        for (place, path) in self.places.hidden() {
-            if let Ok(identity) = FileIdentity::read(root, &path) {
-                self.hidden()
-                    .insert((identity.device, identity.inode), place);
-            }
-        }
-        self
+            locks: Locks::default(),
+            anonymous: AnonymousFiles::default(),
+        }))
     }
 
     /// Forgets everything, as the inner file system is about to do.
     pub(crate) fn clear(&self) {
+        self.locks.clear();
+        self.anonymous.clear();
         self.table().clear();
         *self.last_directory() = None;
     }
 
     /// Returns the number of descriptors that are held for the guest.
     pub fn open_descriptors(&self) -> u64 {
-        self.table().open_descriptors()
+        self.table().open_descriptors() + self.other_descriptors()
+    }
+
+    /// Returns whether another descriptor may be held for the guest.
+    pub(crate) fn has_descriptors_left(&self) -> bool {
+        self.open_descriptors() < self.limit
+    }
+
+    pub(crate) fn restrictions(&self) -> Restrictions {
+        self.restrictions
+    }
+
+    /// Returns the number of descriptors that are held for the guest, and that the inner file
+    /// system does not know.
+    fn other_descriptors(&self) -> u64 {
+        self.locks.descriptors() + self.anonymous.descriptors()
     }
 
     /// Returns the number of files that the guest remembers, including the root.
     pub fn remembered_files(&self) -> usize {
         self.table().len()
+    }
+
+    /// Returns the guest's processes that wait for a lock.
+    pub fn waiters(&self) -> &Waiters {
+        &self.locks.waiters
     }
 
     pub(crate) fn close(&self, context: Context, inner_inode: Option<InnerInode>) {
@@ -162,110 +220,95 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         }
     }
 
-    /// Returns the file, which stays open until the result is dropped.
+    /// Returns the file, which stays open until the result is dropped. It is reopened if it was
+    /// closed, and so are the directories on the way to it.
     pub(crate) fn pin(&self, context: Context, guest_inode: u64) -> io::Result<PinnedFile<'_, F>> {
         let guest_inode = GuestInode(guest_inode);
-        let mut table = self.table();
-        self.evict_excess(context, &mut table);
-        let InnerInode(inner_inode) = self.open_inner(context, &mut table, guest_inode)?;
-        table.pin(guest_inode);
-        Ok(PinnedFile {
-            file_system: self,
-            context,
-            guest_inode,
-            inner_inode,
-        })
+        self.evict_excess(context);
+        // The last directory that was reopened must not be closed before the next step.
+        let mut _directory = None;
+        loop {
+            let step = self.table().next_step_to(guest_inode)?;
+            match step {
+                Step::Arrived(inner_inode) => {
+                    return Ok(PinnedFile {
+                        file_system: self,
+                        context,
+                        guest_inode,
+                        inner_inode: inner_inode.0,
+                    });
+                }
+                Step::Reopen {
+                    directory: (directory, inner_directory),
+                    child,
+                } => {
+                    let directory = PinnedFile {
+                        file_system: self,
+                        context,
+                        guest_inode: directory,
+                        inner_inode: inner_directory.0,
+                    };
+                    self.evict_excess(context);
+                    _directory = Some(self.reopen(context, &directory, &child)?);
+                }
+            }
+        }
     }
 
-    fn evict_excess(&self, context: Context, table: &mut Table) {
-        while table.open_descriptors() > self.limit {
-            let evicted = table.evict(self.limit);
+    fn evict_excess(&self, context: Context) {
+        let limit = self.limit.saturating_sub(self.other_descriptors());
+        loop {
+            let evicted = {
+                let mut table = self.table();
+                if table.open_descriptors() <= limit {
+                    return;
+                }
+                table.evict(limit)
+            };
             if evicted.is_none() {
                 // All files are in use. The inner file system fails if they are too many.
-                break;
+                return;
             }
             self.close(context, evicted);
         }
-    }
-
-    /// Returns the inner inode of a file, reopening the file if it was closed.
-    fn open_inner(
-        &self,
-        context: Context,
-        table: &mut Table,
-        guest_inode: GuestInode,
-    ) -> io::Result<InnerInode> {
-        let mut closed = Vec::new();
-        let mut at = guest_inode;
-        let mut inner_inode = loop {
-            let Some(node) = table.get(at) else {
-                return Err(if closed.is_empty() {
-                    bad_handle()
-                } else {
-                    stale_handle()
-                });
-            };
-            if let Some(inner_inode) = node.inner_inode {
-                break inner_inode;
-            }
-            // Directories that the host has moved may seem to contain each other.
-            if closed.len() > table.len() {
-                return Err(stale_handle());
-            }
-            closed.push(at);
-            at = node.location.as_ref().ok_or_else(stale_handle)?.directory;
-        };
-        for child in closed.into_iter().rev() {
-            table.pin(at);
-            self.evict_excess(context, table);
-            let reopened = self.reopen(context, table, inner_inode, child);
-            let unknown = table.unpin(at);
-            self.close(context, unknown);
-            inner_inode = reopened?;
-            at = child;
-        }
-        Ok(inner_inode)
     }
 
     /// Opens a closed file by looking up its name. Fails with `ESTALE` if it is another file now.
     fn reopen(
         &self,
         context: Context,
-        table: &mut Table,
-        directory: InnerInode,
-        guest_inode: GuestInode,
-    ) -> io::Result<InnerInode> {
-        let node = table.get(guest_inode).ok_or_else(stale_handle)?;
-        let name = &node.location.as_ref().ok_or_else(stale_handle)?.name;
+        directory: &PinnedFile<'_, F>,
+        child: &ClosedFile,
+    ) -> io::Result<PinnedFile<'_, F>> {
         let entry = self
             .inner
-            .lookup(context, directory.0, name)
+            .lookup(context, directory.inner_inode, &child.name)
             .map_err(|error| match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => stale_handle(),
                 _ => error,
             })?;
-        let inner_inode = InnerInode(entry.inode);
-        let is_same = match table.by_inner(inner_inode) {
-            // The inner file system knows it as another file that the guest remembers.
-            Some(_) => Ok(false),
-            None => self
-                .identity(context, directory.0, name, &entry)
-                .map(|identity| identity == Some(node.identity)),
+        let found = InnerInode(entry.inode);
+        let identity = self.identity(context, directory.inner_inode, &child.name, &entry);
+        let reopened = match identity {
+            Ok(Some(identity)) if identity == child.identity => {
+                self.table().reopened(child.guest_inode, found)
+            }
+            Ok(_) => Err(stale_handle()),
+            Err(error) => Err(error),
         };
-        match is_same {
-            Ok(true) => {
-                table.set_inner_inode(guest_inode, inner_inode);
-                Ok(inner_inode)
-            }
-            Ok(false) => {
-                self.close(context, Some(inner_inode));
-                Err(stale_handle())
-            }
-            Err(error) => {
-                self.close(context, Some(inner_inode));
-                Err(error)
-            }
+        if !matches!(reopened, Ok(Reopened::Here)) {
+            self.close(context, Some(found));
         }
+        let InnerInode(inner_inode) = match reopened? {
+            Reopened::Here => found,
+            Reopened::Before(inner_inode) => inner_inode,
+        };
+        Ok(PinnedFile {
+            file_system: self,
+            context,
+            guest_inode: child.guest_inode,
+            inner_inode,
+        })
     }
 
     /// Returns the identity of a file that was just looked up; `None` when the name belongs to
@@ -273,7 +316,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
     ///
     /// The inode number is enough to notice that: the inner file system has the file open, so the
     /// number is not reused.
-    fn identity(
+    pub(crate) fn identity(
         &self,
         context: Context,
         directory: u64,
@@ -290,23 +333,19 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         }
     }
 
-    /// Calls `act` with a descriptor of a directory. The inner file system exposes descriptors only
-    /// to readers, so one is opened and "read" from. It is kept open, because the next lookup is
+    /// Calls `act` with a descriptor of a directory. It is kept open, because the next lookup is
     /// usually in the same directory.
-    fn with_directory<T>(
+    pub(crate) fn with_directory<T>(
         &self,
         context: Context,
         directory: u64,
         act: impl FnOnce(&File) -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut last_directory = self.last_directory();
-        let last = match last_directory.take() {
+        let last = self.last_directory().take();
+        let last = match last {
             Some(last) if last.directory == directory => last,
             other => {
-                if let Some(OpenDirectory { directory, handle }) = other {
-                    self.inner
-                        .release(context, directory, 0, handle, false, false, None)?;
-                }
+                self.close_directory(context, other)?;
                 let (handle, _) =
                     self.inner
                         .open(context, directory, false, libc::O_PATH as u32)?;
@@ -314,242 +353,147 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
                 OpenDirectory { directory, handle }
             }
         };
+        let result = self.probe(context, directory, last.handle, act);
+        // Another request may have left its directory meanwhile.
+        let other = self.last_directory().replace(last);
+        self.close_directory(context, other)?;
+        result
+    }
+
+    fn close_directory(
+        &self,
+        context: Context,
+        directory: Option<OpenDirectory>,
+    ) -> io::Result<()> {
+        match directory {
+            Some(OpenDirectory { directory, handle }) => self
+                .inner
+                .release(context, directory, 0, handle, false, false, None),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the id of the mount that a file is on.
+    pub(crate) fn mount(&self, context: Context, guest_inode: GuestInode) -> Option<u64> {
+        if guest_inode != ROOT {
+            let table = self.table();
+            return Some(table.get(guest_inode)?.identity.mount);
+        }
+        if let Some(mount) = self.root_mount.get() {
+            return Some(*mount);
+        }
+        let mount = self.with_directory(context, ROOT_ID, |root| Ok(mount_id(root, c"")));
+        let mount = mount.ok()??;
+        Some(*self.root_mount.get_or_init(|| mount))
+    }
+
+    /// Returns whether a file is on a file system that is mounted below the shared directory.
+    pub(crate) fn is_below_mount(&self, context: Context, guest_inode: GuestInode) -> bool {
+        let mounts = (self.mount(context, ROOT), self.mount(context, guest_inode));
+        matches!(mounts, (Some(root), Some(mount)) if root != mount)
+    }
+
+    /// Calls `act` with the file of an inner handle. The inner file system exposes descriptors only
+    /// to readers, so this "reads" from it.
+    pub(crate) fn probe<T>(
+        &self,
+        context: Context,
+        inner_inode: u64,
+        handle: u64,
+        act: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut probe = DescriptorProbe {
             act: Some(act),
             result: None,
         };
         self.inner
-            .read(context, directory, last.handle, &mut probe, 0, 0, None, 0)?;
-        *last_directory = Some(last);
+            .read(context, inner_inode, handle, &mut probe, 0, 0, None, 0)?;
         probe.result.unwrap_or_else(|| Err(stale_handle()))
     }
 
-    /// Returns the file that a request is about. An ancestor of places is found by its name, also
-    /// if the host has replaced it.
-    pub(crate) fn locate(&self, context: Context, inode: u64) -> io::Result<Located<'_, F>> {
-        let Some(place) = self.places.of(GuestInode(inode)) else {
-            return Ok(Located::Host(self.pin(context, inode)?));
-        };
-        let PlaceKind::Ancestor { is_required } = self.places.kind(place) else {
-            return Ok(Located::Empty(place));
-        };
-        if let Ok(file) = self.pin(context, inode) {
-            return Ok(Located::Host(file));
-        }
-        let (parent, name) = self.places.location(place);
-        if let Located::Host(directory) = self.locate(context, parent.0)?
-            && let Some(file) = self.pin_by_name(context, &directory, name)
-            && file.guest_inode == place.inode()
-        {
-            return Ok(Located::Host(file));
-        }
-        if is_required {
-            Ok(Located::Empty(place))
-        } else {
-            Err(stale_handle())
-        }
-    }
-
-    /// Returns a file of the host, which stays open until the result is dropped. Fails for an
-    /// excluded directory.
-    pub(crate) fn pin_on_host(
+    /// Finds the file that was just looked up as `name` in `directory` in the table, adding it if
+    /// it is new, and calls `act`. Returns `None` when the host has changed the name meanwhile.
+    fn with_node<T>(
         &self,
         context: Context,
-        inode: u64,
-    ) -> io::Result<PinnedFile<'_, F>> {
-        match self.locate(context, inode)? {
-            Located::Host(file) => Ok(file),
-            Located::Empty(_) => Err(excluded()),
-        }
-    }
-
-    /// Returns a file of the host to be changed. An ancestor of places that the host lacks is
-    /// created: the guest has seen it. Fails for an excluded directory.
-    pub(crate) fn pin_for_change(
-        &self,
-        context: Context,
-        inode: u64,
-    ) -> io::Result<PinnedFile<'_, F>> {
-        let place = match self.locate(context, inode)? {
-            Located::Host(file) => return Ok(file),
-            Located::Empty(place) => place,
-        };
-        if !matches!(self.places.kind(place), PlaceKind::Ancestor { .. }) {
-            return Err(excluded());
-        }
-        let (parent, name) = self.places.location(place);
-        let directory = self.pin_for_change(context, parent.0)?;
-        let mode = self.places.attributes(place).mode & 0o777;
-        let made = self.inner.mkdir(
-            context,
-            directory.inner_inode,
-            name,
-            mode,
-            0,
-            Extensions::default(),
-        );
-        match made {
-            Ok(entry) => self.close(context, Some(InnerInode(entry.inode))),
-            // The host has just created it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let file = self.pin_by_name(context, &directory, name);
-        file.ok_or_else(stale_handle)
-    }
-
-    /// Looks up a name that is a place.
-    pub(crate) fn look_up_place(
-        &self,
-        context: Context,
-        parent: u64,
-        place: Place,
-    ) -> io::Result<Entry> {
-        let empty = || Ok(self.places.entry(place, EXCLUDED_TIMEOUT));
-        let kind = self.places.kind(place);
-        if kind == PlaceKind::Private {
-            return empty();
-        }
-        let (_, name) = self.places.location(place);
-        let found = match self.locate(context, parent)? {
-            Located::Host(directory) if kind == PlaceKind::Hidden => {
-                self.find_hidden(context, &directory, name, place)
-            }
-            Located::Host(directory) => self.look_up(context, &directory, name),
-            Located::Empty(_) => Err(not_found()),
-        };
-        match found {
-            Err(error)
-                if kind == PlaceKind::Ancestor { is_required: true }
-                    && error.raw_os_error() == Some(libc::ENOENT) =>
-            {
-                empty()
-            }
-            found => found,
-        }
-    }
-
-    /// Looks up a hidden directory, and notes which it is.
-    fn find_hidden(
-        &self,
-        context: Context,
-        directory: &PinnedFile<'_, F>,
-        name: &CStr,
-        place: Place,
-    ) -> io::Result<Entry> {
-        let entry = self.inner.lookup(context, directory.inner_inode, name)?;
-        let identity = self.identity(context, directory.inner_inode, name, &entry);
-        self.close(context, Some(InnerInode(entry.inode)));
-        if let Some(identity) = identity? {
-            self.hidden()
-                .insert((identity.device, identity.inode), place);
-        }
-        Ok(self.places.entry(place, EXCLUDED_TIMEOUT))
-    }
-
-    /// Returns the hidden directory that has this identity.
-    fn hidden_place(&self, identity: &FileIdentity) -> Option<Place> {
-        let hidden = self.hidden();
-        hidden.get(&(identity.device, identity.inode)).copied()
-    }
-
-    /// Gives the file its place's number, which another file may have had.
-    fn assign_place(
-        &self,
-        context: Context,
-        table: &mut Table,
-        place: Place,
-        found: FoundDirectory,
-    ) -> GuestInode {
-        let number = place.inode();
-        let FoundDirectory {
-            identity,
-            location,
-            inner_inode,
-        } = found;
-        if table.get(number).is_some_and(|it| it.identity == identity) {
-            match table.get(number).and_then(|it| it.inner_inode) {
-                Some(_) => self.close(context, Some(inner_inode)),
-                None => table.set_inner_inode(number, inner_inode),
-            }
-            return number;
-        }
-        for other in [Some(number), table.by_identity(&identity)] {
-            let replaced = other.and_then(|other| table.remove(other));
-            self.close(context, replaced);
-        }
-        table.insert_as(number, identity, location, inner_inode, true);
-        number
-    }
-
-    /// Returns the guest's inode for a file that was just looked up as `name` in `directory`,
-    /// adding the file if it is new. Returns `None` when the host has changed the name meanwhile.
-    fn find_or_insert(
-        &self,
-        context: Context,
-        table: &mut Table,
         directory: &PinnedFile<'_, F>,
         name: &CStr,
         entry: &Entry,
-    ) -> io::Result<Option<GuestInode>> {
-        let inner_inode = InnerInode(entry.inode);
+        act: impl FnOnce(&mut Table, GuestInode) -> T,
+    ) -> io::Result<Option<T>> {
+        let found = InnerInode(entry.inode);
         let is_directory = entry.attr.mode & libc::S_IFMT == libc::S_IFDIR;
         let place = self
             .places
             .child(directory.guest_inode, name)
             .filter(|_| is_directory);
-        let number = place.map(Place::inode);
         // A file that the guest knows by the number of a place has it only at that place.
-        let keeps_number = |guest_inode| match number {
-            Some(number) => number == guest_inode,
-            None => self.places.of(guest_inode).is_none(),
+        let keeps_number = |guest_inode: &GuestInode| match place {
+            Some(place) => place.inode() == *guest_inode,
+            None => self.places.of(*guest_inode).is_none(),
         };
-        if let Some(guest_inode) = table.by_inner(inner_inode)
-            && keeps_number(guest_inode)
+        let known = |table: &Table| table.by_inner(found).filter(keeps_number);
         {
-            // The lookup has added a second reference in the inner file system.
-            self.close(context, Some(inner_inode));
-            return Ok(Some(guest_inode));
+            let mut table = self.table();
+            if let Some(guest_inode) = known(&table) {
+                let result = act(&mut table, guest_inode);
+                drop(table);
+                // The lookup has added a second reference in the inner file system.
+                self.close(context, Some(found));
+                return Ok(Some(result));
+            }
         }
         let identity = match self.identity(context, directory.inner_inode, name, entry) {
             Ok(Some(identity)) => identity,
             other => {
-                self.close(context, Some(inner_inode));
+                self.close(context, Some(found));
                 return other.map(|_| None);
             }
         };
-        if let Some(hidden) = self.hidden_place(&identity) {
-            self.close(context, Some(inner_inode));
-            return Ok(Some(hidden.inode()));
-        }
-        let location = entry_location(directory, name);
-        if let Some(place) = place {
-            let found = FoundDirectory {
-                identity,
-                location,
-                inner_inode,
-            };
-            return Ok(Some(self.assign_place(context, table, place, found)));
-        }
-        if let Some(guest_inode) = table.by_identity(&identity)
-            && !keeps_number(guest_inode)
-        {
-            let replaced = table.remove(guest_inode);
-            self.close(context, replaced);
-        }
-        if let Some(guest_inode) = table.by_identity(&identity) {
-            match table.get(guest_inode).and_then(|node| node.inner_inode) {
-                Some(_) => self.close(context, Some(inner_inode)),
-                None => table.set_inner_inode(guest_inode, inner_inode),
+        let hidden = self.hidden_place(&identity);
+        let mut closed = Vec::new();
+        let mut table = self.table();
+        let guest_inode = match (hidden, known(&table)) {
+            (Some(hidden), _) => {
+                closed.push(found);
+                hidden.inode()
             }
-            return Ok(Some(guest_inode));
+            // Another request was faster.
+            (None, Some(guest_inode)) => {
+                closed.push(found);
+                guest_inode
+            }
+            (None, None) => {
+                let number = place.map(Place::inode);
+                // Another file may have had the place's number.
+                for other in [number, table.by_identity(&identity)].into_iter().flatten() {
+                    let is_this = table.get(other).is_some_and(|it| it.identity == identity);
+                    if !is_this || !keeps_number(&other) {
+                        closed.extend(table.remove(other));
+                    }
+                }
+                match table.by_identity(&identity) {
+                    Some(guest_inode) => {
+                        if !table.reopen(guest_inode, found) {
+                            closed.push(found);
+                        }
+                        guest_inode
+                    }
+                    None => {
+                        let number = number.unwrap_or_else(|| table.next_number());
+                        let location = entry_location(directory, name);
+                        table.insert_as(number, identity, location, found, is_directory);
+                        number
+                    }
+                }
+            }
+        };
+        let result = act(&mut table, guest_inode);
+        drop(table);
+        for inner_inode in closed {
+            self.close(context, Some(inner_inode));
         }
-        Ok(Some(table.insert(
-            identity,
-            location,
-            inner_inode,
-            is_directory,
-        )))
+        Ok(Some(result))
     }
 
     /// Translates the result of a lookup for the guest, and counts the guest's new reference.
@@ -559,23 +503,29 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         context: Context,
         directory: &PinnedFile<'_, F>,
         name: &CStr,
-        mut entry: Entry,
+        entry: Entry,
     ) -> io::Result<Option<Entry>> {
-        let mut table = self.table();
-        let Some(guest_inode) =
-            self.find_or_insert(context, &mut table, directory, name, &entry)?
-        else {
-            return Ok(None);
-        };
-        if let Some(place) = self.places.of(guest_inode)
-            && self.places.kind(place) == PlaceKind::Hidden
-        {
-            // The host has moved it, or something above it.
-            return Ok(Some(self.places.entry(place, EXCLUDED_TIMEOUT)));
-        }
-        table.add_lookup(guest_inode, entry_location(directory, name));
-        entry.inode = guest_inode.0;
-        Ok(Some(entry))
+        let (mut attributes, mut validity) = (entry.attr, entry.attr_timeout);
+        let guest_inode =
+            self.with_node(context, directory, name, &entry, |table, guest_inode| {
+                if self.hidden_number(guest_inode).is_none() {
+                    table.add_lookup(guest_inode, entry_location(directory, name));
+                    table.send_attributes(guest_inode, &mut attributes, &mut validity);
+                }
+                guest_inode
+            })?;
+        Ok(
+            guest_inode.map(|guest_inode| match self.hidden_number(guest_inode) {
+                // The host has moved it, or something above it.
+                Some(place) => self.places.entry(place, EXCLUDED_TIMEOUT),
+                None => Entry {
+                    inode: guest_inode.0,
+                    attr: attributes,
+                    attr_timeout: validity,
+                    ..entry
+                },
+            }),
+        )
     }
 
     /// Looks a name up for the guest.
@@ -586,7 +536,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         name: &CStr,
     ) -> io::Result<Entry> {
         for _ in 0..MAX_ATTEMPTS {
-            let entry = self.inner.lookup(context, directory.inner_inode, name)?;
+            let entry = self.inner_lookup(context, directory, name)?;
             if let Some(entry) = self.to_guest_entry(context, directory, name, entry)? {
                 return Ok(entry);
             }
@@ -602,27 +552,23 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
         directory: &PinnedFile<'_, F>,
         name: &CStr,
     ) -> Option<PinnedFile<'_, F>> {
-        let entry = self
-            .inner
-            .lookup(context, directory.inner_inode, name)
-            .ok()?;
-        let mut table = self.table();
-        let guest_inode = self
-            .find_or_insert(context, &mut table, directory, name, &entry)
-            .ok()??;
-        let InnerInode(inner_inode) = table.get(guest_inode)?.inner_inode?;
-        table.pin(guest_inode);
-        Some(PinnedFile {
-            file_system: self,
-            context,
-            guest_inode,
-            inner_inode,
+        let entry = self.inner_lookup(context, directory, name).ok()?;
+        self.with_node(context, directory, name, &entry, |table, guest_inode| {
+            let InnerInode(inner_inode) = table.get(guest_inode)?.inner_inode?;
+            table.pin(guest_inode);
+            Some(PinnedFile {
+                file_system: self,
+                context,
+                guest_inode,
+                inner_inode,
+            })
         })
+        .ok()??
     }
 }
 
 /// Returns the location `name` in `directory`.
-pub(crate) fn entry_location<F: FileSystem<Inode = u64, Handle = u64>>(
+pub(crate) fn entry_location<F: InnerFileSystem>(
     directory: &PinnedFile<'_, F>,
     name: &CStr,
 ) -> Location {
@@ -640,24 +586,6 @@ pub(crate) fn check_name(name: &CStr) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     Ok(())
-}
-
-/// The error on which the guest's kernel looks the path up again.
-pub(crate) fn stale_handle() -> io::Error {
-    io::Error::from_raw_os_error(libc::ESTALE)
-}
-
-/// The error for an access to an excluded directory.
-fn excluded() -> io::Error {
-    io::Error::from_raw_os_error(libc::EACCES)
-}
-
-fn not_found() -> io::Error {
-    io::Error::from_raw_os_error(libc::ENOENT)
-}
-
-fn bad_handle() -> io::Error {
-    io::Error::from_raw_os_error(libc::EBADF)
 }
 
 /// A reader that reads nothing, and calls `act` with the descriptor it is given.

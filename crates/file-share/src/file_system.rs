@@ -1,6 +1,6 @@
 //! Requests of the guest, with its inode numbers translated for the inner file system.
 
-use std::{ffi::CStr, io, time::Duration};
+use std::{ffi::CStr, fs::File, io, time::Duration};
 
 use virtiofsd::{
     filesystem::{
@@ -9,16 +9,27 @@ use virtiofsd::{
         ZeroCopyWriter,
     },
     fuse,
+    oslib::WritevFlags,
+    soft_idmap::Id,
 };
 
 use crate::{
+    anonymous::{self, Creation, HANDLE_BIT},
     bounded::{
-        BoundedFileSystem, EXCLUDED_TIMEOUT, Located, PinnedFile, check_name, entry_location,
-        stale_handle,
+        BoundedFileSystem, EXCLUDED_TIMEOUT, InnerFileSystem, PinnedFile, check_name,
+        entry_location,
     },
+    error::stale_handle,
+    excluded::Located,
+    listing::is_listing,
     places::{Entries, HANDLE, PlaceKind},
-    table::GuestInode,
+    sqlite::is_database,
+    table::{GuestInode, Knowledge},
 };
+
+/// Time for which the guest may cache the attributes of files without a name. The host cannot reach
+/// them.
+const ATTRIBUTES_VALIDITY: Duration = Duration::from_secs(1);
 
 /// Implements requests about one file that only need its inode number translated.
 macro_rules! forward_with_inner_inode {
@@ -37,7 +48,7 @@ macro_rules! forward_with_inner_inode {
     };
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
+impl<F: InnerFileSystem> BoundedFileSystem<F> {
     /// Counts an open file of the guest. There is no handle if the file was not opened.
     fn opened(&self, guest_inode: GuestInode, handle: Option<u64>) {
         if handle.is_some() {
@@ -53,7 +64,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
     /// Returns the identity in whose name a file is created. An ordinary user cannot take on the
     /// guest's groups: the kernel refuses it.
     fn as_creator(&self, context: Context, extensions: Extensions) -> (Context, Extensions) {
-        match self.creating_group {
+        match self.restrictions().creating_group {
             None => (context, extensions),
             Some(gid) => (
                 Context { gid, ..context },
@@ -63,6 +74,103 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
                 },
             ),
         }
+    }
+
+    /// Closes an inner handle. Closing a file may wait for the host's file system; the inner file
+    /// system would do it while it has its table of handles locked, unless another request uses the
+    /// handle.
+    fn close_handle(
+        &self,
+        context: Context,
+        inner_inode: u64,
+        handle: u64,
+        close: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.probe(context, inner_inode, handle, |_| close())
+    }
+
+    /// Creates a file without a name. Returns its entry and the handle of the open file.
+    pub(crate) fn create_anonymous(
+        &self,
+        context: Context,
+        parent: u64,
+        request: &fuse::CreateIn,
+    ) -> io::Result<(Entry, u64)> {
+        if self.restrictions().read_only {
+            return Err(io::Error::from_raw_os_error(libc::EROFS));
+        }
+        let directory = self.pin_for_change(context, parent)?;
+        if !self.has_descriptors_left() {
+            return Err(io::Error::from_raw_os_error(libc::ENFILE));
+        }
+        let owner = match self.restrictions().creating_group {
+            Some(_) => None,
+            None => Some((context.uid.into_inner(), context.gid.into_inner())),
+        };
+        let creation = Creation {
+            flags: request.flags,
+            mode: request.mode,
+            umask: request.umask,
+            owner,
+        };
+        let file = self.with_directory(context, directory.inner_inode, |directory| {
+            anonymous::create(directory, creation)
+        })?;
+        let attr = anonymous::attributes(&file)?;
+        let inode = self.table().next_number().0;
+        let handle = self.anonymous.add(inode, file);
+        let entry = Entry {
+            inode,
+            attr,
+            attr_timeout: ATTRIBUTES_VALIDITY,
+            ..name_only()
+        };
+        Ok((entry, handle))
+    }
+
+    /// Calls `act` with the file of a handle.
+    pub(crate) fn with_handle<T>(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        act: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if handle & HANDLE_BIT != 0 {
+            return act(&*self.anonymous.handle(handle)?);
+        }
+        let file = self.pin_on_host(context, inode)?;
+        self.probe(context, file.inner_inode, handle, act)
+    }
+
+    /// Checks a file that was just opened, and returns options for the guest. Fails with `ESTALE`
+    /// if the guest is to look the path up again.
+    fn check_opened(
+        &self,
+        context: Context,
+        file: &PinnedFile<'_, F>,
+        handle: u64,
+        flags: u32,
+    ) -> io::Result<OpenOptions> {
+        let mut options = OpenOptions::empty();
+        let (current, _) = self.inner.getattr(context, file.inner_inode, None)?;
+        let flags = i32::from_ne_bytes(flags.to_ne_bytes());
+        if flags & libc::O_TRUNC == 0 {
+            match self.table().knowledge(file.guest_inode, &current) {
+                Knowledge::Current => {}
+                Knowledge::Outdated => return Err(stale_handle()),
+                // Reads must at least not end at the size that the guest knows.
+                Knowledge::StillOutdated => options |= OpenOptions::DIRECT_IO,
+            }
+        }
+        let name = self.name(file.guest_inode);
+        let is_database = self.probe(context, file.inner_inode, handle, |file| {
+            Ok(is_database(file, name.as_deref(), current.size))
+        })?;
+        if is_database {
+            options |= OpenOptions::DIRECT_IO;
+        }
+        Ok(options)
     }
 
     /// Translates the entry of a file that was just created.
@@ -129,14 +237,15 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> BoundedFileSystem<F> {
     }
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<F> {
+impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
     type Inode = u64;
     type Handle = u64;
     type DirIter = Entries<F::DirIter>;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
         self.clear();
-        self.inner.init(capable)
+        let options = self.inner.init(capable)?;
+        Ok(options | FsOptions::POSIX_LOCKS | FsOptions::FLOCK_LOCKS)
     }
 
     fn destroy(&self) {
@@ -150,6 +259,11 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
             return self.look_up_place(context, parent, place);
         }
         match self.locate(context, parent)? {
+            Located::Host(directory)
+                if is_listing() && self.leads_to_mount(context, &directory, name) =>
+            {
+                Ok(name_only())
+            }
             Located::Host(directory) => self.look_up(context, &directory, name),
             Located::Empty(_) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
         }
@@ -158,25 +272,116 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
     fn forget(&self, context: Context, inode: u64, count: u64) {
         let closed = self.table().forget_lookups(GuestInode(inode), count);
         self.close(context, closed);
+        self.anonymous.forget(inode, count);
     }
 
     forward_with_inner_inode! { pin_on_host:
         fn readlink() -> Vec<u8>;
-        fn flush(handle: u64, lock_owner: u64) -> ();
-        fn fsync(data_only: bool, handle: u64) -> ();
-        fn fallocate(handle: u64, mode: u32, offset: u64, length: u64) -> ();
-        fn lseek(handle: u64, offset: u64, whence: u32) -> u64;
         fn syncfs() -> ();
     }
 
-    forward_with_inner_inode! { pin_for_change:
-        fn setattr(
-            attributes: fuse::SetattrIn,
-            handle: Option<u64>,
-            valid: SetattrValid
-        ) -> (fuse::Attr, Duration);
-        fn setxattr(name: &CStr, value: &[u8], flags: u32, extra_flags: SetxattrFlags) -> ();
-        fn removexattr(name: &CStr) -> ();
+    fn setattr(
+        &self,
+        context: Context,
+        inode: u64,
+        attributes: fuse::SetattrIn,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(fuse::Attr, Duration)> {
+        if let Some(file) = self.anonymous.file(inode) {
+            let may_change_owner = self.restrictions().creating_group.is_none();
+            anonymous::set_attributes(&file, &attributes, valid, may_change_owner)?;
+            return Ok((anonymous::attributes(&file)?, ATTRIBUTES_VALIDITY));
+        }
+        let file = self.pin_for_change(context, inode)?;
+        let (mut attributes, mut validity) =
+            self.inner
+                .setattr(context, file.inner_inode, attributes, handle, valid)?;
+        self.table()
+            .send_attributes(file.guest_inode, &mut attributes, &mut validity);
+        Ok((attributes, validity))
+    }
+
+    fn flush(&self, context: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
+        if self.anonymous.file(inode).is_some() {
+            self.locks.flushed(inode, lock_owner);
+            return Ok(());
+        }
+        let file = self.pin_on_host(context, inode)?;
+        let result = self
+            .inner
+            .flush(context, file.inner_inode, handle, lock_owner);
+        self.locks.flushed(inode, lock_owner);
+        result
+    }
+
+    fn fsync(&self, context: Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()> {
+        if handle & HANDLE_BIT != 0 {
+            return self.anonymous.handle(handle)?.sync_all();
+        }
+        let file = self.pin_on_host(context, inode)?;
+        self.inner
+            .fsync(context, file.inner_inode, data_only, handle)
+    }
+
+    fn fallocate(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        if handle & HANDLE_BIT != 0 {
+            return anonymous::allocate(&*self.anonymous.handle(handle)?, mode, offset, length);
+        }
+        let file = self.pin_on_host(context, inode)?;
+        self.inner
+            .fallocate(context, file.inner_inode, handle, mode, offset, length)?;
+        self.table().forget_attributes(file.guest_inode);
+        Ok(())
+    }
+
+    fn lseek(
+        &self,
+        context: Context,
+        inode: u64,
+        handle: u64,
+        offset: u64,
+        whence: u32,
+    ) -> io::Result<u64> {
+        if handle & HANDLE_BIT != 0 {
+            return anonymous::find(&*self.anonymous.handle(handle)?, offset, whence);
+        }
+        let file = self.pin_on_host(context, inode)?;
+        self.inner
+            .lseek(context, file.inner_inode, handle, offset, whence)
+    }
+
+    fn setxattr(
+        &self,
+        context: Context,
+        inode: u64,
+        name: &CStr,
+        value: &[u8],
+        flags: u32,
+        extra_flags: SetxattrFlags,
+    ) -> io::Result<()> {
+        if let Some(file) = self.anonymous.file(inode) {
+            return anonymous::set_attribute(&file, name, value, flags);
+        }
+        let file = self.pin_for_change(context, inode)?;
+        self.inner
+            .setxattr(context, file.inner_inode, name, value, flags, extra_flags)
+    }
+
+    fn removexattr(&self, context: Context, inode: u64, name: &CStr) -> io::Result<()> {
+        if let Some(file) = self.anonymous.file(inode) {
+            return anonymous::remove_attribute(&file, name);
+        }
+        let file = self.pin_for_change(context, inode)?;
+        self.inner.removexattr(context, file.inner_inode, name)
     }
 
     fn getattr(
@@ -185,10 +390,17 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         inode: u64,
         handle: Option<u64>,
     ) -> io::Result<(fuse::Attr, Duration)> {
+        if let Some(file) = self.anonymous.file(inode) {
+            return Ok((anonymous::attributes(&file)?, ATTRIBUTES_VALIDITY));
+        }
         match self.locate(context, inode)? {
             Located::Host(file) => {
                 let handle = handle.filter(|handle| *handle != HANDLE);
-                self.inner.getattr(context, file.inner_inode, handle)
+                let (mut attributes, mut validity) =
+                    self.inner.getattr(context, file.inner_inode, handle)?;
+                self.table()
+                    .send_attributes(file.guest_inode, &mut attributes, &mut validity);
+                Ok((attributes, validity))
             }
             Located::Empty(place) => Ok((self.places.attributes(place), EXCLUDED_TIMEOUT)),
         }
@@ -202,6 +414,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
     }
 
     fn statfs(&self, context: Context, inode: u64) -> io::Result<libc::statvfs64> {
+        if self.anonymous.file(inode).is_some() {
+            return self.inner.statfs(context, ROOT_ID);
+        }
         match self.locate(context, inode)? {
             Located::Host(file) => self.inner.statfs(context, file.inner_inode),
             Located::Empty(_) => self.inner.statfs(context, ROOT_ID),
@@ -215,6 +430,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         name: &CStr,
         size: u32,
     ) -> io::Result<GetxattrReply> {
+        if let Some(file) = self.anonymous.file(inode) {
+            return anonymous::attribute(&file, name, size);
+        }
         match self.locate(context, inode)? {
             Located::Host(file) => self.inner.getxattr(context, file.inner_inode, name, size),
             Located::Empty(_) => Err(io::Error::from_raw_os_error(libc::ENODATA)),
@@ -222,6 +440,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
     }
 
     fn listxattr(&self, context: Context, inode: u64, size: u32) -> io::Result<ListxattrReply> {
+        if let Some(file) = self.anonymous.file(inode) {
+            return anonymous::attribute_names(&file, size);
+        }
         match self.locate(context, inode)? {
             Located::Host(file) => self.inner.listxattr(context, file.inner_inode, size),
             Located::Empty(_) if size == 0 => Ok(ListxattrReply::Count(0)),
@@ -403,8 +624,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         new_name: &CStr,
     ) -> io::Result<Entry> {
         self.check_new_name(new_parent, new_name)?;
-        let file = self.pin_on_host(context, inode)?;
         let directory = self.pin_for_change(context, new_parent)?;
+        if let Some(file) = self.anonymous.file(inode) {
+            self.with_directory(context, directory.inner_inode, |directory| {
+                anonymous::link(&file, directory, new_name)
+            })?;
+            return self.look_up(context, &directory, new_name);
+        }
+        let file = self.pin_on_host(context, inode)?;
         let entry = self
             .inner
             .link(context, file.inner_inode, directory.inner_inode, new_name)?;
@@ -418,10 +645,27 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         kill_privileges: bool,
         flags: u32,
     ) -> io::Result<(Option<u64>, OpenOptions)> {
+        if let Some(file) = self.anonymous.file(inode) {
+            let handle = self.anonymous.open(&file, flags)?;
+            return Ok((Some(handle), OpenOptions::empty()));
+        }
         let file = self.pin_on_host(context, inode)?;
-        let (handle, options) =
+        let (handle, mut options) =
             self.inner
                 .open(context, file.inner_inode, kill_privileges, flags)?;
+        if let Some(handle) = handle {
+            match self.check_opened(context, &file, handle, flags) {
+                Ok(further) => options |= further,
+                Err(error) => {
+                    let inner_inode = file.inner_inode;
+                    self.close_handle(context, inner_inode, handle, || {
+                        self.inner
+                            .release(context, inner_inode, flags, handle, false, false, None)
+                    })?;
+                    return Err(error);
+                }
+            }
+        }
         self.opened(file.guest_inode, handle);
         Ok((handle, options))
     }
@@ -451,6 +695,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
             extensions,
         )?;
         let inner_inode = entry.inode;
+        let mut options = options;
+        if let Some(handle) = handle {
+            let size = entry.attr.size;
+            let is_database = self.probe(context, inner_inode, handle, |file| {
+                Ok(is_database(file, Some(name), size))
+            });
+            if is_database? {
+                options |= OpenOptions::DIRECT_IO;
+            }
+        }
         match self.to_guest_entry(context, &directory, name, entry) {
             Ok(Some(entry)) => {
                 self.opened(GuestInode(entry.inode), handle);
@@ -458,8 +712,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
             }
             other => {
                 if let Some(handle) = handle {
-                    self.inner
-                        .release(context, inner_inode, flags, handle, false, false, None)?;
+                    self.close_handle(context, inner_inode, handle, || {
+                        self.inner
+                            .release(context, inner_inode, flags, handle, false, false, None)
+                    })?;
                 }
                 Err(other.err().unwrap_or_else(stale_handle))
             }
@@ -471,12 +727,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         context: Context,
         inode: u64,
         handle: u64,
-        to: W,
+        mut to: W,
         size: u32,
         offset: u64,
         lock_owner: Option<u64>,
         flags: u32,
     ) -> io::Result<usize> {
+        if handle & HANDLE_BIT != 0 {
+            let file = self.anonymous.handle(handle)?;
+            return to.read_from_file_at(&file, size as usize, offset, None);
+        }
         let file = self.pin_on_host(context, inode)?;
         self.inner.read(
             context,
@@ -495,7 +755,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         context: Context,
         inode: u64,
         handle: u64,
-        from: R,
+        mut from: R,
         size: u32,
         offset: u64,
         lock_owner: Option<u64>,
@@ -503,8 +763,14 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         kill_privileges: bool,
         flags: u32,
     ) -> io::Result<usize> {
+        if handle & HANDLE_BIT != 0 {
+            let file = self.anonymous.handle(handle)?;
+            let appends = !delayed && flags & libc::O_APPEND as u32 != 0;
+            let flags = appends.then_some(WritevFlags::RWF_APPEND);
+            return from.write_to_file_at(&file, size as usize, offset, flags);
+        }
         let file = self.pin_on_host(context, inode)?;
-        self.inner.write(
+        let written = self.inner.write(
             context,
             file.inner_inode,
             handle,
@@ -515,7 +781,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
             delayed,
             kill_privileges,
             flags,
-        )
+        );
+        self.table().forget_attributes(file.guest_inode);
+        written
     }
 
     fn release(
@@ -528,16 +796,26 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         unlock: bool,
         lock_owner: Option<u64>,
     ) -> io::Result<()> {
+        if handle & HANDLE_BIT != 0 {
+            let result = self.anonymous.release(handle);
+            self.locks.release_ends(inode, handle);
+            return result;
+        }
         let file = self.pin_on_host(context, inode)?;
-        self.inner.release(
-            context,
-            file.inner_inode,
-            flags,
-            handle,
-            flush,
-            unlock,
-            lock_owner,
-        )?;
+        let inner_inode = file.inner_inode;
+        let result = self.close_handle(context, inner_inode, handle, || {
+            self.inner.release(
+                context,
+                inner_inode,
+                flags,
+                handle,
+                flush,
+                unlock,
+                lock_owner,
+            )
+        });
+        self.locks.release_ends(inode, handle);
+        result?;
         self.closed(context, file.guest_inode);
         Ok(())
     }
@@ -562,8 +840,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
             return Ok(());
         }
         let directory = self.pin_on_host(context, inode)?;
-        self.inner
-            .releasedir(context, directory.inner_inode, flags, handle)?;
+        let inner_inode = directory.inner_inode;
+        self.close_handle(context, inner_inode, handle, || {
+            self.inner.releasedir(context, inner_inode, flags, handle)
+        })?;
         self.closed(context, directory.guest_inode);
         Ok(())
     }
@@ -580,9 +860,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
         length: u64,
         flags: u64,
     ) -> io::Result<usize> {
+        if (handle_in | handle_out) & HANDLE_BIT != 0 {
+            return self.with_handle(context, inode_in, handle_in, |from| {
+                self.with_handle(context, inode_out, handle_out, |to| {
+                    anonymous::copy(from, offset_in, to, offset_out, length)
+                })
+            });
+        }
         let from = self.pin_on_host(context, inode_in)?;
         let to = self.pin_on_host(context, inode_out)?;
-        self.inner.copyfilerange(
+        let copied = self.inner.copyfilerange(
             context,
             from.inner_inode,
             handle_in,
@@ -592,7 +879,9 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
             offset_out,
             length,
             flags,
-        )
+        );
+        self.table().forget_attributes(to.guest_inode);
+        copied
     }
 
     fn getlk(&self) -> io::Result<()> {
@@ -625,6 +914,17 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for BoundedFileSystem<
 
     fn tmpfile(&self) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         self.inner.tmpfile()
+    }
+}
+
+/// An entry of a directory that the guest is to look up when it needs more than the name.
+fn name_only() -> Entry {
+    Entry {
+        inode: 0,
+        generation: 0,
+        attr: fuse::Attr::default(),
+        attr_timeout: Duration::ZERO,
+        entry_timeout: Duration::ZERO,
     }
 }
 

@@ -15,7 +15,7 @@ use virtiofsd::oslib::{CFileHandle, name_to_handle_at};
 pub(crate) struct FileIdentity {
     pub device: u64,
     /// The mount's id. A directory that is mounted twice counts as two.
-    mount: u64,
+    pub mount: u64,
     pub inode: u64,
     /// Distinguishes files that have the same inode number one after the other.
     generation: u64,

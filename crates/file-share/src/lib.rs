@@ -7,7 +7,15 @@
 //! | module | responsibility |
 //! |---|---|
 //! | `serve` | serves a directory in a process of its own |
-//! | `file_system` | the guest's requests |
+//! | `backend` | takes the guest's requests from their queues, and returns the answers |
+//! | `pool` | threads that carry them out |
+//! | `requests` | passes each request to the file system |
+//! | `file_system` | the guest's requests about files |
+//! | `locking`, `locks` | the guest's requests about locks, and its locks |
+//! | `listing` | lists directories without waiting for file systems that are mounted in them |
+//! | `anonymous` | files without a name |
+//! | `attributes` | keeps the guest from using old attributes and contents |
+//! | `sqlite` | recognizes databases |
 //! | `bounded` | opens, closes and reopens files within the limit |
 //! | `places` | directories that the guest does not see as they are |
 //! | `table` | records of the files that the guest remembers |
@@ -23,18 +31,31 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // QEMU connects to this socket (`-chardev socket`, `vhost-user-fs-pci`).
 //! let listener = UnixListener::bind("/tmp/share.sock")?;
-//! container_file_share::serve("/home/me", false, &Exclusions::default(), listener)?;
+//! container_file_share::serve("/home/me", false, &Exclusions::default(), listener, None)?;
 //! # Ok(())
 //! # }
 //! ```
 
+mod anonymous;
+mod attributes;
+mod backend;
 mod bounded;
+mod error;
+mod excluded;
 mod file_system;
 mod identity;
+mod listing;
+mod locking;
+mod locks;
+mod patience;
 mod places;
+mod pool;
+mod requests;
 mod serve;
+mod sqlite;
 mod table;
 
-pub use bounded::BoundedFileSystem;
+pub use bounded::{BoundedFileSystem, InnerFileSystem, Restrictions};
+pub use locks::Waiters;
 pub use places::{Entries, Exclusions};
-pub use serve::{ServeError, serve};
+pub use serve::{Guest, ServeError, serve};

@@ -84,6 +84,12 @@ struct Node {
     children: HashMap<CString, Place>,
 }
 
+impl Default for Places {
+    fn default() -> Places {
+        Places::new(&Exclusions::default())
+    }
+}
+
 impl Places {
     /// Arranges the exclusions. A path that is not below the shared directory is ignored, as is one
     /// below another excluded one.

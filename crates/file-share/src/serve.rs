@@ -7,18 +7,20 @@ use thiserror::Error;
 use vhost::vhost_user::Listener;
 use vhost_user_backend::VhostUserDaemon;
 use virtiofsd::{
-    filesystem::FileSystem,
     limits::setup_rlimit_nofile,
     passthrough::{
-        CachePolicy, Config, InodeFileHandlesMode, PassthroughFs, read_only::PassthroughFsRo,
+        CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs,
+        read_only::PassthroughFsRo,
     },
     seccomp::{self, SeccompAction, enable_seccomp},
     soft_idmap::{GuestGid, cmdline::IdMap},
-    vhost_user::{self, VhostUserFsBackendBuilder},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use crate::{BoundedFileSystem, Exclusions};
+use crate::{
+    BoundedFileSystem, Exclusions, Restrictions, Waiters, backend::Backend,
+    bounded::InnerFileSystem, locks::MAX_WAITERS, pool,
+};
 
 /// Time for which the guest may cache names and attributes. The host's changes are visible in the
 /// guest after this at the latest.
@@ -27,6 +29,25 @@ const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Descriptors that are reserved for the server, mostly for its memory slots. The number is that of
 /// virtiofsd's own program.
 const OWN_DESCRIPTORS: u64 = 620;
+
+/// Descriptors that a request opens for itself, at most.
+const DESCRIPTORS_PER_REQUEST: u64 = 4;
+
+/// Limit of requests that are served at once, if there are descriptors enough. They are many,
+/// because each may wait for a file system of the host that does not answer.
+const MAX_THREADS: u64 = 256;
+
+/// Interval at which the guest is asked about its processes that wait for a lock.
+const WAITERS_INTERVAL: Duration = Duration::from_millis(300);
+
+/// The guest's view of its threads.
+pub trait Guest: Send {
+    /// Returns those of the guest's threads, which wait for a lock, that have received a signal.
+    ///
+    /// # Errors
+    /// If the guest cannot be asked. It is not asked again.
+    fn signalled(&mut self, threads: &[u32]) -> io::Result<Vec<u32>>;
+}
 
 /// Error of serving a directory.
 #[derive(Debug, Error)]
@@ -48,9 +69,12 @@ pub enum ServeError {
         /// Error of the system call.
         cause: io::Error,
     },
-    /// The device's back end cannot be created.
-    #[error("cannot create the virtiofs device: {0}")]
-    Device(vhost_user::Error),
+    /// The signal that ends waiting for a lock cannot be set up.
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
     /// The connection to the engine failed, or the engine broke the protocol.
     #[error("vhost-user connection to the engine failed: {0}")]
     Engine(String),
@@ -61,7 +85,8 @@ pub enum ServeError {
 ///
 /// It must be called in a process of its own, because it restricts the process' system calls. It
 /// needs no privilege and nothing from `/etc/subuid`: for an ordinary user, all users of the guest
-/// act on the files as that user, and new files belong to that user.
+/// act on the files as that user, and new files belong to that user. Without a `guest` to ask, a
+/// process of the guest that waits for a lock cannot be killed.
 ///
 /// # Errors
 /// If the directory cannot be opened or the limit of open files is too low, or if the process
@@ -71,12 +96,21 @@ pub fn serve(
     read_only: bool,
     exclusions: &Exclusions,
     listener: UnixListener,
+    guest: Option<Box<dyn Guest>>,
 ) -> Result<(), ServeError> {
     let descriptors = setup_rlimit_nofile(None).map_err(ServeError::Limit)?;
+    let threads = MAX_THREADS.min(descriptors / 32);
+    let own_descriptors =
+        OWN_DESCRIPTORS + threads * DESCRIPTORS_PER_REQUEST + (MAX_WAITERS as u64).min(threads);
     let guest_fd_limit = descriptors
-        .checked_sub(OWN_DESCRIPTORS)
+        .checked_sub(own_descriptors)
         .ok_or(ServeError::TooFewDescriptors(descriptors))?;
     let config = config(directory, guest_fd_limit);
+    Waiters::prepare_process().map_err(ServeError::Signals)?;
+    let restrictions = Restrictions {
+        creating_group: creating_group(),
+        read_only,
+    };
     enable_seccomp(SeccompAction::Kill, false).map_err(ServeError::Seccomp)?;
     let listener = Listener::from(listener);
     let open_error = |cause: io::Error| ServeError::Open {
@@ -85,21 +119,21 @@ pub fn serve(
     };
     let root = File::open(directory).map_err(open_error)?;
     if read_only {
-        let file_system = BoundedFileSystem::new(
+        let file_system = BoundedFileSystem::excluding(
             PassthroughFsRo::new(config).map_err(open_error)?,
             guest_fd_limit,
-        )
-        .with_creating_group(creating_group());
-        let file_system = file_system.excluding(&root, exclusions);
-        serve_file_system(file_system, listener)
+            restrictions,
+            (&root, exclusions),
+        );
+        serve_file_system(file_system, threads, listener, guest)
     } else {
-        let file_system = BoundedFileSystem::new(
+        let file_system = BoundedFileSystem::excluding(
             PassthroughFs::new(config).map_err(open_error)?,
             guest_fd_limit,
-        )
-        .with_creating_group(creating_group());
-        let file_system = file_system.excluding(&root, exclusions);
-        serve_file_system(file_system, listener)
+            restrictions,
+            (&root, exclusions),
+        );
+        serve_file_system(file_system, threads, listener, guest)
     }
 }
 
@@ -111,6 +145,10 @@ fn config(path: &str, guest_fd_limit: u64) -> Config {
         attr_timeout: CACHE_TIMEOUT,
         cache_policy: CachePolicy::Auto,
         announce_submounts: true,
+        xattr: true,
+        posix_acl: NegotiationMode::Auto,
+        // Spares the guest's kernel to look for file capabilities before each write.
+        killpriv_v2: true,
         // File handles instead of open descriptors require a capability that only root has.
         inode_file_handles: if is_root {
             InodeFileHandlesMode::Prefer
@@ -185,15 +223,22 @@ fn creating_group() -> Option<GuestGid> {
 
 fn serve_file_system<F>(
     file_system: BoundedFileSystem<F>,
+    threads: u64,
     mut listener: Listener,
+    guest: Option<Box<dyn Guest>>,
 ) -> Result<(), ServeError>
 where
-    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
+    F: InnerFileSystem,
 {
-    let backend = VhostUserFsBackendBuilder::default()
-        .set_thread_pool_size(0)
-        .build(file_system)
-        .map_err(ServeError::Device)?;
+    if let Some(guest) = guest {
+        let file_system = file_system.clone();
+        pool::spawn("file-share-signals", move || {
+            interrupt_waiters(file_system.waiters(), guest);
+        })
+        .map_err(ServeError::Thread)?;
+    }
+    let threads = usize::try_from(threads).unwrap_or(1);
+    let backend = Backend::new(file_system, threads.max(1));
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let engine_error = |error| ServeError::Engine(format!("{error:?}"));
     let mut daemon = VhostUserDaemon::new("file-share".to_owned(), Arc::new(backend), memory)
@@ -202,6 +247,24 @@ where
     // Any end of the connection means that the machine has ended.
     let _ = daemon.wait();
     Ok(())
+}
+
+/// Ends the waiting of the guest's threads that have received a signal. The guest's kernel does not
+/// report that over virtio-fs.
+fn interrupt_waiters(waiters: &Waiters, mut guest: Box<dyn Guest>) {
+    loop {
+        let threads = waiters.guest_threads(WAITERS_INTERVAL);
+        if threads.is_empty() {
+            continue;
+        }
+        match guest.signalled(&threads) {
+            Ok(signalled) => waiters.interrupt(&signalled),
+            Err(error) => {
+                log::warn!("cannot ask the guest about signals: {error}");
+                return;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

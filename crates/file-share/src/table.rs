@@ -4,11 +4,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::CStr,
+    io,
+    time::{Duration, Instant},
 };
 
-use virtiofsd::filesystem::ROOT_ID;
+use virtiofsd::{filesystem::ROOT_ID, fuse::Attr};
 
-use crate::identity::FileIdentity;
+use crate::{
+    attributes::{CachedAttributes, distinguish_modification},
+    error::{bad_handle, stale_handle},
+    identity::FileIdentity,
+};
 
 /// The inode number that the guest uses for a file. It is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,7 +25,7 @@ pub(crate) struct GuestInode(pub u64);
 pub(crate) struct InnerInode(pub u64);
 
 /// The directory and name at which a file was last seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Location {
     pub directory: GuestInode,
     pub name: Box<CStr>,
@@ -41,7 +47,55 @@ pub(crate) struct Node {
     pins: u32,
     /// Time of the last use, on the table's clock: the file's key in `idle`.
     last_use: u64,
+    /// Attributes that the guest may still use. `None` for directories.
+    cached: Option<CachedAttributes>,
+    /// Whether the guest has asked for a lock since it has looked the file up.
+    is_locked: bool,
+    /// Time at which opening the file was last refused because it has changed.
+    refused: Option<Instant>,
 }
+
+/// The next step on the way to an open file.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The file is open.
+    Arrived(InnerInode),
+    /// `child` is to be opened by its name in the open directory.
+    Reopen {
+        directory: (GuestInode, InnerInode),
+        child: ClosedFile,
+    },
+}
+
+/// A file that is closed in the inner file system.
+#[derive(Debug)]
+pub(crate) struct ClosedFile {
+    pub guest_inode: GuestInode,
+    pub name: Box<CStr>,
+    pub identity: FileIdentity,
+}
+
+/// Who has reopened a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reopened {
+    /// This request.
+    Here,
+    /// Another request, as this inode.
+    Before(InnerInode),
+}
+
+/// What the guest knows of a file that it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Knowledge {
+    Current,
+    /// The guest can learn better by looking the path up again.
+    Outdated,
+    /// The guest has just looked the path up again, in vain.
+    StillOutdated,
+}
+
+/// Time in which the guest opens a file again after looking it up again.
+const RETRY_TIME: Duration = Duration::from_secs(1);
 
 /// Order in which open files are closed. Directories are kept longer than files, because the files
 /// in them are found through them, and because a working directory that the host renames can only
@@ -79,6 +133,8 @@ pub(crate) struct Table {
     last_number: u64,
     /// Number of files and directories that the guest has open.
     open_files: u64,
+    /// Number of answers with attributes of locked files.
+    answers: u32,
 }
 
 pub(crate) const ROOT: GuestInode = GuestInode(ROOT_ID);
@@ -94,6 +150,9 @@ impl Table {
             lookups: 1,
             pins: 1,
             last_use: 0,
+            cached: None,
+            is_locked: false,
+            refused: None,
         };
         Table {
             nodes: HashMap::from([(ROOT, root)]),
@@ -103,6 +162,7 @@ impl Table {
             clock: 0,
             last_number: ROOT_ID,
             open_files: 0,
+            answers: 0,
         }
     }
 
@@ -134,21 +194,13 @@ impl Table {
         self.by_identity.get(identity).copied()
     }
 
-    /// Adds a file that is open in the inner file system.
-    pub(crate) fn insert(
-        &mut self,
-        identity: FileIdentity,
-        location: Location,
-        inner_inode: InnerInode,
-        is_directory: bool,
-    ) -> GuestInode {
+    /// Returns a number for a new file.
+    pub(crate) fn next_number(&mut self) -> GuestInode {
         self.last_number += 1;
-        let guest_inode = GuestInode(self.last_number);
-        self.insert_as(guest_inode, identity, location, inner_inode, is_directory);
-        guest_inode
+        GuestInode(self.last_number)
     }
 
-    /// Adds a file with this number, which no other file has.
+    /// Adds a file that is open in the inner file system, with a number that no other file has.
     pub(crate) fn insert_as(
         &mut self,
         guest_inode: GuestInode,
@@ -165,6 +217,9 @@ impl Table {
             lookups: 0,
             pins: 0,
             last_use: 0,
+            cached: None,
+            is_locked: false,
+            refused: None,
         };
         self.nodes.insert(guest_inode, node);
         self.by_identity.insert(identity, guest_inode);
@@ -185,13 +240,76 @@ impl Table {
         Some(inner_inode)
     }
 
-    /// Records that a file has been reopened.
-    pub(crate) fn set_inner_inode(&mut self, guest_inode: GuestInode, inner_inode: InnerInode) {
-        if let Some(node) = self.nodes.get_mut(&guest_inode) {
-            node.inner_inode = Some(inner_inode);
-            self.by_inner.insert(inner_inode, guest_inode);
-            self.add_idle(guest_inode);
+    /// Finds the next step on the way to an open file, and pins the file or directory that is part
+    /// of it.
+    ///
+    /// # Errors
+    /// `EBADF` if the guest does not know the file, `ESTALE` if the way to it is lost.
+    pub(crate) fn next_step_to(&mut self, guest_inode: GuestInode) -> io::Result<Step> {
+        let mut child: Option<ClosedFile> = None;
+        let mut at = guest_inode;
+        // Directories that the host has moved may seem to contain each other.
+        for _ in 0..=self.nodes.len() {
+            let Some(node) = self.nodes.get(&at) else {
+                return Err(if child.is_none() {
+                    bad_handle()
+                } else {
+                    stale_handle()
+                });
+            };
+            if let Some(inner_inode) = node.inner_inode {
+                self.pin(at);
+                return Ok(match child {
+                    None => Step::Arrived(inner_inode),
+                    Some(child) => Step::Reopen {
+                        directory: (at, inner_inode),
+                        child,
+                    },
+                });
+            }
+            let location = node.location.as_ref().ok_or_else(stale_handle)?;
+            child = Some(ClosedFile {
+                guest_inode: at,
+                name: location.name.clone(),
+                identity: node.identity,
+            });
+            at = location.directory;
         }
+        Err(stale_handle())
+    }
+
+    /// Records that a closed file has been opened, and pins it. Fails with `ESTALE` if the guest
+    /// has forgotten it, or if the inner file system knows the file as another one.
+    pub(crate) fn reopened(
+        &mut self,
+        guest_inode: GuestInode,
+        inner_inode: InnerInode,
+    ) -> io::Result<Reopened> {
+        let node = self.nodes.get(&guest_inode).ok_or_else(stale_handle)?;
+        let reopened = match node.inner_inode {
+            Some(other) => Reopened::Before(other),
+            None if self.by_inner.contains_key(&inner_inode) => return Err(stale_handle()),
+            None => {
+                self.reopen(guest_inode, inner_inode);
+                Reopened::Here
+            }
+        };
+        self.pin(guest_inode);
+        Ok(reopened)
+    }
+
+    /// Records that a file has been opened, unless it is open. Returns whether it was closed.
+    pub(crate) fn reopen(&mut self, guest_inode: GuestInode, inner_inode: InnerInode) -> bool {
+        let Some(node) = self.nodes.get_mut(&guest_inode) else {
+            return false;
+        };
+        if node.inner_inode.is_some() {
+            return false;
+        }
+        node.inner_inode = Some(inner_inode);
+        self.by_inner.insert(inner_inode, guest_inode);
+        self.add_idle(guest_inode);
+        true
     }
 
     /// Records that the least recently used file is closed, and returns its inner inode for the
@@ -218,6 +336,63 @@ impl Table {
             node.lookups += 1;
         }
         self.set_name(guest_inode, location);
+    }
+
+    /// Records attributes that are sent to the guest, and changes what it may do with them.
+    pub(crate) fn send_attributes(
+        &mut self,
+        guest_inode: GuestInode,
+        attributes: &mut Attr,
+        validity: &mut Duration,
+    ) {
+        let Some(node) = self.nodes.get_mut(&guest_inode) else {
+            return;
+        };
+        if node.is_directory {
+            return;
+        }
+        if node.is_locked {
+            *validity = Duration::ZERO;
+            self.answers = self.answers.wrapping_add(1);
+            distinguish_modification(attributes, self.answers);
+            node.cached = None;
+        } else {
+            node.cached = Some(CachedAttributes::new(attributes, *validity));
+        }
+    }
+
+    /// Records that the guest no longer uses the attributes it has, because it has changed the file
+    /// itself.
+    pub(crate) fn forget_attributes(&mut self, guest_inode: GuestInode) {
+        if let Some(node) = self.nodes.get_mut(&guest_inode) {
+            node.cached = None;
+        }
+    }
+
+    /// Records that the guest locks a file. Returns the attributes that it may still use.
+    pub(crate) fn lock(&mut self, guest_inode: GuestInode) -> Option<CachedAttributes> {
+        let node = self.nodes.get_mut(&guest_inode)?;
+        node.is_locked = true;
+        node.cached
+    }
+
+    /// Returns whether the guest knows a file's current attributes when it opens the file, and
+    /// whether its path still leads to this file.
+    pub(crate) fn knowledge(&mut self, guest_inode: GuestInode, current: &Attr) -> Knowledge {
+        let Some(node) = self.nodes.get_mut(&guest_inode) else {
+            return Knowledge::Current;
+        };
+        let is_replaced = current.nlink == 0 && node.location.is_some();
+        let has_changed = node.cached.is_some_and(|it| it.has_other_size(current));
+        if !is_replaced && !has_changed {
+            return Knowledge::Current;
+        }
+        let retries = node.refused.is_some_and(|at| at.elapsed() < RETRY_TIME);
+        if retries {
+            return Knowledge::StillOutdated;
+        }
+        node.refused = Some(Instant::now());
+        Knowledge::Outdated
     }
 
     /// Records a file's current name.

@@ -2,7 +2,7 @@
 //!
 //! A read consumes exactly one frame, so raw bytes may follow on the same stream.
 
-use std::io;
+use std::io::{self, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -42,16 +42,8 @@ pub async fn write<M: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &M,
 ) -> Result<(), FrameError> {
-    let body = serde_json::to_vec(message).map_err(FrameError::Malformed)?;
-    let length = u32::try_from(body.len())
-        .ok()
-        .filter(|_| body.len() <= MAX_MESSAGE)
-        .ok_or(FrameError::TooLong(body.len()))?;
     // One write, so that a frame is one packet of the multiplexer.
-    let mut frame = Vec::with_capacity(4 + body.len());
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(&body);
-    stream.write_all(&frame).await?;
+    stream.write_all(&encode(message)?).await?;
     stream.flush().await?;
     Ok(())
 }
@@ -64,20 +56,63 @@ pub async fn read<M: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<M, FrameError> {
     let mut length = [0; 4];
-    stream
-        .read_exact(&mut length)
-        .await
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => FrameError::Ended,
-            _ => FrameError::Io(error),
-        })?;
+    let read = stream.read_exact(&mut length).await;
+    read.map_err(end_or_failure)?;
+    let mut body = vec![0; checked_length(length)?];
+    stream.read_exact(&mut body).await?;
+    serde_json::from_slice(&body).map_err(FrameError::Malformed)
+}
+
+/// Does what [`write`] does, for programs without an event loop.
+///
+/// # Errors
+/// If the message is too long, or the stream fails.
+pub fn write_blocking<M: Serialize>(
+    stream: &mut impl Write,
+    message: &M,
+) -> Result<(), FrameError> {
+    stream.write_all(&encode(message)?)?;
+    stream.flush()?;
+    Ok(())
+}
+
+/// Does what [`read`] does, for programs without an event loop.
+///
+/// # Errors
+/// [`FrameError`]; [`FrameError::Ended`] if the stream is closed before the message.
+pub fn read_blocking<M: DeserializeOwned>(stream: &mut impl Read) -> Result<M, FrameError> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).map_err(end_or_failure)?;
+    let mut body = vec![0; checked_length(length)?];
+    stream.read_exact(&mut body)?;
+    serde_json::from_slice(&body).map_err(FrameError::Malformed)
+}
+
+fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
+    let body = serde_json::to_vec(message).map_err(FrameError::Malformed)?;
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|_| body.len() <= MAX_MESSAGE)
+        .ok_or(FrameError::TooLong(body.len()))?;
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+fn checked_length(length: [u8; 4]) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_MESSAGE {
         return Err(FrameError::TooLong(length));
     }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    serde_json::from_slice(&body).map_err(FrameError::Malformed)
+    Ok(length)
+}
+
+fn end_or_failure(error: io::Error) -> FrameError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => FrameError::Ended,
+        _ => FrameError::Io(error),
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +128,20 @@ mod tests {
         let mut stream = bytes.as_slice();
         assert_eq!(read::<Port>(&mut stream).await.unwrap(), Port::Control);
         assert_eq!(stream, b"raw");
+    }
+
+    #[tokio::test]
+    async fn blocking_and_asynchronous_frames_are_the_same() {
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        write(&mut one, &Port::Control).await.unwrap();
+        write_blocking(&mut other, &Port::Control).unwrap();
+        assert_eq!(one, other);
+        let mut stream = one.as_slice();
+        assert_eq!(read_blocking::<Port>(&mut stream).unwrap(), Port::Control);
+        assert!(matches!(
+            read_blocking::<Port>(&mut stream),
+            Err(FrameError::Ended)
+        ));
     }
 
     #[tokio::test]

@@ -34,6 +34,7 @@
 mod base64;
 mod command;
 pub mod frame;
+mod home;
 pub mod local;
 mod machine;
 pub mod mux;
@@ -47,6 +48,7 @@ pub use command::{
     GuestCopy, HandedOn, Identity, Start, StartFailure, Stdio, TerminalSize, UserReference,
     WorkingDirectory,
 };
+pub use home::{HomeReply, HomeRequest};
 pub use machine::{
     ChangesRequest, ControlEvent, ControlRequest, GuestGroup, GuestNetwork, GuestShare,
     GuestTimeZone, GuestUser, InitProgram, MachineSetup, ResolverSettings,

@@ -33,6 +33,8 @@ const CHANNEL: &str = "container.agent";
 pub(crate) struct HostEnds {
     /// Serves the home; absent if nothing is shared.
     pub file_share: Option<FileShareProcess>,
+    /// The file share's connection for the agent.
+    pub home_questions: Option<StdUnixStream>,
     /// The machine's network; absent if only its disk is read.
     pub network: Option<Arc<Network>>,
     /// The byte stream to the agent.
@@ -50,11 +52,12 @@ pub(crate) fn assemble(
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
     let (kernel, unpacked_kernel) = prepare_kernel(launch)?;
     let settings = launch.run_settings();
-    let (file_share, engine_share) = settings
+    let (file_share, connections) = settings
         .and_then(|settings| settings.home.as_ref())
         .map(|home| share_home(launch, home))
         .transpose()?
         .unzip();
+    let (engine_share, home_questions) = connections.unzip();
     let (network, card) = settings
         .map(|settings| start_network(launch, &settings.network, machine))
         .transpose()?
@@ -76,6 +79,7 @@ pub(crate) fn assemble(
     };
     let host_ends = HostEnds {
         file_share,
+        home_questions,
         network,
         channel,
         console,
@@ -110,7 +114,7 @@ fn prepare_kernel(launch: &Launch) -> Result<(Kernel, Option<PathBuf>), BootErro
 fn share_home(
     launch: &Launch,
     home: &HomeShare,
-) -> Result<(FileShareProcess, FileShare), BootError> {
+) -> Result<(FileShareProcess, (FileShare, StdUnixStream)), BootError> {
     let failed = |cause| BootError::Home {
         path: home.path.clone(),
         cause,
@@ -119,13 +123,13 @@ fn share_home(
     log.clear();
     // Read here for its error: the server's process could only end.
     fs::read_dir(&home.path).map_err(failed)?;
-    let (file_share, connection) =
+    let (file_share, connections) =
         FileShareProcess::start(home, log, &launch.runtime_directory).map_err(failed)?;
     let engine_share = FileShare {
         tag: TAG.to_owned(),
-        connection,
+        connection: connections.engine,
     };
-    Ok((file_share, engine_share))
+    Ok((file_share, (engine_share, connections.agent)))
 }
 
 fn start_network(

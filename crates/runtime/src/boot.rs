@@ -164,6 +164,7 @@ impl Starting {
             launch.stdio_log.clone(),
             Arc::clone(machine),
             host_ends.network.clone(),
+            host_ends.home_questions,
         ));
         if let Some(refused) = host_ends.network.as_ref().and_then(|it| it.take_refused()) {
             let boot_log = Log::new(&launch.boot_log);

@@ -3,6 +3,7 @@
 
 use std::{
     env,
+    fs::File,
     io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -13,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use container_file_share::Exclusions;
+use container_file_share::{Exclusions, Guest};
+use container_protocol::{HomeReply, HomeRequest, frame};
 use nix::sys::{
     prctl::set_pdeathsig,
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
@@ -32,19 +34,29 @@ pub(crate) struct FileShareProcess {
     child: Child,
 }
 
+/// The runtime's connections of a file share.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    /// For the engine (vhost-user).
+    pub engine: OwnedFd,
+    /// For the agent ([`HostPort::Home`](container_protocol::HostPort::Home)).
+    pub agent: UnixStream,
+}
+
 impl FileShareProcess {
     /// Starts a server for `share`, with its standard error to `log`. Its socket exists in
-    /// `scratch` only during the start. Returns also the connection for the engine.
+    /// `scratch` only during the start.
     pub(crate) fn start(
         share: &HomeShare,
         log: Log,
         scratch: &Path,
-    ) -> io::Result<(FileShareProcess, OwnedFd)> {
+    ) -> io::Result<(FileShareProcess, Connections)> {
         let socket = tempfile::Builder::new()
             .prefix("share")
             .make_in(scratch, |path| UnixListener::bind(path))?;
         let connection = UnixStream::connect(socket.path())?;
         let listener: OwnedFd = socket.as_file().try_clone()?.into();
+        let (agent, of_child) = UnixStream::pair()?;
         let arguments = Arguments {
             path: share.path.to_string_lossy().into_owned(),
             read_only: share.read_only,
@@ -55,14 +67,18 @@ impl FileShareProcess {
             .arg(FILE_SHARE_ROLE)
             .arg(serde_json::to_string(&arguments)?)
             .stdin(listener)
-            .stdout(Stdio::null())
+            .stdout(OwnedFd::from(of_child))
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
         if let Some(errors) = child.stderr.take() {
             tokio::spawn(log.write_from(errors, Duration::ZERO));
         }
-        Ok((FileShareProcess { child }, connection.into()))
+        let connections = Connections {
+            engine: connection.into(),
+            agent,
+        };
+        Ok((FileShareProcess { child }, connections))
     }
 
     /// Waits until the server has ended, which it does when the engine disconnects. Cancel safe,
@@ -90,8 +106,8 @@ enum ServeError {
     NoArguments,
     #[error("invalid argument: {0}")]
     InvalidArguments(serde_json::Error),
-    #[error("cannot take the listener from standard input: {0}")]
-    Listener(io::Error),
+    #[error("cannot take the connections from standard input and output: {0}")]
+    Connections(io::Error),
     #[error("{0}")]
     Serve(String),
 }
@@ -119,16 +135,33 @@ fn serve() -> Result<(), ServeError> {
     let arguments: Arguments =
         serde_json::from_str(&arguments).map_err(ServeError::InvalidArguments)?;
     let listener = io::stdin().as_fd().try_clone_to_owned();
-    let listener = listener.map_err(ServeError::Listener)?;
+    let listener = listener.map_err(ServeError::Connections)?;
     let exclusions = Exclusions {
         hidden: arguments.hidden,
         private: arguments.private,
     };
+    let agent = io::stdout().as_fd().try_clone_to_owned();
+    let agent = Agent(agent.map_err(ServeError::Connections)?.into());
     container_file_share::serve(
         &arguments.path,
         arguments.read_only,
         &exclusions,
         listener.into(),
+        Some(Box::new(agent)),
     )
     .map_err(|error| ServeError::Serve(error.to_string()))
+}
+
+/// The connection to the agent. It is a file, because the server may not call recvfrom(2).
+struct Agent(File);
+
+impl Guest for Agent {
+    fn signalled(&mut self, threads: &[u32]) -> io::Result<Vec<u32>> {
+        let threads = threads.to_vec();
+        let request = HomeRequest::FindSignalled { threads };
+        frame::write_blocking(&mut self.0, &request).map_err(io::Error::other)?;
+        let reply = frame::read_blocking(&mut self.0).map_err(io::Error::other)?;
+        let HomeReply::Signalled { threads } = reply;
+        Ok(threads)
+    }
 }

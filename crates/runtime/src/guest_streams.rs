@@ -1,7 +1,13 @@
-//! Serves the streams that the guest agent opens: init's output, connections to the SSH agent, and
-//! reports of listening sockets.
+//! Serves the streams that the guest agent opens: init's output, connections to the SSH agent,
+//! reports of listening sockets, and answers to the file share.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::unix::net::UnixStream as StdUnixStream,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use container_network::Network;
 use container_protocol::{
@@ -18,10 +24,13 @@ pub(crate) async fn serve(
     stdio_log: PathBuf,
     machine: Arc<MachineState>,
     network: Option<Arc<Network>>,
+    home_questions: Option<StdUnixStream>,
 ) {
+    let home_questions = Arc::new(Mutex::new(home_questions));
     while let Some(mut stream) = incoming.recv().await {
         let (log, machine) = (Log::new(&stdio_log), Arc::clone(&machine));
         let network = network.clone();
+        let home_questions = Arc::clone(&home_questions);
         tokio::spawn(async move {
             match frame::read::<HostPort>(&mut stream).await {
                 Ok(HostPort::StdioLog) => log.write_from(stream, Duration::ZERO).await,
@@ -35,6 +44,15 @@ pub(crate) async fn serve(
                         forward_ports(&network, &mut stream).await;
                     }
                 }
+                Ok(HostPort::Home) => {
+                    // The agent asks once.
+                    let questions = lock(&home_questions).take();
+                    if let Some(questions) = questions
+                        && let Err(error) = join_file_share(questions, stream).await
+                    {
+                        tracing::warn!("connection of the file share and agent ended: {error}");
+                    }
+                }
                 Err(error) => tracing::warn!("invalid stream from the guest: {error}"),
             }
         });
@@ -46,6 +64,16 @@ pub(crate) async fn serve(
 async fn join_ssh_agent(machine: &MachineState, guest: Stream) -> io::Result<()> {
     let socket = machine.ssh_agent().ok_or(io::ErrorKind::NotConnected)?;
     splice(UnixStream::connect(socket).await?, guest).await
+}
+
+/// Joins the agent's stream to the process that serves the home.
+async fn join_file_share(questions: StdUnixStream, guest: Stream) -> io::Result<()> {
+    questions.set_nonblocking(true)?;
+    splice(UnixStream::from_std(questions)?, guest).await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the network's forwarded ports equal to the guest's listeners until the stream ends.

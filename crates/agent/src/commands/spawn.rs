@@ -11,7 +11,11 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use nix::{
@@ -21,10 +25,14 @@ use nix::{
     unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid},
 };
 use rustix::{io::FdFlags, pipe::PipeFlags};
-use tokio::process::Child;
+use tokio::{process::Child, time::timeout};
 
 use super::login::{Login, Preference, Program, shown};
 use crate::{machine::GuestRoot, namespace_thread, paths::MACHINE_CGROUP};
+
+/// Timeout for entering the working directory and executing the program. Either may be on a file
+/// system that does not answer.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Standard streams of a new process.
 pub(super) struct StandardStreams {
@@ -66,6 +74,13 @@ pub(super) enum SpawnError {
     /// The user cannot enter the required working directory.
     #[error("cannot use the working directory {path} in the machine: {cause}")]
     Directory { path: String, cause: io::Error },
+    /// The working directory or the program cannot be reached.
+    #[error(
+        "timed out after {} s entering {path} in the machine (does a file system of the host not \
+         answer?)",
+        START_TIMEOUT.as_secs()
+    )]
+    TimedOut { path: String },
     /// The program does not exist.
     #[error("command {0:?} not found in the machine")]
     NotFound(OsString),
@@ -145,12 +160,24 @@ pub(super) async fn in_machine(
     while let Some(program) = programs.next() {
         let command = command(&context, program, streams.try_clone()?)?;
         let pid_namespace = Arc::clone(&pid_namespace);
-        let spawned = namespace_thread::run(move || {
+        let is_abandoned = Arc::new(AtomicBool::new(false));
+        let was_abandoned = Arc::clone(&is_abandoned);
+        let spawning = namespace_thread::run(move || {
             // Later children of this thread start in the machine's PID namespace.
             setns(&*pid_namespace, CloneFlags::CLONE_NEWPID)?;
-            tokio::process::Command::from(command).spawn()
-        })
-        .await;
+            let mut child = tokio::process::Command::from(command).spawn()?;
+            if was_abandoned.load(Ordering::Acquire) {
+                child.start_kill()?;
+            }
+            Ok(child)
+        });
+        let Ok(spawned) = timeout(START_TIMEOUT, spawning).await else {
+            is_abandoned.store(true, Ordering::Release);
+            let path = context.login.directories.first();
+            return Err(SpawnError::TimedOut {
+                path: path.map(shown).unwrap_or_default(),
+            });
+        };
         let error = match (spawned, EntryReport::read(&reports)) {
             (Ok(child), report) => {
                 notes.extend(report.and_then(|report| report.note(&context.login)));

@@ -21,6 +21,9 @@ const DISK_ATTEMPTS: u32 = 500;
 const UNMOUNT_ATTEMPTS: u32 = 100;
 const INTERVAL: Duration = Duration::from_millis(10);
 
+/// Type of the shared home, and of the file systems below it.
+const HOME_KIND: &str = "virtiofs";
+
 /// Error of mounting a file system of the machine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MountError {
@@ -190,7 +193,7 @@ pub(crate) fn mount_home(root: &GuestRoot, share: &GuestShare) -> Result<(), Mou
         Ok(mount(
             Some(share.tag.as_str()),
             &target,
-            Some("virtiofs"),
+            Some(HOME_KIND),
             flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
             None::<&str>,
         )?)

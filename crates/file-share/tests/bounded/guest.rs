@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_file_share::{BoundedFileSystem, Exclusions};
+use container_file_share::{BoundedFileSystem, Exclusions, InnerFileSystem, Restrictions};
 use tempfile::TempDir;
 use virtiofsd::{
     filesystem::{
@@ -48,7 +48,9 @@ impl Guest<BoundedFileSystem<PassthroughFs>> {
     pub(crate) fn excluding(home: TempDir, exclusions: &Exclusions) -> Self {
         let inner = PassthroughFs::new(config(&home)).unwrap();
         let root = File::open(home.path()).unwrap();
-        let file_system = BoundedFileSystem::new(inner, LIMIT).excluding(&root, exclusions);
+        let restrictions = Restrictions::default();
+        let excluded = (&root, exclusions);
+        let file_system = BoundedFileSystem::excluding(inner, LIMIT, restrictions, excluded);
         Guest::start(file_system, home)
     }
 }
@@ -68,7 +70,7 @@ impl Guest<PassthroughFs> {
     }
 }
 
-impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<BoundedFileSystem<F>> {
+impl<F: InnerFileSystem> Guest<BoundedFileSystem<F>> {
     /// Uses so many other files that all files used before are closed.
     pub(crate) fn use_many_other_files(&self) {
         let other = self.host("other");

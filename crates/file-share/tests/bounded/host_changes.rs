@@ -132,3 +132,60 @@ fn a_directory_becomes_a_file() {
     let a = guest.inode("a");
     assert_eq!(guest.read(a).unwrap(), "file");
 }
+
+#[test]
+fn a_file_whose_size_the_guest_does_not_know_is_looked_up_before_it_is_opened() {
+    let guest = Guest::new();
+    guest.host_writes("file", "one");
+    let inode = guest.inode("file");
+    guest.host_writes("file", "twelve");
+    assert_eq!(errno(guest.open(inode, libc::O_RDONLY)), Some(libc::ESTALE));
+    assert_eq!(guest.inode("file"), inode);
+    assert_eq!(guest.read(inode).unwrap(), "twelve");
+    // The guest needs no lookup for its own changes, and none to replace the contents.
+    guest.write(inode, "fourteen").unwrap();
+    guest.read(inode).unwrap();
+    guest.inode("file");
+    guest.host_writes("file", "fifteen or so");
+    let handle = guest.open(inode, libc::O_RDWR | libc::O_TRUNC).unwrap();
+    guest.close(inode, handle);
+}
+
+#[test]
+fn a_file_that_the_host_keeps_changing_can_be_opened() {
+    let guest = Guest::new();
+    guest.host_writes("file", "one");
+    let inode = guest.inode("file");
+    for contents in ["two or", "three or so", "four"] {
+        guest.host_writes("file", contents);
+        if errno(guest.open(inode, libc::O_RDONLY)) == Some(libc::ESTALE) {
+            guest.inode("file");
+            guest.host_writes("file", "between lookup and open");
+            guest.open(inode, libc::O_RDONLY).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_replaced_file_is_looked_up_before_it_is_opened() {
+    let guest = Guest::new();
+    guest.host_writes("file", "old");
+    let inode = guest.inode("file");
+    guest.host_writes("new", "new");
+    fs::rename(guest.host("new"), guest.host("file")).unwrap();
+    assert_eq!(errno(guest.open(inode, libc::O_RDONLY)), Some(libc::ESTALE));
+    let replacement = guest.inode("file");
+    assert_ne!(replacement, inode);
+    assert_eq!(guest.read(replacement).unwrap(), "new");
+    // A program that has the old file opens it again, by its descriptor.
+    assert_eq!(guest.read(inode).unwrap(), "old");
+}
+
+#[test]
+fn a_file_that_the_guest_has_removed_can_be_opened_by_its_descriptor() {
+    let guest = Guest::new();
+    guest.host_writes("file", "kept");
+    let inode = guest.inode("file");
+    guest.unlink(1, "file").unwrap();
+    assert_eq!(guest.read(inode).unwrap(), "kept");
+}

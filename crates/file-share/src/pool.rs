@@ -1,0 +1,175 @@
+//! Threads that carry out the guest's requests.
+//!
+//! A request may block for as long as it likes, because a directory below the shared one can be on
+//! a file system whose server does not answer. So the pool has no fixed size: a job gets a new
+//! thread if no thread is idle, up to a limit. Idle threads are kept.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Size of the stack of a thread in bytes. Requests keep their data on the heap.
+pub(crate) const STACK_SIZE: usize = 256 << 10;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A pool of threads that grows up to a limit.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limit: usize,
+    state: Mutex<State>,
+    job_added: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Pool {
+    /// Creates a pool of up to `limit` threads.
+    pub(crate) fn new(limit: usize) -> Pool {
+        Pool {
+            shared: Arc::new(Shared {
+                limit,
+                state: Mutex::default(),
+                job_added: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Runs a job on one of the threads. If all are busy and no more can be started, it waits for
+    /// one; without any thread it runs here.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        let mut state = self.shared.state();
+        state.jobs.push_back(Box::new(job));
+        if state.jobs.len() <= state.idle {
+            drop(state);
+            self.shared.job_added.notify_one();
+            return;
+        }
+        if state.threads < self.shared.limit {
+            state.threads += 1;
+            drop(state);
+            let shared = Arc::clone(&self.shared);
+            let started = spawn("file-share", move || shared.serve());
+            if started.is_ok() {
+                return;
+            }
+            state = self.shared.state();
+            state.threads -= 1;
+        }
+        if state.threads == 0 {
+            let job = state.jobs.pop_back();
+            drop(state);
+            if let Some(job) = job {
+                job();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut state = self.state();
+        loop {
+            let Some(job) = state.jobs.pop_front() else {
+                state.idle += 1;
+                state = self
+                    .job_added
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+                continue;
+            };
+            drop(state);
+            job();
+            state = self.state();
+        }
+    }
+}
+
+/// Starts a thread that may serve requests.
+pub(crate) fn spawn(name: &str, act: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK_SIZE);
+    thread.spawn(move || {
+        if let Err(error) = own_directory_and_umask() {
+            // The inner file system would change those of all threads.
+            log::error!("cannot unshare the working directory: {error}");
+            std::process::exit(1);
+        }
+        act();
+    })?;
+    Ok(())
+}
+
+/// Gives this thread a working directory and a umask of its own (`CLONE_FS`): the inner file system
+/// changes them for the time of a request.
+#[expect(
+    unsafe_code,
+    reason = "some flags of unshare are unsafe, this one is not"
+)]
+fn own_directory_and_umask() -> io::Result<()> {
+    // SAFETY: Only CLONE_FILES is unsafe.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::FS) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Barrier, mpsc},
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[test]
+    fn blocked_jobs_do_not_delay_others() {
+        let pool = Pool::new(8);
+        let blocked = Arc::new(Barrier::new(8));
+        for _ in 0..7 {
+            let blocked = Arc::clone(&blocked);
+            pool.run(move || {
+                blocked.wait();
+            });
+        }
+        let (done, is_done) = mpsc::channel();
+        for number in 0..100 {
+            let done = done.clone();
+            pool.run(move || done.send(number).unwrap());
+        }
+        for _ in 0..100 {
+            is_done.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        blocked.wait();
+    }
+
+    #[test]
+    fn the_limit_is_kept() {
+        let pool = Pool::new(2);
+        let (done, is_done) = mpsc::channel();
+        for _ in 0..50 {
+            let done = done.clone();
+            pool.run(move || done.send(thread::current().id()).unwrap());
+        }
+        let threads: std::collections::HashSet<_> = is_done.iter().take(50).collect();
+        assert!(threads.len() <= 2);
+    }
+}

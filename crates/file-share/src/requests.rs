@@ -1,0 +1,237 @@
+//! Passes each request to the part that serves it: those that the `virtiofsd` crate does not
+//! implement, about locks and files without a name, to our own code, and all others to that crate.
+
+use std::{
+    io::{self, Write},
+    mem::size_of,
+    sync::mpsc,
+    time::Duration,
+};
+
+use virtiofsd::{
+    descriptor_utils::{Reader, Writer},
+    filesystem::{Context, FileSystem},
+    fuse::{CreateIn, EntryOut, InHeader, LkIn, LkOut, Opcode, OpenOut, OutHeader, ReleaseIn},
+    server::Server,
+};
+use vm_memory::ByteValued;
+
+use crate::{
+    bounded::{BoundedFileSystem, InnerFileSystem},
+    listing::while_listing,
+    locks::request::LockRequest,
+    pool,
+    table::GuestInode,
+};
+
+/// Timeout for synchronizing a file system that is mounted below the shared directory.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a request is to be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// At once: it does not wait for the host's file systems.
+    Immediate,
+    /// On a thread of the pool.
+    Pooled,
+}
+
+/// Result of serving a request.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// The number of bytes of the answer.
+    Answered(usize),
+    /// The lock cannot be had yet.
+    MustWait(WaitingRequest),
+}
+
+/// A request for a lock that another holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitingRequest {
+    header: InHeader,
+    request: LockRequest,
+}
+
+/// Serves requests with a file system.
+pub(crate) struct Requests<F: InnerFileSystem> {
+    file_system: BoundedFileSystem<F>,
+    server: Server<BoundedFileSystem<F>>,
+}
+
+impl<F: InnerFileSystem> Requests<F> {
+    pub(crate) fn new(file_system: BoundedFileSystem<F>) -> Requests<F> {
+        let server = Server::new(file_system.clone());
+        Requests {
+            file_system,
+            server,
+        }
+    }
+
+    /// Notes what depends on the order of the guest's requests. Must be called in that order.
+    pub(crate) fn receive(&self, mut reader: Reader<'_>) -> Urgency {
+        // An invalid request is refused when it is served.
+        let Ok(header) = reader.read_obj::<InHeader>() else {
+            return Urgency::Pooled;
+        };
+        match Opcode::try_from(header.opcode) {
+            Ok(Opcode::Forget | Opcode::BatchForget) => Urgency::Immediate,
+            Ok(Opcode::Release) => {
+                if let Ok(release) = reader.read_obj::<ReleaseIn>() {
+                    let locks = &self.file_system.locks;
+                    locks.release_begins(header.nodeid, release.fh);
+                }
+                Urgency::Pooled
+            }
+            _ => Urgency::Pooled,
+        }
+    }
+
+    /// Serves a request, except for waiting for a lock.
+    pub(crate) fn serve(
+        &self,
+        header: Option<InHeader>,
+        mut reader: Reader<'_>,
+        writer: Writer<'_>,
+    ) -> Result<Served, virtiofsd::Error> {
+        let opcode = header.and_then(|header| Opcode::try_from(header.opcode).ok());
+        if let (Some(header), Some(Opcode::TmpFile)) = (header, opcode) {
+            return self
+                .create_anonymous(header, reader, writer)
+                .map(Served::Answered);
+        }
+        if let (Some(header), Some(Opcode::Syncfs)) = (header, opcode)
+            && self
+                .file_system
+                .is_below_mount(Context::from(header), GuestInode(header.nodeid))
+        {
+            let synced = self.sync_in_time(header).map(|()| Vec::new());
+            return reply(header, synced, writer).map(Served::Answered);
+        }
+        let (Some(header), Some(Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw)) = (header, opcode)
+        else {
+            let answer = || self.server.handle_message(reader, writer, None::<&mut ()>);
+            let answer = match opcode {
+                Some(Opcode::Readdirplus) => while_listing(answer),
+                _ => answer(),
+            };
+            return answer.map(Served::Answered);
+        };
+        let decode = virtiofsd::Error::DecodeMessage;
+        reader.read_obj::<InHeader>().map_err(decode)?;
+        let request: LkIn = reader.read_obj().map_err(decode)?;
+        let request = match LockRequest::parse(header.nodeid, &request) {
+            Ok(request) => request,
+            Err(error) => return reply(header, Err(error), writer).map(Served::Answered),
+        };
+        let context = Context::from(header);
+        let result = if opcode_is(header, Opcode::Getlk) {
+            let conflict = self.file_system.test_lock(context, &request);
+            conflict.map(|lk| LkOut { lk }.as_slice().to_vec())
+        } else {
+            self.file_system
+                .set_lock(context, &request)
+                .map(|()| Vec::new())
+        };
+        if would_block(&result) && opcode_is(header, Opcode::Setlkw) {
+            return Ok(Served::MustWait(WaitingRequest { header, request }));
+        }
+        reply(header, result, writer).map(Served::Answered)
+    }
+
+    /// Synchronizes a file system that is mounted below the shared directory. It may not answer,
+    /// and the guest synchronizes all of them before it shuts down.
+    fn sync_in_time(&self, header: InHeader) -> io::Result<()> {
+        let (done, is_done) = mpsc::channel();
+        let file_system = self.file_system.clone();
+        pool::spawn("file-share-sync", move || {
+            let synced = file_system.syncfs(Context::from(header), header.nodeid);
+            // Fails if the guest has its answer.
+            let _ = done.send(synced);
+        })?;
+        match is_done.recv_timeout(SYNC_TIMEOUT) {
+            Ok(synced) => synced,
+            Err(_) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+        }
+    }
+
+    fn create_anonymous(
+        &self,
+        header: InHeader,
+        mut reader: Reader<'_>,
+        writer: Writer<'_>,
+    ) -> Result<usize, virtiofsd::Error> {
+        let decode = virtiofsd::Error::DecodeMessage;
+        reader.read_obj::<InHeader>().map_err(decode)?;
+        let request: CreateIn = reader.read_obj().map_err(decode)?;
+        let context = Context::from(header);
+        let created = self
+            .file_system
+            .create_anonymous(context, header.nodeid, &request);
+        let created = created.map(|(entry, fh)| {
+            let opened = OpenOut {
+                fh,
+                ..OpenOut::default()
+            };
+            [EntryOut::from(entry).as_slice(), opened.as_slice()].concat()
+        });
+        reply(header, created, writer)
+    }
+
+    /// Serves a request for a lock when it can be had. Returns the number of bytes of the answer.
+    pub(crate) fn serve_waiting(
+        &self,
+        request: &WaitingRequest,
+        writer: Writer<'_>,
+    ) -> Result<usize, virtiofsd::Error> {
+        let WaitingRequest { header, request } = request;
+        let context = Context::from(*header);
+        let waiting = self.file_system.waiters().enter(header.pid);
+        let result =
+            waiting.and_then(|waiting| self.file_system.wait_for_lock(context, request, &waiting));
+        reply(*header, result.map(|()| Vec::new()), writer)
+    }
+
+    /// Answers a request for a lock that nothing can wait for.
+    pub(crate) fn refuse_waiting(
+        request: &WaitingRequest,
+        writer: Writer<'_>,
+    ) -> Result<usize, virtiofsd::Error> {
+        let no_locks = io::Error::from_raw_os_error(libc::ENOLCK);
+        reply(request.header, Err(no_locks), writer)
+    }
+
+    /// Ends the guest's session, as its DESTROY does.
+    pub(crate) fn reset(&self) {
+        self.server.destroy();
+    }
+}
+
+fn opcode_is(header: InHeader, opcode: Opcode) -> bool {
+    header.opcode == opcode as u32
+}
+
+fn would_block<T>(result: &io::Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Writes the answer to a request. Returns its length in bytes.
+fn reply(
+    header: InHeader,
+    result: io::Result<Vec<u8>>,
+    mut writer: Writer<'_>,
+) -> Result<usize, virtiofsd::Error> {
+    let (error, body) = match result {
+        Ok(body) => (0, body),
+        Err(error) => (-error.raw_os_error().unwrap_or(libc::EIO), Vec::new()),
+    };
+    let length = size_of::<OutHeader>() + body.len();
+    let answer = OutHeader {
+        len: u32::try_from(length).unwrap_or(u32::MAX),
+        error,
+        unique: header.unique,
+    };
+    let encode = virtiofsd::Error::EncodeMessage;
+    writer.write_all(answer.as_slice()).map_err(encode)?;
+    writer.write_all(&body).map_err(encode)?;
+    Ok(length)
+}

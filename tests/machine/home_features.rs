@@ -1,0 +1,220 @@
+//! What files of the shared home can do besides holding bytes.
+
+use std::{
+    fs::{self, File},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, PermissionsExt, chown},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use end_to_end::{Lab, Outcome, World, eventually, our_kernel};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+crate::declare::tests![
+    extended_attributes_are_those_of_the_host,
+    access_control_lists_count_on_both_sides,
+    file_capabilities_need_a_privileged_share,
+    special_files_and_odd_names_work,
+    every_user_of_the_machine_creates_files,
+    a_file_system_that_hangs_delays_no_other,
+];
+
+fn host(world: &World, line: &str) -> String {
+    let mut command = world.command(Path::new("/bin/sh"));
+    let outcome = Outcome::from(command.args(["-c", line]).output().unwrap());
+    assert_eq!(outcome.code, Some(0), "{line}: {outcome:?}");
+    outcome.stdout
+}
+
+fn extended_attributes_are_those_of_the_host(lab: &Lab) {
+    for world in lab.with_tools() {
+        let home = world.home().display().to_string();
+        world.inside(
+            "dev",
+            &format!("cd {home} && touch x && setfattr -n user.a -v guest x && setfattr -n user.b -v gone x && setfattr -x user.b x"),
+        );
+        let read = format!("cd {home} && getfattr -d x");
+        assert_eq!(host(world, &read), "# file: x\nuser.a=\"guest\"\n\n");
+        host(world, &format!("cd {home} && setfattr -n user.a -v host x"));
+        assert_eq!(world.inside("dev", &read), "# file: x\nuser.a=\"host\"\n\n");
+        // Programs that copy them.
+        world.inside("dev", &format!("cd {home} && cp -a --preserve=all x y"));
+        assert!(host(world, &format!("getfattr -d {home}/y")).contains("host"));
+    }
+}
+
+fn access_control_lists_count_on_both_sides(lab: &Lab) {
+    let world = lab.user_with_tools();
+    let user = world.user().unwrap();
+    let home = world.home();
+    // A directory of root that the host has opened for the user.
+    let directory = home.join("granted");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    let path = directory.display();
+    let inside = |line: &str| world.run(&["run", "-n", "dev", line]);
+    let touch = format!("touch {path}/by-guest");
+    assert_ne!(inside(&touch).code, Some(0));
+    let grant = format!("u:{}:rwx", user.uid);
+    let granted = Command::new("setfacl")
+        .args(["-m", &grant])
+        .arg(&directory)
+        .status();
+    assert!(granted.unwrap().success());
+    eventually("the guest sees the list", || inside(&touch).code == Some(0));
+    assert_eq!(
+        fs::metadata(directory.join("by-guest")).unwrap().uid(),
+        user.uid
+    );
+    // Lists of the guest are the host's, and new files inherit them.
+    world.inside(
+        "dev",
+        "cd ~ && mkdir listed && setfacl -m u:1:r,d:u:2:rw listed && touch listed/new",
+    );
+    let read = "getfacl --omit-header --numeric listed/new";
+    let listed = host(world, &format!("cd {} && {read}", home.display()));
+    assert!(listed.contains("user:2:rw-"), "{listed}");
+    assert_eq!(world.inside("dev", &format!("cd ~ && {read}")), listed);
+}
+
+fn file_capabilities_need_a_privileged_share(lab: &Lab) {
+    let line = "cd ~ && cp /bin/true capable && setcap cap_net_raw+ep capable && getcap capable";
+    // An ordinary user of the host cannot grant them, and neither can root in the machine.
+    let user = lab.user_with_tools();
+    let refused = user.run(&[
+        "run",
+        "-n",
+        "dev",
+        "--root",
+        &format!("HOME={} ; {line}", user.home().display()),
+    ]);
+    assert_ne!(refused.code, Some(0));
+    assert!(
+        refused.stderr.contains("Operation not permitted"),
+        "{refused:?}"
+    );
+    let root = lab.root_with_tools();
+    let line = line.replace('~', &root.home().display().to_string());
+    assert_eq!(root.inside("dev", &line), "capable cap_net_raw=ep\n");
+}
+
+/// Each is as on the host, or fails with the error of a file system without it.
+fn special_files_and_odd_names_work(lab: &Lab) {
+    for world in lab.with_tools() {
+        let home = world.home().join("odd");
+        let script = home.with_file_name("odd.py");
+        fs::write(&script, include_str!("odd_files.py")).unwrap();
+        let line = format!(
+            "mkdir -p {0} && cd {0} && python3 {1}",
+            home.display(),
+            script.display()
+        );
+        let seen = world.inside("dev", &line);
+        assert_eq!(seen, include_str!("odd_files.txt"));
+    }
+}
+
+fn every_user_of_the_machine_creates_files(lab: &Lab) {
+    for world in lab.with_tools() {
+        create_files_as_every_user(world);
+    }
+}
+
+fn create_files_as_every_user(world: &World) {
+    let open = world.home().join("open");
+    fs::create_dir_all(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+    if let Some(user) = world.user() {
+        chown(&open, Some(user.uid), Some(user.gid)).unwrap();
+    }
+    fs::set_permissions(world.home(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = open.display();
+    // A user and a group without names, one of the system, and root in another group.
+    for (uid, gid) in [(0, 0), (65534, 65534), (12345, 54321), (1, 1), (0, 54321)] {
+        let line = format!(
+            "cd {path} && setpriv --reuid={uid} --regid={gid} --groups=100,{gid} sh -c 'umask 022; echo x > f{uid}-{gid} && mkdir d{uid}-{gid} && ln -s x l{uid}-{gid} && mkfifo p{uid}-{gid} && cat f{uid}-{gid}'"
+        );
+        let made = world.stdout(&["run", "-n", "dev", "--root", &line]);
+        assert_eq!(made, "x\n");
+        for kind in ["f", "d", "l", "p"] {
+            let name = format!("{kind}{uid}-{gid}");
+            let about = fs::symlink_metadata(open.join(&name)).unwrap();
+            let expected = match world.user() {
+                Some(user) => (user.uid, user.gid),
+                None => (uid, gid),
+            };
+            assert_eq!((about.uid(), about.gid()), expected, "{name}");
+        }
+    }
+    // In a user namespace without an entry for the user's id, as in a rootless container.
+    let line = format!(
+        "cd {path} && unshare --user --map-root-user sh -c 'echo x > namespace && cat namespace'"
+    );
+    assert_eq!(world.inside("dev", &line), "x\n");
+}
+
+/// A file system whose server answers nothing, mounted until this is dropped.
+struct HungFileSystem {
+    _server: File,
+    directory: PathBuf,
+}
+
+impl HungFileSystem {
+    fn mount(directory: &Path) -> HungFileSystem {
+        fs::create_dir(directory).unwrap();
+        let server = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .unwrap();
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
+            server.as_raw_fd()
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        mount(
+            "hung",
+            directory,
+            "fuse",
+            MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .unwrap();
+        HungFileSystem {
+            _server: server,
+            directory: directory.to_owned(),
+        }
+    }
+}
+
+impl Drop for HungFileSystem {
+    fn drop(&mut self) {
+        unmount(&self.directory, UnmountFlags::DETACH).unwrap();
+    }
+}
+
+fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
+    let world = World::for_user();
+    let kernel = our_kernel();
+    let image = lab.image("debian-tools:12");
+    world.create(&image, "dev", &["--kernel", &kernel.display().to_string()]);
+    create_files_as_every_user(&world);
+    let hung = HungFileSystem::mount(&world.home().join("hung"));
+    // More than the machine has processors.
+    let line = "cd ~; for i in $(seq 20); do ls -l hung & done; wait";
+    let blocked = world.run(&["run", "-n", "dev", "-d", line]);
+    assert_eq!(blocked.code, Some(0), "{blocked:?}");
+    let line = "cd ~ && mkdir works && cd works && for i in $(seq 100); do echo $i > f$i; done && cat f* | wc -l && rm -r ../works && ls ..";
+    let seen = world.inside("dev", line);
+    assert!(seen.starts_with("100\n") && seen.contains("hung"), "{seen}");
+    // A program that needs it learns of it.
+    let failed = world.run(&["run", "-n", "dev", "ls -l ~/hung"]);
+    assert!(failed.stderr.contains("timed out"), "{failed:?}");
+    world.stdout(&["stop", "dev"]);
+    let log = fs::read_to_string(world.bundle("dev", "runtime.log")).unwrap();
+    assert!(!log.contains("did not power off in time"), "{log}");
+    drop(hung);
+}
