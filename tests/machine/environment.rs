@@ -180,6 +180,10 @@ fn terminal_of_the_host_is_known(lab: &Lab) {
         let shown = "xterm-of-the-test with directories\n 033   [   3   ;   4   H\n";
         assert_eq!(unknown.stdout, shown, "{unknown:?}");
         assert_eq!((unknown.code, &*unknown.stderr), (Some(0), ""));
+        if world.user().is_some() {
+            let by_sudo = run("xterm-of-the-test", "sudo tput cup 2 3 | od -An -c");
+            assert_eq!(by_sudo.stdout, " 033   [   3   ;   4   H\n", "{by_sudo:?}");
+        }
         let known = run("xterm-256color", line);
         let shown = "xterm-256color\n 033   [   3   ;   4   H\n";
         assert_eq!(known.stdout, shown, "{known:?}");

@@ -10,6 +10,9 @@ const FILE: &str = "/etc/sudoers.d/container-user";
 
 /// Allows the user everything. The rule has the user's id, because a name may contain characters
 /// that have a meaning in sudoers.
+///
+/// sudo keeps TERM and removes TERMINFO_DIRS, where the entry of a terminal that the image does not
+/// know is found.
 pub(super) fn grant(root: &GuestRoot, uid: u32) -> io::Result<()> {
     if root.make_directory("/etc/sudoers.d")? {
         let made = root.directory("/etc/sudoers.d")?;
@@ -18,5 +21,8 @@ pub(super) fn grant(root: &GuestRoot, uid: u32) -> io::Result<()> {
             fs::Permissions::from_mode(0o750),
         )?;
     }
-    root.write(FILE, &format!("#{uid} ALL=(ALL:ALL) NOPASSWD:ALL\n"), 0o440)
+    let rule = format!(
+        "Defaults:#{uid} env_keep += \"TERMINFO_DIRS\"\n#{uid} ALL=(ALL:ALL) NOPASSWD:ALL\n"
+    );
+    root.write(FILE, &rule, 0o440)
 }
