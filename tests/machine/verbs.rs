@@ -1,6 +1,12 @@
 //! Verbs that change a machine as a whole, and copies.
 
-use std::{fs, io::Write, os::unix::fs::PermissionsExt, process::Stdio};
+use std::{
+    ffi::OsStr,
+    fs,
+    io::Write,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    process::Stdio,
+};
 
 use end_to_end::{Lab, World};
 
@@ -229,6 +235,24 @@ fn files_are_copied_in_both_directions(lab: &Lab) {
         world.inside("dev", "stat -c %U /etc/a-copy; sudo rm /etc/a-copy"),
         "root\n"
     );
+
+    // A name that is not UTF-8, of the copy itself and in it.
+    let odd = OsStr::from_bytes(b"odd-\xff");
+    fs::create_dir(directory.join(odd)).unwrap();
+    fs::write(directory.join(odd).join(odd), "odd").unwrap();
+    let copy_odd = |from: &[u8], to: &[u8]| {
+        let mut command = world.machine(&["cp"]);
+        command.args([from, to].map(OsStr::from_bytes));
+        let outcome: end_to_end::Outcome = command.current_dir(&directory).output().unwrap().into();
+        assert_eq!((outcome.code, &*outcome.stderr), (Some(0), ""));
+    };
+    copy_odd(b"odd-\xff", b"dev:/tmp/copies");
+    copy_odd(b"dev:/tmp/copies/odd-\xff", b"back/\xfe");
+    copy_odd(b"dev:/tmp/copies/odd-\xff/odd-\xff", b"back");
+    let back = directory.join("back");
+    for file in [back.join(OsStr::from_bytes(b"\xfe")), back] {
+        assert_eq!(fs::read(file.join(odd)).unwrap(), b"odd");
+    }
 
     let tar = world
         .machine(&["cp", "dev:/tmp/copies/tree", "-"])

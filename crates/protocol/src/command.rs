@@ -77,21 +77,21 @@ pub enum GuestCopy {
     /// Writes a file or directory to standard output, as a tar stream.
     Out {
         /// Path of the file or directory.
-        path: String,
+        path: OsText,
         /// Whether names in the stream start with its own name, as with `tar -c`.
         named: bool,
     },
     /// Reads the copy of a file or directory from standard input.
     In {
         /// Path of the destination.
-        path: String,
+        path: OsText,
         /// Name of the copy in an existing directory; absent to copy a directory's contents.
-        name: Option<String>,
+        name: Option<OsText>,
     },
     /// Unpacks the tar stream on standard input.
     InTar {
         /// Path of the directory to unpack into.
-        path: String,
+        path: OsText,
     },
 }
 

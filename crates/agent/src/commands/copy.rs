@@ -10,7 +10,7 @@ use std::{
 };
 
 use container_copy::{CopyError, RootName, UnpackMode, pack, unpack};
-use container_protocol::GuestCopy;
+use container_protocol::{GuestCopy, OsText};
 
 /// Zeroth argument of the process.
 pub(crate) const NAME: &str = "container-copy";
@@ -50,17 +50,27 @@ fn pack_or_unpack(copy: &GuestCopy) -> Result<(), CopyError> {
     match copy {
         GuestCopy::Out { path, named } => {
             let root = if *named { RootName::Own } else { RootName::Dot };
-            pack(Path::new(path), root, io::stdout().lock(), &mut note)
+            pack(
+                Path::new(path.as_os_str()),
+                root,
+                io::stdout().lock(),
+                &mut note,
+            )
         }
         GuestCopy::In { path, name } => {
             let mode = UnpackMode::Copy {
-                name: name.as_ref().map(Into::into),
+                name: name.clone().map(OsText::into_os_string),
             };
-            unpack(io::stdin().lock(), Path::new(path), &mode, &mut note)
+            unpack(
+                io::stdin().lock(),
+                Path::new(path.as_os_str()),
+                &mode,
+                &mut note,
+            )
         }
         GuestCopy::InTar { path } => unpack(
             io::stdin().lock(),
-            Path::new(path),
+            Path::new(path.as_os_str()),
             &UnpackMode::Tar,
             &mut note,
         ),

@@ -1,14 +1,17 @@
 //! `container machine cp`
 
 use std::{
+    ffi::{OsStr, OsString},
     fs, io,
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::unix::{ffi::OsStrExt, net::UnixStream},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use container_client::{
     Client,
     exec::{RunningCommand, Streams},
@@ -45,11 +48,11 @@ Examples:
   container machine cp dev:/etc - | tar -t")]
 pub(crate) struct Copy {
     /// File or directory to copy.
-    #[arg(value_name = "SOURCE")]
+    #[arg(value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(copy_path))]
     source: CopyPath,
 
     /// Path or directory to copy to.
-    #[arg(value_name = "DESTINATION")]
+    #[arg(value_name = "DESTINATION", value_parser = OsStringValueParser::new().try_map(copy_path))]
     destination: CopyPath,
 
     /// Access files in the machine as root.
@@ -75,56 +78,60 @@ enum HostPath {
 struct GuestPath {
     /// Absent for the default machine.
     machine: Option<MachineId>,
-    path: String,
+    path: OsString,
 }
 
-impl FromStr for CopyPath {
-    type Err = InvalidValue;
-
-    fn from_str(text: &str) -> Result<CopyPath, InvalidValue> {
-        match text.split_once(':') {
-            // A slash before the colon means a path of the host.
-            Some((machine, path)) if !machine.contains('/') => {
-                let id = machine.parse::<MachineId>();
-                let machine = match machine {
-                    "" => None,
-                    _ => Some(id.map_err(|error| {
+/// Parses a source or destination, which need not be UTF-8.
+fn copy_path(text: OsString) -> Result<CopyPath, InvalidValue> {
+    let bytes = text.as_bytes();
+    let colon = bytes.iter().position(|byte| *byte == b':');
+    // A slash before the colon means a path of the host.
+    if let Some(colon) = colon.filter(|colon| !bytes[..*colon].contains(&b'/')) {
+        let path = relative_to_home(OsStr::from_bytes(&bytes[colon + 1..])).to_owned();
+        let machine = match &bytes[..colon] {
+            b"" => None,
+            id => Some(
+                String::from_utf8_lossy(id)
+                    .parse::<MachineId>()
+                    .map_err(|error| {
                         InvalidValue::new(format!(
-                            "{error} (write a path of the host as: ./{text})"
+                            "{error} (write a path of the host as: ./{})",
+                            text.display()
                         ))
-                    })?),
-                };
-                let path = relative_to_home(path).to_owned();
-                Ok(CopyPath::Machine(GuestPath { machine, path }))
-            }
-            _ if text.is_empty() => Err(InvalidValue::new("the path is empty")),
-            _ if text == "-" => Ok(CopyPath::Host(HostPath::Stream)),
-            _ => Ok(CopyPath::Host(HostPath::Path(text.into()))),
-        }
+                    })?,
+            ),
+        };
+        return Ok(CopyPath::Machine(GuestPath { machine, path }));
+    }
+    match bytes {
+        b"" => Err(InvalidValue::new("the path is empty")),
+        b"-" => Ok(CopyPath::Host(HostPath::Stream)),
+        _ => Ok(CopyPath::Host(HostPath::Path(text.into()))),
     }
 }
 
 /// Returns the path relative to the home directory, if it begins with `~`.
-fn relative_to_home(path: &str) -> &str {
-    let path = match path {
-        "~" => "",
-        path => path.strip_prefix("~/").unwrap_or(path),
+fn relative_to_home(path: &OsStr) -> &OsStr {
+    let path = match path.as_bytes() {
+        b"~" => b"",
+        path => path.strip_prefix(b"~/").unwrap_or(path),
     };
-    if path.is_empty() { "." } else { path }
+    OsStr::from_bytes(if path.is_empty() { b"." } else { path })
 }
 
 /// Returns the name that a copy of `path` gets in a directory, or nothing if only the contents of
 /// `path` are copied.
-fn copy_name(path: &str) -> Option<String> {
-    let is_contents = [".", ".."].contains(&path.rsplit('/').next().unwrap_or(path));
+fn copy_name(path: &OsStr) -> Option<OsString> {
+    let last = path.as_bytes().rsplit(|byte| *byte == b'/').next();
+    let is_contents = matches!(last, Some(b"." | b".."));
     let name = Path::new(path).file_name().filter(|_| !is_contents)?;
-    Some(name.to_string_lossy().into_owned())
+    Some(name.to_owned())
 }
 
 /// Direction of a copy, with both ends.
 enum Transfer {
-    In { from: HostPath, to: String },
-    Out { from: String, to: HostPath },
+    In { from: HostPath, to: OsString },
+    Out { from: OsString, to: HostPath },
 }
 
 impl Copy {
@@ -218,7 +225,9 @@ impl Transfer {
             Transfer::In {
                 from: HostPath::Stream,
                 to,
-            } => GuestCopy::InTar { path: to.clone() },
+            } => GuestCopy::InTar {
+                path: to.clone().into(),
+            },
             Transfer::In {
                 from: HostPath::Path(from),
                 to,
@@ -226,12 +235,12 @@ impl Transfer {
                 let action = format!("read {}", from.display());
                 fs::metadata(from).map_err(Failure::cannot(action))?;
                 GuestCopy::In {
-                    path: to.clone(),
-                    name: copy_name(&from.to_string_lossy()),
+                    path: to.clone().into(),
+                    name: copy_name(from.as_os_str()).map(Into::into),
                 }
             }
             Transfer::Out { from, to } => GuestCopy::Out {
-                path: from.clone(),
+                path: from.clone().into(),
                 named: *to == HostPath::Stream,
             },
         })
@@ -262,7 +271,7 @@ impl Transfer {
                 from,
                 to: HostPath::Path(to),
             } => {
-                let name = copy_name(&from).map(Into::into);
+                let name = copy_name(&from);
                 unpack(stdout, &to, &UnpackMode::Copy { name }, &mut note)
             }
         }
@@ -273,33 +282,47 @@ impl Transfer {
 mod tests {
     use super::*;
 
+    fn parsed(text: &[u8]) -> Result<CopyPath, InvalidValue> {
+        copy_path(OsStr::from_bytes(text).to_owned())
+    }
+
     #[test]
     fn host_and_guest_paths_are_distinguished() {
-        let machine = |id: Option<&str>, path: &str| {
-            Ok(CopyPath::Machine(GuestPath {
+        let machine = |id: Option<&str>, path: &[u8]| {
+            CopyPath::Machine(GuestPath {
                 machine: id.map(|id| id.parse().unwrap()),
-                path: path.to_owned(),
-            }))
+                path: OsStr::from_bytes(path).to_owned(),
+            })
         };
-        let host = |path: &str| Ok(CopyPath::Host(HostPath::Path(path.into())));
-        assert_eq!("dev:/etc".parse(), machine(Some("dev"), "/etc"));
-        assert_eq!("dev:".parse(), machine(Some("dev"), "."));
-        assert_eq!(":~/a:b".parse(), machine(None, "a:b"));
-        assert_eq!("./dev:x".parse(), host("./dev:x"));
-        assert_eq!("/a/dev:x".parse(), host("/a/dev:x"));
-        assert_eq!("-".parse(), Ok(CopyPath::Host(HostPath::Stream)));
-        let refused = "C:\\x".parse::<CopyPath>().unwrap_err().to_string();
-        assert!(refused.contains("./C:"), "{refused}");
-        assert!("".parse::<CopyPath>().is_err());
+        let host = |path: &[u8]| CopyPath::Host(HostPath::Path(OsStr::from_bytes(path).into()));
+        let expected = [
+            (&b"dev:/etc"[..], machine(Some("dev"), b"/etc")),
+            (b"dev:", machine(Some("dev"), b".")),
+            (b":~/a:b", machine(None, b"a:b")),
+            (b"dev:~/\xff", machine(Some("dev"), b"\xff")),
+            (b"./dev:x", host(b"./dev:x")),
+            (b"/a/dev:x", host(b"/a/dev:x")),
+            (b"\xff/dev:x", host(b"\xff/dev:x")),
+            (b"-", CopyPath::Host(HostPath::Stream)),
+        ];
+        for (text, path) in expected {
+            assert_eq!(parsed(text).unwrap(), path);
+        }
+        for text in [&b"C:\\x"[..], b"\xff:x"] {
+            let refused = parsed(text).unwrap_err().to_string();
+            assert!(refused.contains("as: ./"), "{refused}");
+        }
+        assert!(parsed(b"").is_err());
     }
 
     #[test]
     fn a_copy_keeps_its_name_unless_only_contents_are_copied() {
-        for path in ["a", "/x/a", "x/a/"] {
-            assert_eq!(copy_name(path).as_deref(), Some("a"), "{path}");
+        let name = |path: &[u8]| copy_name(OsStr::from_bytes(path));
+        for path in [&b"a\xff"[..], b"/x/a\xff", b"x/a\xff/"] {
+            assert_eq!(name(path).unwrap().as_bytes(), b"a\xff");
         }
-        for path in ["a/.", ".", "..", "/", "a/.."] {
-            assert_eq!(copy_name(path), None, "{path}");
+        for path in [&b"a/."[..], b".", b"..", b"/", b"a/.."] {
+            assert_eq!(name(path), None);
         }
     }
 }
