@@ -77,6 +77,24 @@ impl<'a> Packet<'a> {
 
     /// Returns the gateway's ICMP error for an unreachable destination (RFC 792; RFC 4443, 3.1).
     pub(crate) fn unreachable(&self) -> Option<Vec<u8>> {
+        self.unreachable_because(Icmpv6DstUnreachable::NoRoute)
+    }
+
+    /// Returns the gateway's ICMPv6 error for a packet from a link-local address to one that is
+    /// not, which no router forwards (RFC 4443, 3.1); `None` for other packets, and for ICMPv6,
+    /// which may be an error itself.
+    pub(crate) fn beyond_scope(&self) -> Option<Vec<u8>> {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source, self.destination) else {
+            return None;
+        };
+        let is_beyond = self.protocol != IpProtocol::Icmpv6
+            && source.is_unicast_link_local()
+            && !destination.is_unicast_link_local()
+            && !destination.is_multicast();
+        is_beyond.then(|| self.unreachable_because(Icmpv6DstUnreachable::BeyondScope))?
+    }
+
+    fn unreachable_because(&self, reason6: Icmpv6DstUnreachable) -> Option<Vec<u8>> {
         let payload_len = self.payload.len();
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -95,7 +113,7 @@ impl<'a> Packet<'a> {
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let message = Icmpv6Repr::DstUnreachable {
-                    reason: Icmpv6DstUnreachable::NoRoute,
+                    reason: reason6,
                     header: Ipv6Repr {
                         src_addr: source,
                         dst_addr: destination,
@@ -337,6 +355,32 @@ mod tests {
             let answer = Packet::parse(&answer).unwrap();
             assert_eq!(answer.destination, packet.source);
             assert_eq!(answer.bytes.len(), quoted, "{source}");
+        }
+    }
+
+    #[test]
+    fn only_packets_that_leave_the_scope_of_their_source_are_answered() {
+        let answer = |source: &str, destination: &str| {
+            let datagram = Datagram {
+                source: source.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+                payload: b"question".to_vec(),
+            };
+            let packet = datagram.to_packet().unwrap();
+            Packet::parse(&packet).unwrap().beyond_scope()
+        };
+        let answered = answer("[fe80::7]:4000", "[2001:db8::1]:53").unwrap();
+        let answered = Packet::parse(&answered).unwrap();
+        assert_eq!(answered.destination, "fe80::7".parse::<IpAddr>().unwrap());
+        // Destination unreachable, beyond scope of source address.
+        assert_eq!(answered.payload[..2], [1, 2]);
+        for (source, destination) in [
+            ("[fe80::7]:4000", "[fe80::1]:53"),
+            ("[fe80::7]:4000", "[ff02::1]:53"),
+            ("[fd00::7]:4000", "[2001:db8::1]:53"),
+            ("169.254.0.7:4000", "192.0.2.1:53"),
+        ] {
+            assert_eq!(answer(source, destination), None, "{source} {destination}");
         }
     }
 

@@ -399,6 +399,10 @@ impl Stack {
             }
         }
         if !self.is_guest(packet.source) {
+            // Without an answer, a connection from the link-local address would hang for minutes.
+            if let Some(reply) = packet.beyond_scope() {
+                self.link.send_packet(&reply);
+            }
             return;
         }
         let destination = packet.destination;

@@ -64,7 +64,7 @@ async fn configure(handle: &Handle, network: Option<&GuestNetwork>) -> Result<()
     };
     // The kernel's name for it is eth0; udev is not running yet.
     let index = index_by_name(&|name| name.starts_with('e')).ok_or(NetworkError::NoInterface)?;
-    ignore_router_advertisements(&links, index);
+    prepare_v6(&links, index);
     bring_up(handle, index).await?;
     handle
         .address()
@@ -88,15 +88,27 @@ async fn configure(handle: &Handle, network: Option<&GuestNetwork>) -> Result<()
     Ok(())
 }
 
-/// Keeps the kernel from adding a second default route when the gateway advertises itself. Network
-/// managers in the image change this as they need.
-fn ignore_router_advertisements(links: &[LinkMessage], index: u32) {
+/// Settings of the kernel for IPv6 on the card, which must exist before it is brought up.
+const V6_SETTINGS: [(&str, &str); 2] = [
+    // The kernel would add a second default route when the gateway advertises itself. Network
+    // managers in the image change this as they need.
+    ("accept_ra", "0"),
+    // No other host is on this network, so duplicate address detection would only cost time. While
+    // it checks the address of a DHCP client in the image, the kernel connects from the link-local
+    // address.
+    ("accept_dad", "0"),
+];
+
+/// Writes [`V6_SETTINGS`].
+fn prepare_v6(links: &[LinkMessage], index: u32) {
     let link = links.iter().find(|link| link.header.index == index);
-    let name = link.into_iter().flat_map(|link| &link.attributes);
-    for attribute in name {
+    let attributes = link.into_iter().flat_map(|link| &link.attributes);
+    for attribute in attributes {
         if let LinkAttribute::IfName(name) = attribute {
-            // The file is missing in a kernel without IPv6.
-            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
+            for (setting, value) in V6_SETTINGS {
+                // The file is missing in a kernel without IPv6.
+                let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{setting}"), value);
+            }
         }
     }
 }
