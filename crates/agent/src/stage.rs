@@ -197,7 +197,17 @@ fn enter_machine() -> io::Result<()> {
     chdir(MACHINE)?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     chroot(".")?;
-    Ok(chdir("/")?)
+    chdir("/")?;
+    // As systemd does on a computer, but not where it takes the machine for a container. Rootless
+    // containers and the kubelet need it to see later mounts.
+    let shared = MsFlags::MS_REC | MsFlags::MS_SHARED;
+    Ok(mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        shared,
+        None::<&str>,
+    )?)
 }
 
 fn mount_pseudo(kind: &str, on: &str) -> io::Result<()> {
