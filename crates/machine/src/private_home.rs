@@ -9,8 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// The default: what works with one kernel or one set of services only. The host's container
-/// storage has locks that the machine does not see, and its user units would run twice.
-const DEFAULT: [&str; 3] = [
+/// storage has locks that the machine does not see, its user units would run twice, and a rootless
+/// Docker has settings and a key of its own.
+const DEFAULT: [&str; 4] = [
+    ".config/docker",
     ".config/systemd/user",
     ".local/share/containers",
     ".local/share/docker",

@@ -67,7 +67,8 @@ fn machines_are_listed_and_inspected() {
             "memory": 2_147_483_648_u64,
             "platform": {"architecture": "amd64", "os": "linux"},
             "privateHome": [
-                ".config/systemd/user", ".local/share/containers", ".local/share/docker"
+                ".config/docker", ".config/systemd/user", ".local/share/containers",
+                ".local/share/docker"
             ],
             "status": "stopped",
             "userSetup": {"gid": 1000, "uid": 1000, "username": "ann"}
