@@ -5,6 +5,7 @@
 //! lock that another holds gets a thread of its own.
 
 use std::{
+    fs::File,
     io, process,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +13,10 @@ use std::{
     },
 };
 
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT, bitmap::BitmapMmapRegion};
 use virtio_bindings::{
     virtio_config::VIRTIO_F_VERSION_1,
@@ -52,6 +56,8 @@ pub(crate) struct Backend<F: InnerFileSystem> {
     memory: Mutex<Option<Memory>>,
     /// Whether `VIRTIO_RING_F_EVENT_IDX` was negotiated.
     has_event_index: AtomicBool,
+    /// Whether the guest has sent a request since the last reset, so that there is a state.
+    is_in_use: AtomicBool,
 }
 
 /// A request of the guest, until it is answered.
@@ -70,6 +76,7 @@ impl<F: InnerFileSystem> Backend<F> {
             pool: Pool::new(threads),
             memory: Mutex::new(None),
             has_event_index: AtomicBool::new(false),
+            is_in_use: AtomicBool::new(false),
         }
     }
 
@@ -82,6 +89,7 @@ impl<F: InnerFileSystem> Backend<F> {
         let memory = self.memory().clone();
         let memory = memory.ok_or_else(|| io::Error::other("the engine has sent no memory"))?;
         while let Some(chain) = next_chain(queue, &memory)? {
+            self.is_in_use.store(true, Ordering::Relaxed);
             let request = Request {
                 memory: memory.memory(),
                 chain,
@@ -212,6 +220,7 @@ where
             | (1 << VIRTIO_RING_F_INDIRECT_DESC)
             | (1 << VIRTIO_RING_F_EVENT_IDX)
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | VhostUserVirtioFeatures::LOG_ALL.bits()
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -219,10 +228,31 @@ where
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::LOG_SHMFD
+            | VhostUserProtocolFeatures::DEVICE_STATE
     }
 
     fn reset_device(&self) {
         self.requests.reset();
+        self.is_in_use.store(false, Ordering::Relaxed);
+    }
+
+    /// Saves or restores the device, for a template of a machine: nothing is transferred, because a
+    /// device that the guest has not mounted yet has no state. One that it uses cannot be saved.
+    fn set_device_state_fd(
+        &self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> io::Result<Option<File>> {
+        self.check_device_state().map(|()| None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        if self.is_in_use.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the guest uses the shared directory"));
+        }
+        Ok(())
     }
 
     fn set_event_idx(&self, enabled: bool) {
