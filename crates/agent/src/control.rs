@@ -1,5 +1,7 @@
 //! The conversation with the host on the control stream: role, clock, start, stop.
 //!
+//! It begins after the host has chosen this virtual machine to serve a machine ([`template`]).
+//!
 //! | host | agent |
 //! |---|---|
 //! | `Start` or `ReadDisk`, once | |
@@ -39,6 +41,7 @@ use crate::{
     relay,
     shutdown::{self, StopMethod},
     ssh_agent::SshAgent,
+    template::{self, TemplateError},
 };
 
 /// Interval of the heartbeat during a boot.
@@ -56,6 +59,9 @@ pub(crate) enum ControlError {
     /// The channel to the host could not be opened.
     #[error("cannot open the channel to the host: {0}")]
     Channel(io::Error),
+    /// The virtual machine could not become a template, or a machine.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The host's first requests were not a role and the time.
     #[error("cannot start: the host sent an unexpected request before the machine's set-up")]
     UnexpectedRequest,
@@ -92,7 +98,8 @@ enum Role {
 /// Takes on the role that the host requests and serves it to its end. Unmounts all of the machine's
 /// file systems.
 pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> {
-    let channel = Channel::open().await.map_err(ControlError::Channel)?;
+    let mut channel = Channel::open().await.map_err(ControlError::Channel)?;
+    template::await_machine(&mut channel).await?;
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
     let (mut control, role) = receive_role(&mut incoming).await?;

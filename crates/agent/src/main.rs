@@ -5,7 +5,8 @@
 //! 1. [`machine::mounts`] mounts the agent's own file systems.
 //! 2. [`kernel_modules`] loads the kernel's modules, [`interpreters`] registers interpreters for
 //!    programs of other architectures.
-//! 3. [`control`] opens the [`channel`] to the host and receives the machine's set-up.
+//! 3. [`control`] opens the [`channel`] to the host. There the agent waits for a machine, and a
+//!    virtual machine is saved as a [`template`]. Then it receives the machine's set-up.
 //! 4. [`machine`] mounts the machine's disk and shared home and sets up its network and user.
 //! 5. [`init`] starts the image's init, or the [built-in one](built_in_init), as PID 1 of a PID
 //!    namespace of its own. The process on the way there is a [`stage`].
@@ -36,12 +37,14 @@ mod nonblocking_file;
 mod paths;
 mod power;
 mod pty;
+mod random;
 mod relay;
 mod search_path;
 mod shutdown;
 mod signal;
 mod ssh_agent;
 mod stage;
+mod template;
 
 use std::{env, ffi::OsStr, io, process::ExitCode};
 

@@ -10,7 +10,10 @@ use container_machine::{
     DiskCapacity, HomeMount, ImageDescription, KernelParameters, MachineId, Memory, Platform,
     PrivateHome, UserSetup,
 };
-use container_protocol::{PublishedPort, local::PortStatus};
+use container_protocol::{
+    PublishedPort,
+    local::{BootKind, PortStatus},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +124,9 @@ pub struct Running {
     pub user: UserSetup,
     /// The shared home directory; absent if the machine shares none.
     pub shared_home: Option<PathBuf>,
+    /// How the machine was booted; clients print it with `--debug`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootKind>,
 }
 
 /// Ports of a running machine.
@@ -198,6 +204,9 @@ pub struct Machines {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
+    /// How this boot started: from a template, or without one. Absent for a stopped machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootKind>,
     /// Name of this boot: the id and six characters. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,

@@ -1,8 +1,9 @@
-//! The program `container`, one binary with four roles.
+//! The program `container`, one binary with five roles.
 //!
 //! The first argument selects the role. The command line starts the service, the service starts a
 //! runtime process for each running machine, and a runtime starts a file-share process for its
-//! machine. Any other argument is for the command line.
+//! machine and, sometimes, a process that makes a template for later starts. Any other argument is
+//! for the command line.
 
 use std::process::ExitCode;
 
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
         Some(container_api::SERVICE_ROLE) => container_service::service_main(),
         Some(container_runtime::RUNTIME_ROLE) => container_runtime::runtime_main(),
         Some(container_runtime::FILE_SHARE_ROLE) => container_runtime::file_share_main(),
+        Some(container_runtime::TEMPLATE_ROLE) => container_runtime::template_main(),
         _ => container_cli::main(&container_service::build_id()),
     }
 }

@@ -1,6 +1,9 @@
 //! The traits that an engine implements, and their errors.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use futures::future::BoxFuture;
 
@@ -20,12 +23,32 @@ pub trait Engine {
     /// If it is not installed or cannot be started.
     fn about(&self) -> Result<AboutEngine, EngineError>;
 
-    /// Starts the machine. Call it on the process's main thread: the machine ends with the thread
-    /// that started it, so no machine outlives its runtime.
-    fn start(
-        &self,
-        machine: VirtualMachine,
-    ) -> BoxFuture<'_, Result<Box<dyn Running>, EngineError>>;
+    /// Decides how the machine is started.
+    ///
+    /// # Errors
+    /// If a program is missing, or the configured accelerator cannot be used.
+    fn prepare(&self, machine: VirtualMachine) -> Result<Box<dyn Prepared>, EngineError>;
+}
+
+/// A virtual machine that can be started.
+///
+/// Call its functions on the process's main thread: the machine ends with the thread that started
+/// it, so no machine outlives its runtime.
+pub trait Prepared {
+    /// Returns what a saved machine must have in common with this one to be restored in its place,
+    /// apart from the contents of kernel and initramfs: program, accelerator and processor of the
+    /// host, and all devices, but not the files and connections behind them.
+    fn fingerprint(&self) -> String;
+
+    /// Boots the machine's kernel.
+    fn start(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>>;
+
+    /// Continues a machine that [`Running::save`] has written to a file, with this one's files and
+    /// connections behind its devices. The file is only read.
+    fn restore(
+        self: Box<Self>,
+        saved: PathBuf,
+    ) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>>;
 }
 
 /// Program and version of an engine.
@@ -42,6 +65,10 @@ pub trait Running: Send {
     /// Waits for the machine's end. Cancel safe, and may be called again after the end.
     fn wait(&mut self) -> BoxFuture<'_, EngineExit>;
 
+    /// Pauses the machine and writes its memory and devices to a sparse file. Afterwards it can
+    /// only be terminated.
+    fn save<'a>(&'a mut self, file: &'a Path) -> BoxFuture<'a, Result<(), SaveError>>;
+
     /// Ends the machine without asking the guest, after the disk's writes have been handed to the
     /// host. Returns when the machine has ended.
     fn terminate(&mut self) -> BoxFuture<'_, ()>;
@@ -57,6 +84,17 @@ pub enum EngineExit {
     /// An engine that emulates the processor aborted by a fault of its own, such as a failed
     /// assertion; a message as for `Failed`.
     Crashed(String),
+}
+
+/// Error of saving a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The engine is too old.
+    #[error("this version of the engine cannot save machines: {0}")]
+    Unsupported(String),
+    /// The engine failed.
+    #[error("cannot save the machine: {0}")]
+    Failed(String),
 }
 
 /// A program of the engine is not installed.
@@ -88,6 +126,14 @@ pub enum EngineError {
     /// The program ended before the machine ran, or refused its options.
     #[error("{program} did not start the machine: {message}")]
     Refused {
+        /// Path of the program.
+        program: String,
+        /// The program's output, or what it failed to do.
+        message: String,
+    },
+    /// The saved machine could not be restored.
+    #[error("{program} did not restore the saved machine: {message}")]
+    Restore {
         /// Path of the program.
         program: String,
         /// The program's output, or what it failed to do.

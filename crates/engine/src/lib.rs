@@ -1,8 +1,9 @@
 //! The engine that runs a virtual machine, behind one trait.
 //!
-//! [`VirtualMachine`] is the description of a machine, [`Engine::start`] turns it into a
-//! [`Running`] one. Nothing outside the private module `qemu` knows the engine's name, its options
-//! or its control protocol.
+//! [`VirtualMachine`] is the description of a machine, [`Engine::prepare`] decides how it is
+//! started, and [`Prepared::start`] turns it into a [`Running`] one. A running machine can be saved
+//! and restored, also as another machine. Nothing outside the private module `qemu` knows the
+//! engine's name, its options or its control protocol.
 //!
 //! | module | is responsible for |
 //! |---|---|
@@ -19,7 +20,7 @@
 //! # async fn example(machine: VirtualMachine) -> Result<(), container_engine::EngineError> {
 //! let engine = engine(&EngineSettings::default());
 //! engine.check()?;
-//! let mut running = engine.start(machine).await?;
+//! let mut running = engine.prepare(machine)?.start().await?;
 //! if let EngineExit::Failed(message) = running.wait().await {
 //!     eprintln!("{message}");
 //! }
@@ -35,7 +36,9 @@ mod settings;
 mod virtual_machine;
 
 pub use accelerator::{Accelerator, AcceleratorError};
-pub use interface::{AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Running};
+pub use interface::{
+    AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Prepared, Running, SaveError,
+};
 pub use probe::{AcceleratorProbe, check_virtualization, choose};
 pub use qemu::disk;
 pub use settings::EngineSettings;

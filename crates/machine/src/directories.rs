@@ -86,6 +86,11 @@ impl Directories {
         self.data.join("kernels")
     }
 
+    /// Returns the directory of the templates that machines start from.
+    pub fn templates(&self) -> PathBuf {
+        self.data.join("templates")
+    }
+
     /// Returns the service's socket.
     pub fn service_socket(&self) -> PathBuf {
         self.runtime.join("service.sock")

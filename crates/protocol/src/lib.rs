@@ -1,8 +1,9 @@
 //! Messages between client, runtime and guest agent.
 //!
-//! One byte stream connects a machine's runtime process with the agent in the guest. [`mux`]
-//! carries many streams over it. The first [`frame`] on a stream that the host opens is the
-//! [`Port`] that the stream is for. The rest depends on the port:
+//! One byte stream connects a machine's runtime process with the agent in the guest. It starts with
+//! [`ChannelRequest`] frames; after [`ChannelRequest::Serve`], [`mux`] carries many streams over
+//! it. The first [`frame`] on a stream that the host opens is the [`Port`] that the stream is for.
+//! The rest depends on the port:
 //!
 //! | port | host to guest | guest to host |
 //! |---|---|---|
@@ -42,6 +43,7 @@ mod os_text;
 mod port;
 mod published;
 pub mod relay;
+mod template;
 
 pub use command::{
     CommandControl, CommandEvent, CommandLine, CommandRequest, ExitStatus, GroupReference,
@@ -56,3 +58,4 @@ pub use machine::{
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};
+pub use template::{ChannelEvent, ChannelRequest};

@@ -62,6 +62,21 @@ pub struct RuntimeReport {
     pub pid: u32,
     /// Phase of the machine.
     pub phase: MachinePhase,
+    /// How the machine was booted last; absent before that, and if only its disk is read.
+    pub boot: Option<BootKind>,
+}
+
+/// How a machine was booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum BootKind {
+    /// By restoring a virtual machine that had been saved after its kernel had booted.
+    Template,
+    /// By booting the kernel.
+    Cold {
+        /// Why no template was used.
+        reason: String,
+    },
 }
 
 /// Phase of a running machine. A machine without a runtime is stopped.
@@ -105,6 +120,8 @@ struct FlatReport {
     stopping: bool,
     reads_disk: bool,
     init: Option<InitProgram>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<BootKind>,
 }
 
 impl From<RuntimeReport> for FlatReport {
@@ -117,6 +134,7 @@ impl From<RuntimeReport> for FlatReport {
             stopping: matches!(report.phase, MachinePhase::Stopping { .. }),
             reads_disk: report.phase == MachinePhase::ReadingDisk,
             init: report.phase.init().cloned(),
+            boot: report.boot,
         }
     }
 }
@@ -135,6 +153,7 @@ impl From<FlatReport> for RuntimeReport {
             ip_address: flat.ip_address,
             pid: flat.pid,
             phase,
+            boot: flat.boot,
         }
     }
 }
@@ -229,6 +248,7 @@ mod tests {
                 ip_address: None,
                 pid: 9,
                 phase,
+                boot: None,
             };
             let written = serde_json::to_value(&report).unwrap();
             let expected = json!({

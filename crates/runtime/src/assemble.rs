@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use container_engine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
+use container_engine::{Channel, FileShare, NetworkCard, VirtualMachine};
 use container_kernel::Requirements;
 use container_network::{MTU, Network, Settings};
 use tokio::net::{UnixStream, unix::pipe};
@@ -20,7 +20,7 @@ use crate::{
     boot_error::BootError,
     directory::create_private,
     file_share::{FileShareProcess, TAG},
-    guest_files::GuestFiles,
+    kernel_files::{KernelChoice, KernelFiles},
     launch::{HomeShare, Launch, NetworkLaunch},
     log::Log,
     state::MachineState,
@@ -43,6 +43,8 @@ pub(crate) struct HostEnds {
     pub console: pipe::Receiver,
     /// The kernel image, if it was unpacked for this boot. Only the engine's start needs it.
     pub unpacked_kernel: Option<PathBuf>,
+    /// The files that kernel and initramfs consist of, unless one was unpacked for this boot.
+    pub kernel_sources: Option<Vec<PathBuf>>,
 }
 
 /// Assembles the virtual machine of a launch, and starts the processes that serve it.
@@ -50,7 +52,7 @@ pub(crate) fn assemble(
     launch: &Launch,
     machine: &MachineState,
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
-    let (kernel, unpacked_kernel) = prepare_kernel(launch)?;
+    let kernel_files = prepare_kernel(launch)?;
     let settings = launch.run_settings();
     let (file_share, connections) = settings
         .and_then(|settings| settings.home.as_ref())
@@ -69,7 +71,7 @@ pub(crate) fn assemble(
         cpus: launch.cpus,
         memory: launch.memory,
         virtualization: launch.virtualization,
-        kernel,
+        kernel: kernel_files.kernel,
         disk: launch.disk.clone(),
         file_shares: engine_share.into_iter().collect(),
         network: card,
@@ -83,32 +85,23 @@ pub(crate) fn assemble(
         network,
         channel,
         console,
-        unpacked_kernel,
+        unpacked_kernel: kernel_files.unpacked,
+        kernel_sources: kernel_files.sources,
     };
     Ok((virtual_machine, host_ends))
 }
 
-/// Prepares the kernel image and writes the initramfs. Returns also the image's path, if the image
-/// was unpacked for this boot.
-fn prepare_kernel(launch: &Launch) -> Result<(Kernel, Option<PathBuf>), BootError> {
-    let files = GuestFiles::find(&launch.architecture)?;
-    let requirements = Requirements {
-        shared_home: launch.run_settings().is_some_and(|it| it.home.is_some()),
-        virtualization: launch.virtualization,
+fn prepare_kernel(launch: &Launch) -> Result<KernelFiles, BootError> {
+    let choice = KernelChoice {
+        kernel: &launch.kernel,
+        parameters: launch.kernel_args.as_str(),
+        architecture: &launch.architecture,
+        requirements: Requirements {
+            shared_home: launch.run_settings().is_some_and(|it| it.home.is_some()),
+            virtualization: launch.virtualization,
+        },
     };
-    let (image, modules) =
-        container_kernel::prepare(&launch.kernel, requirements, &launch.runtime_directory)?;
-    let initramfs = launch.initramfs();
-    files
-        .write_initramfs(modules.as_deref(), &initramfs)
-        .map_err(BootError::Initramfs)?;
-    let unpacked = (image != launch.kernel).then(|| image.clone());
-    let kernel = Kernel {
-        image,
-        initramfs,
-        parameters: launch.kernel_args.as_str().to_owned(),
-    };
-    Ok((kernel, unpacked))
+    choice.prepare(&launch.runtime_directory)
 }
 
 fn share_home(
@@ -159,7 +152,8 @@ fn start_network(
     Ok((Arc::new(started), card))
 }
 
-fn create_channel() -> io::Result<(UnixStream, Channel)> {
+/// Creates the byte stream to the agent: the runtime's end, and the engine's.
+pub(crate) fn create_channel() -> io::Result<(UnixStream, Channel)> {
     let (channel, engine_channel) = StdUnixStream::pair()?;
     channel.set_nonblocking(true)?;
     let engine_channel = Channel {
@@ -169,7 +163,8 @@ fn create_channel() -> io::Result<(UnixStream, Channel)> {
     Ok((UnixStream::from_std(channel)?, engine_channel))
 }
 
-fn create_console() -> io::Result<(pipe::Receiver, OwnedFd)> {
+/// Creates the pipe of the kernel's console: the runtime's end, and the engine's.
+pub(crate) fn create_console() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (engine_console, console) = pipe::pipe()?;
     Ok((console, engine_console.into_blocking_fd()?))
 }

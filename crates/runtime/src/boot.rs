@@ -1,17 +1,22 @@
 //! One boot: from a [`Launch`] to a machine that serves commands.
+//!
+//! The virtual machine is restored from a [template](crate::templates) if one fits. Whatever goes
+//! wrong then, the kernel is booted instead.
 
 use std::{
     cell::Cell,
-    fs,
+    fs::{self, File},
+    future::pending,
+    io::{self, Read},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use container_engine::{EngineExit, Running, disk};
+use container_engine::{EngineError, EngineExit, Prepared, Running, disk};
 use container_machine::last_lines;
 use container_network::Network;
 use container_protocol::{
-    ControlEvent, ControlRequest, InitProgram, Port,
+    ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port,
     frame::{self, FrameError},
     mux::{self, Opener, Side, Stream},
 };
@@ -34,6 +39,7 @@ use crate::{
     refusals, resolver,
     setup::machine_setup,
     state::MachineState,
+    templates::{Cold, Template, TemplateKey, TemplateUse, Templates},
 };
 
 /// Timeout from the engine's start to the machine being up. An emulated processor on a busy host
@@ -46,6 +52,13 @@ const CONSOLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Timeout for an engine to end after its channel has ended.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Timeout from a template's restoration to the agent's first answer. A kernel that was saved at a
+/// bad moment never answers.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Number of random bytes that the guest gets.
+const ENTROPY: usize = 64;
 
 /// Number of attempts on a processor that may be at fault.
 const ATTEMPTS: u32 = 3;
@@ -63,47 +76,84 @@ pub(crate) struct Booted {
     pub control: Stream,
     /// Ends when the console's last output is in the boot log.
     pub console: JoinHandle<()>,
+    /// Whether a template for later boots is to be made.
+    pub make_template: bool,
+}
+
+/// Error of one attempt to boot.
+enum AttemptError {
+    /// A template could not be restored, or the machine from it did not boot.
+    Template(String),
+    /// The machine did not boot.
+    Boot(BootError),
+}
+
+impl<E: Into<BootError>> From<E> for AttemptError {
+    fn from(error: E) -> AttemptError {
+        AttemptError::Boot(error.into())
+    }
 }
 
 /// Boots the machine, and notes in `machine` that it has booted. If an emulated processor may have
-/// failed, the boot is repeated (docs/troubleshooting.md).
+/// failed, the boot is repeated (docs/troubleshooting.md). If a template fails, it is removed, and
+/// the kernel is booted.
 pub(crate) async fn boot(
     launch: &Launch,
     first_boot: bool,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, BootError> {
     let mut attempt = 1;
+    let mut failed_template = None;
     loop {
         if machine.is_stopping() {
             return Err(BootError::Stopped);
         }
-        match try_to_boot(launch, first_boot, machine).await {
-            Err(error) if error.is_emulation_fault() && attempt < ATTEMPTS => {
+        match try_to_boot(launch, first_boot, failed_template.as_deref(), machine).await {
+            Ok(booted) => return Ok(booted),
+            Err(AttemptError::Template(reason)) => {
+                tracing::warn!("booting the kernel, because a template failed: {reason}");
+                failed_template = Some(reason);
+            }
+            Err(AttemptError::Boot(error)) if error.is_emulation_fault() && attempt < ATTEMPTS => {
                 tracing::warn!("boot attempt {attempt} failed: {error}");
                 attempt += 1;
             }
-            other => return other,
+            Err(AttemptError::Boot(error)) => return Err(error),
         }
     }
 }
 
-/// Boots the machine once: assembles it, starts its engine, and waits for the agent.
+/// Boots the machine once: assembles it, starts its engine, and waits for the agent. After a
+/// template has failed, no template is used.
 async fn try_to_boot(
     launch: &Launch,
     first_boot: bool,
+    failed_template: Option<&str>,
     machine: &Arc<MachineState>,
-) -> Result<Booted, BootError> {
-    let (virtual_machine, host_ends) = assemble(launch, machine)?;
+) -> Result<Booted, AttemptError> {
+    let (virtual_machine, mut host_ends) = assemble(launch, machine)?;
     // The logs belong to one boot.
     Log::new(&launch.boot_log).clear();
     Log::new(&launch.engine_log()).clear();
     // No other process uses the disk now. An interrupted growth is completed by the next boot.
     disk::grow(&launch.disk, launch.disk_capacity)?;
-    let engine = container_engine::engine(&launch.engine);
-    let engine = engine.start(virtual_machine).await?;
+    let prepared = container_engine::engine(&launch.engine).prepare(virtual_machine)?;
+    let way = match failed_template {
+        Some(reason) => TemplateUse::Cold(Cold::for_now(reason)),
+        None => choose_template(launch, prepared.as_ref(), &host_ends),
+    };
+    if launch.run_settings().is_some() {
+        machine.set_boot(way.report());
+    }
+    let engine = start_engine(prepared, &way, launch).await?;
+    let entropy = read_entropy().map_err(BootError::Entropy)?;
+    let serve = ChannelRequest::Serve { entropy };
+    // The agent reads it when the kernel has booted.
+    let served = frame::write(&mut host_ends.channel, &serve).await;
+    served.map_err(BootError::Channel)?;
     let unpacked_kernel = host_ends.unpacked_kernel.clone();
     let mut starting = Starting::new(engine, host_ends, launch, machine);
-    match starting.await_up(launch, first_boot, machine).await {
+    match starting.await_up(launch, first_boot, &way, machine).await {
         Ok((control, init)) => {
             // The engine has read it. The runtime directory is in memory, and so is the file.
             if let Some(kernel) = unpacked_kernel
@@ -117,9 +167,116 @@ async fn try_to_boot(
                 file_share: starting.file_share,
                 control,
                 console: starting.console,
+                make_template: matches!(way, TemplateUse::Cold(Cold { make: true, .. })),
             })
         }
-        Err(failure) => Err(starting.explain_failure(failure, launch).await),
+        Err(failure) => {
+            let error = starting.explain_failure(failure, launch).await;
+            match way {
+                TemplateUse::Restore(template) if !matches!(error, BootError::Stopped) => {
+                    template.remove();
+                    let reason = format!("the machine from the template did not boot: {error}");
+                    Err(AttemptError::Template(reason))
+                }
+                _ => Err(AttemptError::Boot(error)),
+            }
+        }
+    }
+}
+
+/// Returns the template to restore, or why the kernel is booted.
+fn choose_template(launch: &Launch, prepared: &dyn Prepared, host_ends: &HostEnds) -> TemplateUse {
+    let cold = |reason: &str| TemplateUse::Cold(Cold::because(reason));
+    let Some(settings) = launch.run_settings() else {
+        return cold("only the disk is read");
+    };
+    let Some(directory) = &launch.templates else {
+        return cold("config.toml disables templates");
+    };
+    if settings.rescue {
+        return cold("the machine is started for a rescue");
+    }
+    if launch.virtualization {
+        return cold("a processor with virtualization cannot be saved");
+    }
+    let Some(sources) = &host_ends.kernel_sources else {
+        return cold("the kernel is unpacked for each boot (add it with: system kernel set)");
+    };
+    match TemplateKey::new(prepared.fingerprint(), sources) {
+        Ok(key) => Templates::new(directory).choose(&key),
+        Err(error) => cold(&format!("cannot read the files of the kernel: {error}")),
+    }
+}
+
+/// Starts the engine. The log of a restored machine begins with the messages of its template.
+async fn start_engine(
+    prepared: Box<dyn Prepared>,
+    way: &TemplateUse,
+    launch: &Launch,
+) -> Result<Box<dyn Running>, AttemptError> {
+    match way {
+        TemplateUse::Cold(cold) => {
+            tracing::info!("booting the kernel: {}", cold.reason);
+            Ok(prepared.start().await?)
+        }
+        TemplateUse::Restore(template) => {
+            tracing::info!("restoring the template {}", template.memory().display());
+            let log = Log::new(&launch.boot_log);
+            log.append_line(&format!(
+                "{}[container: this machine was started from a template, whose kernel printed the \
+                 lines above]",
+                template.console()
+            ));
+            restore(prepared, template).await.map_err(|reason| {
+                template.remove();
+                // It belongs to another kernel than the next attempt's.
+                log.clear();
+                AttemptError::Template(reason)
+            })
+        }
+    }
+}
+
+/// Restores a template, which is checked meanwhile.
+async fn restore(
+    prepared: Box<dyn Prepared>,
+    template: &Template,
+) -> Result<Box<dyn Running>, String> {
+    let checked = template.clone();
+    let defect = tokio::task::spawn_blocking(move || checked.defect());
+    let restored: Result<_, EngineError> = prepared.restore(template.memory()).await;
+    match defect.await {
+        Ok(None) => restored.map_err(|error| error.to_string()),
+        Ok(Some(defect)) => Err(defect),
+        Err(error) => Err(format!("cannot check the template: {error}")),
+    }
+}
+
+fn read_entropy() -> io::Result<Vec<u8>> {
+    let mut entropy = vec![0; ENTROPY];
+    File::open("/dev/urandom")?.read_exact(&mut entropy)?;
+    Ok(entropy)
+}
+
+/// Signs of life of a machine that boots.
+struct Signs {
+    /// Time of the last sign of kernel or agent.
+    last: Cell<Instant>,
+    /// Whether the agent has answered.
+    has_answered: Cell<bool>,
+}
+
+impl Signs {
+    fn new() -> Signs {
+        Signs {
+            last: Cell::new(Instant::now()),
+            has_answered: Cell::new(false),
+        }
+    }
+
+    fn note_answer(&self) {
+        self.last.set(Instant::now());
+        self.has_answered.set(true);
     }
 }
 
@@ -185,14 +342,16 @@ impl Starting {
         &mut self,
         launch: &Launch,
         first_boot: bool,
+        way: &TemplateUse,
         machine: &MachineState,
     ) -> Result<(Stream, Option<InitProgram>), Failure> {
-        let last_sign = Cell::new(Instant::now());
+        let signs = Signs::new();
         tokio::select! {
             exit = self.engine.wait() => Err(Failure::Ended(exit)),
-            up = set_up(&self.opener, launch, first_boot, &last_sign) => up,
+            up = set_up(&self.opener, launch, first_boot, &signs) => up,
             _ = machine.stop_order(None) => Err(Failure::Other(BootError::Stopped)),
-            () = await_silence(&launch.boot_log, &last_sign) => Err(Failure::Hung),
+            () = await_silence(&launch.boot_log, &signs.last) => Err(Failure::Hung),
+            () = restored_in_vain(way, &signs) => Err(Failure::Hung),
             () = sleep(BOOT_TIMEOUT) => Err(Failure::TimedOut),
         }
     }
@@ -243,12 +402,23 @@ impl Starting {
     }
 }
 
-/// Sends the agent its set-up and waits until it is done. `last_sign` is set at each sign of life.
+/// Waits until the agent of a restored template has not answered for too long.
+async fn restored_in_vain(way: &TemplateUse, signs: &Signs) {
+    if matches!(way, TemplateUse::Restore(_)) {
+        sleep(RESTORE_TIMEOUT).await;
+        if !signs.has_answered.get() {
+            return;
+        }
+    }
+    pending().await
+}
+
+/// Sends the agent its set-up and waits until it is done. Notes each sign of life.
 async fn set_up(
     opener: &Opener,
     launch: &Launch,
     first_boot: bool,
-    last_sign: &Cell<Instant>,
+    signs: &Signs,
 ) -> Result<(Stream, Option<InitProgram>), Failure> {
     let start = match &launch.purpose {
         Purpose::Run(settings) => {
@@ -265,7 +435,7 @@ async fn set_up(
     loop {
         match frame::read(&mut control).await? {
             ControlEvent::Starting => {
-                last_sign.set(Instant::now());
+                signs.note_answer();
                 if !is_clock_set {
                     frame::write(&mut control, &ControlRequest::SetClock(clock::now())).await?;
                     is_clock_set = true;

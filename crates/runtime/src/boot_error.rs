@@ -38,6 +38,9 @@ pub(crate) enum BootError {
     /// The channel to the guest failed.
     #[error("cannot communicate with the guest agent: {0}")]
     Channel(FrameError),
+    /// No random bytes for the guest could be read.
+    #[error("cannot read random bytes for the guest: {0}")]
+    Entropy(io::Error),
     /// The channel to the guest could not be created.
     #[error("cannot create the channel to the guest agent: {0}")]
     CreateChannel(io::Error),

@@ -11,7 +11,7 @@ use container_machine::ProcessLock;
 use container_protocol::{
     InitProgram, PublishedPort,
     frame::{self, FrameError},
-    local::{self, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest},
+    local::{self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest},
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -57,6 +57,8 @@ pub struct RuntimeStatus {
     pub pid: u32,
     /// Phase of the machine.
     pub phase: MachinePhase,
+    /// How the machine was booted last; absent before that.
+    pub boot: Option<BootKind>,
 }
 
 impl RuntimeStatus {
@@ -265,6 +267,7 @@ impl From<RuntimeReport> for RuntimeStatus {
             ip_address: report.ip_address,
             pid: report.pid,
             phase: report.phase,
+            boot: report.boot,
         }
     }
 }

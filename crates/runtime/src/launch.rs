@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     handle::{FindError, Runtime, SOCKET},
+    kernel_files::INITRAMFS,
     role::RUNTIME_ROLE,
 };
 
@@ -69,6 +70,9 @@ pub struct Launch {
     pub architecture: String,
     /// Settings of the engine.
     pub engine: EngineSettings,
+    /// Directory of the templates; absent to boot without them.
+    #[serde(default)]
+    pub templates: Option<PathBuf>,
 }
 
 /// Settings that only a machine that runs has.
@@ -182,7 +186,7 @@ impl Launch {
 
     /// Returns the path of the initramfs.
     pub(crate) fn initramfs(&self) -> PathBuf {
-        self.runtime_directory.join("initramfs")
+        self.runtime_directory.join(INITRAMFS)
     }
 
     /// Returns the path of the runtime process's log.
@@ -294,6 +298,7 @@ pub(crate) mod tests {
             kernel_args: KernelParameters::default(),
             architecture: "amd64".to_owned(),
             engine: EngineSettings::default(),
+            templates: None,
         }
     }
 

@@ -20,12 +20,13 @@
 //! | module | is responsible for |
 //! |---|---|
 //! | `launch`, `handle`, `changes` | what the service calls: start, find, stop, commit |
-//! | `process`, `file_share` | the two roles of the program |
+//! | `process`, `file_share` | two roles of the program: the runtime, its file share |
+//! | `templates` | booted virtual machines to start machines from, and the role that saves them |
 //! | `boot`, `assemble`, `setup` | the way from a [`Launch`] to a machine that has booted |
 //! | `supervise` | a machine that has booted, to its end |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
 //! | `clients`, `guest_streams`, `splice` | connections of clients, and streams of the guest |
-//! | `console`, `log`, `ports`, `guest_files`, `directory` | single parts of the above |
+//! | `console`, `log`, `ports`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
 //!
 //! ```no_run
 //! use container_runtime::{Launch, launch};
@@ -50,6 +51,7 @@ mod file_share;
 mod guest_files;
 mod guest_streams;
 mod handle;
+mod kernel_files;
 mod launch;
 mod log;
 mod phase;
@@ -62,6 +64,7 @@ mod setup;
 mod splice;
 mod state;
 mod supervise;
+mod templates;
 
 pub use changes::{Changes, ChangesError, Stopper};
 pub use container_network::Policy;
@@ -70,4 +73,5 @@ pub use guest_files::{GuestFilesError, check_architecture};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use process::runtime_main;
-pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE};
+pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE, TEMPLATE_ROLE};
+pub use templates::template_main;

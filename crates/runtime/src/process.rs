@@ -25,6 +25,7 @@ use crate::{
     launch::{Launch, LaunchEvent},
     state::MachineState,
     supervise::supervise,
+    templates,
 };
 
 /// Timeout for the lock. The runtime of the previous boot closes its clients' connections before it
@@ -140,6 +141,11 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
             Err(error) => return Err(RunError::Boot(error)),
         };
         report(&LaunchEvent::Up);
+        if booted.make_template
+            && let Err(error) = templates::order(&launch).await
+        {
+            tracing::warn!("cannot start to make a template: {error}");
+        }
         match supervise(booted, &machine).await {
             EngineExit::Orderly if machine.power_off() => tracing::info!("rebooting"),
             EngineExit::Orderly => return Ok(()),

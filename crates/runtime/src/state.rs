@@ -8,7 +8,11 @@ use std::{
 };
 
 use container_network::Network;
-use container_protocol::{PublishedPort, local::RuntimeReport, mux::Opener};
+use container_protocol::{
+    PublishedPort,
+    local::{BootKind, RuntimeReport},
+    mux::Opener,
+};
 use tokio::{net::UnixStream, sync::watch};
 
 use crate::{
@@ -25,6 +29,8 @@ pub(crate) struct MachineState {
     /// The report's fixed part; its phase is that of the start.
     about: RuntimeReport,
     phase: watch::Sender<Phase>,
+    /// How the machine was booted last.
+    boot: Mutex<Option<BootKind>>,
     requested: Mutex<Requested>,
     /// Notes for the user that no client has asked for yet.
     notes: Mutex<Vec<String>>,
@@ -55,8 +61,10 @@ impl MachineState {
                 ip_address: network.map(|network| network.address.host()),
                 pid: std::process::id(),
                 phase: phase.reported(),
+                boot: None,
             },
             phase: watch::Sender::new(phase),
+            boot: Mutex::default(),
             requested: Mutex::default(),
             notes: Mutex::default(),
             waiting: Mutex::default(),
@@ -67,8 +75,14 @@ impl MachineState {
     pub(crate) fn report(&self) -> RuntimeReport {
         RuntimeReport {
             phase: self.phase.borrow().reported(),
+            boot: lock(&self.boot).clone(),
             ..self.about.clone()
         }
+    }
+
+    /// Notes how the machine is booted.
+    pub(crate) fn set_boot(&self, boot: BootKind) {
+        *lock(&self.boot) = Some(boot);
     }
 
     /// Notes that the guest is set up.

@@ -229,6 +229,9 @@ async fn ended(file_share: &mut Option<FileShareProcess>) -> io::Result<ExitStat
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use container_engine::SaveError;
     use container_protocol::{
         local::MachinePhase,
         mux::{self, Incoming, Opener, Side},
@@ -251,6 +254,10 @@ mod tests {
                 EngineExit::Orderly
             }
             .boxed()
+        }
+
+        fn save<'a>(&'a mut self, _: &'a Path) -> BoxFuture<'a, Result<(), SaveError>> {
+            async { Err(SaveError::Failed("not a real engine".to_owned())) }.boxed()
         }
 
         fn terminate(&mut self) -> BoxFuture<'_, ()> {
@@ -288,6 +295,7 @@ mod tests {
                 file_share: None,
                 control,
                 console: tokio::spawn(async {}),
+                make_template: false,
             };
             let supervised = tokio::spawn({
                 let machine = machine.clone();

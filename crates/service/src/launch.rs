@@ -150,6 +150,9 @@ impl Service {
                 stop_signal: machine.stop_signal,
             })),
             architecture: machine.platform.architecture,
+            templates: configuration
+                .uses_templates()
+                .then(|| self.directories.templates()),
             engine: configuration.engine,
         })
     }
@@ -226,5 +229,6 @@ pub(crate) fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, Boo
         socket: runtime.socket().to_owned(),
         shared_home: (boot.home_mount != HomeMount::None).then_some(machine.home),
         user: machine.user_setup,
+        boot: runtime.status().boot.clone(),
     })
 }

@@ -14,6 +14,8 @@ use crate::{
 
 /// Fields for templates.
 const FIELDS: &[&str] = &[
+    "boot.kind",
+    "boot.reason",
     "containerId",
     "cpus",
     "createdDate",

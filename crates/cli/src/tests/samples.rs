@@ -9,12 +9,16 @@ use container_machine::{
     Descriptor, DiskCapacity, HomeMount, ImageDescription, KernelParameters, Memory, Platform,
     PrivateHome, UserSetup,
 };
+use container_protocol::local::BootKind;
 use jiff::Timestamp;
 use serde_json::Value;
 
 /// Returns a running machine with every field set, a stopped one, and one that is starting.
 pub(crate) fn machines() -> Vec<Snapshot> {
     let dev = Snapshot {
+        boot: Some(BootKind::Cold {
+            reason: "no template has been made yet".to_owned(),
+        }),
         container_id: Some("dev-1a2b3c".to_owned()),
         cpus: NonZeroU32::new(4).unwrap(),
         created_date: Timestamp::from_second(1_764_023_457).unwrap(),
@@ -46,6 +50,7 @@ pub(crate) fn machines() -> Vec<Snapshot> {
         virtualization: true,
     };
     let web_1 = Snapshot {
+        boot: None,
         container_id: None,
         cpus: NonZeroU32::new(16).unwrap(),
         default: false,
@@ -70,6 +75,7 @@ pub(crate) fn machines() -> Vec<Snapshot> {
         ..dev.clone()
     };
     let web_2 = Snapshot {
+        boot: None,
         id: "web-2".parse().unwrap(),
         disk_size: 3 << 30,
         status: Status::Starting,

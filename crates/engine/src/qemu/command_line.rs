@@ -36,6 +36,9 @@ const EMULATED_PARAMETER: &str = "lpj=10000000";
 #[derive(Debug)]
 pub(super) struct CommandLine {
     arguments: Vec<String>,
+    /// The arguments without those that name this machine, its files and its addresses. A saved
+    /// machine can only be restored with the same ones.
+    shape: Vec<String>,
 }
 
 impl CommandLine {
@@ -48,8 +51,9 @@ impl CommandLine {
     ) -> CommandLine {
         let mut line = CommandLine {
             arguments: Vec::new(),
+            shape: Vec::new(),
         };
-        line.add(
+        line.add_own(
             "-name",
             format!("guest={},process=machine-{}", machine.name, machine.name),
         );
@@ -91,11 +95,29 @@ impl CommandLine {
         &self.arguments
     }
 
+    /// Returns the arguments that do not differ between machines with equal hardware.
+    pub(super) fn shape(&self) -> &[String] {
+        &self.shape
+    }
+
+    /// Lets QEMU wait for a saved machine instead of starting the kernel.
+    pub(super) fn await_restore(&mut self) {
+        self.add_own("-incoming", "defer");
+    }
+
     fn add(&mut self, option: &str, value: impl Into<String>) {
+        let argument = [option.to_owned(), value.into()];
+        self.shape.extend(argument.clone());
+        self.arguments.extend(argument);
+    }
+
+    /// Adds an argument that differs between machines with equal hardware.
+    fn add_own(&mut self, option: &str, value: impl Into<String>) {
         self.arguments.extend([option.to_owned(), value.into()]);
     }
 
     fn flags<const N: usize>(&mut self, flags: [&str; N]) {
+        self.shape.extend(flags.map(str::to_owned));
         self.arguments.extend(flags.map(str::to_owned));
     }
 
@@ -137,8 +159,8 @@ impl CommandLine {
 
     fn kernel(&mut self, machine: &VirtualMachine, accelerator: Accelerator) {
         let kernel = &machine.kernel;
-        self.add("-kernel", kernel.image.display().to_string());
-        self.add("-initrd", kernel.initramfs.display().to_string());
+        self.add_own("-kernel", kernel.image.display().to_string());
+        self.add_own("-initrd", kernel.initramfs.display().to_string());
         let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED_PARAMETER);
         let ours = PARAMETERS.into_iter().chain(emulated);
         // A kernel with KVM built in would print errors for the vendor whose extensions the guest's
@@ -157,7 +179,7 @@ impl CommandLine {
     /// flushed only when the guest flushes, so a crash of the host loses what a crash of a physical
     /// machine would.
     fn disk(&mut self, path: &str) {
-        self.add(
+        self.add_own(
             "-blockdev",
             format!(
                 "driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,\
@@ -196,13 +218,12 @@ impl CommandLine {
             format!("dgram,id=network,local.type=fd,local.str={number}"),
         );
         let address = card.address.map(|byte| format!("{byte:02x}")).join(":");
-        self.add(
-            "-device",
-            format!(
-                "virtio-net-pci,netdev=network,romfile=,mac={address},host_mtu={},rx_queue_size=1024",
-                card.mtu
-            ),
+        let device = format!(
+            "virtio-net-pci,netdev=network,romfile=,host_mtu={},rx_queue_size=1024",
+            card.mtu
         );
+        self.add_own("-device", format!("{device},mac={address}"));
+        self.shape.push(device);
     }
 }
 
@@ -217,9 +238,13 @@ mod tests {
     use crate::virtual_machine::Kernel;
 
     fn line(virtualization: bool) -> Vec<String> {
+        command_line("dev", virtualization).arguments
+    }
+
+    fn command_line(name: &str, virtualization: bool) -> CommandLine {
         let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let machine = VirtualMachine {
-            name: "dev".into(),
+            name: name.into(),
             cpus: 3,
             memory: 1 << 30,
             virtualization,
@@ -228,14 +253,14 @@ mod tests {
                 initramfs: "/i".into(),
                 parameters: "quiet".into(),
             },
-            disk: "/a,b/disk".into(),
+            disk: format!("/a,b/{name}/disk").into(),
             file_shares: vec![FileShare {
                 tag: "home".into(),
                 connection: descriptor(),
             }],
             network: Some(NetworkCard {
                 connection: descriptor(),
-                address: [2, 0, 198, 19, 1, 2],
+                address: [2, 0, 198, 19, 1, u8::try_from(name.len()).unwrap()],
                 mtu: 65520,
             }),
             channel: Channel {
@@ -246,7 +271,7 @@ mod tests {
             engine_log: "/log2".into(),
         };
         let mut inherited = Inherited::default();
-        CommandLine::new(machine, Accelerator::Tcg, descriptor(), &mut inherited).arguments
+        CommandLine::new(machine, Accelerator::Tcg, descriptor(), &mut inherited)
     }
 
     #[test]
@@ -254,7 +279,7 @@ mod tests {
         assert!(
             line(false)
                 .iter()
-                .any(|argument| argument.ends_with("file.filename=/a,,b/disk"))
+                .any(|argument| argument.ends_with("file.filename=/a,,b/dev/disk"))
         );
     }
 
@@ -273,6 +298,14 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers, ["3", "4", "5", "6", "7"]);
+    }
+
+    #[test]
+    fn machines_with_equal_hardware_have_one_shape() {
+        let (one, other) = (command_line("dev", false), command_line("other", false));
+        assert_ne!(one.arguments(), other.arguments());
+        assert_eq!(one.shape(), other.shape());
+        assert_ne!(one.shape(), command_line("dev", true).shape());
     }
 
     #[test]

@@ -61,6 +61,19 @@ pub fn create_overlay(base: &Path, overlay: &Path) -> Result<(), DiskError> {
     run(create, "create", overlay)
 }
 
+/// Creates `disk`, an empty disk without a base.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn create_empty(disk: &Path, capacity: u64) -> Result<(), DiskError> {
+    let mut create = image_tool()?;
+    create
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(disk)
+        .arg(capacity.to_string());
+    run(create, "create", disk)
+}
+
 /// Grows a disk to `capacity` bytes, the new ones zero; a larger disk stays as it is. After an
 /// interruption the disk has either the old or the new capacity. The disk must not be in use.
 ///
@@ -200,12 +213,8 @@ mod tests {
         assert_eq!(read_base(&disk).unwrap(), Some(base));
 
         let whole = directory.path().join("whole.qcow2");
-        let made = Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2"])
-            .arg(&whole)
-            .arg("1M")
-            .status();
-        assert!(made.unwrap().success());
+        create_empty(&whole, 1 << 20).unwrap();
+        assert_eq!(read_capacity(&whole).unwrap(), 1 << 20);
         assert_eq!(read_base(&whole).unwrap(), None);
     }
 

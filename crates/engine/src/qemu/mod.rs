@@ -4,6 +4,7 @@ mod child;
 mod command_line;
 mod control;
 pub mod disk;
+mod host_processor;
 mod program;
 
 use std::{
@@ -20,14 +21,16 @@ use tokio::{process::Child, time::timeout};
 
 use crate::{
     accelerator::Accelerator,
-    interface::{AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Running},
+    interface::{
+        AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Prepared, Running, SaveError,
+    },
     probe,
     settings::EngineSettings,
     virtual_machine::VirtualMachine,
 };
 use child::Inherited;
 use command_line::CommandLine;
-use control::Control;
+use control::{Control, Ungreeted};
 use program::{IMAGE_TOOL, SYSTEM, find};
 
 /// Timeout from QEMU's start to the greeting on its control socket.
@@ -47,36 +50,6 @@ impl Qemu {
     pub(crate) fn new(settings: &EngineSettings) -> Qemu {
         Qemu {
             settings: settings.clone(),
-        }
-    }
-
-    async fn run(&self, machine: VirtualMachine) -> Result<Box<dyn Running>, EngineError> {
-        let program = self.program()?;
-        let accelerator = probe::choose(&self.settings)?;
-        let start_failed = |cause| start_error(&program, cause);
-        let (control, qemu_control) = Control::pair().map_err(start_failed)?;
-        let (mut inherited, log) = (Inherited::default(), machine.engine_log.clone());
-        let log_start = std::fs::metadata(&log).map_or(0, |log| log.len());
-        let is_emulated = accelerator == Accelerator::Tcg;
-        let line = CommandLine::new(machine, accelerator, qemu_control, &mut inherited);
-        let child =
-            child::spawn(&program, line.arguments(), inherited, &log).map_err(start_failed)?;
-        let mut running = RunningQemu {
-            program: program.display().to_string(),
-            is_emulated,
-            child,
-            control: None,
-            log,
-            log_start,
-        };
-        match timeout(START_TIMEOUT, control.connect()).await {
-            Ok(Ok(control)) => {
-                running.control = Some(control);
-                Ok(Box::new(running))
-            }
-            // Usually QEMU has ended, and its output says why.
-            Ok(Err(error)) => Err(running.refuse(&error.to_string()).await),
-            Err(_) => Err(running.refuse("timed out on its control socket").await),
         }
     }
 
@@ -114,11 +87,95 @@ impl Engine for Qemu {
         })
     }
 
-    fn start(
-        &self,
-        machine: VirtualMachine,
-    ) -> BoxFuture<'_, Result<Box<dyn Running>, EngineError>> {
-        self.run(machine).boxed()
+    fn prepare(&self, machine: VirtualMachine) -> Result<Box<dyn Prepared>, EngineError> {
+        let program = self.program()?;
+        let accelerator = probe::choose(&self.settings)?;
+        let (control, qemu_control) =
+            Control::pair().map_err(|cause| start_error(&program, cause))?;
+        let (mut inherited, log) = (Inherited::default(), machine.engine_log.clone());
+        let line = CommandLine::new(machine, accelerator, qemu_control, &mut inherited);
+        Ok(Box::new(PreparedQemu {
+            program,
+            accelerator,
+            line,
+            inherited,
+            control,
+            log,
+        }))
+    }
+}
+
+/// A QEMU process that can be started.
+struct PreparedQemu {
+    program: PathBuf,
+    accelerator: Accelerator,
+    line: CommandLine,
+    inherited: Inherited,
+    control: Ungreeted,
+    log: PathBuf,
+}
+
+impl PreparedQemu {
+    /// Starts QEMU, and waits for its greeting.
+    async fn spawn(self) -> Result<RunningQemu, EngineError> {
+        let log_start = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+        let arguments = self.line.arguments();
+        let child = child::spawn(&self.program, arguments, self.inherited, &self.log)
+            .map_err(|cause| start_error(&self.program, cause))?;
+        let mut running = RunningQemu {
+            program: self.program.display().to_string(),
+            is_emulated: self.accelerator == Accelerator::Tcg,
+            child,
+            control: None,
+            log: self.log,
+            log_start,
+        };
+        match timeout(START_TIMEOUT, self.control.connect()).await {
+            Ok(Ok(control)) => {
+                running.control = Some(control);
+                Ok(running)
+            }
+            // Usually QEMU has ended, and its output says why.
+            Ok(Err(error)) => Err(running.refuse(&error.to_string()).await),
+            Err(_) => Err(running.refuse("timed out on its control socket").await),
+        }
+    }
+
+    async fn spawn_restored(mut self, saved: PathBuf) -> Result<RunningQemu, EngineError> {
+        self.line.await_restore();
+        let mut running = self.spawn().await?;
+        let restored = match &running.control {
+            Some(control) => control.restore(&saved).await,
+            None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+        };
+        if let Err(error) = restored {
+            let (program, message) = running.kill(&error.to_string()).await;
+            return Err(EngineError::Restore { program, message });
+        }
+        Ok(running)
+    }
+}
+
+impl Prepared for PreparedQemu {
+    fn fingerprint(&self) -> String {
+        let program = program::identity(&self.program);
+        let processor = host_processor::describe(self.accelerator);
+        format!(
+            "{program} {} {processor} {}",
+            self.accelerator,
+            self.line.shape().join(" ")
+        )
+    }
+
+    fn start(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>> {
+        async { Ok(Box::new(self.spawn().await?) as Box<dyn Running>) }.boxed()
+    }
+
+    fn restore(
+        self: Box<Self>,
+        saved: PathBuf,
+    ) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>> {
+        async { Ok(Box::new(self.spawn_restored(saved).await?) as Box<dyn Running>) }.boxed()
     }
 }
 
@@ -138,18 +195,22 @@ impl RunningQemu {
     /// Kills a QEMU that did not start the machine. The error quotes its output, or `fallback` if
     /// it printed nothing.
     async fn refuse(&mut self, fallback: &str) -> EngineError {
+        let (program, message) = self.kill(fallback).await;
+        EngineError::Refused { program, message }
+    }
+
+    /// Kills QEMU. Returns its program, and its output or `fallback` if it printed nothing.
+    async fn kill(&mut self, fallback: &str) -> (String, String) {
         // Fails if it has ended already.
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
         let output = self.output().unwrap_or_default();
-        EngineError::Refused {
-            program: self.program.clone(),
-            message: if output.is_empty() {
-                fallback.to_owned()
-            } else {
-                output
-            },
-        }
+        let message = if output.is_empty() {
+            fallback.to_owned()
+        } else {
+            output
+        };
+        (self.program.clone(), message)
     }
 
     /// Returns what this QEMU wrote to its log.
@@ -189,6 +250,20 @@ impl Running for RunningQemu {
                     EngineExit::Failed(format!("cannot wait for {}: {error}", self.program))
                 }
             }
+        }
+        .boxed()
+    }
+
+    fn save<'a>(&'a mut self, file: &'a Path) -> BoxFuture<'a, Result<(), SaveError>> {
+        async {
+            let Some(control) = &self.control else {
+                let reason = "its control socket is closed".to_owned();
+                return Err(SaveError::Failed(reason));
+            };
+            let unsupported = |error: io::Error| SaveError::Unsupported(error.to_string());
+            control.enable_files().await.map_err(unsupported)?;
+            let saved = control.save(file).await;
+            saved.map_err(|error| SaveError::Failed(error.to_string()))
         }
         .boxed()
     }

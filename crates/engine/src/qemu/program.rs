@@ -1,6 +1,10 @@
 //! Names of QEMU's programs, and where they are installed.
 
-use std::{env, path::PathBuf};
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use crate::interface::MissingProgram;
 
@@ -9,6 +13,23 @@ pub(super) const SYSTEM: &str = "qemu-system-x86_64";
 
 /// The program that creates and resizes disks.
 pub(super) const IMAGE_TOOL: &str = "qemu-img";
+
+/// Returns what changes when another version of the program is installed. Asking the program takes
+/// longer than restoring a machine should.
+pub(super) fn identity(program: &Path) -> String {
+    let path = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+    match fs::metadata(&path) {
+        Ok(file) => format!(
+            "{} {} {}.{:09} {}",
+            path.display(),
+            file.len(),
+            file.mtime(),
+            file.mtime_nsec(),
+            file.ino()
+        ),
+        Err(_) => path.display().to_string(),
+    }
+}
 
 /// Finds a program on the search path; a name with a slash is a path already.
 pub(super) fn find(program: &str) -> Result<PathBuf, MissingProgram> {

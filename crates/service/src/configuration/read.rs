@@ -1,6 +1,6 @@
 //! Reads and checks `config.toml`.
 
-use std::{fs, io, path::Path};
+use std::{env, fs, io, path::Path};
 
 use container_api::RecommendedKernel;
 use container_engine::EngineSettings;
@@ -13,6 +13,9 @@ use super::{
     sections::{ImageSettings, MachineDefaults, NetworkSettings, RegistrySettings},
 };
 use crate::host_resources::{HostLimitError, HostResources};
+
+/// Environment variable that disables templates, as `[machine] templates` does.
+const TEMPLATES_VARIABLE: &str = "CONTAINER_TEMPLATES";
 
 /// Content of `config.toml`. A missing section or value has its default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -109,6 +112,12 @@ impl Configuration {
             own_credentials: Some(directories.credentials()),
             hosts: self.registry.host.clone(),
         }
+    }
+
+    /// Returns whether machines start from templates.
+    pub(crate) fn uses_templates(&self) -> bool {
+        let is_disabled = env::var(TEMPLATES_VARIABLE).is_ok_and(|it| it == "false");
+        self.machine.templates && !is_disabled
     }
 
     /// Returns the boot configuration of a machine for which nothing is requested.

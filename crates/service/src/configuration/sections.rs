@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::time_zone::TimeZoneSetting;
 
-/// Section `[machine]`: defaults for new machines.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// Section `[machine]`: defaults for new machines, and how all start.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub(crate) struct MachineDefaults {
     /// Number of virtual CPUs.
@@ -31,6 +31,24 @@ pub(crate) struct MachineDefaults {
     pub(crate) kernel: Option<PathBuf>,
     /// Time zone of new machines.
     pub(crate) time_zone: TimeZoneSetting,
+    /// Whether machines start from templates.
+    pub(crate) templates: bool,
+}
+
+impl Default for MachineDefaults {
+    fn default() -> Self {
+        MachineDefaults {
+            cpus: None,
+            memory: None,
+            disk_size: None,
+            home_mount: None,
+            private_home: None,
+            virtualization: None,
+            kernel: None,
+            time_zone: TimeZoneSetting::default(),
+            templates: true,
+        }
+    }
 }
 
 /// Section `[network]`: networks of all machines.

@@ -31,6 +31,7 @@ impl Service {
         let runtime = self.runtime(id).await?;
         let runtime = runtime.as_ref().map(Runtime::status);
         Ok(Snapshot {
+            boot: runtime.and_then(|status| status.boot.clone()),
             container_id: runtime.map(|status| status.container_id.clone()),
             cpus: boot.cpus,
             created_date: machine.created_date,
