@@ -37,6 +37,7 @@ mod ssh_agent;
 mod stopping;
 mod streams;
 mod system;
+mod templates;
 mod terminals;
 mod together;
 mod verbs;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         stopping::TESTS,
         inits::TESTS,
         system::TESTS,
+        templates::TESTS,
         early_commands::TESTS,
         sessions::TESTS,
         accounts::TESTS,

@@ -19,6 +19,7 @@ pub struct World {
     root: TempDir,
     user: Option<User>,
     open_files: Option<u64>,
+    has_templates: bool,
 }
 
 impl World {
@@ -73,6 +74,7 @@ impl World {
             root,
             user,
             open_files: None,
+            has_templates: false,
         };
         for directory in ["data", "config", "config/container", "runtime", "home"] {
             let directory = world.path(directory);
@@ -82,6 +84,13 @@ impl World {
             }
         }
         world
+    }
+
+    /// Lets machines start from templates. In other worlds every start boots a kernel: their
+    /// machines do not live long enough to be worth the making of a template.
+    pub fn with_templates(mut self) -> World {
+        self.has_templates = true;
+        self
     }
 
     /// Sets a limit on the open files of each process.
@@ -140,6 +149,7 @@ impl World {
             .env("XDG_DATA_HOME", self.path("data"))
             .env("XDG_CONFIG_HOME", self.path("config"))
             .env("XDG_RUNTIME_DIR", self.path("runtime"))
+            .env("CONTAINER_TEMPLATES", self.has_templates.to_string())
             .current_dir(self.home())
             .stdin(Stdio::null());
         for (name, value) in std::env::vars() {
@@ -269,7 +279,7 @@ impl Drop for World {
                 }
             }
         }
-        for role in ["service", "runtime"] {
+        for role in ["service", "runtime", "template"] {
             self.processes(role).iter().for_each(Process::kill);
         }
     }
