@@ -6,8 +6,10 @@
 
 mod floor;
 
+use std::{thread::sleep, time::Duration};
+
 use container_benches::{Row, host, kernels, rounds, run, time};
-use end_to_end::Lab;
+use end_to_end::{Lab, World};
 use floor::Floor;
 
 const OPTIONS: [&str; 4] = ["--cpus", "2", "--memory", "1G"];
@@ -26,12 +28,16 @@ fn main() {
     for machine in ["tiny", "cold", "other"] {
         world.inside(machine, "true");
     }
-    let cold = |machine: &'static str| {
-        move || {
-            world.stdout(&["stop", machine]);
-            time(|| drop(world.inside(machine, "true")))
-        }
-    };
+    // Templates of one kernel serve both images; the other kernel has its own.
+    let templates = World::for_root().with_templates();
+    templates.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    templates.create(&debian, "cold", &["--no-boot"]);
+    templates.create(&debian, "other", &other);
+    for machine in ["tiny", "other"] {
+        await_template(&templates, machine);
+    }
+    let cold = |machine: &'static str| start(world, machine);
+    let restored = |machine: &'static str| start(&templates, machine);
     let mut rows = [
         Row {
             name: "bare QEMU, same kernel, busybox init",
@@ -54,6 +60,28 @@ fn main() {
             take: Box::new(cold("other")),
         },
         Row {
+            name: "`run true` from a template, busybox image",
+            take: Box::new(restored("tiny")),
+        },
+        Row {
+            name: "`run true` from a template, Debian with systemd",
+            take: Box::new(restored("cold")),
+        },
+        Row {
+            name: "the same, Debian's cloud kernel",
+            take: Box::new(restored("other")),
+        },
+        Row {
+            name: "first `run true` from a template, busybox image",
+            take: Box::new(|| {
+                templates.create(&lab.image("busybox:1"), "new", &["--no-boot"]);
+                let taken = time(|| drop(templates.inside("new", "true")));
+                assert_eq!(templates.inspect("new")["boot"]["kind"], "template");
+                templates.stdout(&["rm", "new"]);
+                taken
+            }),
+        },
+        Row {
             name: "`run true`, running machine",
             take: Box::new(|| time(|| drop(world.inside("dev", "true")))),
         },
@@ -74,4 +102,24 @@ fn main() {
     world.inside("dev", "systemctl is-system-running --wait");
     println!("{}\n", host());
     run(&mut rows, rounds());
+}
+
+/// Returns the work of a row: a command in a machine that was stopped before.
+fn start<'a>(world: &'a World, machine: &'a str) -> impl FnMut() -> Duration + 'a {
+    move || {
+        world.stdout(&["stop", machine]);
+        time(|| drop(world.inside(machine, "true")))
+    }
+}
+
+/// Starts a machine until it starts from a template.
+fn await_template(world: &World, machine: &str) {
+    world.inside(machine, "true");
+    while world.inspect(machine)["boot"]["kind"] != "template" {
+        sleep(Duration::from_secs(30));
+        world.stdout(&["stop", machine]);
+        world.inside(machine, "true");
+    }
+    // The others must not be slowed down.
+    world.stdout(&["stop", machine]);
 }
