@@ -58,8 +58,8 @@ impl Resolver {
         if *last == settings {
             return Ok(());
         }
+        write_resolved(&root, self.server, &settings)?;
         if is_resolved_used(&root)? {
-            write_resolved(&root, self.server, &settings)?;
             restart_resolved();
         } else if root.read_or_empty(RESOLV_CONF)? == resolv_conf(self.server, &last) {
             root.write(RESOLV_CONF, &resolv_conf(self.server, &settings), 0o644)?;
@@ -69,11 +69,12 @@ impl Resolver {
     }
 }
 
-/// Makes the network's name server the machine's: in the configuration of systemd-resolved if that
-/// is enabled and owns `/etc/resolv.conf`, else in that file.
+/// Makes the network's name server the machine's: in the configuration of systemd-resolved, and in
+/// `/etc/resolv.conf` unless systemd-resolved is enabled and owns that file.
 pub(super) fn write(root: &GuestRoot, network: &GuestNetwork) -> io::Result<()> {
+    write_resolved(root, network.dns, &network.resolver)?;
     if is_resolved_used(root)? {
-        return write_resolved(root, network.dns, &network.resolver);
+        return Ok(());
     }
     if has_link_to_resolved(root)? {
         // The link's target does not exist without systemd-resolved.
@@ -99,6 +100,8 @@ fn has_link_to_resolved(root: &GuestRoot) -> io::Result<bool> {
     Ok(link.is_ok_and(|target| target.to_string_lossy().contains("systemd/resolve")))
 }
 
+/// Writes the configuration of systemd-resolved, also for one that is installed later. The file is
+/// of this boot only.
 fn write_resolved(
     root: &GuestRoot,
     server: Ipv4Addr,
@@ -130,9 +133,9 @@ fn resolv_conf(server: Ipv4Addr, settings: &ResolverSettings) -> String {
     text
 }
 
-/// The options have no equivalent there.
+/// The options have no equivalent there. Names of other machines have a single label.
 fn resolved_conf(server: Ipv4Addr, settings: &ResolverSettings) -> String {
-    let mut text = format!("[Resolve]\nDNS={server}\n");
+    let mut text = format!("[Resolve]\nDNS={server}\nResolveUnicastSingleLabel=yes\n");
     if !settings.search.is_empty() {
         text += &format!("Domains={}\n", settings.search.join(" "));
     }
@@ -148,7 +151,8 @@ mod tests {
         let server = [198, 19, 0, 1].into();
         let none = ResolverSettings::default();
         assert_eq!(resolv_conf(server, &none), "nameserver 198.19.0.1\n");
-        assert_eq!(resolved_conf(server, &none), "[Resolve]\nDNS=198.19.0.1\n");
+        let resolved = "[Resolve]\nDNS=198.19.0.1\nResolveUnicastSingleLabel=yes\n";
+        assert_eq!(resolved_conf(server, &none), resolved);
         let some = ResolverSettings {
             search: vec!["a.test".to_owned(), "b.test".to_owned()],
             options: vec!["ndots:2".to_owned()],
@@ -159,7 +163,7 @@ mod tests {
         );
         assert_eq!(
             resolved_conf(server, &some),
-            "[Resolve]\nDNS=198.19.0.1\nDomains=a.test b.test\n"
+            format!("{resolved}Domains=a.test b.test\n")
         );
     }
 }
