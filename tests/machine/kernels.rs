@@ -489,11 +489,9 @@ fn container_programs_run_on_our_kernel(lab: &Lab) {
         ours.contains("kernels/container"),
         "`make kernel` builds it"
     );
-    world.create(&lab.image("debian-systemd:12"), "dev", &["--kernel", &ours]);
+    let image = lab.image("debian-containers:12");
+    world.create(&image, "dev", &["--kernel", &ours]);
     let inside = |line: &str| world.inside("dev", line);
-    inside(
-        "apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends podman crun netavark aardvark-dns systemd-container bpftrace wireguard-tools iptables busybox-static > /dev/null",
-    );
     // A container with a network namespace, whose packets are forwarded by netfilter rules.
     inside(IMPORT_BOX);
     let line = "podman run --rm local/box /bin/busybox wget -q -O - http://deb.debian.org/debian/dists/bookworm/Release | grep -m 1 Codename";

@@ -32,6 +32,7 @@ mod network;
 mod output;
 mod refusals;
 mod registries;
+mod rootless;
 mod sessions;
 mod ssh_agent;
 mod stopping;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         network::TESTS,
         dhcp::TESTS,
         kernels::TESTS,
+        rootless::TESTS,
         output::TESTS,
         refusals::TESTS,
         registries::TESTS,

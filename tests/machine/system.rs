@@ -10,7 +10,6 @@ use crate::kernels;
 crate::declare::tests![
     full_disk_and_immutable_files_do_not_prevent_a_boot,
     broken_init_is_repaired_in_a_rescue,
-    containers_run_without_systemd,
 ];
 
 /// Returns the output of a shell line of root.
@@ -168,23 +167,10 @@ fn broken_init_is_repaired_in_a_rescue(lab: &Lab) {
     world.check_disk("dev");
 }
 
-/// The built-in init starts no services and manages no cgroups.
-fn containers_run_without_systemd(lab: &Lab) {
-    let world = World::for_root();
-    let kernels = guest::kernels().unwrap();
-    let [ours, debian] = &kernels[..] else {
-        panic!("`make kernel` builds the kernel for machines")
-    };
-    let image = |kernel: &std::path::Path| kernel.join("vmlinux").display().to_string();
-    world.create(
-        &lab.image("debian-plain:12"),
-        "dev",
-        &["--kernel", &image(ours)],
-    );
-    let inside = |line: &str| world.inside("dev", line);
-    inside(
-        "apt-get update -q > /dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends podman crun busybox-static kmod squashfs-tools keyutils > /dev/null 2>&1",
-    );
+/// Checks containers and modules in a machine of `debian-containers` without an init system, on the
+/// kernel made for machines. Root's storage is not that of the shared home.
+pub(crate) fn containers_run_without_systemd(world: &World) {
+    let inside = |line: &str| as_root(world, "dev", line);
     inside(kernels::IMPORT_BOX);
     let line = "podman --cgroup-manager cgroupfs run --rm -m 64m --network none local/box /bin/busybox cat /sys/fs/cgroup/memory.max";
     assert_eq!(inside(line), "67108864\n");
@@ -204,7 +190,8 @@ fn containers_run_without_systemd(lab: &Lab) {
     // It fails if no program instantiates the key.
     inside("keyctl request2 user test:x '' @u");
 
-    world.stdout(&["set", "-n", "dev", &format!("kernel={}", image(debian))]);
+    let debian = guest::kernels().unwrap().pop().unwrap().join("vmlinux");
+    world.stdout(&["set", "-n", "dev", &format!("kernel={}", debian.display())]);
     world.stdout(&["restart", "dev"]);
     inside("for it in ext4 virtiofs; do modprobe $it || exit; done");
     assert_eq!(inside("ls /lib/modules; uname -r").lines().count(), 2);

@@ -31,7 +31,7 @@ struct TestImage {
     tag: &'static str,
 }
 
-const IMAGES: [TestImage; 7] = [
+const IMAGES: [TestImage; 8] = [
     TestImage {
         name: "debian-systemd",
         tag: "12",
@@ -46,6 +46,10 @@ const IMAGES: [TestImage; 7] = [
     },
     TestImage {
         name: "debian-tools",
+        tag: "12",
+    },
+    TestImage {
+        name: "debian-containers",
         tag: "12",
     },
     TestImage {
