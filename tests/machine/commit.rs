@@ -58,12 +58,13 @@ mkdir bulk; i=0; while [ $i -lt 3000 ]; do echo $i >bulk/$i; i=$((i + 1)); done
 perl -e 'use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un("socket"))'
 "#;
 
-/// Script that lists a directory tree. Each line has a path, a tab, and a fact about the file: its
-/// attributes, content, extended attributes, or hard links.
-const INVENTORY: &str = r#"cd "$1"; export LC_ALL=C
+/// Script that lists a directory tree, without the files that match a pattern. Each line has a
+/// path, a tab, and a fact about the file: its attributes, content, extended attributes, or hard
+/// links.
+const INVENTORY: &str = r#"cd "$1"; without=$2; export LC_ALL=C
 found() {
 	find . -xdev -mindepth 1 \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run \
-		-o -path ./var/tmp -o -path './usr/lib/modules/*' -o -type s \) -prune -o "$@"
+		-o -path ./var/tmp -o -path "$without" -o -type s \) -prune -o "$@"
 }
 found -printf '%p\tis %y %m %U:%G %T@ %l\n'
 found -type f -print0 | xargs -0 sha256sum | sed 's/^\\\{0,1\}\([0-9a-f]*\) ..\(.*\)/.\2\tholds \1/; s/^\.\././'
@@ -93,6 +94,9 @@ const MACHINE_FILES: [&str; 6] = [
     "./var/host-services",
 ];
 
+/// Index of the kernel's modules, which each machine has of its own kernel and no image.
+const MODULES: &str = "./usr/lib/modules/*";
+
 type Facts = BTreeMap<String, Vec<String>>;
 
 /// Parses the output of [`INVENTORY`] into the facts of each path.
@@ -110,7 +114,7 @@ fn facts(inventory: &str) -> Facts {
 fn facts_of_machine(world: &World, machine: &str) -> Facts {
     let script = world.home().join("inventory");
     fs::write(&script, INVENTORY).unwrap();
-    let line = format!("sh {} /", script.display());
+    let line = format!("sh {} / '{MODULES}'", script.display());
     facts(&world.stdout(&["run", "-n", machine, "--root", &line]))
 }
 
@@ -188,7 +192,7 @@ impl Buildah {
         let container = self.run(&["from", "--pull-never", image]);
         let root = self.run(&["mount", &container]);
         let inventory = Command::new("sh")
-            .args(["-c", INVENTORY, "sh", &root])
+            .args(["-c", INVENTORY, "sh", &root, ""])
             .output()
             .unwrap();
         self.run(&["rm", &container]);
