@@ -2,7 +2,10 @@
 
 use end_to_end::{Lab, World, eventually};
 
-crate::declare::tests![networkd_gets_the_machines_addresses,];
+crate::declare::tests![
+    networkd_gets_the_machines_addresses,
+    udhcpc_gets_the_machines_lease,
+];
 
 /// The machine's addresses inside, without the prefix.
 struct Addresses {
@@ -58,4 +61,18 @@ fn networkd_gets_the_machines_addresses(lab: &Lab) {
          systemctl start systemd-networkd systemd-networkd-wait-online"
     ));
     check(&world, &own, "systemd-networkd");
+}
+
+/// busybox' client, whose script shows and uses the lease.
+fn udhcpc_gets_the_machines_lease(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox:1"), "dev", &[]);
+    let inside = |line: &str| world.inside("dev", line);
+    let own = addresses(&world, "dev");
+    inside("ip addr flush dev eth0; test -z \"$(ip route)\"");
+    let script = "#!/bin/sh\n[ $1 = bound ] || exit 0\nip addr add $ip/$mask dev $interface\nip route add default via $router\necho $ip/$mask $router $dns\n";
+    inside(&format!("printf '{script}' > /script; chmod 755 /script"));
+    let leased = inside("udhcpc -i eth0 -n -q -f -s /script 2> /dev/null");
+    assert_eq!(leased, format!("{}/16 198.19.0.1 198.19.0.1\n", own.v4));
+    inside("nslookup host.container.internal");
 }
