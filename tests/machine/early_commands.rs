@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use end_to_end::{Lab, World, eventually};
+use end_to_end::{Lab, World, debian_kernel, eventually};
 
 crate::declare::tests![
     systemd_keeps_files_of_the_first_command,
@@ -89,7 +89,8 @@ fn systemd_keeps_files_of_the_first_command(lab: &Lab) {
 
 fn sysvinit_keeps_files_of_the_first_command(lab: &Lab) {
     let world = World::for_root();
-    world.create(&lab.image("debian-sysvinit:12"), "classic", &[]);
+    let image = lab.image("debian-sysvinit:12");
+    world.create(&image, "classic", &["--kernel", &debian_kernel()]);
     world.inside("classic", "touch /tmp/of-last-boot /tmp/other");
     let booted = "grep -q 'init \\[2\\]' /proc/1/cmdline";
     assert_files_are_kept(&world, "classic", booted);
@@ -112,7 +113,8 @@ fn busybox_init_keeps_files_of_the_first_command(lab: &Lab) {
 
 fn built_in_init_keeps_files_of_the_first_command(lab: &Lab) {
     let world = World::for_user();
-    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    let image = lab.image("busybox-plain:1");
+    world.create(&image, "plain", &["--kernel", &debian_kernel()]);
     let prepared = "mkdir -p /var/tmp; chmod 1777 /var/tmp";
     world.stdout(&["run", "-n", "plain", "--root", prepared]);
     assert_files_are_kept(&world, "plain", "test -d /run/lock");

@@ -1,6 +1,6 @@
 //! Images with an init other than systemd, and without any.
 
-use end_to_end::{Lab, World, eventually};
+use end_to_end::{Lab, World, debian_kernel, eventually};
 
 use crate::system;
 
@@ -37,7 +37,8 @@ fn busybox_init_boots_and_shuts_down(lab: &Lab) {
 
 fn sysvinit_boots_and_shuts_down(lab: &Lab) {
     let world = World::for_root();
-    world.create(&lab.image("debian-sysvinit:12"), "classic", &[]);
+    let image = lab.image("debian-sysvinit:12");
+    world.create(&image, "classic", &["--kernel", &debian_kernel()]);
     assert_eq!(
         world.inside("classic", "cat /proc/1/comm; id -un"),
         "init\nroot\n"
@@ -77,6 +78,8 @@ fn debian_without_init_gets_built_in_init(lab: &Lab) {
         "2",
         "--memory",
         "1G",
+        "--kernel",
+        &debian_kernel(),
     ]);
     assert_eq!((created.code, &*created.stdout), (Some(0), "plain\n"));
     let notes = created

@@ -1,6 +1,6 @@
 //! The login session of the machine's user.
 
-use end_to_end::{Lab, World};
+use end_to_end::{Lab, World, debian_kernel, our_kernel};
 
 crate::declare::tests![
     user_has_a_session_from_the_first_command_on,
@@ -8,9 +8,11 @@ crate::declare::tests![
 ];
 
 fn user_has_a_session_from_the_first_command_on(lab: &Lab) {
-    for world in [World::for_user(), World::for_root()] {
+    let kernels = [debian_kernel(), our_kernel().display().to_string()];
+    for (world, kernel) in [World::for_user(), World::for_root()].iter().zip(kernels) {
         let uid = world.user().map_or(0, |user| user.uid);
-        world.create(&lab.image("debian-systemd:12"), "dev", &["--no-boot"]);
+        let image = lab.image("debian-systemd:12");
+        world.create(&image, "dev", &["--no-boot", "--kernel", &kernel]);
         // The first command, and by a script, which no parser of command lines sees.
         let first = "printf 'systemctl --user is-active default.target basic.target\\n' > /tmp/s; \
                      sh /tmp/s; systemd-run --user --wait --quiet true && echo ran";

@@ -35,7 +35,8 @@ impl Lab {
         self.registry.get_or_init(start).address()
     }
 
-    /// Returns root's world, with a running Debian machine `dev`. Tests must not stop or change it.
+    /// Returns root's world, with a running Debian machine `dev` on the default kernel, which is
+    /// ours if `make kernel` has built it. Tests must not stop or change it.
     pub fn root(&self) -> &World {
         self.root.get_or_init(|| {
             let world = World::for_root();
@@ -56,12 +57,13 @@ impl Lab {
         })
     }
 
-    /// Returns an ordinary user's world, with a running Debian machine `dev`. Tests must not stop
-    /// or change it.
+    /// Returns an ordinary user's world, with a running Debian machine `dev` on Debian's kernel.
+    /// Tests must not stop or change it.
     pub fn user(&self) -> &World {
         self.user.get_or_init(|| {
             let world = World::for_user();
-            world.create(&self.image("debian-systemd:12"), "dev", &[]);
+            let image = self.image("debian-systemd:12");
+            world.create(&image, "dev", &["--kernel", &debian_kernel()]);
             world
         })
     }
@@ -71,7 +73,8 @@ impl Lab {
     pub fn user_with_tools(&self) -> &World {
         self.user_with_tools.get_or_init(|| {
             let world = World::for_user();
-            world.create(&self.image("debian-tools:12"), "dev", &[]);
+            let image = self.image("debian-tools:12");
+            world.create(&image, "dev", &["--kernel", &debian_kernel()]);
             world
         })
     }
@@ -98,4 +101,15 @@ impl Lab {
 pub fn our_kernel() -> PathBuf {
     let kernels = guest::kernels().unwrap();
     kernels.first().unwrap().join("vmlinux")
+}
+
+/// Returns the path of Debian's kernel.
+pub fn debian_kernel() -> String {
+    let kernels = guest::kernels().unwrap();
+    kernels
+        .last()
+        .unwrap()
+        .join("vmlinux")
+        .display()
+        .to_string()
 }

@@ -29,7 +29,7 @@ mod world;
 
 pub use author::Author;
 pub use authority::{Authority, Certified};
-pub use lab::{Lab, our_kernel};
+pub use lab::{Lab, debian_kernel, our_kernel};
 pub use outcome::Outcome;
 pub use processes::{Process, eventually};
 pub use tcp_relay::{Fault, TcpRelay};
