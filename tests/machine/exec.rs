@@ -94,6 +94,16 @@ fn long_command_lines_work(lab: &Lab) {
         (outcome.code, &*outcome.stdout),
         (Some(7), "input\n1500015\n")
     );
+    // The kernel refuses arguments and variables of 3 MB together.
+    let variables: Vec<String> = (0..15).map(|n| format!("V{n}={}", longer[0])).collect();
+    let file = world.path("variables");
+    std::fs::write(&file, variables.join("\n")).unwrap();
+    let file = file.display().to_string();
+    let mut refused = world.machine(&["exec", "-n", "dev", "--env-file", &file, "--", "true"]);
+    let outcome = Outcome::from(refused.args(&longer).output().unwrap());
+    assert_eq!(outcome.code, Some(126), "{}", outcome.stderr);
+    let error = &outcome.stderr;
+    assert!(error.contains("Argument list too long"), "{error}");
 }
 
 fn exit_codes_distinguish_failures(lab: &Lab) {
