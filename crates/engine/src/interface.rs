@@ -1,8 +1,9 @@
 //! The traits that an engine implements, and their errors.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use futures::future::BoxFuture;
@@ -72,7 +73,23 @@ pub trait Running: Send {
     /// Ends the machine without asking the guest, after the disk's writes have been handed to the
     /// host. Returns when the machine has ended.
     fn terminate(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Returns the machine's disk; absent after [`terminate`](Self::terminate).
+    fn disk(&self) -> Option<Arc<dyn LiveDisk>>;
 }
+
+/// The disk of a running machine.
+pub trait LiveDisk: fmt::Debug + Send + Sync {
+    /// Writes to `overlay` from now on: a disk that was
+    /// [created on a layer](crate::disk::create_on_layer). The file that was written to until now
+    /// becomes that layer, and does not change any more.
+    fn put_overlay<'a>(&'a self, overlay: &'a Path) -> BoxFuture<'a, Result<(), LiveDiskError>>;
+}
+
+/// The disk of a running machine cannot be changed. It is as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the engine cannot write to another file: {0}")]
+pub struct LiveDiskError(pub String);
 
 /// End of an engine's process.
 #[derive(Debug, Clone, PartialEq, Eq)]

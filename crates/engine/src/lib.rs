@@ -37,7 +37,8 @@ mod virtual_machine;
 
 pub use accelerator::{Accelerator, AcceleratorError};
 pub use interface::{
-    AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Prepared, Running, SaveError,
+    AboutEngine, Engine, EngineError, EngineExit, LiveDisk, LiveDiskError, MissingProgram,
+    Prepared, Running, SaveError,
 };
 pub use probe::{AcceleratorProbe, check_virtualization, choose};
 pub use qemu::disk;

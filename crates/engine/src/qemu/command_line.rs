@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::child::Inherited;
+use super::{DISK_NODE, child::Inherited};
 use crate::{
     accelerator::Accelerator,
     virtual_machine::{Channel, FileShare, NetworkCard, VirtualMachine},
@@ -182,12 +182,12 @@ impl CommandLine {
         self.add_own(
             "-blockdev",
             format!(
-                "driver=qcow2,node-name=disk,discard=unmap,detect-zeroes=unmap,\
+                "driver=qcow2,node-name={DISK_NODE},discard=unmap,detect-zeroes=unmap,\
                  file.driver=file,file.discard=unmap,file.filename={}",
                 escape(path)
             ),
         );
-        self.add("-device", "virtio-blk-pci,drive=disk");
+        self.add("-device", format!("virtio-blk-pci,drive={DISK_NODE}"));
     }
 
     fn channel(&mut self, channel: Channel, inherited: &mut Inherited) {

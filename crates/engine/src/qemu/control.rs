@@ -1,23 +1,30 @@
 //! QEMU's control socket: QMP (docs/interop/qmp-spec in QEMU's sources).
 
 use std::{
+    fmt,
     io::{self, ErrorKind},
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     path::Path,
     time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use qapi::{
-    Command, ExecuteError,
+    Command, Empty, ExecuteError,
     futures::{QapiService, QmpStreamTokio},
     qmp::{self, MigrationCapability, MigrationCapabilityStatus, MigrationStatus, QmpCommand},
 };
+use serde::Serialize;
 use tokio::{
     io::WriteHalf,
     net::UnixStream,
+    sync::Mutex,
     task::JoinHandle,
     time::{sleep, timeout},
 };
+
+use super::DISK_NODE;
+use crate::interface::{LiveDisk, LiveDiskError};
 
 type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;
 
@@ -45,6 +52,20 @@ pub(super) struct Control {
     service: QapiService<Writer>,
     /// Reads the socket, answers included.
     events: JoinHandle<()>,
+    disk: Mutex<DiskNode>,
+}
+
+/// The block node that the disk's device writes to.
+struct DiskNode {
+    name: String,
+    /// Number of overlays that were put on the first node.
+    overlays: u32,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Control").finish_non_exhaustive()
+    }
 }
 
 impl Control {
@@ -119,11 +140,86 @@ impl Control {
     }
 
     /// Asks QEMU to write its disks back and quit. QEMU may end before it answers.
-    pub(super) async fn quit(self) {
+    pub(super) async fn quit(&self) {
         let quit = self.service.execute(qmp::quit {});
         let _ = timeout(ANSWER_TIMEOUT, quit).await;
         self.events.abort();
     }
+
+    async fn change_disk<C: QmpCommand + Command>(&self, command: C) -> Result<(), LiveDiskError> {
+        let changed = in_time(ANSWER_TIMEOUT, self.execute(command)).await;
+        changed.map_err(|error| LiveDiskError(error.to_string()))
+    }
+}
+
+impl LiveDisk for Control {
+    fn put_overlay<'a>(&'a self, overlay: &'a Path) -> BoxFuture<'a, Result<(), LiveDiskError>> {
+        async {
+            let mut disk = self.disk.lock().await;
+            let name = format!("{DISK_NODE}-{}", disk.overlays + 1);
+            self.change_disk(AddOverlay::new(&name, overlay)).await?;
+            let snapshot = qmp::BlockdevSnapshot {
+                node: disk.name.clone(),
+                overlay: name.clone(),
+            };
+            if let Err(error) = self.change_disk(qmp::blockdev_snapshot(snapshot)).await {
+                let node_name = name;
+                // Without it the file stays open, which does no harm.
+                let _ = self.change_disk(qmp::blockdev_del { node_name }).await;
+                return Err(error);
+            }
+            disk.overlays += 1;
+            disk.name = name;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// `blockdev-add` of a qcow2 file without what it is an overlay of, which QEMU has open. The `qapi`
+/// crate leaves out a `backing` of `null`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct AddOverlay {
+    driver: &'static str,
+    node_name: String,
+    discard: &'static str,
+    detect_zeroes: &'static str,
+    file: OverlayFile,
+    backing: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct OverlayFile {
+    driver: &'static str,
+    discard: &'static str,
+    filename: String,
+}
+
+impl AddOverlay {
+    /// The options are those of the disk on the command line.
+    fn new(node_name: &str, overlay: &Path) -> AddOverlay {
+        AddOverlay {
+            driver: "qcow2",
+            node_name: node_name.to_owned(),
+            discard: "unmap",
+            detect_zeroes: "unmap",
+            file: OverlayFile {
+                driver: "file",
+                discard: "unmap",
+                filename: overlay.display().to_string(),
+            },
+            backing: None,
+        }
+    }
+}
+
+impl QmpCommand for AddOverlay {}
+
+impl Command for AddOverlay {
+    type Ok = Empty;
+    const NAME: &'static str = "blockdev-add";
+    const ALLOW_OOB: bool = false;
 }
 
 /// Returns the address of a file for a migration.
@@ -150,6 +246,14 @@ impl Ungreeted {
         let socket = UnixStream::from_std(self.socket)?;
         let stream = QmpStreamTokio::open(socket).await?.negotiate().await?;
         let (service, events) = stream.spawn_tokio();
-        Ok(Control { service, events })
+        let disk = Mutex::new(DiskNode {
+            name: DISK_NODE.to_owned(),
+            overlays: 0,
+        });
+        Ok(Control {
+            service,
+            events,
+            disk,
+        })
     }
 }

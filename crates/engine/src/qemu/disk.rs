@@ -1,13 +1,18 @@
 //! Disk files of machines: qcow2 overlays over a raw base image.
 //!
-//! Overlays are created and grown by `qemu-img`. Capacity and base are read from the file's header
+//! Between a disk and the base there may be layers: overlays that never change again, in the disk's
+//! directory. A disk names its layer by the file's name, and a lowest layer names the base by its
+//! absolute path, so a directory of disk and layers can be renamed, and a layer can have a hard
+//! link in another directory.
+//!
+//! Overlays are created and changed by `qemu-img`. Their contents are read from the file's header
 //! (QEMU, docs/interop/qcow2.rst, "Header"), also while the machine runs: `qemu-img info` would
 //! have to be asked to ignore the running machine's lock, and takes longer.
 
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, ErrorKind},
+    io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom},
     os::unix::{ffi::OsStrExt, fs::FileExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -36,10 +41,10 @@ pub enum DiskError {
         /// Error of the read; of kind `InvalidData` for an invalid header.
         cause: io::Error,
     },
-    /// `qemu-img` could not create or grow the disk.
+    /// `qemu-img` could not create or change the disk.
     #[error("cannot {action} the disk {path}: {message}")]
     Change {
-        /// `create` or `grow`.
+        /// `create`, `grow` or `merge a layer into`.
         action: &'static str,
         /// Path of the qcow2 overlay.
         path: PathBuf,
@@ -74,6 +79,43 @@ pub fn create_empty(disk: &Path, capacity: u64) -> Result<(), DiskError> {
     run(create, "create", disk)
 }
 
+/// Creates `overlay`, a disk of `capacity` bytes with the contents of `layer`, a file name in the
+/// same directory, until it is written to. The layer need not exist yet.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn create_on_layer(layer: &str, overlay: &Path, capacity: u64) -> Result<(), DiskError> {
+    let mut create = image_tool()?;
+    create
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-u", "-b"])
+        .arg(layer)
+        .arg(overlay)
+        .arg(capacity.to_string());
+    run(create, "create", overlay)
+}
+
+/// Merges the layer that a disk is on into the disk, which is on what the layer was on afterwards.
+/// The layer's file remains. An interruption does no harm. Neither may be in use.
+///
+/// # Errors
+/// [`DiskError`]. A disk that is on no layer is left as it is.
+pub fn merge_layer(disk: &Path) -> Result<(), DiskError> {
+    let Backing::Layer(layer) = read_backing(disk)? else {
+        return Ok(());
+    };
+    let mut rebase = image_tool()?;
+    rebase.args(["rebase", "-q", "-f", "qcow2"]);
+    match read_backing(&layer)? {
+        Backing::Layer(below) => rebase
+            .args(["-F", "qcow2", "-b"])
+            .arg(below.file_name().unwrap_or_default()),
+        Backing::Base(base) => rebase.args(["-F", "raw", "-b"]).arg(base),
+        Backing::None => rebase.args(["-b", ""]),
+    };
+    rebase.arg(disk);
+    run(rebase, "merge a layer into", disk)
+}
+
 /// Grows a disk to `capacity` bytes, the new ones zero; a larger disk stays as it is. After an
 /// interruption the disk has either the old or the new capacity. The disk must not be in use.
 ///
@@ -100,20 +142,88 @@ pub fn read_capacity(disk: &Path) -> Result<u64, DiskError> {
     read().map_err(|cause| read_error(disk, cause))
 }
 
+/// What a disk or layer is an overlay of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// A layer in the same directory.
+    Layer(PathBuf),
+    /// A raw base image.
+    Base(PathBuf),
+    /// Nothing: the disk is complete.
+    None,
+}
+
+/// Returns what a disk or layer is an overlay of, whether or not that exists. It may be in use.
+///
+/// # Errors
+/// [`DiskError::Read`].
+pub fn read_backing(disk: &Path) -> Result<Backing, DiskError> {
+    let read = || {
+        let file = File::open(disk)?;
+        Header::read(&file)?.read_backing_file(&file)
+    };
+    let Some(name) = read().map_err(|cause| read_error(disk, cause))? else {
+        return Ok(Backing::None);
+    };
+    let name = Path::new(OsStr::from_bytes(&name));
+    Ok(if name.is_absolute() {
+        Backing::Base(name.to_owned())
+    } else {
+        Backing::Layer(disk.with_file_name(name))
+    })
+}
+
+/// Returns the layers that a disk is on, from the disk to the base. The disk may be in use.
+///
+/// # Errors
+/// [`DiskError::Read`].
+pub fn read_layers(disk: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    Ok(read_chain(disk)?.0)
+}
+
 /// Returns the base image of a disk, whether or not that exists; absent if the disk has none. The
 /// disk may be in use.
 ///
 /// # Errors
 /// [`DiskError::Read`].
 pub fn read_base(disk: &Path) -> Result<Option<PathBuf>, DiskError> {
+    Ok(read_chain(disk)?.1)
+}
+
+fn read_chain(disk: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>), DiskError> {
+    let mut layers: Vec<PathBuf> = Vec::new();
+    loop {
+        let top = layers.last().map_or(disk, PathBuf::as_path);
+        match read_backing(top)? {
+            Backing::Layer(layer) if layers.contains(&layer) || layer == disk => {
+                return Err(read_error(&layer, invalid("it is a layer of itself")));
+            }
+            Backing::Layer(layer) => layers.push(layer),
+            Backing::Base(base) => return Ok((layers, Some(base))),
+            Backing::None => return Ok((layers, None)),
+        }
+    }
+}
+
+/// Returns whether nothing was written to a disk since it was created as an overlay: its first
+/// table of clusters is empty. A disk in use may have writes that are not in the file yet.
+///
+/// # Errors
+/// [`DiskError::Read`].
+pub fn is_unwritten(disk: &Path) -> Result<bool, DiskError> {
     let read = || {
         let file = File::open(disk)?;
-        let Some(name) = Header::read(&file)?.read_backing_file(&file)? else {
-            return Ok(None);
-        };
-        // A relative name is relative to the overlay's directory.
-        let directory = disk.parent().unwrap_or(Path::new("/"));
-        Ok(Some(directory.join(OsStr::from_bytes(&name))))
+        let header = Header::read(&file)?;
+        let mut table = BufReader::new(&file);
+        table.seek(SeekFrom::Start(header.first_table_offset))?;
+        let mut entry = [0; 8];
+        for _ in 0..header.first_table_entries {
+            table.read_exact(&mut entry)?;
+            if entry != [0; 8] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     };
     read().map_err(|cause| read_error(disk, cause))
 }
@@ -130,25 +240,26 @@ struct Header {
     backing_file_offset: u64,
     backing_file_size: u32,
     size: u64,
+    first_table_entries: u32,
+    first_table_offset: u64,
 }
 
 impl Header {
     /// Reads the header. Numbers are big-endian: `magic` at 0, `version` at 4,
-    /// `backing_file_offset` at 8, `backing_file_size` at 16, `cluster_bits` at 20, `size` at 24.
+    /// `backing_file_offset` at 8, `backing_file_size` at 16, `cluster_bits` at 20, `size` at 24,
+    /// `crypt_method` at 32, `l1_size` at 36, `l1_table_offset` at 40.
     fn read(file: &File) -> io::Result<Header> {
-        let mut header = [0; 32];
+        let mut header = [0; 48];
         file.read_exact_at(&mut header, 0)?;
         if !header.starts_with(MAGIC) {
             return Err(invalid("not a qcow2 file"));
         }
-        let (mut offset, mut length, mut size) = ([0; 8], [0; 4], [0; 8]);
-        offset.copy_from_slice(&header[8..16]);
-        length.copy_from_slice(&header[16..20]);
-        size.copy_from_slice(&header[24..32]);
         Ok(Header {
-            backing_file_offset: u64::from_be_bytes(offset),
-            backing_file_size: u32::from_be_bytes(length),
-            size: u64::from_be_bytes(size),
+            backing_file_offset: u64::from_be_bytes(field(&header, 8)),
+            backing_file_size: u32::from_be_bytes(field(&header, 16)),
+            size: u64::from_be_bytes(field(&header, 24)),
+            first_table_entries: u32::from_be_bytes(field(&header, 36)),
+            first_table_offset: u64::from_be_bytes(field(&header, 40)),
         })
     }
 
@@ -164,6 +275,13 @@ impl Header {
         file.read_exact_at(&mut name, self.backing_file_offset)?;
         Ok(Some(name))
     }
+}
+
+/// Returns the bytes of a field of the header.
+fn field<const N: usize>(header: &[u8; 48], offset: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&header[offset..offset + N]);
+    field
 }
 
 fn invalid(reason: &'static str) -> io::Error {
@@ -218,11 +336,66 @@ mod tests {
         assert_eq!(read_base(&whole).unwrap(), None);
     }
 
+    /// Runs a tool of QEMU, and returns what it has printed.
+    fn tool(program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn write(disk: &Path, byte: u8, offset: &str) {
+        let command = format!("write -P {byte} {offset} 64k");
+        tool("qemu-io", &["-c", &command, disk.to_str().unwrap()]);
+    }
+
+    fn has(disk: &Path, byte: u8, offset: &str) -> bool {
+        let command = format!("read -P {byte} {offset} 64k");
+        let output = tool("qemu-io", &["-c", &command, disk.to_str().unwrap()]);
+        !output.contains("Pattern verification failed")
+    }
+
+    #[test]
+    fn layers_keep_their_contents_and_can_be_merged() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (base, disk) = (path("base"), path("disk"));
+        fs::write(&base, vec![7; 1 << 20]).unwrap();
+        create_overlay(&base, &path("one")).unwrap();
+        assert!(is_unwritten(&path("one")).unwrap());
+        write(&path("one"), 1, "0");
+        assert!(!is_unwritten(&path("one")).unwrap());
+        create_on_layer("one", &path("two"), 1 << 20).unwrap();
+        write(&path("two"), 2, "128k");
+        create_on_layer("two", &disk, 2 << 20).unwrap();
+        assert_eq!(read_layers(&disk).unwrap(), [path("two"), path("one")]);
+        assert_eq!(read_base(&disk).unwrap(), Some(base.clone()));
+        write(&disk, 3, "1M");
+
+        merge_layer(&disk).unwrap();
+        assert_eq!(read_backing(&disk).unwrap(), Backing::Layer(path("one")));
+        fs::remove_file(path("two")).unwrap();
+        merge_layer(&disk).unwrap();
+        merge_layer(&disk).unwrap();
+        assert_eq!(read_backing(&disk).unwrap(), Backing::Base(base));
+        fs::remove_file(path("one")).unwrap();
+        for (byte, offset) in [(1, "0"), (7, "64k"), (2, "128k"), (3, "1M")] {
+            assert!(has(&disk, byte, offset), "{byte} at {offset}");
+        }
+    }
+
+    #[test]
+    fn a_disk_on_itself_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().join("disk");
+        create_on_layer("disk", &disk, 1 << 20).unwrap();
+        assert!(read_layers(&disk).is_err());
+    }
+
     #[test]
     fn an_invalid_header_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().join("disk.qcow2");
-        let mut long_name = [0; 32];
+        let mut long_name = [0; 48];
         long_name[..4].copy_from_slice(MAGIC);
         long_name[15] = 1;
         long_name[16] = 0xff;

@@ -12,6 +12,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,8 @@ use tokio::{process::Child, time::timeout};
 use crate::{
     accelerator::Accelerator,
     interface::{
-        AboutEngine, Engine, EngineError, EngineExit, MissingProgram, Prepared, Running, SaveError,
+        AboutEngine, Engine, EngineError, EngineExit, LiveDisk, MissingProgram, Prepared, Running,
+        SaveError,
     },
     probe,
     settings::EngineSettings,
@@ -32,6 +34,9 @@ use child::Inherited;
 use command_line::CommandLine;
 use control::{Control, Ungreeted};
 use program::{IMAGE_TOOL, SYSTEM, find};
+
+/// Name of the block node of the machine's disk.
+const DISK_NODE: &str = "disk";
 
 /// Timeout from QEMU's start to the greeting on its control socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -132,7 +137,7 @@ impl PreparedQemu {
         };
         match timeout(START_TIMEOUT, self.control.connect()).await {
             Ok(Ok(control)) => {
-                running.control = Some(control);
+                running.control = Some(Arc::new(control));
                 Ok(running)
             }
             // Usually QEMU has ended, and its output says why.
@@ -185,7 +190,7 @@ struct RunningQemu {
     is_emulated: bool,
     child: Child,
     /// Absent before the greeting and after [`Running::terminate`].
-    control: Option<Control>,
+    control: Option<Arc<Control>>,
     log: PathBuf,
     /// Length of the log before this QEMU started.
     log_start: u64,
@@ -280,6 +285,10 @@ impl Running for RunningQemu {
             }
         }
         .boxed()
+    }
+
+    fn disk(&self) -> Option<Arc<dyn LiveDisk>> {
+        self.control.clone().map(|it| it as Arc<dyn LiveDisk>)
     }
 }
 
