@@ -18,7 +18,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use container_protocol::{
-    ControlEvent, ControlRequest, HostPort, MachineSetup, Port, SSH_AUTH_SOCKET,
+    BootOccasion, ControlEvent, ControlRequest, HostPort, MachineSetup, Port, SSH_AUTH_SOCKET,
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
@@ -33,6 +33,7 @@ use crate::{
     channel::Channel,
     clock,
     commands::Commands,
+    freeze,
     helper_root::HelperRoot,
     home,
     init::{Ending, Init, InitError},
@@ -240,7 +241,7 @@ async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, StartError>
     }
     let log = open_stdio_log(opener).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;
-    if setup.first_boot {
+    if setup.occasion == BootOccasion::First {
         // `container machine create` returns with a machine that is ready. Commands report a boot
         // that does not get that far.
         let _ = init.process().settle().await;
@@ -339,6 +340,7 @@ async fn accept(
             // A stream with an unknown port is dropped, which the host sees as a reset.
             match (frame::read::<Port>(&mut stream).await, commands) {
                 (Ok(Port::Changes), _) => changes.serve(stream).await,
+                (Ok(Port::Freeze), Some(_)) => freeze::serve(stream).await,
                 (Ok(Port::Resolver), _) => {
                     if let Some(resolver) = resolver {
                         resolver.serve(stream).await;

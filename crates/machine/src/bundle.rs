@@ -3,12 +3,17 @@
 use std::{
     ffi::OsString,
     fs, io,
-    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStringExt,
+        fs::{MetadataExt, symlink},
+    },
     path::{Path, PathBuf},
 };
 
+use container_protocol::BootOccasion;
+
 use crate::{
-    BootConfiguration, MachineAddress, MachineConfiguration,
+    BootConfiguration, DiskFile, MachineAddress, MachineConfiguration, Snapshot,
     atomic_file::{read_json, replace, sync_parent, write_json},
     bundle_error::BundleError,
 };
@@ -19,6 +24,10 @@ const SETUP_SCRIPT: &str = "setup.sh";
 const RUNTIME_DIRECTORY: &str = "runtime";
 const ADDRESS: &str = "address";
 const PROVISIONED: &str = "provisioned";
+const RENEW_IDENTITY: &str = "renew-identity";
+const SNAPSHOTS: &str = "snapshots.json";
+const DISK: &str = "disk.qcow2";
+const NEW_DISK: &str = ".disk.qcow2";
 
 /// The bundle of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,15 +79,103 @@ impl Bundle {
 
     /// Returns the path of the machine's disk, a qcow2 overlay.
     pub fn disk(&self) -> PathBuf {
-        self.file("disk.qcow2")
+        self.file(DISK)
     }
 
-    /// Returns the size in bytes that the machine's disk occupies on the host.
+    /// Returns the size in bytes that the machine's disk occupies on the host, with its layers.
     pub fn disk_size(&self) -> Result<u64, BundleError> {
+        if self.has_old_disk() {
+            return occupied(&self.disk());
+        }
+        let files = self.disk_files()?;
+        files.iter().map(|file| self.disk_file_size(file)).sum()
+    }
+
+    /// Returns the size in bytes that a file of the disk occupies on the host.
+    pub fn disk_file_size(&self, file: &DiskFile) -> Result<u64, BundleError> {
+        occupied(&self.disk_file(file))
+    }
+
+    /// Returns the path of a file of the disk.
+    pub fn disk_file(&self, file: &DiskFile) -> PathBuf {
+        self.file(file.as_str())
+    }
+
+    /// Returns all files of the disk.
+    pub fn disk_files(&self) -> Result<Vec<DiskFile>, BundleError> {
+        let read = || -> io::Result<Vec<DiskFile>> {
+            let mut files = Vec::new();
+            for entry in fs::read_dir(&self.directory)? {
+                let name = entry?.file_name().into_string().ok();
+                files.extend(name.and_then(|name| DiskFile::try_from(name).ok()));
+            }
+            Ok(files)
+        };
+        read().map_err(BundleError::io("read", &self.directory))
+    }
+
+    /// Returns whether the disk has no file of a name of its own, as in bundles of versions without
+    /// snapshots.
+    pub fn has_old_disk(&self) -> bool {
+        fs::symlink_metadata(self.disk()).is_ok_and(|disk| disk.is_file())
+    }
+
+    /// Returns the file that the machine writes to. An [old disk](Self::has_old_disk) gets a name,
+    /// for which the machine must be stopped.
+    pub fn current_disk_file(&self) -> Result<DiskFile, BundleError> {
         let disk = self.disk();
-        let metadata = fs::metadata(&disk).map_err(BundleError::io("read", &disk))?;
-        // st_blocks counts units of 512 bytes (stat(3type)).
-        Ok(metadata.blocks() * 512)
+        if self.has_old_disk() {
+            let file = DiskFile::random();
+            let path = self.disk_file(&file);
+            fs::hard_link(&disk, &path).map_err(BundleError::io("create", &path))?;
+            self.use_disk_file(&file)?;
+            return Ok(file);
+        }
+        let target = fs::read_link(&disk).map_err(BundleError::io("read", &disk))?;
+        let name = target.to_string_lossy().into_owned();
+        DiskFile::try_from(name).map_err(|error| {
+            BundleError::io("read", &disk)(io::Error::new(io::ErrorKind::InvalidData, error))
+        })
+    }
+
+    /// Makes a file the disk.
+    pub fn use_disk_file(&self, file: &DiskFile) -> Result<(), BundleError> {
+        let (disk, new) = (self.disk(), self.file(NEW_DISK));
+        let link = || {
+            remove_if_exists(&new)?;
+            symlink(file.as_str(), &new)?;
+            fs::rename(&new, &disk)
+        };
+        link().map_err(BundleError::io("replace", &disk))?;
+        sync_parent(&disk)
+    }
+
+    /// Removes a file of the disk from the bundle. Links in other bundles remain.
+    pub fn remove_disk_file(&self, file: &DiskFile) -> Result<(), BundleError> {
+        let path = self.disk_file(file);
+        fs::remove_file(&path).map_err(BundleError::io("remove", &path))
+    }
+
+    /// Returns whether a file of the disk is also in another bundle.
+    pub fn shares_disk_file(&self, file: &DiskFile) -> Result<bool, BundleError> {
+        let path = self.disk_file(file);
+        let metadata = fs::metadata(&path).map_err(BundleError::io("read", &path))?;
+        Ok(metadata.nlink() > 1)
+    }
+
+    /// Returns the machine's snapshots, the oldest first.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, BundleError> {
+        let file = self.file(SNAPSHOTS);
+        if file.exists() {
+            read_json(&file)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Replaces the list of snapshots.
+    pub fn set_snapshots(&self, snapshots: &[Snapshot]) -> Result<(), BundleError> {
+        write_json(&self.file(SNAPSHOTS), &snapshots)
     }
 
     /// Returns the path of the log of init's output.
@@ -136,15 +233,62 @@ impl Bundle {
         write_json(&self.file(ADDRESS), &address)
     }
 
+    /// Returns what the next boot has to set up.
+    pub fn boot_occasion(&self) -> BootOccasion {
+        if !self.is_provisioned() {
+            BootOccasion::First
+        } else if self.file(RENEW_IDENTITY).exists() {
+            BootOccasion::FirstOfClone
+        } else {
+            BootOccasion::Later
+        }
+    }
+
     /// Whether the machine's user has been set up.
     pub fn is_provisioned(&self) -> bool {
         self.file(PROVISIONED).exists()
     }
 
-    /// Records that the machine's user has been set up.
-    pub fn set_provisioned(&self) -> Result<(), BundleError> {
-        replace(&self.file(PROVISIONED), b"")
+    /// Records whether the machine's user has been set up.
+    pub fn set_provisioned(&self, is_provisioned: bool) -> Result<(), BundleError> {
+        if is_provisioned {
+            replace(&self.file(PROVISIONED), b"")
+        } else {
+            self.remove_mark(PROVISIONED)
+        }
     }
+
+    /// Records that the machine has booted, and is set up.
+    pub fn note_boot(&self) -> Result<(), BundleError> {
+        match self.boot_occasion() {
+            BootOccasion::First => {
+                // In this order: a machine that is set up again has its ids and keys renewed too.
+                self.remove_mark(RENEW_IDENTITY)?;
+                self.set_provisioned(true)
+            }
+            BootOccasion::FirstOfClone => self.remove_mark(RENEW_IDENTITY),
+            BootOccasion::Later => Ok(()),
+        }
+    }
+
+    fn remove_mark(&self, name: &str) -> Result<(), BundleError> {
+        let mark = self.file(name);
+        remove_if_exists(&mark).map_err(BundleError::io("remove", &mark))
+    }
+}
+
+fn remove_if_exists(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the size in bytes that a file occupies.
+fn occupied(file: &Path) -> Result<u64, BundleError> {
+    let metadata = fs::metadata(file).map_err(BundleError::io("read", file))?;
+    // st_blocks counts units of 512 bytes (stat(3type)).
+    Ok(metadata.blocks() * 512)
 }
 
 /// A bundle that is being created in a hidden directory. It is removed if it is dropped unfinished.
@@ -165,9 +309,30 @@ impl NewBundle {
         }
     }
 
-    /// Returns the path for the machine's disk.
-    pub fn disk(&self) -> PathBuf {
-        self.bundle.disk()
+    /// Makes a file of the directory the machine's disk.
+    pub fn use_disk_file(&self, file: &DiskFile) -> Result<(), BundleError> {
+        self.bundle.use_disk_file(file)
+    }
+
+    /// Returns the path for a file of the machine's disk.
+    pub fn disk_file(&self, file: &DiskFile) -> PathBuf {
+        self.bundle.disk_file(file)
+    }
+
+    /// Adds files of another machine's disk, which do not change any more.
+    pub fn share_disk_files(&self, of: &Bundle, files: &[DiskFile]) -> Result<(), BundleError> {
+        for file in files {
+            let path = self.bundle.disk_file(file);
+            fs::hard_link(of.disk_file(file), &path).map_err(BundleError::io("create", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Records that the machine is a copy of one that was set up: its ids and keys are to be
+    /// renewed.
+    pub fn set_cloned(&self) -> Result<(), BundleError> {
+        self.bundle.set_provisioned(true)?;
+        replace(&self.bundle.file(RENEW_IDENTITY), b"")
     }
 
     /// Stores the script that sets the machine's user up at the first boot.

@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        BootConfiguration, Descriptor, DiskCapacity, HomeMount, ImageDescription,
+        BootConfiguration, Descriptor, DiskCapacity, DiskFile, HomeMount, ImageDescription,
         MachineConfiguration, Memory, Platform, UserSetup,
     };
 
@@ -242,7 +242,9 @@ mod tests {
             virtualization: false,
         };
         let new = bundles.begin(&id(text)).unwrap();
-        fs::write(new.disk(), "disk").unwrap();
+        let disk = DiskFile::random();
+        fs::write(new.disk_file(&disk), "disk").unwrap();
+        new.use_disk_file(&disk).unwrap();
         new.finish(&configuration, &boot).unwrap()
     }
 

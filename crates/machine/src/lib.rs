@@ -7,12 +7,15 @@
 //! |---|---|
 //! | `config.json` | [`MachineConfiguration`], fixed when the machine was created |
 //! | `boot-config.json` | [`BootConfiguration`], applied by the next boot |
-//! | `disk.qcow2` | overlay on the image's base: the blocks that the machine has changed |
+//! | `disk-….qcow2` | overlays on the image's base or on each other: the blocks that the machine has changed; clones have hard links of those that do not change any more |
+//! | `disk.qcow2` | link to the overlay that the machine writes to; the overlay itself in old bundles |
+//! | `snapshots.json` | [`Snapshot`]s; absent without any |
 //! | `setup.sh` | script of the image that sets the user up; absent if the image has none |
 //! | `lock` | [`ProcessLock`] of the machine's runtime |
 //! | `runtime` | path of the runtime directory of the last boot |
 //! | `address` | [`MachineAddress`]; absent before the first boot |
 //! | `provisioned` | empty; present after the machine's user was set up |
+//! | `renew-identity` | empty; present in a clone before its first boot |
 //! | `stdio.log`, `boot.log` | output of init and of the kernel |
 //! | `runtime.log`, `file-share.log`, `engine.log` | output of the host's processes of the machine |
 //!
@@ -34,6 +37,7 @@
 //! | `directories` | the data, config and runtime directory |
 //! | `bundles`, `bundle`, `atomic_file` | all machines, the files of one, atomic replacement |
 //! | `configuration` | the two JSON files |
+//! | `snapshot`, `disk_file` | snapshots, and the files of disks |
 //! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `kernel_parameters`, `user`, `address` | validated values |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
@@ -62,6 +66,7 @@ mod bundles;
 mod configuration;
 mod directories;
 mod disk_capacity;
+mod disk_file;
 mod dns;
 mod home_mount;
 mod id;
@@ -72,6 +77,7 @@ mod memory;
 mod private_home;
 mod process_lock;
 mod size;
+mod snapshot;
 mod user;
 
 pub use address::{InvalidMachineAddress, MachineAddress};
@@ -83,6 +89,7 @@ pub use configuration::{
 };
 pub use directories::{Directories, DirectoriesError};
 pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
+pub use disk_file::{DiskFile, InvalidDiskFileName};
 pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
@@ -93,4 +100,5 @@ pub use memory::{InvalidMemory, Memory};
 pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;
+pub use snapshot::{InvalidSnapshotName, Snapshot, SnapshotName};
 pub use user::{UserSetup, home_directory};

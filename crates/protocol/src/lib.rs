@@ -10,6 +10,7 @@
 //! | [`Port::Control`] | [`ControlRequest`] frames | [`ControlEvent`] frames |
 //! | [`Port::Command`] | one [`CommandRequest`], then [`CommandControl`]s | [`CommandEvent`]s |
 //! | [`Port::Changes`] | one [`ChangesRequest`], then a listing of the base image | an archive |
+//! | [`Port::Freeze`] | | one [`FreezeReply`] |
 //! | [`Port::Resolver`] | one [`ResolverSettings`] | |
 //! | [`Port::Stdin`] | bytes | |
 //! | [`Port::Stdout`], [`Port::Stderr`] | | bytes |
@@ -52,8 +53,9 @@ pub use command::{
 };
 pub use home::{HomeReply, HomeRequest};
 pub use machine::{
-    ChangesRequest, ControlEvent, ControlRequest, GuestGroup, GuestNetwork, GuestShare,
-    GuestTimeZone, GuestUser, InitProgram, MachineSetup, ResolverSettings,
+    BootOccasion, ChangesRequest, ControlEvent, ControlRequest, FreezeReply, GuestGroup,
+    GuestNetwork, GuestShare, GuestTimeZone, GuestUser, InitProgram, MachineSetup,
+    ResolverSettings,
 };
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};

@@ -44,8 +44,24 @@ pub enum RuntimeRequest {
     Publish(Vec<PublishedPort>),
     /// Returns the notes for the user that no client has taken yet, sentences, in one frame.
     TakeNotes,
+    /// Writes to another file in place of the disk's, which does not change any more. The file is an
+    /// empty overlay of it. Returns an [`OverlayReply`].
+    PutOverlay {
+        /// Absolute path of the file.
+        overlay: PathBuf,
+    },
     /// Joins this connection to a new stream to the guest agent.
     Connect,
+}
+
+/// Answer to [`RuntimeRequest::PutOverlay`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OverlayReply {
+    /// The overlay is written to.
+    Done,
+    /// The disk is as before; a message with the reason.
+    Failed(String),
 }
 
 /// State of a running machine, reported by its runtime.

@@ -66,6 +66,16 @@ pub struct ChangesRequest {
     pub pause: bool,
 }
 
+/// First message of the agent on [`Port::Freeze`](crate::Port::Freeze).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FreezeReply {
+    /// The disk is frozen, and everything that was written to files is on it.
+    Frozen,
+    /// The disk cannot be frozen; a message with the reason.
+    Failed(String),
+}
+
 /// The program that runs as a machine's init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -113,8 +123,8 @@ pub struct MachineSetup {
     /// Script that sets the user up at the first boot; the built-in set-up if absent.
     #[serde(with = "crate::base64")]
     pub setup_script: Option<Vec<u8>>,
-    /// Whether the user has not been set up yet.
-    pub first_boot: bool,
+    /// What the boot sets up.
+    pub occasion: BootOccasion,
     /// Whether the built-in init is started in place of the image's, so that the machine can be
     /// repaired. Set-up steps that fail are then skipped.
     #[serde(default)]
@@ -128,6 +138,18 @@ pub struct MachineSetup {
     /// The time zone to set at the first boot; absent to keep the image's.
     #[serde(default)]
     pub time_zone: Option<GuestTimeZone>,
+}
+
+/// What a boot has to set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BootOccasion {
+    /// The machine's first boot: ids and keys, the time zone and the user.
+    First,
+    /// The first boot of a machine that was cloned from one that was set up: ids and keys.
+    FirstOfClone,
+    /// A later boot.
+    Later,
 }
 
 /// Time zone of a machine.
@@ -257,7 +279,7 @@ mod tests {
             },
             shell: None,
             setup_script: None,
-            first_boot: false,
+            occasion: BootOccasion::Later,
             rescue: false,
             virtualization: false,
             init_environment: Vec::new(),

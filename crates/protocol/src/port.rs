@@ -17,6 +17,9 @@ pub enum Port {
     Control,
     /// Differences between the machine's disk and its image.
     Changes,
+    /// A freeze of the machine's disk: nothing is written to it from the agent's first frame, a
+    /// [`FreezeReply`](crate::FreezeReply), until the host closes the stream.
+    Freeze,
     /// One frame with changed [`ResolverSettings`](crate::ResolverSettings).
     Resolver,
     /// A command: the request, then signals and the exit status.

@@ -16,7 +16,7 @@ use container_engine::{EngineError, EngineExit, Prepared, Running, disk};
 use container_machine::last_lines;
 use container_network::Network;
 use container_protocol::{
-    ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port,
+    BootOccasion, ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port,
     frame::{self, FrameError},
     mux::{self, Opener, Side, Stream},
 };
@@ -99,7 +99,7 @@ impl<E: Into<BootError>> From<E> for AttemptError {
 /// the kernel is booted.
 pub(crate) async fn boot(
     launch: &Launch,
-    first_boot: bool,
+    occasion: BootOccasion,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, BootError> {
     let mut attempt = 1;
@@ -108,7 +108,7 @@ pub(crate) async fn boot(
         if machine.is_stopping() {
             return Err(BootError::Stopped);
         }
-        match try_to_boot(launch, first_boot, failed_template.as_deref(), machine).await {
+        match try_to_boot(launch, occasion, failed_template.as_deref(), machine).await {
             Ok(booted) => return Ok(booted),
             Err(AttemptError::Template(reason)) => {
                 tracing::warn!("booting the kernel, because a template failed: {reason}");
@@ -127,7 +127,7 @@ pub(crate) async fn boot(
 /// template has failed, no template is used.
 async fn try_to_boot(
     launch: &Launch,
-    first_boot: bool,
+    occasion: BootOccasion,
     failed_template: Option<&str>,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, AttemptError> {
@@ -153,7 +153,7 @@ async fn try_to_boot(
     served.map_err(BootError::Channel)?;
     let unpacked_kernel = host_ends.unpacked_kernel.clone();
     let mut starting = Starting::new(engine, host_ends, launch, machine);
-    match starting.await_up(launch, first_boot, &way, machine).await {
+    match starting.await_up(launch, occasion, &way, machine).await {
         Ok((control, init)) => {
             // The engine has read it. The runtime directory is in memory, and so is the file.
             if let Some(kernel) = unpacked_kernel
@@ -341,14 +341,14 @@ impl Starting {
     async fn await_up(
         &mut self,
         launch: &Launch,
-        first_boot: bool,
+        occasion: BootOccasion,
         way: &TemplateUse,
         machine: &MachineState,
     ) -> Result<(Stream, Option<InitProgram>), Failure> {
         let signs = Signs::new();
         tokio::select! {
             exit = self.engine.wait() => Err(Failure::Ended(exit)),
-            up = set_up(&self.opener, launch, first_boot, &signs) => up,
+            up = set_up(&self.opener, launch, occasion, &signs) => up,
             _ = machine.stop_order(None) => Err(Failure::Other(BootError::Stopped)),
             () = await_silence(&launch.boot_log, &signs.last) => Err(Failure::Hung),
             () = restored_in_vain(way, &signs) => Err(Failure::Hung),
@@ -359,13 +359,14 @@ impl Starting {
     /// Notes that the machine has booted, or that its disk can be read.
     fn note_up(&self, init: Option<InitProgram>, machine: &MachineState) {
         let opener = self.opener.clone();
-        match (init, self.network.clone()) {
-            (Some(init), Some(network)) => {
+        match (init, self.network.clone(), self.engine.disk()) {
+            (Some(init), Some(network), Some(disk)) => {
                 tokio::spawn(resolver::follow_host(opener.clone()));
                 machine.set_up(Guest {
                     init,
                     opener,
                     network,
+                    disk,
                 });
             }
             _ => machine.set_disk_ready(opener),
@@ -417,12 +418,12 @@ async fn restored_in_vain(way: &TemplateUse, signs: &Signs) {
 async fn set_up(
     opener: &Opener,
     launch: &Launch,
-    first_boot: bool,
+    occasion: BootOccasion,
     signs: &Signs,
 ) -> Result<(Stream, Option<InitProgram>), Failure> {
     let start = match &launch.purpose {
         Purpose::Run(settings) => {
-            let setup = machine_setup(launch, settings, first_boot).map_err(Failure::Other)?;
+            let setup = machine_setup(launch, settings, occasion).map_err(Failure::Other)?;
             ControlRequest::Start(Box::new(setup))
         }
         Purpose::ReadDisk => ControlRequest::ReadDisk,

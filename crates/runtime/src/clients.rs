@@ -9,7 +9,7 @@ use std::{
 
 use container_protocol::{
     frame,
-    local::{self, RuntimeRequest},
+    local::{self, OverlayReply, RuntimeRequest},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -99,10 +99,26 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
         RuntimeRequest::TakeNotes => frame::write(&mut stream, &machine.take_notes())
             .await
             .map_err(io::Error::other),
+        RuntimeRequest::PutOverlay { overlay } => {
+            let reply = put_overlay(machine, &overlay).await;
+            frame::write(&mut stream, &reply)
+                .await
+                .map_err(io::Error::other)
+        }
         RuntimeRequest::Connect => {
             let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
             splice(stream, opener.open().await?).await
         }
+    }
+}
+
+async fn put_overlay(machine: &MachineState, overlay: &Path) -> OverlayReply {
+    let Some(disk) = machine.disk() else {
+        return OverlayReply::Failed("the machine is not up".to_owned());
+    };
+    match disk.put_overlay(overlay).await {
+        Ok(()) => OverlayReply::Done,
+        Err(error) => OverlayReply::Failed(error.to_string()),
     }
 }
 

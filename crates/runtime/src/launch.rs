@@ -12,7 +12,7 @@ use std::{
 use container_engine::EngineSettings;
 use container_machine::{KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup};
 use container_network::Policy;
-use container_protocol::{GuestTimeZone, PublishedPort};
+use container_protocol::{BootOccasion, GuestTimeZone, PublishedPort};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -88,8 +88,8 @@ pub struct RunSettings {
     pub shell: Option<String>,
     /// Script that sets the user up at the first boot; the built-in set-up if absent.
     pub setup_script: Option<PathBuf>,
-    /// Whether the user has not been set up yet.
-    pub first_boot: bool,
+    /// What the boot has to set up.
+    pub occasion: BootOccasion,
     /// Whether the built-in init is started in place of the image's, for a repair.
     pub rescue: bool,
     /// The image's environment for init, `NAME=value`.
@@ -169,6 +169,12 @@ impl Launch {
             Purpose::Run(settings) => Some(settings),
             Purpose::ReadDisk => None,
         }
+    }
+
+    /// Returns what the boot has to set up.
+    pub(crate) fn occasion(&self) -> BootOccasion {
+        self.run_settings()
+            .map_or(BootOccasion::Later, |settings| settings.occasion)
     }
 
     /// Makes the next boot a usual one. Returns whether this one is a rescue.
@@ -277,7 +283,7 @@ pub(crate) mod tests {
                 },
                 shell: None,
                 setup_script: None,
-                first_boot: false,
+                occasion: BootOccasion::Later,
                 rescue: false,
                 init_env: Vec::new(),
                 stop_signal: None,

@@ -47,6 +47,7 @@ mod clients;
 mod clock;
 mod console;
 mod directory;
+mod disk;
 mod file_share;
 mod guest_files;
 mod guest_streams;
@@ -68,6 +69,7 @@ mod templates;
 
 pub use changes::{Changes, ChangesError, Stopper};
 pub use container_network::Policy;
+pub use disk::{FrozenDisk, LayerError};
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFilesError, check_architecture};
 pub use handle::{FindError, Runtime, RuntimeStatus, StopError};

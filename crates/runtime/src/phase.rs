@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use container_engine::LiveDisk;
 use container_network::Network;
 use container_protocol::{InitProgram, local::MachinePhase, mux::Opener};
 
@@ -63,6 +64,8 @@ pub(crate) struct Guest {
     pub opener: Opener,
     /// Network of the guest, in which clients publish ports.
     pub network: Arc<Network>,
+    /// Disk of the machine.
+    pub disk: Arc<dyn LiveDisk>,
 }
 
 /// An order to stop the machine.
@@ -178,6 +181,11 @@ impl Phase {
         }
     }
 
+    /// Returns the machine's disk; absent while the guest is not up.
+    pub(crate) fn disk(&self) -> Option<&Arc<dyn LiveDisk>> {
+        Some(&self.guest()?.disk)
+    }
+
     /// Returns the phase as clients see it.
     pub(crate) fn reported(&self) -> MachinePhase {
         match self {
@@ -195,11 +203,13 @@ impl Phase {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::os::unix::net::UnixDatagram;
+    use std::{os::unix::net::UnixDatagram, path::Path};
 
+    use container_engine::LiveDiskError;
     use container_machine::MachineAddress;
     use container_network::{Policy, Settings};
     use container_protocol::mux::{self, Side};
+    use futures::{FutureExt, future::BoxFuture};
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
     use super::*;
@@ -207,6 +217,19 @@ pub(crate) mod tests {
     fn opener() -> Opener {
         let (host, _guest) = tokio::io::duplex(64);
         mux::multiplex(host.compat(), Side::Host).0
+    }
+
+    /// A disk that cannot be changed.
+    #[derive(Debug)]
+    struct NoDisk;
+
+    impl LiveDisk for NoDisk {
+        fn put_overlay<'a>(
+            &'a self,
+            _overlay: &'a Path,
+        ) -> BoxFuture<'a, Result<(), LiveDiskError>> {
+            async { Err(LiveDiskError("no engine".to_owned())) }.boxed()
+        }
     }
 
     /// Returns a guest that serves nothing.
@@ -225,6 +248,7 @@ pub(crate) mod tests {
             init: InitProgram::BuiltIn,
             opener: opener(),
             network: Arc::new(Network::start(card, settings).unwrap()),
+            disk: Arc::new(NoDisk),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use container_engine::EngineExit;
 use container_machine::{ProcessLock, ProcessLockError};
-use container_protocol::local;
+use container_protocol::{BootOccasion, local};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime,
@@ -131,10 +131,10 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
     tokio::spawn(clients::serve(Arc::clone(&machine), socket, listener));
     tokio::spawn(stop_on_signal(terminate, Arc::clone(&machine)));
     let mut launch = launch.clone();
-    let mut first_boot = launch.run_settings().is_some_and(|it| it.first_boot);
+    let mut occasion = launch.occasion();
     let mut is_reboot = false;
     loop {
-        let booted = match boot(&launch, first_boot, &machine).await {
+        let booted = match boot(&launch, occasion, &machine).await {
             Ok(booted) => booted,
             // The machine had booted before, so this is a clean shutdown.
             Err(BootError::Stopped) if is_reboot => return Ok(()),
@@ -154,7 +154,9 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
             }
         }
         // A repaired machine boots as usual, and may never have done so before.
-        first_boot &= launch.end_rescue();
+        if !launch.end_rescue() {
+            occasion = BootOccasion::Later;
+        }
         is_reboot = true;
     }
 }

@@ -4,7 +4,9 @@ use std::fs;
 
 use container_machine::UserSetup;
 use container_network::{GATEWAY, GATEWAY6, PREFIX, PREFIX6};
-use container_protocol::{GuestGroup, GuestNetwork, GuestShare, GuestUser, MachineSetup};
+use container_protocol::{
+    BootOccasion, GuestGroup, GuestNetwork, GuestShare, GuestUser, MachineSetup,
+};
 use nix::unistd::{Group, getgroups};
 
 use crate::{
@@ -14,12 +16,12 @@ use crate::{
     resolver::host_settings,
 };
 
-/// Returns the message that makes the booted guest this machine. With `first_boot` it sets the user
-/// up, by the machine's set-up script if it has one.
+/// Returns the message that makes the booted guest this machine. The first boot sets the user up, by
+/// the machine's set-up script if it has one.
 pub(crate) fn machine_setup(
     launch: &Launch,
     settings: &RunSettings,
-    first_boot: bool,
+    occasion: BootOccasion,
 ) -> Result<MachineSetup, BootError> {
     Ok(MachineSetup {
         id: launch.id.to_string(),
@@ -45,12 +47,12 @@ pub(crate) fn machine_setup(
             groups: supplementary_groups(&settings.user),
         },
         shell: settings.shell.clone(),
-        setup_script: if first_boot {
+        setup_script: if occasion == BootOccasion::First {
             read_setup_script(settings)?
         } else {
             None
         },
-        first_boot,
+        occasion,
         rescue: settings.rescue,
         virtualization: launch.virtualization,
         init_environment: settings.init_env.clone(),

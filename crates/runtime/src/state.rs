@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use container_engine::LiveDisk;
 use container_network::Network;
 use container_protocol::{
     PublishedPort,
@@ -160,6 +161,11 @@ impl MachineState {
     /// Returns the machine's network; absent while it has none.
     pub(crate) fn network(&self) -> Option<Arc<Network>> {
         self.phase.borrow().network().cloned()
+    }
+
+    /// Returns the machine's disk; absent while the guest is not up.
+    pub(crate) fn disk(&self) -> Option<Arc<dyn LiveDisk>> {
+        self.phase.borrow().disk().cloned()
     }
 
     /// Adds a note for the user, which the next client that asks shows.

@@ -229,9 +229,9 @@ async fn ended(file_share: &mut Option<FileShareProcess>) -> io::Result<ExitStat
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
 
-    use container_engine::SaveError;
+    use container_engine::{LiveDisk, SaveError};
     use container_protocol::{
         local::MachinePhase,
         mux::{self, Incoming, Opener, Side},
@@ -263,6 +263,10 @@ mod tests {
         fn terminate(&mut self) -> BoxFuture<'_, ()> {
             self.0.send_replace(true);
             async {}.boxed()
+        }
+
+        fn disk(&self) -> Option<Arc<dyn LiveDisk>> {
+            None
         }
     }
 

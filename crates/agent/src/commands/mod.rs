@@ -53,7 +53,7 @@ impl Commands {
                 self.streams.offer(port, stream).await;
             }
             // Not a command. The one control stream of the machine is open already.
-            Port::Control | Port::Changes | Port::Resolver => drop(stream),
+            Port::Control | Port::Changes | Port::Freeze | Port::Resolver => drop(stream),
         }
     }
 }

@@ -27,7 +27,7 @@ mod virtualization;
 
 use std::{io, path::Path};
 
-use container_protocol::MachineSetup;
+use container_protocol::{BootOccasion, MachineSetup};
 
 pub(crate) use passwd::{Passwd, PasswdEntry};
 pub(crate) use root::{GuestRoot, descriptor_path};
@@ -63,8 +63,8 @@ pub(crate) enum SetUpError {
 
 /// Mounts the machine's file systems and configures the machine as `setup` says.
 ///
-/// Every step is repeated at each boot, except those of the first: ids and keys, the time zone, and
-/// the set-up of the user.
+/// Every step is repeated at each boot, except those of [some](BootOccasion): ids and keys, the time
+/// zone, and the set-up of the user.
 pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_disk()?;
     grow_file_system().await;
@@ -94,8 +94,10 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     }
     sysctls::set_all(&root);
     module_index::install(&root);
-    if setup.first_boot {
+    if setup.occasion != BootOccasion::Later {
         identity::renew(&root).await.map_err(SetUpError::Identity)?;
+    }
+    if setup.occasion == BootOccasion::First {
         set_time_zone(&root, setup);
         user::set_up(&root, setup).await?;
         user::update(&root, setup)?;

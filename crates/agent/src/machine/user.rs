@@ -173,7 +173,7 @@ pub(super) fn update(root: &GuestRoot, setup: &MachineSetup) -> Result<(), UserE
         make_home(root, setup).map_err(failed("create the home directory"))?;
         host_groups::join(root, user).map_err(failed("join the host's groups"))?;
     }
-    linger::enable(root, &user.username, setup.first_boot).map_err(failed("enable lingering"))
+    linger::enable(root, &user.username, setup.occasion).map_err(failed("enable lingering"))
 }
 
 /// Makes the user's entry in passwd(5) agree with the home directory, which may be shared since
@@ -344,7 +344,7 @@ fn copy_tree(from: &Path, to: &Path, uid: u32, gid: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use container_protocol::{GuestShare, GuestUser};
+    use container_protocol::{BootOccasion, GuestShare, GuestUser};
 
     use super::{super::passwd::Passwd, *};
 
@@ -368,7 +368,7 @@ mod tests {
             shell: None,
             setup_script: None,
             virtualization: false,
-            first_boot: true,
+            occasion: BootOccasion::First,
             rescue: false,
             init_environment: vec![],
             stop_signal: None,
