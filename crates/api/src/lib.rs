@@ -6,12 +6,17 @@
 //! | `POST /v1/retire` | | empty; the service ends after the requests in progress |
 //! | `GET /v1/machines` | | [`Machines`] |
 //! | `POST /v1/machines` | [`CreateRequest`] | stream with [`Created`] |
-//! | `GET /v1/machines/{id}` | | [`Snapshot`] |
+//! | `GET /v1/machines/{id}` | | [`MachineState`] |
 //! | `PATCH /v1/machines/{id}` | [`BootChange`] | [`Changed`] |
 //! | `DELETE /v1/machines/{id}` | | [`Deleted`] |
 //! | `POST /v1/machines/{id}/boot` | [`BootRequest`] | stream with [`Running`] |
 //! | `POST /v1/machines/{id}/stop` | | empty |
 //! | `POST /v1/machines/{id}/rename` | [`RenameRequest`] | empty |
+//! | `POST /v1/machines/{id}/clone` | [`CloneRequest`] | [`Created`] |
+//! | `GET /v1/machines/{id}/snapshots` | | [`Snapshots`] |
+//! | `POST /v1/machines/{id}/snapshots` | [`SnapshotRequest`] | empty |
+//! | `POST /v1/machines/{id}/snapshots/restore` | [`RestoreRequest`] | empty |
+//! | `POST /v1/machines/{id}/snapshots/remove` | [`RemoveSnapshotRequest`] | empty |
 //! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | stream with [`Committed`] |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
 //! | `GET /v1/machines/{id}/ports` | | [`Ports`] |
@@ -41,7 +46,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `machine`, `commit`, `image`, `registry`, `system` | requests and replies |
+//! | `machine`, `snapshot`, `commit`, `image`, `registry`, `system` | requests and replies |
 //! | `stream` | events of streamed replies |
 //! | `environment` | the caller's environment variables |
 //!
@@ -71,6 +76,7 @@ mod environment;
 mod image;
 mod machine;
 mod registry;
+mod snapshot;
 mod stream;
 mod system;
 
@@ -83,10 +89,13 @@ pub use image::{
 };
 pub use machine::{
     BootChange, BootRequest, Changed, CreateRequest, Created, DefaultMachine, Deleted,
-    KernelChoice, Logs, Machines, Ports, RenameRequest, Running, Snapshot, Status,
+    KernelChoice, Logs, MachineState, Machines, Ports, RenameRequest, Running, Status,
 };
 pub use registry::{
     ListLoginsRequest, LoggedOut, Login, LoginRequest, Logins, LogoutRequest, Password,
+};
+pub use snapshot::{
+    CloneRequest, RemoveSnapshotRequest, RestoreRequest, SnapshotRequest, SnapshotState, Snapshots,
 };
 pub use stream::{Layers, Progress, Step, StreamEvent};
 pub use system::{
@@ -135,6 +144,8 @@ pub enum FailureKind {
     Exists,
     /// The request is invalid, or cannot be fulfilled in this state or on this host.
     Invalid,
+    /// Work would be lost that a request without `force` keeps.
+    WouldLose,
     /// Any other error.
     Failed,
 }

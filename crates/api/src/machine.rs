@@ -195,7 +195,7 @@ pub enum Status {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machines {
     /// States of the machines, ordered by id.
-    pub machines: Vec<Snapshot>,
+    pub machines: Vec<MachineState>,
     /// A message for each machine whose state cannot be read.
     pub broken: Vec<String>,
 }
@@ -203,7 +203,7 @@ pub struct Machines {
 /// State of a machine. The fields are in alphabetical order; absent ones are omitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Snapshot {
+pub struct MachineState {
     /// How this boot started: from a template, or without one. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootKind>,

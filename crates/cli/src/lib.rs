@@ -27,6 +27,7 @@
 mod attach;
 mod build;
 mod completion;
+mod confirm;
 mod each;
 mod failure;
 mod filter;

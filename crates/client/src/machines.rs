@@ -1,9 +1,10 @@
 //! Requests about machines and the host (see [`container_api`]).
 
 use container_api::{
-    BootChange, BootRequest, Changed, CommitRequest, Committed, CreateRequest, Created,
-    DefaultMachine, Deleted, Logs, Machines, Ports, Progress, RenameRequest, Running, Snapshot,
-    SystemInfo,
+    BootChange, BootRequest, Changed, CloneRequest, CommitRequest, Committed, CreateRequest,
+    Created, DefaultMachine, Deleted, Logs, MachineState, Machines, Ports, Progress,
+    RemoveSnapshotRequest, RenameRequest, RestoreRequest, Running, SnapshotRequest, SnapshotState,
+    Snapshots, SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -22,7 +23,7 @@ impl Client {
     }
 
     /// Returns one machine.
-    pub async fn machine(&self, id: &MachineId) -> Result<Snapshot, ClientError> {
+    pub async fn machine(&self, id: &MachineId) -> Result<MachineState, ClientError> {
         self.request(Method::GET, &path(id, ""), &()).await
     }
 
@@ -69,6 +70,56 @@ impl Client {
     pub async fn rename(&self, id: &MachineId, to: &MachineId) -> Result<(), ClientError> {
         let rename = RenameRequest { to: to.clone() };
         self.request(Method::POST, &path(id, "/rename"), &rename)
+            .await
+    }
+
+    /// Creates a machine with the disk and the settings of another. Returns its id.
+    pub async fn clone_machine(
+        &self,
+        id: &MachineId,
+        request: &CloneRequest,
+    ) -> Result<MachineId, ClientError> {
+        let created: Created = self
+            .request(Method::POST, &path(id, "/clone"), request)
+            .await?;
+        Ok(created.id)
+    }
+
+    /// Creates a snapshot of a machine's disk.
+    pub async fn create_snapshot(
+        &self,
+        id: &MachineId,
+        request: &SnapshotRequest,
+    ) -> Result<(), ClientError> {
+        self.request(Method::POST, &path(id, "/snapshots"), request)
+            .await
+    }
+
+    /// Returns the snapshots of a machine, the oldest first.
+    pub async fn snapshots(&self, id: &MachineId) -> Result<Vec<SnapshotState>, ClientError> {
+        let all: Snapshots = self
+            .request(Method::GET, &path(id, "/snapshots"), &())
+            .await?;
+        Ok(all.snapshots)
+    }
+
+    /// Restores a stopped machine's disk from a snapshot.
+    pub async fn restore_snapshot(
+        &self,
+        id: &MachineId,
+        request: &RestoreRequest,
+    ) -> Result<(), ClientError> {
+        self.request(Method::POST, &path(id, "/snapshots/restore"), request)
+            .await
+    }
+
+    /// Removes a snapshot.
+    pub async fn remove_snapshot(
+        &self,
+        id: &MachineId,
+        request: &RemoveSnapshotRequest,
+    ) -> Result<(), ClientError> {
+        self.request(Method::POST, &path(id, "/snapshots/remove"), request)
             .await
     }
 

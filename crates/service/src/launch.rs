@@ -9,7 +9,7 @@ use container_machine::{
     BootConfiguration, Bundle, BundleError, Directories, HomeMount, MachineConfiguration,
     MachineId, last_lines,
 };
-use container_protocol::{GuestTimeZone, InitProgram};
+use container_protocol::{BootOccasion, GuestTimeZone, InitProgram};
 use container_runtime::{
     FindError, HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, Runtime, launch,
 };
@@ -20,6 +20,7 @@ use crate::{
     configuration::{ConfigurationError, TimeZoneSetting},
     exclusions,
     failure::RequestError,
+    machines::remove_expired,
     published_ports::publish_problems,
     runtime::RuntimeError,
     service::Service,
@@ -85,14 +86,18 @@ impl Service {
         if let Some(runtime) = self.booted_runtime(id).await? {
             return running(bundle, &runtime);
         }
+        if let Err(error) = remove_expired(bundle) {
+            tracing::warn!("cannot remove expired snapshots of machine {id:?}: {error}");
+        }
         let mut settings = self.launch_settings(id, bundle)?;
         if let Purpose::Run(settings) = &mut settings.purpose {
             settings.rescue = request.rescue;
         }
-        let is_first_boot = !bundle.is_provisioned();
+        let occasion = bundle.boot_occasion();
         client.report(Progress::step("booting machine"));
         let runtime = launch_runtime(bundle, &settings).await?;
-        if is_first_boot && runtime.status().init() == Some(&InitProgram::BuiltIn) {
+        if occasion == BootOccasion::First && runtime.status().init() == Some(&InitProgram::BuiltIn)
+        {
             client.report(Progress::Note(format!("{id}: {NO_INIT_SYSTEM}")));
         }
         if !bundle.boot_configuration()?.publish.is_empty() {
@@ -120,7 +125,7 @@ impl Service {
             id: id.clone(),
             container_id: boot_name(id),
             runtime_directory: self.directories.runtime_directory(id),
-            disk: bundle.disk(),
+            disk: bundle.disk_file(&bundle.current_disk_file()?),
             disk_capacity: boot.disk_capacity.bytes(),
             stdio_log: bundle.stdio_log(),
             boot_log: bundle.boot_log(),
@@ -144,7 +149,7 @@ impl Service {
                 user: machine.user_setup,
                 shell: machine.shell,
                 setup_script: bundle.setup_script(),
-                first_boot: !bundle.is_provisioned(),
+                occasion: bundle.boot_occasion(),
                 rescue: false,
                 init_env: machine.init_environment,
                 stop_signal: machine.stop_signal,
@@ -221,8 +226,8 @@ pub(crate) fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, Boo
     // A machine that has booted has its user set up, except in a rescue. Recorded here and not at
     // the launch, because the service that launched it may have been killed before.
     let is_rescue = runtime.status().init() == Some(&InitProgram::Rescue);
-    if !bundle.is_provisioned() && !is_rescue {
-        bundle.set_provisioned()?;
+    if !is_rescue {
+        bundle.note_boot()?;
     }
     let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
     Ok(Running {

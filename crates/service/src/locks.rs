@@ -24,6 +24,22 @@ impl Locks {
         self.machine(id).lock_owned().await
     }
 
+    /// Waits for the locks of two machines, or of one.
+    pub(crate) async fn lock_both(
+        &self,
+        one: &MachineId,
+        other: &MachineId,
+    ) -> (OwnedMutexGuard<()>, Option<OwnedMutexGuard<()>>) {
+        // In the order of the names, so that two such requests cannot wait for each other.
+        let first = self.lock(one.min(other)).await;
+        let second = if one == other {
+            None
+        } else {
+            Some(self.lock(one.max(other)).await)
+        };
+        (first, second)
+    }
+
     /// Waits for the machine's lock, and notifies the client if another request holds it.
     pub(crate) async fn lock_for(
         &self,

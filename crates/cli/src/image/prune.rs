@@ -1,13 +1,12 @@
 //! `container image prune`
 
-use std::io::{self, BufRead, IsTerminal};
-
 use clap::Args;
 use container_api::PruneRequest;
 use container_client::Client;
 
 use super::freed;
 use crate::{
+    confirm::{confirm, is_interactive},
     failure::Failure,
     output,
     progress::{self, ProgressMode},
@@ -36,7 +35,7 @@ pub(crate) struct Prune {
 impl Prune {
     /// Asks for confirmation on a terminal, removes the data, and prints how much was freed.
     pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
-        if !self.force && io::stdin().is_terminal() && !self.confirm()? {
+        if !self.force && is_interactive() && !confirm(self.what())? {
             return Err(Failure::new("cancelled; nothing was removed"));
         }
         let request = PruneRequest { all: self.all };
@@ -51,18 +50,12 @@ impl Prune {
         output::line(freed::summary(&freed))
     }
 
-    fn confirm(&self) -> Result<bool, Failure> {
-        output::note(if self.all {
+    /// Returns what is removed, as a sentence.
+    fn what(&self) -> &'static str {
+        if self.all {
             "This removes all images that no machine uses, and their base images."
         } else {
             "This removes images without a reference and base images that no machine uses, and blobs that belong to no image."
-        });
-        output::ask("Continue? [y/N] ");
-        let mut answer = String::new();
-        io::stdin()
-            .lock()
-            .read_line(&mut answer)
-            .map_err(Failure::cannot("read standard input"))?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use container_api::{Snapshot, Status};
+use container_api::{MachineState, Status};
 use wildmatch::WildMatch;
 
 use crate::{
@@ -54,8 +54,8 @@ impl FromStr for MachineFilter {
     }
 }
 
-impl Filter<Snapshot> for MachineFilter {
-    fn matches(&self, machine: &Snapshot) -> bool {
+impl Filter<MachineState> for MachineFilter {
+    fn matches(&self, machine: &MachineState) -> bool {
         match self {
             MachineFilter::Id(pattern) => pattern.matches(machine.id.as_str()),
             MachineFilter::Image(pattern) => {

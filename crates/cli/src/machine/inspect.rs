@@ -1,7 +1,7 @@
 //! `container machine inspect`
 
 use clap::Args;
-use container_api::Snapshot;
+use container_api::MachineState;
 use container_client::Client;
 use container_machine::MachineId;
 use serde_json::Value;
@@ -80,7 +80,7 @@ impl Inspect {
     }
 }
 
-fn to_json(machine: &Snapshot) -> Result<Value, Failure> {
+fn to_json(machine: &MachineState) -> Result<Value, Failure> {
     let mut machine = serde_json::to_value(machine).map_err(Failure::cannot("format as JSON"))?;
     // `default` is not a property of the machine alone; `list` shows it.
     if let Some(fields) = machine.as_object_mut() {

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, num::NonZeroU32};
 
 use anstyle::{AnsiColor, Style};
 use clap::Args;
-use container_api::{Machines, Snapshot, Status};
+use container_api::{MachineState, Machines, Status};
 use container_client::Client;
 use container_machine::{MachineId, Memory};
 use jiff::{Timestamp, tz::TimeZone};
@@ -83,8 +83,8 @@ struct ListedMachine {
     status: Status,
 }
 
-impl From<Snapshot> for ListedMachine {
-    fn from(machine: Snapshot) -> Self {
+impl From<MachineState> for ListedMachine {
+    fn from(machine: MachineState) -> Self {
         ListedMachine {
             cpus: machine.cpus,
             created_date: machine.created_date,

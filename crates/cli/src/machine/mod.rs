@@ -2,6 +2,7 @@
 
 mod boot;
 mod caller;
+mod clone;
 mod command;
 mod commit;
 mod copy;
@@ -17,6 +18,7 @@ mod rename;
 mod run;
 mod set;
 mod set_default;
+mod snapshot;
 mod start;
 mod stop;
 mod target;
@@ -47,6 +49,8 @@ pub(crate) enum Machine {
     #[command(name = "cp")]
     Copy(copy::Copy),
     Commit(commit::Commit),
+    Clone(clone::Clone),
+    Snapshot(snapshot::Snapshot),
     Rename(rename::Rename),
     #[command(visible_alias = "rm", alias = "remove")]
     Delete(delete::Delete),
@@ -78,6 +82,8 @@ impl Machine {
             Machine::Restart(restart) => return restart.run(&client).await,
             Machine::Copy(copy) => return copy.run(&client).await,
             Machine::Commit(commit) => commit.run(&client).await?,
+            Machine::Clone(clone) => clone.run(&client).await?,
+            Machine::Snapshot(snapshot) => snapshot.run(&client).await?,
             Machine::Rename(rename) => rename.run(&client).await?,
             Machine::Stop(stop) => return stop.run(&client).await,
             Machine::Delete(delete) => return delete.run(&client).await,

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use container_api::{
-    ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Snapshot, Status,
+    ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, MachineState, Status,
 };
 use container_machine::{
     Descriptor, DiskCapacity, HomeMount, ImageDescription, KernelParameters, Memory, Platform,
@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 /// Returns a running machine with every field set, a stopped one, and one that is starting.
-pub(crate) fn machines() -> Vec<Snapshot> {
-    let dev = Snapshot {
+pub(crate) fn machines() -> Vec<MachineState> {
+    let dev = MachineState {
         boot: Some(BootKind::Cold {
             reason: "no template has been made yet".to_owned(),
         }),
@@ -49,7 +49,7 @@ pub(crate) fn machines() -> Vec<Snapshot> {
         publish: vec!["8080:80".parse().unwrap()],
         virtualization: true,
     };
-    let web_1 = Snapshot {
+    let web_1 = MachineState {
         boot: None,
         container_id: None,
         cpus: NonZeroU32::new(16).unwrap(),
@@ -74,7 +74,7 @@ pub(crate) fn machines() -> Vec<Snapshot> {
         virtualization: false,
         ..dev.clone()
     };
-    let web_2 = Snapshot {
+    let web_2 = MachineState {
         boot: None,
         id: "web-2".parse().unwrap(),
         disk_size: 3 << 30,

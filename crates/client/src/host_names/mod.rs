@@ -12,7 +12,7 @@ mod root_step;
 
 use std::{io, net::SocketAddr, path::Path};
 
-use container_api::Snapshot;
+use container_api::MachineState;
 use container_machine::{
     Directories, DirectoriesError, DnsDomain, RESOLVED_DIRECTORY, domains_of_server,
 };
@@ -77,7 +77,7 @@ impl HostNames {
     pub fn add_to_hosts_file(
         &self,
         domain: &DnsDomain,
-        machines: &[Snapshot],
+        machines: &[MachineState],
     ) -> Result<Vec<RootStep>, HostNamesError> {
         let running = machines.iter().filter_map(|machine| {
             let address = machine.ip_address?;

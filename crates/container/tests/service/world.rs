@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use container_machine::{BootConfiguration, Bundle, Bundles, MachineConfiguration};
+use container_machine::{BootConfiguration, Bundle, Bundles, DiskFile, MachineConfiguration};
 use serde_json::{from_value, json};
 use tempfile::TempDir;
 
@@ -142,7 +142,9 @@ impl World {
         }))
         .unwrap();
         let new = bundles.begin(&configuration.id).unwrap();
-        fs::write(new.disk(), "disk").unwrap();
+        let disk = DiskFile::random();
+        fs::write(new.disk_file(&disk), "disk").unwrap();
+        new.use_disk_file(&disk).unwrap();
         new.finish(&configuration, &boot).unwrap()
     }
 

@@ -9,8 +9,9 @@ use axum::{
     routing::{get, post},
 };
 use container_api::{
-    BootChange, BootRequest, Changed, CommitRequest, CreateRequest, Created, DefaultMachine,
-    Deleted, Logs, Machines, Ports, RenameRequest, Snapshot,
+    BootChange, BootRequest, Changed, CloneRequest, CommitRequest, CreateRequest, Created,
+    DefaultMachine, Deleted, Logs, MachineState, Machines, Ports, RemoveSnapshotRequest,
+    RenameRequest, RestoreRequest, SnapshotRequest, Snapshots,
 };
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     request::{JsonBody, MachinePath},
     shared::Shared,
 };
+use crate::machines::CloneError;
 
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
@@ -27,13 +29,20 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/machines/{id}/commit", post(commit))
         .route("/v1/machines/{id}/stop", post(stop))
         .route("/v1/machines/{id}/rename", post(rename))
+        .route("/v1/machines/{id}/clone", post(clone_machine))
+        .route(
+            "/v1/machines/{id}/snapshots",
+            get(snapshots).post(create_snapshot),
+        )
+        .route("/v1/machines/{id}/snapshots/restore", post(restore))
+        .route("/v1/machines/{id}/snapshots/remove", post(remove_snapshot))
         .route("/v1/machines/{id}/logs", get(logs))
         .route("/v1/machines/{id}/ports", get(ports))
         .route("/v1/default", get(default_machine).put(set_default))
 }
 
 async fn list(State(shared): State<Shared>) -> Reply<Machines> {
-    Ok(Json(shared.service.snapshots().await?))
+    Ok(Json(shared.service.states().await?))
 }
 
 async fn create(
@@ -47,8 +56,11 @@ async fn create(
     })
 }
 
-async fn inspect(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Snapshot> {
-    Ok(Json(shared.service.snapshot(&id).await?))
+async fn inspect(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+) -> Reply<MachineState> {
+    Ok(Json(shared.service.state(&id).await?))
 }
 
 async fn set(
@@ -101,6 +113,56 @@ async fn rename(
         &shared,
         async move { service.rename(&id, &rename.to).await },
     )
+    .await
+}
+
+async fn clone_machine(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<CloneRequest>,
+) -> Reply<Created> {
+    let service = Arc::clone(&shared.service);
+    completed(&shared, async move {
+        service.clone_machine(&id, &request).await?;
+        Ok::<_, CloneError>(Created { id: request.to })
+    })
+    .await
+}
+
+async fn snapshots(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Snapshots> {
+    Ok(Json(shared.service.snapshots(&id).await?))
+}
+
+async fn create_snapshot(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<SnapshotRequest>,
+) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    completed(&shared, async move {
+        service.create_snapshot(&id, request).await
+    })
+    .await
+}
+
+async fn restore(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<RestoreRequest>,
+) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    completed(&shared, async move { service.restore(&id, &request).await }).await
+}
+
+async fn remove_snapshot(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<RemoveSnapshotRequest>,
+) -> Reply<()> {
+    let service = Arc::clone(&shared.service);
+    completed(&shared, async move {
+        service.remove_snapshot(&id, &request.name).await
+    })
     .await
 }
 

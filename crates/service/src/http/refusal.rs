@@ -32,7 +32,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self.0.kind {
             FailureKind::NotFound => StatusCode::NOT_FOUND,
-            FailureKind::Exists => StatusCode::CONFLICT,
+            FailureKind::Exists | FailureKind::WouldLose => StatusCode::CONFLICT,
             FailureKind::Invalid => StatusCode::BAD_REQUEST,
             FailureKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };

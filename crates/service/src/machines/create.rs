@@ -12,7 +12,7 @@ use container_image::{
     Platform as ImagePlatform, PullOptions, Reference, ResolveError, StoreError,
 };
 use container_machine::{
-    BootConfiguration, Bundle, BundleError, Descriptor, DiskCapacity, ImageDescription,
+    BootConfiguration, Bundle, BundleError, Descriptor, DiskCapacity, DiskFile, ImageDescription,
     InvalidMachineId, MachineConfiguration, MachineId, Platform, UserSetup,
 };
 use tokio::time::sleep;
@@ -208,7 +208,9 @@ impl Service {
         let _guard = self.images.lock_shared().await?;
         let (image, base) = self.pull_to_base(plan, client).await?;
         let new = self.bundles.begin(&plan.id)?;
-        disk::create_overlay(&base, &new.disk())?;
+        let file = DiskFile::random();
+        disk::create_overlay(&base, &new.disk_file(&file))?;
+        new.use_disk_file(&file)?;
         if let Some(script) = &image.settings.setup_script {
             new.set_setup_script(script)?;
         }

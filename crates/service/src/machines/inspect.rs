@@ -1,6 +1,6 @@
 //! `inspect` and `list`: the state of machines, read from bundles and runtimes for each request.
 
-use container_api::{Machines, Snapshot, Status};
+use container_api::{MachineState, Machines, Status};
 use container_machine::{Bundle, BundleError, MachineId};
 use container_runtime::Runtime;
 
@@ -8,16 +8,16 @@ use crate::{runtime::RuntimeError, service::Service, timestamp::whole_seconds};
 
 impl Service {
     /// Returns the state of one machine.
-    pub(crate) async fn snapshot(&self, id: &MachineId) -> Result<Snapshot, RuntimeError> {
-        self.snapshot_of(id, &self.bundles.get(id)?).await
+    pub(crate) async fn state(&self, id: &MachineId) -> Result<MachineState, RuntimeError> {
+        self.state_of(id, &self.bundles.get(id)?).await
     }
 
     /// Returns the state of all machines ordered by id, and a message for each that cannot be read.
-    pub(crate) async fn snapshots(&self) -> Result<Machines, BundleError> {
+    pub(crate) async fn states(&self) -> Result<Machines, BundleError> {
         let mut all = Machines::default();
         for id in self.bundles.ids()? {
-            match self.snapshot(&id).await {
-                Ok(snapshot) => all.machines.push(snapshot),
+            match self.state(&id).await {
+                Ok(state) => all.machines.push(state),
                 // Removed after the list was read.
                 Err(RuntimeError::Bundle(BundleError::NotFound(_))) => {}
                 Err(error) => all.broken.push(format!("machine {id:?}: {error}")),
@@ -26,11 +26,15 @@ impl Service {
         Ok(all)
     }
 
-    async fn snapshot_of(&self, id: &MachineId, bundle: &Bundle) -> Result<Snapshot, RuntimeError> {
+    async fn state_of(
+        &self,
+        id: &MachineId,
+        bundle: &Bundle,
+    ) -> Result<MachineState, RuntimeError> {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
         let runtime = self.runtime(id).await?;
         let runtime = runtime.as_ref().map(Runtime::status);
-        Ok(Snapshot {
+        Ok(MachineState {
             boot: runtime.and_then(|status| status.boot.clone()),
             container_id: runtime.map(|status| status.container_id.clone()),
             cpus: boot.cpus,

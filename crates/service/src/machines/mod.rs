@@ -1,11 +1,17 @@
 //! The verbs of machines, one file each.
 
 mod boot;
+mod clone;
 mod commit;
 mod create;
 mod delete;
 mod inspect;
+mod layers;
 mod ports;
 mod rename;
 mod set;
+mod snapshots;
 mod stop;
+
+pub(crate) use clone::CloneError;
+pub(crate) use snapshots::remove_expired;

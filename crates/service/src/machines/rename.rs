@@ -33,13 +33,7 @@ impl RequestError for RenameError {
 impl Service {
     /// Renames the machine, with its disk, logs and address.
     pub(crate) async fn rename(&self, id: &MachineId, new: &MachineId) -> Result<(), RenameError> {
-        // Locked in the order of the names, so that two renames cannot wait for each other.
-        let _first = self.locks.lock(id.min(new)).await;
-        let _second = if id == new {
-            None
-        } else {
-            Some(self.locks.lock(id.max(new)).await)
-        };
+        let _locks = self.locks.lock_both(id, new).await;
         let runtime_directory = self.runtime_directory(id, &self.bundles.get(id)?)?;
         if self.runtime(id).await?.is_some() {
             return Err(RenameError::Running(id.clone()));
