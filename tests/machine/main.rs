@@ -34,6 +34,7 @@ mod refusals;
 mod registries;
 mod rootless;
 mod sessions;
+mod snapshots;
 mod ssh_agent;
 mod stopping;
 mod streams;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         commands::TESTS,
         exec::TESTS,
         environment::TESTS,
+        snapshots::TESTS,
         commit::TESTS,
         images::TESTS,
         streams::TESTS,
