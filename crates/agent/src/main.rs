@@ -10,8 +10,8 @@
 //! 4. [`machine`] mounts the machine's disk and shared home and sets up its network and user.
 //! 5. [`init`] starts the image's init, or the [built-in one](built_in_init), as PID 1 of a PID
 //!    namespace of its own. The process on the way there is a [`stage`].
-//! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`listeners`], [`relay`] and [`ssh_agent`] serve the
-//!    host and the machine until the host requests a stop ([`shutdown`]) or init ends.
+//! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`listeners`], [`relay`] and [`ssh_agent`]
+//!    serve the host and the machine until the host requests a stop ([`shutdown`]) or init ends.
 //!    Programs that the kernel starts find the machine's files ([`helper_root`]).
 //! 7. [`machine::mounts`] unmounts the machine, [`power`] turns the virtual machine off.
 //!

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 const PREFIX: &str = "disk-";
 const SUFFIX: &str = ".qcow2";
 
-/// Name of a file in a bundle: the disk that the machine writes to, or a layer of it, which does not
-/// change any more. It is unique among all machines, because clones share layers, and is never
-/// given to another file: an engine opens its files again by their names.
+/// Name of a file in a bundle: the disk that the machine writes to, or a layer of it, which does
+/// not change any more. It is unique among all machines, because clones share layers, and is never
+/// given to another file, because an engine opens its files again by their names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DiskFile(String);

@@ -63,7 +63,7 @@ pub async fn read<M: DeserializeOwned>(
     serde_json::from_slice(&body).map_err(FrameError::Malformed)
 }
 
-/// Does what [`write`] does, for programs without an event loop.
+/// Does what [`write()`] does, for programs without an event loop.
 ///
 /// # Errors
 /// If the message is too long, or the stream fails.

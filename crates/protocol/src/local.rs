@@ -44,8 +44,8 @@ pub enum RuntimeRequest {
     Publish(Vec<PublishedPort>),
     /// Returns the notes for the user that no client has taken yet, sentences, in one frame.
     TakeNotes,
-    /// Writes to another file in place of the disk's, which does not change any more. The file is an
-    /// empty overlay of it. Returns an [`OverlayReply`].
+    /// Writes to another file in place of the disk's, which does not change any more. The file is
+    /// an empty overlay of it. Returns an [`OverlayReply`].
     PutOverlay {
         /// Absolute path of the file.
         overlay: PathBuf,

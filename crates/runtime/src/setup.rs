@@ -16,8 +16,8 @@ use crate::{
     resolver::host_settings,
 };
 
-/// Returns the message that makes the booted guest this machine. The first boot sets the user up, by
-/// the machine's set-up script if it has one.
+/// Returns the message that makes the booted guest this machine. The first boot sets the user up,
+/// by the machine's set-up script if it has one.
 pub(crate) fn machine_setup(
     launch: &Launch,
     settings: &RunSettings,

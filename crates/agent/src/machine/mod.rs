@@ -63,8 +63,8 @@ pub(crate) enum SetUpError {
 
 /// Mounts the machine's file systems and configures the machine as `setup` says.
 ///
-/// Every step is repeated at each boot, except those of [some](BootOccasion): ids and keys, the time
-/// zone, and the set-up of the user.
+/// Every step is repeated at each boot, except those of a certain [occasion](BootOccasion): ids and
+/// keys, the time zone, and the set-up of the user.
 pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
     mounts::mount_disk()?;
     grow_file_system().await;

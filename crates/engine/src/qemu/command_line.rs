@@ -2,11 +2,14 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{DISK_NODE, child::Inherited};
+use super::child::Inherited;
 use crate::{
     accelerator::Accelerator,
     virtual_machine::{Channel, FileShare, NetworkCard, VirtualMachine},
 };
+
+/// Name of the block node of the machine's disk.
+pub(super) const DISK_NODE: &str = "disk";
 
 /// Kernel parameters of every machine. They name no single machine: the agent receives its identity
 /// over the channel, so one booted kernel can become any machine.

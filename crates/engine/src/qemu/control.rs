@@ -23,7 +23,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::DISK_NODE;
+use super::command_line::DISK_NODE;
 use crate::interface::{LiveDisk, LiveDiskError};
 
 type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;

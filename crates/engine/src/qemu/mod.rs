@@ -35,9 +35,6 @@ use command_line::CommandLine;
 use control::{Control, Ungreeted};
 use program::{IMAGE_TOOL, SYSTEM, find};
 
-/// Name of the block node of the machine's disk.
-const DISK_NODE: &str = "disk";
-
 /// Timeout from QEMU's start to the greeting on its control socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
