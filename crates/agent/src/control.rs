@@ -42,7 +42,7 @@ use crate::{
     relay,
     shutdown::{self, StopMethod},
     ssh_agent::SshAgent,
-    template::{self, TemplateError},
+    template::{self, Devices, TemplateError},
 };
 
 /// Interval of the heartbeat during a boot.
@@ -100,36 +100,40 @@ enum Role {
 /// file systems.
 pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> {
     let mut channel = Channel::open().await.map_err(ControlError::Channel)?;
-    template::await_machine(&mut channel).await?;
+    let devices = template::await_machine(&mut channel).await?;
     let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
     tokio::spawn(driver);
     let (mut control, role) = receive_role(&mut incoming).await?;
     receive_clock(&mut control).await?;
     match role {
-        Role::Machine(setup) => serve_machine(&setup, opener, incoming, control, helper_root).await,
-        Role::DiskReader => serve_disk(incoming, control).await,
+        Role::Machine(setup) => {
+            serve_machine(&setup, devices, opener, incoming, control, helper_root).await
+        }
+        Role::DiskReader => serve_disk(devices, incoming, control).await,
     }
 }
 
 async fn serve_machine(
     setup: &MachineSetup,
+    devices: Devices,
     opener: Opener,
     incoming: Incoming,
     mut control: Stream,
     helper_root: &HelperRoot,
 ) -> Result<(), ControlError> {
-    let last_event = match start_with_heartbeat(setup, opener.clone(), &mut control).await? {
-        Ok(init) => {
-            helper_root.enter_machine().await;
-            let ending = serve_started(setup, init, opener, incoming, &mut control).await?;
-            (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
-        }
-        Err(error) => {
-            let message = error.to_string();
-            kernel_log::error(&message);
-            Some(ControlEvent::Failed { message })
-        }
-    };
+    let last_event =
+        match start_with_heartbeat(setup, devices, opener.clone(), &mut control).await? {
+            Ok(init) => {
+                helper_root.enter_machine().await;
+                let ending = serve_started(setup, init, opener, incoming, &mut control).await?;
+                (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
+            }
+            Err(error) => {
+                let message = error.to_string();
+                kernel_log::error(&message);
+                Some(ControlEvent::Failed { message })
+            }
+        };
     helper_root.leave_machine().await;
     mounts::unmount_machine();
     if let Some(event) = last_event {
@@ -173,8 +177,14 @@ async fn serve_started(
 }
 
 /// Serves a read-only disk until the host orders a stop or closes the stream.
-async fn serve_disk(incoming: Incoming, mut control: Stream) -> Result<(), ControlError> {
-    if let Err(error) = mounts::mount_disk_read_only() {
+async fn serve_disk(
+    devices: Devices,
+    incoming: Incoming,
+    mut control: Stream,
+) -> Result<(), ControlError> {
+    let mounted = devices.await_all().map_err(SetUpError::Probe);
+    let mounted = mounted.and_then(|()| Ok(mounts::mount_disk_read_only()?));
+    if let Err(error) = mounted {
         let message = error.to_string();
         kernel_log::error(&message);
         return Ok(frame::write(&mut control, &ControlEvent::Failed { message }).await?);
@@ -220,10 +230,11 @@ async fn receive_clock(control: &mut Stream) -> Result<(), ControlError> {
 /// [Starts](start) the machine and sends a heartbeat meanwhile.
 async fn start_with_heartbeat(
     setup: &MachineSetup,
+    devices: Devices,
     opener: Opener,
     control: &mut Stream,
 ) -> Result<Result<Init, StartError>, FrameError> {
-    let mut starting = std::pin::pin!(start(setup, opener));
+    let mut starting = std::pin::pin!(start(setup, devices, opener));
     loop {
         tokio::select! {
             started = &mut starting => return Ok(started),
@@ -233,11 +244,11 @@ async fn start_with_heartbeat(
 }
 
 /// Sets the machine up and starts its init.
-async fn start(setup: &MachineSetup, opener: Opener) -> Result<Init, StartError> {
+async fn start(setup: &MachineSetup, devices: Devices, opener: Opener) -> Result<Init, StartError> {
     if setup.rescue {
-        machine::set_up_for_rescue(setup).await?;
+        machine::set_up_for_rescue(setup, devices).await?;
     } else {
-        machine::set_up(setup).await?;
+        machine::set_up(setup, devices).await?;
     }
     let log = open_stdio_log(opener).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;

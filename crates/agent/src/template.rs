@@ -10,7 +10,7 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use container_protocol::{
@@ -28,9 +28,22 @@ const DEVICES: &str = "/sys/bus/virtio/devices";
 /// shows the machine's values; a probe by the driver of the block device or network card would not.
 const DRIVER: &str = "/sys/bus/pci/drivers/virtio-pci";
 
-/// Types of the devices that differ between machines: network card, block device and file system
-/// (virtio 1.2, section 5).
-const RELEASED: [u32; 3] = [1, 2, 26];
+/// Types of virtio devices (virtio 1.2, section 5).
+const NETWORK_CARD: u32 = 1;
+const BLOCK_DEVICE: u32 = 2;
+const FILE_SYSTEM: u32 = 26;
+
+/// Types of the devices that differ between machines.
+const RELEASED: [u32; 3] = [NETWORK_CARD, BLOCK_DEVICE, FILE_SYSTEM];
+
+/// A device without a driver.
+#[derive(Debug)]
+struct Released {
+    /// Type of the virtio device.
+    kind: u32,
+    /// Address on the PCI bus.
+    address: OsString,
+}
 
 /// Error of becoming a template, or a machine.
 #[derive(Debug, thiserror::Error)]
@@ -41,18 +54,20 @@ pub(crate) enum TemplateError {
     /// The host could not be answered.
     #[error("cannot answer the host: {0}")]
     Answer(FrameError),
-    /// A device of the template could not be probed again.
-    #[error("cannot start the device {}: {cause}", device.display())]
-    Probe {
-        /// Address on the PCI bus.
-        device: OsString,
-        /// Error of the driver.
-        cause: io::Error,
-    },
 }
 
-/// Waits until the host wants this virtual machine to serve a machine.
-pub(crate) async fn await_machine(channel: &mut Channel) -> Result<(), TemplateError> {
+/// Error of a device of the template that could not be probed again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the device {}: {cause}", device.display())]
+pub(crate) struct ProbeError {
+    /// Address on the PCI bus.
+    device: OsString,
+    /// Error of the driver.
+    cause: io::Error,
+}
+
+/// Waits until the host wants this virtual machine to serve a machine. Returns its devices.
+pub(crate) async fn await_machine(channel: &mut Channel) -> Result<Devices, TemplateError> {
     let mut channel = channel.compat();
     let mut released = Vec::new();
     loop {
@@ -76,20 +91,21 @@ pub(crate) async fn await_machine(channel: &mut Channel) -> Result<(), TemplateE
                 if let Err(error) = random::reseed(&entropy) {
                     kernel_log::error(&format!("cannot use the host's random bytes: {error}"));
                 }
-                return probe_all(&released);
+                return Ok(Devices::probe(released));
             }
         }
     }
 }
 
-/// Releases the devices that differ between machines, and adds their addresses to `released`.
-fn release(released: &mut Vec<OsString>) -> io::Result<()> {
+/// Releases the devices that differ between machines, and adds them to `released`.
+fn release(released: &mut Vec<Released>) -> io::Result<()> {
     for device in fs::read_dir(DEVICES)? {
         let device = device?.path();
-        if RELEASED.contains(&device_type(&device)?) {
+        let kind = device_type(&device)?;
+        if RELEASED.contains(&kind) {
             let address = pci_address(&device)?;
             write_address("unbind", &address)?;
-            released.push(address);
+            released.push(Released { kind, address });
         }
     }
     Ok(())
@@ -114,23 +130,53 @@ fn write_address(file: &str, address: &OsString) -> io::Result<()> {
     fs::write(PathBuf::from(DRIVER).join(file), address.as_encoded_bytes())
 }
 
-/// Lets the drivers probe the released devices, all at once.
-fn probe_all(released: &[OsString]) -> Result<(), TemplateError> {
-    thread::scope(|scope| {
-        let probe = |device| scope.spawn(move || write_address("bind", device));
-        let probes: Vec<_> = released
-            .iter()
-            .map(|device| (device, probe(device)))
-            .collect();
-        for (device, probe) in probes {
-            let probed = probe
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")));
-            probed.map_err(|cause| TemplateError::Probe {
-                device: device.clone(),
-                cause,
-            })?;
+/// The machine's devices. Those of a template are being probed, each on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    probes: Vec<Probe>,
+}
+
+#[derive(Debug)]
+struct Probe {
+    device: Released,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Devices {
+    /// Lets the drivers probe devices that they have released.
+    fn probe(released: Vec<Released>) -> Devices {
+        let probe = |device: Released| {
+            let address = device.address.clone();
+            let thread = thread::spawn(move || write_address("bind", &address));
+            Probe { device, thread }
+        };
+        Devices {
+            probes: released.into_iter().map(probe).collect(),
         }
-        Ok(())
-    })
+    }
+
+    /// Waits until the disk can be mounted. Its file in `/dev` appears earlier.
+    pub(crate) fn await_disk(&mut self) -> Result<(), ProbeError> {
+        let is_disk = |probe: &mut Probe| probe.device.kind == BLOCK_DEVICE;
+        self.probes
+            .extract_if(.., is_disk)
+            .try_for_each(Probe::join)
+    }
+
+    /// Waits until all devices can be used.
+    pub(crate) fn await_all(self) -> Result<(), ProbeError> {
+        self.probes.into_iter().try_for_each(Probe::join)
+    }
+}
+
+impl Probe {
+    fn join(self) -> Result<(), ProbeError> {
+        let probed = self.thread.join();
+        probed
+            .unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")))
+            .map_err(|cause| ProbeError {
+                device: self.device.address,
+                cause,
+            })
+    }
 }

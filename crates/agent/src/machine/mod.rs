@@ -36,6 +36,7 @@ pub(crate) use runtime_directory::runtime_directory;
 use crate::{
     kernel_log,
     paths::{DISK, MACHINE},
+    template::{Devices, ProbeError},
 };
 
 /// Error of setting the machine up.
@@ -44,6 +45,9 @@ pub(crate) enum SetUpError {
     /// A file system could not be mounted.
     #[error(transparent)]
     Mount(#[from] mounts::MountError),
+    /// A device does not work.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// The network could not be configured.
     #[error("cannot set up the machine's network: {0}")]
     Network(network::NetworkError),
@@ -65,11 +69,13 @@ pub(crate) enum SetUpError {
 ///
 /// Every step is repeated at each boot, except those of a certain [occasion](BootOccasion): ids and
 /// keys, the time zone, and the set-up of the user.
-pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
+pub(crate) async fn set_up(setup: &MachineSetup, mut devices: Devices) -> Result<(), SetUpError> {
+    devices.await_disk()?;
     mounts::mount_disk()?;
     grow_file_system().await;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;
+    devices.await_all()?;
     if let Some(share) = &setup.home_share {
         mounts::mount_home(&root, share)?;
         private_home::mount_all(&root, share, &setup.user);
@@ -110,7 +116,11 @@ pub(crate) async fn set_up(setup: &MachineSetup) -> Result<(), SetUpError> {
 
 /// Mounts the machine's file systems, and does what succeeds of the rest. Files on the disk are not
 /// changed, except for mount points that are missing.
-pub(crate) async fn set_up_for_rescue(setup: &MachineSetup) -> Result<(), SetUpError> {
+pub(crate) async fn set_up_for_rescue(
+    setup: &MachineSetup,
+    devices: Devices,
+) -> Result<(), SetUpError> {
+    devices.await_all()?;
     mounts::mount_disk()?;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;

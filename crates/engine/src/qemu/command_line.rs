@@ -103,8 +103,13 @@ impl CommandLine {
         &self.shape
     }
 
-    /// Lets QEMU wait for a saved machine instead of starting the kernel.
+    /// Lets QEMU wait for a saved machine instead of starting the kernel, which it need not read.
     pub(super) fn await_restore(&mut self) {
+        for option in ["-kernel", "-initrd", "-append"] {
+            if let Some(at) = self.arguments.iter().position(|it| it == option) {
+                self.arguments.drain(at..=at + 1);
+            }
+        }
         self.add_own("-incoming", "defer");
     }
 
@@ -309,6 +314,20 @@ mod tests {
         assert_ne!(one.arguments(), other.arguments());
         assert_eq!(one.shape(), other.shape());
         assert_ne!(one.shape(), command_line("dev", true).shape());
+    }
+
+    #[test]
+    fn a_restored_machine_needs_no_kernel() {
+        let mut line = command_line("dev", false);
+        let shape = line.shape().to_owned();
+        line.await_restore();
+        let kernel = ["-kernel", "/k", "-initrd", "/i", "-append"].map(str::to_owned);
+        assert!(!line.arguments().iter().any(|it| kernel.contains(it)));
+        assert!(
+            line.arguments()
+                .ends_with(&["-incoming".to_owned(), "defer".to_owned()])
+        );
+        assert_eq!(line.shape(), shape);
     }
 
     #[test]
