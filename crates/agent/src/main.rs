@@ -18,6 +18,7 @@
 //! The kernel panics when PID 1 ends, so the agent must not: it reports errors to the host or to
 //! the [kernel's log](kernel_log), and powers off.
 
+mod bpf;
 mod built_in_init;
 mod changes;
 mod channel;
