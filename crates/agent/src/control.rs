@@ -272,8 +272,8 @@ async fn open_stdio_log(opener: Opener) -> io::Result<Stream> {
 /// loopback, until the returned tasks are dropped.
 fn serve_host(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    if setup.home_share.is_some() {
-        tasks.spawn(home::answer_questions(opener.clone()));
+    if let Some(share) = &setup.home_share {
+        tasks.spawn(home::serve_file_share(share.path.clone(), opener.clone()));
     }
     if let Some(network) = &setup.network {
         tasks.spawn(listeners::report(opener));

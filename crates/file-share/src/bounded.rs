@@ -23,6 +23,7 @@ use crate::{
     listing::mount_id,
     locks::{Locks, Waiters},
     places::{Exclusions, Place, Places},
+    replay::Replay,
     table::{ClosedFile, GuestInode, InnerInode, Location, ROOT, Reopened, Step, Table},
 };
 
@@ -98,6 +99,7 @@ pub struct Parts<F> {
     last_directory: Mutex<Option<OpenDirectory>>,
     pub(crate) locks: Locks,
     pub(crate) anonymous: AnonymousFiles,
+    pub(crate) replay: Replay,
 }
 
 /// A directory that is open in the inner file system.
@@ -109,8 +111,8 @@ struct OpenDirectory {
 
 /// A file that stays open in the inner file system while a request uses it.
 pub(crate) struct PinnedFile<'a, F: InnerFileSystem> {
-    file_system: &'a BoundedFileSystem<F>,
-    context: Context,
+    pub file_system: &'a BoundedFileSystem<F>,
+    pub context: Context,
     pub guest_inode: GuestInode,
     pub inner_inode: u64,
 }
@@ -173,6 +175,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             last_directory: Mutex::new(None),
             locks: Locks::default(),
             anonymous: AnonymousFiles::default(),
+            replay: Replay::default(),
         }))
     }
 
@@ -360,6 +363,23 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         result
     }
 
+    /// Calls `act` with a descriptor (`O_PATH`) of a file, which is closed afterwards.
+    pub(crate) fn with_descriptor<T>(
+        &self,
+        context: Context,
+        inner_inode: u64,
+        act: impl FnOnce(&File) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let (handle, _) = self
+            .inner
+            .open(context, inner_inode, false, libc::O_PATH as u32)?;
+        let handle = handle.ok_or_else(stale_handle)?;
+        let result = self.probe(context, inner_inode, handle, act);
+        self.inner
+            .release(context, inner_inode, 0, handle, false, false, None)?;
+        result
+    }
+
     fn close_directory(
         &self,
         context: Context,
@@ -422,11 +442,11 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         act: impl FnOnce(&mut Table, GuestInode) -> T,
     ) -> io::Result<Option<T>> {
         let found = InnerInode(entry.inode);
-        let is_directory = entry.attr.mode & libc::S_IFMT == libc::S_IFDIR;
+        let file_type = entry.attr.mode & libc::S_IFMT;
         let place = self
             .places
             .child(directory.guest_inode, name)
-            .filter(|_| is_directory);
+            .filter(|_| file_type == libc::S_IFDIR);
         // A file that the guest knows by the number of a place has it only at that place.
         let keeps_number = |guest_inode: &GuestInode| match place {
             Some(place) => place.inode() == *guest_inode,
@@ -482,7 +502,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
                     None => {
                         let number = number.unwrap_or_else(|| table.next_number());
                         let location = entry_location(directory, name);
-                        table.insert_as(number, identity, location, found, is_directory);
+                        table.insert_as(number, identity, location, found, file_type);
                         number
                     }
                 }

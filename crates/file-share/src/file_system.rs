@@ -23,6 +23,7 @@ use crate::{
     excluded::Located,
     listing::is_listing,
     places::{Entries, HANDLE, PlaceKind},
+    replay::REPLAY_HANDLE,
     sqlite::is_database,
     table::{GuestInode, Knowledge},
 };
@@ -303,7 +304,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
     }
 
     fn flush(&self, context: Context, inode: u64, handle: u64, lock_owner: u64) -> io::Result<()> {
-        if self.anonymous.file(inode).is_some() {
+        if self.anonymous.file(inode).is_some() || handle == REPLAY_HANDLE {
             self.locks.flushed(inode, lock_owner);
             return Ok(());
         }
@@ -800,6 +801,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             let result = self.anonymous.release(handle);
             self.locks.release_ends(inode, handle);
             return result;
+        }
+        if handle == REPLAY_HANDLE {
+            self.locks.release_ends(inode, handle);
+            return Ok(());
         }
         let file = self.pin_on_host(context, inode)?;
         let inner_inode = file.inner_inode;

@@ -16,6 +16,9 @@
 //! | `anonymous` | files without a name |
 //! | `attributes` | keeps the guest from using old attributes and contents |
 //! | `sqlite` | recognizes databases |
+//! | `events` | watches on the host what the guest watches |
+//! | `replay`, `replaying` | lets the guest repeat the host's changes without changing anything |
+//! | `agent` | the connection to the guest's agent |
 //! | `bounded` | opens, closes and reopens files within the limit |
 //! | `places` | directories that the guest does not see as they are |
 //! | `table` | records of the files that the guest remembers |
@@ -36,11 +39,13 @@
 //! # }
 //! ```
 
+mod agent;
 mod anonymous;
 mod attributes;
 mod backend;
 mod bounded;
 mod error;
+mod events;
 mod excluded;
 mod file_system;
 mod identity;
@@ -50,6 +55,8 @@ mod locks;
 mod patience;
 mod places;
 mod pool;
+mod replay;
+mod replaying;
 mod requests;
 mod serve;
 mod sqlite;
@@ -58,4 +65,4 @@ mod table;
 pub use bounded::{BoundedFileSystem, InnerFileSystem, Restrictions};
 pub use locks::Waiters;
 pub use places::{Entries, Exclusions};
-pub use serve::{Guest, ServeError, serve};
+pub use serve::{ServeError, serve};

@@ -1,8 +1,9 @@
 //! Passes each request to the part that serves it: those that the `virtiofsd` crate does not
-//! implement, about locks and files without a name, to our own code, and all others to that crate.
+//! implement, about locks and files without a name, and those that repeat changes of the host, to
+//! our own code, and all others to that crate.
 
 use std::{
-    io::{self, Write},
+    io::{self, Read, Write},
     mem::size_of,
     sync::mpsc,
     time::Duration,
@@ -26,6 +27,9 @@ use crate::{
 
 /// Timeout for synchronizing a file system that is mounted below the shared directory.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Number of bytes of a request without contents of files.
+const MAX_SMALL_REQUEST: usize = 16 << 10;
 
 /// How a request is to be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +98,15 @@ impl<F: InnerFileSystem> Requests<F> {
         writer: Writer<'_>,
     ) -> Result<Served, virtiofsd::Error> {
         let opcode = header.and_then(|header| Opcode::try_from(header.opcode).ok());
+        if let (Some(header), Some(opcode)) = (header, opcode)
+            && self.file_system.replay.is_replaying(header.pid)
+        {
+            let body = body(header, reader.clone())?;
+            let answer = self.file_system.answer_replay(opcode, header, &body);
+            if let Some(answer) = answer {
+                return reply(header, answer, writer).map(Served::Answered);
+            }
+        }
         if let (Some(header), Some(Opcode::TmpFile)) = (header, opcode) {
             return self
                 .create_anonymous(header, reader, writer)
@@ -212,6 +225,19 @@ fn opcode_is(header: InHeader, opcode: Opcode) -> bool {
 
 fn would_block<T>(result: &io::Result<T>) -> bool {
     matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Returns a request without its header.
+fn body(header: InHeader, mut reader: Reader<'_>) -> Result<Vec<u8>, virtiofsd::Error> {
+    let decode = virtiofsd::Error::DecodeMessage;
+    let length = header.len as usize;
+    let length = length
+        .min(MAX_SMALL_REQUEST)
+        .saturating_sub(size_of::<InHeader>());
+    let mut body = vec![0; length];
+    reader.read_obj::<InHeader>().map_err(decode)?;
+    reader.read_exact(&mut body).map_err(decode)?;
+    Ok(body)
 }
 
 /// Writes the answer to a request. Returns its length in bytes.

@@ -1,7 +1,17 @@
 //! Serving a directory in a process of its own.
 
-use std::{fs::File, io, os::unix::net::UnixListener, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::unix::net::UnixListener,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::Duration,
+};
 
+use container_protocol::{HomeReport, HomeRequest, frame::FrameError};
 use nix::unistd::{Gid, getegid, geteuid, getgroups};
 use thiserror::Error;
 use vhost::vhost_user::Listener;
@@ -18,8 +28,13 @@ use virtiofsd::{
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::{
-    BoundedFileSystem, Exclusions, Restrictions, Waiters, backend::Backend,
-    bounded::InnerFileSystem, locks::MAX_WAITERS, pool,
+    BoundedFileSystem, Exclusions, Restrictions, Waiters,
+    agent::Agent,
+    backend::Backend,
+    bounded::InnerFileSystem,
+    events::{Group, HostEvents},
+    locks::MAX_WAITERS,
+    pool,
 };
 
 /// Time for which the guest may cache names and attributes. The host's changes are visible in the
@@ -39,15 +54,6 @@ const MAX_THREADS: u64 = 256;
 
 /// Interval at which the guest is asked about its processes that wait for a lock.
 const WAITERS_INTERVAL: Duration = Duration::from_millis(300);
-
-/// The guest's view of its threads.
-pub trait Guest: Send {
-    /// Returns those of the guest's threads, which wait for a lock, that have received a signal.
-    ///
-    /// # Errors
-    /// If the guest cannot be asked. It is not asked again.
-    fn signalled(&mut self, threads: &[u32]) -> io::Result<Vec<u32>>;
-}
 
 /// Error of serving a directory.
 #[derive(Debug, Error)]
@@ -85,8 +91,9 @@ pub enum ServeError {
 ///
 /// It must be called in a process of its own, because it restricts the process' system calls. It
 /// needs no privilege and nothing from `/etc/subuid`: for an ordinary user, all users of the guest
-/// act on the files as that user, and new files belong to that user. Without a `guest` to ask, a
-/// process of the guest that waits for a lock cannot be killed.
+/// act on the files as that user, and new files belong to that user. Without a connection to the
+/// guest's `agent` ([`HostPort::Home`](container_protocol::HostPort::Home)), a process of the guest
+/// that waits for a lock cannot be killed, and its watchers do not see changes of the host.
 ///
 /// # Errors
 /// If the directory cannot be opened or the limit of open files is too low, or if the process
@@ -96,7 +103,7 @@ pub fn serve(
     read_only: bool,
     exclusions: &Exclusions,
     listener: UnixListener,
-    guest: Option<Box<dyn Guest>>,
+    agent: Option<File>,
 ) -> Result<(), ServeError> {
     let descriptors = setup_rlimit_nofile(None).map_err(ServeError::Limit)?;
     let threads = MAX_THREADS.min(descriptors / 32);
@@ -111,6 +118,17 @@ pub fn serve(
         creating_group: creating_group(),
         read_only,
     };
+    let guest = agent.map(|agent| Guest {
+        agent: Arc::new(Agent::new(agent)),
+        group: Group::new()
+            .inspect_err(|error| {
+                log::warn!(
+                    "cannot watch the shared home ({error}); the machine's watchers do not see \
+                     changes of the host"
+                );
+            })
+            .ok(),
+    });
     enable_seccomp(SeccompAction::Kill, false).map_err(ServeError::Seccomp)?;
     let listener = Listener::from(listener);
     let open_error = |cause: io::Error| ServeError::Open {
@@ -225,17 +243,13 @@ fn serve_file_system<F>(
     file_system: BoundedFileSystem<F>,
     threads: u64,
     mut listener: Listener,
-    guest: Option<Box<dyn Guest>>,
+    guest: Option<Guest>,
 ) -> Result<(), ServeError>
 where
     F: InnerFileSystem,
 {
     if let Some(guest) = guest {
-        let file_system = file_system.clone();
-        pool::spawn("file-share-signals", move || {
-            interrupt_waiters(file_system.waiters(), guest);
-        })
-        .map_err(ServeError::Thread)?;
+        guest.serve(&file_system).map_err(ServeError::Thread)?;
     }
     let threads = usize::try_from(threads).unwrap_or(1);
     let backend = Backend::new(file_system, threads.max(1));
@@ -249,20 +263,83 @@ where
     Ok(())
 }
 
+/// Connection to the guest, and what it needs.
+struct Guest {
+    agent: Arc<Agent>,
+    /// Absent without support of the host's kernel.
+    group: Option<Group>,
+}
+
+impl Guest {
+    /// Starts threads that serve the agent.
+    fn serve<F: InnerFileSystem>(self, file_system: &BoundedFileSystem<F>) -> io::Result<()> {
+        let Guest { agent, group } = self;
+        let events = group.map(|group| {
+            Arc::new(HostEvents::new(
+                file_system.clone(),
+                Arc::clone(&agent),
+                group,
+            ))
+        });
+        if let Some(events) = events.clone() {
+            pool::spawn("file-share-events", move || events.read())?;
+        }
+        if let Some(events) = events.clone() {
+            pool::spawn("file-share-repeat", move || events.repeat())?;
+        }
+        let (answers, signalled) = channel();
+        pool::spawn("file-share-signals", {
+            let (file_system, agent) = (file_system.clone(), Arc::clone(&agent));
+            move || interrupt_waiters(file_system.waiters(), &agent, &signalled)
+        })?;
+        let file_system = file_system.clone();
+        pool::spawn("file-share-agent", move || {
+            receive(&file_system, &agent, events.as_deref(), &answers);
+        })
+    }
+}
+
+/// Receives the agent's reports.
+fn receive<F: InnerFileSystem>(
+    file_system: &BoundedFileSystem<F>,
+    agent: &Agent,
+    events: Option<&HostEvents<F>>,
+    answers: &Sender<Vec<u32>>,
+) {
+    loop {
+        match (agent.receive(), events) {
+            (Ok(HomeReport::Signalled { threads }), _) => {
+                // Fails if nobody asks any more.
+                let _ = answers.send(threads);
+            }
+            (Ok(HomeReport::ReplayingThread { id }), _) => file_system.replay.set_thread(id),
+            (Ok(HomeReport::Watches { added, removed }), Some(events)) => {
+                events.change_watches(&added, &removed);
+            }
+            (Ok(HomeReport::Replayed), Some(events)) => events.repeated(),
+            (Ok(HomeReport::Watches { .. } | HomeReport::Replayed), None) => {}
+            (Err(FrameError::Ended), _) => return,
+            (Err(error), _) => {
+                return log::warn!("cannot receive reports of the guest's agent: {error}");
+            }
+        }
+    }
+}
+
 /// Ends the waiting of the guest's threads that have received a signal. The guest's kernel does not
 /// report that over virtio-fs.
-fn interrupt_waiters(waiters: &Waiters, mut guest: Box<dyn Guest>) {
+fn interrupt_waiters(waiters: &Waiters, agent: &Agent, signalled: &Receiver<Vec<u32>>) {
     loop {
         let threads = waiters.guest_threads(WAITERS_INTERVAL);
         if threads.is_empty() {
             continue;
         }
-        match guest.signalled(&threads) {
+        if let Err(error) = agent.send(&HomeRequest::FindSignalled { threads }) {
+            return log::warn!("cannot ask the guest about signals: {error}");
+        }
+        match signalled.recv() {
             Ok(signalled) => waiters.interrupt(&signalled),
-            Err(error) => {
-                log::warn!("cannot ask the guest about signals: {error}");
-                return;
-            }
+            Err(_) => return,
         }
     }
 }

@@ -3,8 +3,11 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::CStr,
+    ffi::{CStr, OsStr},
+    hash::{DefaultHasher, Hash, Hasher},
     io,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -40,7 +43,8 @@ pub(crate) struct Node {
     pub location: Option<Location>,
     /// `None` while the file is closed in the inner file system.
     pub inner_inode: Option<InnerInode>,
-    is_directory: bool,
+    /// Type of the file (`S_IFMT`).
+    pub file_type: u32,
     /// Number of the guest's references (FUSE lookups without the forgets).
     lookups: u64,
     /// Number of requests in progress and of open files.
@@ -94,6 +98,9 @@ pub(crate) enum Knowledge {
     StillOutdated,
 }
 
+/// Limit of directories on the way to a file. The longest path in Linux has fewer.
+const MAX_DEPTH: usize = 2048;
+
 /// Time in which the guest opens a file again after looking it up again.
 const RETRY_TIME: Duration = Duration::from_secs(1);
 
@@ -109,11 +116,15 @@ enum EvictionClass {
 
 impl Node {
     fn eviction_class(&self) -> EvictionClass {
-        match (&self.location, self.is_directory) {
+        match (&self.location, self.is_directory()) {
             (None, _) => EvictionClass::Nameless,
             (Some(_), true) => EvictionClass::Directory,
             (Some(_), false) => EvictionClass::File,
         }
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        self.file_type == libc::S_IFDIR
     }
 
     fn is_idle(&self) -> bool {
@@ -127,6 +138,8 @@ pub(crate) struct Table {
     nodes: HashMap<GuestInode, Node>,
     by_identity: HashMap<FileIdentity, GuestInode>,
     by_inner: HashMap<InnerInode, GuestInode>,
+    /// The file that was last seen at a location, by the location's hash.
+    by_location: HashMap<u64, GuestInode>,
     /// Open files that nothing uses, by class and last use.
     idle: [BTreeMap<u64, GuestInode>; 3],
     clock: u64,
@@ -146,7 +159,7 @@ impl Table {
             identity: FileIdentity::default(),
             location: None,
             inner_inode: Some(InnerInode(ROOT_ID)),
-            is_directory: true,
+            file_type: libc::S_IFDIR,
             lookups: 1,
             pins: 1,
             last_use: 0,
@@ -158,6 +171,7 @@ impl Table {
             nodes: HashMap::from([(ROOT, root)]),
             by_identity: HashMap::new(),
             by_inner: HashMap::from([(InnerInode(ROOT_ID), ROOT)]),
+            by_location: HashMap::new(),
             idle: Default::default(),
             clock: 0,
             last_number: ROOT_ID,
@@ -194,6 +208,29 @@ impl Table {
         self.by_identity.get(identity).copied()
     }
 
+    /// Returns the file that was last seen at a location, if it has not been seen elsewhere since.
+    pub(crate) fn by_location(&self, location: &Location) -> Option<GuestInode> {
+        let guest_inode = *self.by_location.get(&hash_of(location))?;
+        let node = self.get(guest_inode)?;
+        (node.location.as_ref() == Some(location)).then_some(guest_inode)
+    }
+
+    /// Returns the path at which a file was last seen; that of the root is empty.
+    pub(crate) fn path(&self, guest_inode: GuestInode) -> Option<PathBuf> {
+        let mut names = Vec::new();
+        let mut at = guest_inode;
+        while at != ROOT {
+            // Directories that the host has moved may seem to contain each other.
+            if names.len() > MAX_DEPTH {
+                return None;
+            }
+            let location = self.get(at)?.location.as_ref()?;
+            names.push(OsStr::from_bytes(location.name.to_bytes()));
+            at = location.directory;
+        }
+        Some(names.into_iter().rev().collect())
+    }
+
     /// Returns a number for a new file.
     pub(crate) fn next_number(&mut self) -> GuestInode {
         self.last_number += 1;
@@ -207,13 +244,14 @@ impl Table {
         identity: FileIdentity,
         location: Location,
         inner_inode: InnerInode,
-        is_directory: bool,
+        file_type: u32,
     ) {
+        self.by_location.insert(hash_of(&location), guest_inode);
         let node = Node {
             identity,
             location: Some(location),
             inner_inode: Some(inner_inode),
-            is_directory,
+            file_type,
             lookups: 0,
             pins: 0,
             last_use: 0,
@@ -235,6 +273,7 @@ impl Table {
         if self.by_identity.get(&node.identity) == Some(&guest_inode) {
             self.by_identity.remove(&node.identity);
         }
+        self.leave_location(guest_inode, node.location.as_ref());
         let inner_inode = node.inner_inode?;
         self.by_inner.remove(&inner_inode);
         Some(inner_inode)
@@ -348,7 +387,7 @@ impl Table {
         let Some(node) = self.nodes.get_mut(&guest_inode) else {
             return;
         };
-        if node.is_directory {
+        if node.is_directory() {
             return;
         }
         if node.is_locked {
@@ -415,9 +454,23 @@ impl Table {
     fn set_location(&mut self, guest_inode: GuestInode, location: Option<Location>) {
         self.remove_idle(guest_inode);
         if let Some(node) = self.nodes.get_mut(&guest_inode) {
-            node.location = location;
+            let old = std::mem::replace(&mut node.location, location);
+            let new = node.location.as_ref().map(hash_of);
+            self.leave_location(guest_inode, old.as_ref());
+            if let Some(new) = new {
+                self.by_location.insert(new, guest_inode);
+            }
         }
         self.add_idle(guest_inode);
+    }
+
+    fn leave_location(&mut self, guest_inode: GuestInode, location: Option<&Location>) {
+        let Some(hash) = location.map(hash_of) else {
+            return;
+        };
+        if self.by_location.get(&hash) == Some(&guest_inode) {
+            self.by_location.remove(&hash);
+        }
     }
 
     /// Removes references of the guest. Returns the file to close, if it was the last use.
@@ -486,4 +539,10 @@ impl Table {
             self.idle[node.eviction_class() as usize].remove(&node.last_use);
         }
     }
+}
+
+fn hash_of(location: &Location) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    location.hash(&mut hasher);
+    hasher.finish()
 }

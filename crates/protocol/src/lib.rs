@@ -51,7 +51,10 @@ pub use command::{
     GuestCopy, HandedOn, Identity, Start, StartFailure, Stdio, TerminalSize, UserReference,
     WorkingDirectory,
 };
-pub use home::{HomeReply, HomeRequest};
+pub use home::{
+    HomeChange, HomeEntry, HomeFile, HomeNode, HomeReport, HomeRequest, HomeTouch,
+    MAX_HOME_WATCHES, MAX_REPLAYED, REPLAY_DIRECTORY, REPLAY_SOURCE, REPLAY_TARGET,
+};
 pub use machine::{
     BootOccasion, ChangesRequest, ControlEvent, ControlRequest, FreezeReply, GuestGroup,
     GuestNetwork, GuestShare, GuestTimeZone, GuestUser, InitProgram, MachineSetup,

@@ -45,8 +45,8 @@ pub enum HostPort {
     /// The machine's listening sockets: a frame with all [`Listener`]s, and another after every
     /// change.
     Listeners,
-    /// Questions of the process that serves the shared home: [`HomeRequest`](crate::HomeRequest)
-    /// frames, each answered by a [`HomeReply`](crate::HomeReply) frame.
+    /// The process that serves the shared home: [`HomeRequest`](crate::HomeRequest) frames to the
+    /// agent, [`HomeReport`](crate::HomeReport) frames from it.
     Home,
 }
 

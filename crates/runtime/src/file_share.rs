@@ -3,7 +3,6 @@
 
 use std::{
     env,
-    fs::File,
     io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -14,8 +13,7 @@ use std::{
     time::Duration,
 };
 
-use container_file_share::{Exclusions, Guest};
-use container_protocol::{HomeReply, HomeRequest, frame};
+use container_file_share::Exclusions;
 use nix::sys::{
     prctl::set_pdeathsig,
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
@@ -141,27 +139,13 @@ fn serve() -> Result<(), ServeError> {
         private: arguments.private,
     };
     let agent = io::stdout().as_fd().try_clone_to_owned();
-    let agent = Agent(agent.map_err(ServeError::Connections)?.into());
+    let agent = agent.map_err(ServeError::Connections)?;
     container_file_share::serve(
         &arguments.path,
         arguments.read_only,
         &exclusions,
         listener.into(),
-        Some(Box::new(agent)),
+        Some(agent.into()),
     )
     .map_err(|error| ServeError::Serve(error.to_string()))
-}
-
-/// The connection to the agent. It is a file, because the server may not call recvfrom(2).
-struct Agent(File);
-
-impl Guest for Agent {
-    fn signalled(&mut self, threads: &[u32]) -> io::Result<Vec<u32>> {
-        let threads = threads.to_vec();
-        let request = HomeRequest::FindSignalled { threads };
-        frame::write_blocking(&mut self.0, &request).map_err(io::Error::other)?;
-        let reply = frame::read_blocking(&mut self.0).map_err(io::Error::other)?;
-        let HomeReply::Signalled { threads } = reply;
-        Ok(threads)
-    }
 }

@@ -1,0 +1,181 @@
+//! The fanotify group of a share.
+//!
+//! The file share may not call fanotify_mark(2): virtiofsd's seccomp filter does not allow it. The
+//! filter applies to the thread that enables it and to those that are started later, so one thread
+//! is started before. It does nothing but set and remove marks.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::AT_FDCWD,
+    sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
+};
+
+use crate::pool::STACK_SIZE;
+
+/// Events of files, also of those in a watched directory.
+const FILE_EVENTS: MaskFlags = MaskFlags::FAN_MODIFY
+    .union(MaskFlags::FAN_ATTRIB)
+    .union(MaskFlags::FAN_CLOSE_WRITE)
+    .union(MaskFlags::FAN_DELETE_SELF)
+    .union(MaskFlags::FAN_MOVE_SELF);
+
+/// Events of directories, except for renames.
+const DIRECTORY_EVENTS: MaskFlags = FILE_EVENTS
+    .union(MaskFlags::FAN_CREATE)
+    .union(MaskFlags::FAN_DELETE)
+    .union(MaskFlags::FAN_ONDIR)
+    .union(MaskFlags::FAN_EVENT_ON_CHILD);
+
+/// Renames with both names (since Linux 5.17), and as two events.
+const RENAMES: MaskFlags = MaskFlags::FAN_RENAME;
+const SEPARATE_RENAMES: MaskFlags = MaskFlags::FAN_MOVED_FROM.union(MaskFlags::FAN_MOVED_TO);
+
+/// The marks of files that are watched, and their events.
+pub(crate) struct Group {
+    fanotify: Arc<Fanotify>,
+    jobs: Mutex<Sender<Job>>,
+    /// Whether the kernel reports both names of a rename in one event.
+    has_renames: AtomicBool,
+}
+
+/// A call of fanotify_mark(2).
+struct Job {
+    flags: MarkFlags,
+    mask: MaskFlags,
+    /// Path of the file, whose descriptor the caller keeps open.
+    path: String,
+    done: Sender<Result<(), Errno>>,
+}
+
+impl Group {
+    /// Creates a group. Must be called before the system calls are restricted.
+    ///
+    /// # Errors
+    /// If the kernel does not support such a group for this user (before Linux 5.13).
+    pub(crate) fn new() -> io::Result<Group> {
+        let information = libc::FAN_REPORT_FID | libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME;
+        let flags = InitFlags::FAN_CLOEXEC
+            | InitFlags::FAN_CLASS_NOTIF
+            | InitFlags::from_bits_retain(information);
+        let fanotify = Arc::new(Fanotify::init(flags, EventFFlags::O_RDONLY)?);
+        let (jobs, received) = channel();
+        let group = Arc::clone(&fanotify);
+        thread::Builder::new()
+            .name("file-share-marks".to_owned())
+            .stack_size(STACK_SIZE)
+            .spawn(move || set_marks(&group, &received))?;
+        Ok(Group {
+            fanotify,
+            jobs: Mutex::new(jobs),
+            has_renames: AtomicBool::new(true),
+        })
+    }
+
+    /// Begins to watch a file or directory.
+    pub(crate) fn watch(&self, file: &File, is_directory: bool) -> io::Result<()> {
+        let result = self.mark(MarkFlags::FAN_MARK_ADD, file, is_directory);
+        if result != Err(Errno::EINVAL) || !self.has_renames.swap(false, Ordering::Relaxed) {
+            return Ok(result?);
+        }
+        Ok(self.mark(MarkFlags::FAN_MARK_ADD, file, is_directory)?)
+    }
+
+    /// Ceases to watch a file or directory.
+    pub(crate) fn unwatch(&self, file: &File, is_directory: bool) -> io::Result<()> {
+        Ok(self.mark(MarkFlags::FAN_MARK_REMOVE, file, is_directory)?)
+    }
+
+    fn mark(&self, flags: MarkFlags, file: &File, is_directory: bool) -> Result<(), Errno> {
+        let mask = match (is_directory, self.has_renames.load(Ordering::Relaxed)) {
+            (false, _) => FILE_EVENTS,
+            (true, true) => DIRECTORY_EVENTS | RENAMES,
+            (true, false) => DIRECTORY_EVENTS | SEPARATE_RENAMES,
+        };
+        let (done, is_done) = channel();
+        let job = Job {
+            flags,
+            mask,
+            path: format!("/proc/self/fd/{}", file.as_raw_fd()),
+            done,
+        };
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = jobs.send(job);
+        drop(jobs);
+        sent.map_err(|_| Errno::EPIPE)?;
+        is_done.recv().unwrap_or(Err(Errno::EPIPE))
+    }
+
+    /// Waits for events. Returns the number of bytes in the buffer.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(self.fanotify.as_fd(), buffer)?)
+    }
+}
+
+fn set_marks(group: &Fanotify, jobs: &Receiver<Job>) {
+    for job in jobs {
+        let result = group.mark(job.flags, job.mask, AT_FDCWD, Some(job.path.as_str()));
+        // Fails if the caller has panicked.
+        let _ = job.done.send(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::events::records::{EventFile, records};
+
+    #[test]
+    fn changes_in_a_watched_directory_are_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = File::open(directory.path()).unwrap();
+        let group = Group::new().unwrap();
+        group.watch(&opened, true).unwrap();
+        fs::write(directory.path().join("a"), "x").unwrap();
+        fs::rename(directory.path().join("a"), directory.path().join("b")).unwrap();
+        group.unwatch(&opened, true).unwrap();
+        fs::write(directory.path().join("unwatched"), "x").unwrap();
+        let mut buffer = vec![0; 4096];
+        let length = group.read(&mut buffer).unwrap();
+        let records = records(&buffer[..length]);
+        let own_process = std::process::id().cast_signed();
+        assert!(records.iter().all(|it| it.process == own_process));
+        let entry =
+            |name: &std::ffi::CStr| Some((EventFile::of(&opened).unwrap(), name.to_owned()));
+        let has = |mask: u64| records.iter().filter(move |it| it.mask & mask != 0);
+        assert!(has(libc::FAN_CREATE).all(|it| it.entry == entry(c"a")));
+        assert_eq!(has(libc::FAN_CREATE).count(), 1);
+        let touched = has(libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE)
+            .next()
+            .unwrap();
+        assert_eq!(touched.entry, entry(c"a"));
+        assert!(touched.file.is_some());
+        let renamed = has(libc::FAN_RENAME).next().unwrap();
+        assert_eq!(renamed.old_entry, entry(c"a"));
+        assert_eq!(renamed.new_entry, entry(c"b"));
+    }
+
+    #[test]
+    fn truncated_records_are_ignored() {
+        assert_eq!(records(&[0; 40]), []);
+        let mut record = [0_u8; 30];
+        record[0] = 30;
+        record[6] = 24;
+        record[26] = 200;
+        assert_eq!(records(&record), []);
+        assert_eq!(records(&record[..20]), []);
+    }
+}
