@@ -16,6 +16,7 @@ mod downloads;
 mod early_commands;
 mod environment;
 mod exec;
+mod file_events;
 mod first_use;
 mod foreign;
 mod home_features;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         at_home::TESTS,
         locks::TESTS,
         home_features::TESTS,
+        file_events::TESTS,
         many_files::TESTS,
         network::TESTS,
         dhcp::TESTS,
