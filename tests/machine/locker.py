@@ -47,7 +47,10 @@ def ring(*_):
 def connect(path, journal):
     # Waits for other connections. A connection in WAL mode excludes those of other systems.
     connection = sqlite3.connect(path, timeout=600, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = " + journal)
+    try:
+        connection.execute("PRAGMA journal_mode = " + journal)
+    except sqlite3.OperationalError as error:
+        sys.exit(f"{error} ({error.sqlite_errorname})")
     return connection
 
 
