@@ -60,7 +60,11 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
                 let found = self.look_up_replayed(context, inode, first_name(body)?)?;
                 Some(found.map(entry))
             }
-            Opcode::Getattr if is_made_up_number(inode) || self.is_made_up(inode) => {
+            Opcode::Getattr
+                if is_made_up_number(inode)
+                    || self.is_made_up(inode)
+                    || self.getattr(context, inode, None).is_err() =>
+            {
                 Some(self.replayed_attributes(context, inode))
             }
             Opcode::Setattr => Some(self.replayed_attributes(context, inode)),
@@ -216,10 +220,17 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         } else if let Some(file_type) = self.replay.made_up_type(inode) {
             (made_up_attributes(inode, file_type), Duration::ZERO)
         } else {
-            let (mut attributes, _) = self.getattr(context, inode, None)?;
-            // The guest's kernel takes these attributes for its own doing and keeps the contents it
-            // has cached, but asks again soon, and drops them because of another time.
-            attributes.mtimensec = (attributes.mtimensec + OTHER_TIME) % 1_000_000_000;
+            let attributes = match self.getattr(context, inode, None) {
+                // The guest's kernel takes these attributes for its own doing and keeps the
+                // contents it has cached, but asks again soon, and drops them because of another
+                // time.
+                Ok((attributes, _)) => Attr {
+                    mtimensec: (attributes.mtimensec + OTHER_TIME) % 1_000_000_000,
+                    ..attributes
+                },
+                // It is gone since the thread has looked it up, and its events are still due.
+                Err(error) => self.gone_attributes(inode).ok_or(error)?,
+            };
             (attributes, Duration::ZERO)
         };
         let answer = AttrOut {
@@ -229,6 +240,15 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             attr,
         };
         Ok(answer.as_slice().to_vec())
+    }
+
+    /// Returns attributes for a file that the guest knows, and that is gone.
+    fn gone_attributes(&self, inode: u64) -> Option<Attr> {
+        let file_type = self.table().get(GuestInode(inode))?.file_type;
+        Some(Attr {
+            nlink: 0,
+            ..made_up_attributes(inode, file_type)
+        })
     }
 
     fn create_replayed(&self, context: Context, parent: u64) -> io::Result<Entry> {
@@ -379,10 +399,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let mut attr = match attributes {
             Some(Ok((attributes, _))) => attributes,
             // It is gone.
-            Some(Err(_)) => Attr {
-                nlink: 0,
-                ..made_up_attributes(known.0, file_type)
-            },
+            Some(Err(_)) => self.gone_attributes(known.0)?,
             None => made_up_attributes(known.0, file_type),
         };
         attr.nlink += additional_links;
