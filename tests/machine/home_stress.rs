@@ -1,4 +1,4 @@
-//! Host and machine work on the same files for a long time (`make home-stress`).
+//! Host and machine work on the same files: for seconds, or for a long time (`make home-stress`).
 
 use std::{
     fs,
@@ -7,6 +7,8 @@ use std::{
 };
 
 use end_to_end::{Lab, Outcome, World};
+
+crate::declare::tests![both_sides_work_on_the_same_files_for_seconds];
 
 /// Slow tests, which only `make home-stress` runs.
 pub(crate) const LONG: &[crate::declare::Test] = &[
@@ -23,6 +25,10 @@ pub(crate) const LONG: &[crate::declare::Test] = &[
 /// Duration in seconds, unless the environment variable `STRESS_SECONDS` is set.
 const SECONDS: &str = "600";
 
+fn both_sides_work_on_the_same_files_for_seconds(lab: &Lab) {
+    stress(lab.user_with_tools(), "8");
+}
+
 fn both_sides_work_on_the_same_files(lab: &Lab) {
     let seconds = std::env::var("STRESS_SECONDS").unwrap_or_else(|_| SECONDS.to_owned());
     for world in lab.with_tools() {
@@ -31,7 +37,7 @@ fn both_sides_work_on_the_same_files(lab: &Lab) {
 }
 
 fn stress(world: &World, seconds: &str) {
-    let directory = world.home().join("stress");
+    let directory = world.home().join(format!("stress-{seconds}"));
     let on_host = |line: &str| {
         let mut command = world.command(Path::new("/bin/sh"));
         command.arg("-c");

@@ -86,6 +86,7 @@ fn main() -> ExitCode {
         at_home::TESTS,
         locks::TESTS,
         home_features::TESTS,
+        home_stress::TESTS,
         file_events::TESTS,
         many_files::TESTS,
         network::TESTS,
