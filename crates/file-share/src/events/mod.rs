@@ -4,7 +4,7 @@
 //! | step | where |
 //! |---|---|
 //! | the agent reports which files are watched; they get marks | [`HostEvents::change_watches`] |
-//! | the kernel reports changes; those of the guest, which this process made, are ignored | [`HostEvents::read`], [`records`] |
+//! | the kernel reports changes; those of the guest, which this process made, are ignored | [`HostEvents::read`], [`mod@records`] |
 //! | changes that follow each other closely are merged | [`pending`] |
 //! | the agent repeats them in the guest | [`HostEvents::repeat`], [`crate::replaying`] |
 //!
