@@ -12,6 +12,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let file = directory.path().join("disk.qcow2");
     fs::write(&file, input).unwrap();
+    let _ = disk::is_unwritten(&file);
     let capacity = disk::read_capacity(&file);
     if let Ok(base) = disk::read_base(&file) {
         assert!(capacity.is_ok());

@@ -166,11 +166,14 @@ pub fn read_backing(disk: &Path) -> Result<Backing, DiskError> {
         return Ok(Backing::None);
     };
     let name = Path::new(OsStr::from_bytes(&name));
-    Ok(if name.is_absolute() {
-        Backing::Base(name.to_owned())
-    } else {
-        Backing::Layer(disk.with_file_name(name))
-    })
+    if name.is_absolute() {
+        return Ok(Backing::Base(name.to_owned()));
+    }
+    if name.file_name() != Some(name.as_os_str()) {
+        let reason = "its layer is not in the same directory";
+        return Err(read_error(disk, invalid(reason)));
+    }
+    Ok(Backing::Layer(disk.with_file_name(name)))
 }
 
 /// Returns the layers that a disk is on, from the disk to the base. The disk may be in use.
@@ -384,11 +387,13 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_on_itself_is_refused() {
+    fn a_disk_on_itself_or_on_a_file_elsewhere_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().join("disk");
-        create_on_layer("disk", &disk, 1 << 20).unwrap();
-        assert!(read_layers(&disk).is_err());
+        for layer in ["disk", "../disk", "./layer", "a/layer"] {
+            create_on_layer(layer, &disk, 1 << 20).unwrap();
+            assert!(read_layers(&disk).is_err(), "{layer}");
+        }
     }
 
     #[test]
