@@ -1,4 +1,4 @@
-//! Changes of the host that the agent repeats in the guest, so that the guest's kernel tells them
+//! Changes of the host that the agent repeats in the guest, so that the guest's kernel reports them
 //! to watchers.
 //!
 //! A thread of the agent makes ordinary system calls in the shared home. Its requests are answered

@@ -1,4 +1,4 @@
-//! Repeats changes of the host in the machine, so that its kernel tells them to watchers.
+//! Repeats changes of the host in the machine, so that its kernel reports them to watchers.
 //!
 //! A thread of its own makes the system calls. The file share recognizes it and changes nothing on
 //! the host, while the machine's kernel sends its inotify events and updates its caches. The file

@@ -1,6 +1,6 @@
 //! The layers of a machine's disk: what it was at the time of a snapshot or a clone.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
 use container_api::FailureKind;
 use container_engine::disk::{self, Backing, DiskError};
@@ -82,13 +82,10 @@ impl Service {
             id: id.clone(),
             cause,
         };
-        let frozen = runtime.freeze_disk().await.map_err(failed)?;
+        let frozen = runtime.freeze_disk().await.map_err(&failed)?;
         bundle.use_disk_file(&overlay)?;
         let put = runtime.put_overlay(&bundle.disk_file(&overlay)).await;
-        put.map_err(|cause| LayerError::Running {
-            id: id.clone(),
-            cause,
-        })?;
+        put.map_err(failed)?;
         drop(frozen);
         Ok(layer)
     }
@@ -98,7 +95,7 @@ impl Service {
 pub(super) fn create_on_layer(
     bundle: &Bundle,
     layer: &DiskFile,
-    like: &std::path::Path,
+    like: &Path,
 ) -> Result<DiskFile, DiskError> {
     let overlay = DiskFile::random();
     let capacity = disk::read_capacity(like)?;
