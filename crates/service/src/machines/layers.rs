@@ -73,6 +73,8 @@ impl Service {
         {
             return Ok(below);
         }
+        // What a snapshot that failed or was killed has left.
+        remove_unused(bundle)?;
         let overlay = create_on_layer(bundle, &layer, &bundle.disk())?;
         let Some(runtime) = runtime else {
             bundle.use_disk_file(&overlay)?;
