@@ -189,7 +189,14 @@ impl<F: InnerFileSystem> HostEvents<F> {
         if has(FAN_RENAME) {
             let from = self.guest_entry(state, record.old_entry);
             let to = self.guest_entry(state, record.new_entry);
-            return state.add_rename(from, to, is_directory);
+            if from.is_some() || to.is_some() {
+                state.pending.add(Change::Renamed {
+                    from,
+                    to,
+                    is_directory,
+                });
+            }
+            return;
         }
         let node = record.file.and_then(|file| state.nodes.get(&file).copied());
         let itself = record
@@ -209,7 +216,14 @@ impl<F: InnerFileSystem> HostEvents<F> {
             } else {
                 (None, entry)
             };
-            return state.add_rename(from, to, is_directory);
+            if from.is_some() || to.is_some() {
+                state.pending.add(Change::Renamed {
+                    from,
+                    to,
+                    is_directory,
+                });
+            }
+            return;
         }
         let what = What {
             is_created: has(FAN_CREATE),
@@ -424,17 +438,6 @@ fn file_type(directory: &File, name: &CStr) -> io::Result<FileType> {
 }
 
 impl State {
-    /// Adds a rename of which the guest watches at least one directory.
-    fn add_rename(&mut self, from: Option<HomeEntry>, to: Option<HomeEntry>, is_directory: bool) {
-        if from.is_some() || to.is_some() {
-            self.pending.add(Change::Renamed {
-                from,
-                to,
-                is_directory,
-            });
-        }
-    }
-
     /// Removes a watch. Returns whether it existed.
     fn remove_watch(&mut self, node: GuestInode) -> bool {
         let Some(file) = self.watches.remove(&node) else {
