@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod accounts;
+mod archives;
 mod artifact;
 mod at_home;
 mod commands;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         environment::TESTS,
         snapshots::TESTS,
         commit::TESTS,
+        archives::TESTS,
         images::TESTS,
         streams::TESTS,
         terminals::TESTS,

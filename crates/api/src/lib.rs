@@ -18,6 +18,8 @@
 //! | `POST /v1/machines/{id}/snapshots/restore` | [`RestoreRequest`] | empty |
 //! | `POST /v1/machines/{id}/snapshots/remove` | [`RemoveSnapshotRequest`] | empty |
 //! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | stream with [`Committed`] |
+//! | `POST /v1/machines/{id}/export` | [`ExportRequest`] | archive, see [`FAILURE_TRAILER`] |
+//! | `POST /v1/import?…`, an [`ImportRequest`] | archive | stream with [`Created`] |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
 //! | `GET /v1/machines/{id}/ports` | | [`Ports`] |
 //! | `POST /v1/registries/login` | [`LoginRequest`] | [`Login`] |
@@ -39,14 +41,14 @@
 //! A stream has one [`StreamEvent`] per line, and ends with the reply of the table. An error is a
 //! [`Failure`]: the body of a reply with another status than 200, or the last event of a stream.
 //!
-//! If the client disconnects, a create, a commit, a pull and a push are cancelled; every other
-//! request is completed.
+//! If the client disconnects, a create, an import, a commit, a pull and a push are cancelled; every
+//! other request is completed.
 //!
 //! # Modules
 //!
 //! | module | content |
 //! |---|---|
-//! | `machine`, `snapshot`, `commit`, `image`, `registry`, `system` | requests and replies |
+//! | `machine`, `snapshot`, `archive`, `commit`, `image`, `registry`, `system` | requests and replies |
 //! | `stream` | events of streamed replies |
 //! | `environment` | the caller's environment variables |
 //!
@@ -71,6 +73,7 @@
 //! # }
 //! ```
 
+mod archive;
 mod commit;
 mod environment;
 mod image;
@@ -80,6 +83,7 @@ mod snapshot;
 mod stream;
 mod system;
 
+pub use archive::{ExportRequest, ImportRequest};
 pub use commit::{CommitRequest, Committed};
 pub use environment::CallerEnvironment;
 pub use image::{
@@ -110,7 +114,7 @@ use serde::{Deserialize, Serialize};
 /// First argument of the program in the role of the service.
 pub const SERVICE_ROLE: &str = "__service";
 
-/// Trailer of a tar stream that ended early: the [`Failure`] as JSON, in ASCII. A stream without
+/// Trailer of an archive that ended early: the [`Failure`] as JSON, in ASCII. A stream without
 /// this trailer is complete.
 pub const FAILURE_TRAILER: &str = "container-failure";
 

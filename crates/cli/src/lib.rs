@@ -24,6 +24,7 @@
 // The docs of verbs and options are help texts for clap: `HOST[:PORT]` and `<none>` are no markup.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod archive_file;
 mod attach;
 mod build;
 mod completion;

@@ -65,6 +65,9 @@ pub enum ClientError {
         /// Error of the encoder.
         cause: serde_json::Error,
     },
+    /// The parameters of a request cannot be encoded.
+    #[error("cannot encode the parameters of the request: {0}")]
+    Query(serde_urlencoded::ser::Error),
     /// A request is not valid HTTP.
     #[error("invalid request for {path}: {cause}")]
     InvalidRequest {

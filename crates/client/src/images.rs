@@ -1,27 +1,13 @@
 //! Requests about images (see [`container_api`]).
 
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-};
-
 use container_api::{
-    FAILURE_TRAILER, Failure, Freed, ImageDetails, Images, InspectRequest, Loaded, Progress,
-    PruneRequest, PullRequest, Pulled, PushRequest, Pushed, RemoveRequest, SaveRequest, Step,
-    TagRequest, Tagged,
+    Freed, ImageDetails, Images, InspectRequest, Loaded, Progress, PruneRequest, PullRequest,
+    Pulled, PushRequest, Pushed, RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
-use futures::stream;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::{
-    Method,
-    body::{Bytes, Frame},
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use hyper::Method;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{Client, ClientError};
-
-/// Size of the chunks in which an archive is sent.
-const CHUNK: usize = 256 << 10;
+use crate::{Client, ClientError, archive::receive_archive};
 
 impl Client {
     /// Returns all images.
@@ -91,80 +77,18 @@ impl Client {
         archive: impl AsyncRead + Send + Unpin + 'static,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Loaded, ClientError> {
-        let failure = Arc::new(Mutex::new(None));
-        let body = StreamBody::new(chunks(archive, Arc::clone(&failure)));
-        let loaded = self
-            .request_streamed_with("/v1/images/load", body, progress)
-            .await;
-        // The service only reports that the stream broke off. The local error says why.
-        let failure = failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        match failure {
-            Some(error) => Err(ClientError::ReadArchive(error)),
-            None => loaded,
-        }
+        self.send_archive("/v1/images/load", archive, progress)
+            .await
     }
 
     /// Saves images as an archive to `to`. What is written is only valid if this succeeds.
     pub async fn save_images(
         &self,
         request: &SaveRequest,
-        mut to: impl AsyncWrite + Unpin,
+        to: impl AsyncWrite + Unpin,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(), ClientError> {
         let response = self.send(Method::POST, "/v1/images/save", request).await?;
-        let mut body = response.into_body();
-        let mut written = 0;
-        while let Some(frame) = body.frame().await {
-            match frame?.into_data() {
-                Ok(bytes) => {
-                    to.write_all(&bytes)
-                        .await
-                        .map_err(ClientError::WriteArchive)?;
-                    written += bytes.len() as u64;
-                    progress(Progress::Step(Step {
-                        name: "saving images".to_owned(),
-                        layers: None,
-                        done: Some(written),
-                        total: None,
-                    }));
-                }
-                Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    if let Some(failure) = trailers.get(FAILURE_TRAILER) {
-                        let failure: Failure = serde_json::from_slice(failure.as_bytes())
-                            .map_err(ClientError::InvalidReply)?;
-                        return Err(failure.into());
-                    }
-                }
-            }
-        }
-        to.flush().await.map_err(ClientError::WriteArchive)
+        receive_archive(response, "saving images", to, progress).await
     }
-}
-
-/// Reads the archive as a stream of chunks. A read error breaks the stream off, and is stored in
-/// `failure`.
-fn chunks(
-    archive: impl AsyncRead + Send + Unpin,
-    failure: Arc<Mutex<Option<io::Error>>>,
-) -> impl stream::Stream<Item = io::Result<Frame<Bytes>>> {
-    stream::unfold((archive, failure), async |(mut archive, failure)| {
-        let mut chunk = vec![0; CHUNK];
-        match archive.read(&mut chunk).await {
-            Ok(0) => None,
-            Ok(count) => {
-                chunk.truncate(count);
-                Some((Ok(Frame::data(chunk.into())), (archive, failure)))
-            }
-            Err(error) => {
-                // An I/O error cannot be cloned. The stream gets one of the same kind.
-                let broken = io::Error::from(error.kind());
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Some((Err(broken), (archive, failure)))
-            }
-        }
-    })
 }

@@ -14,6 +14,7 @@
 //! | `start` | finding, starting and replacing the service |
 //! | `http` | one request: JSON, or a stream of progress lines and a result |
 //! | `machines`, `images`, `registries` | one method for each request of the API |
+//! | `archive` | archives as bodies of requests and replies |
 //! | [`exec`] | commands in a running machine |
 //! | [`host_names`] | systemd-resolved and `/etc/hosts` |
 //!
@@ -29,6 +30,7 @@
 //! # }
 //! ```
 
+mod archive;
 mod descriptors;
 mod error;
 pub mod exec;

@@ -2,14 +2,15 @@
 
 use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, Committed, CreateRequest,
-    Created, DefaultMachine, Deleted, Logs, MachineState, Machines, Ports, Progress,
-    RemoveSnapshotRequest, RenameRequest, RestoreRequest, Running, SnapshotRequest, SnapshotState,
-    Snapshots, SystemInfo,
+    Created, DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs, MachineState, Machines,
+    Ports, Progress, RemoveSnapshotRequest, RenameRequest, RestoreRequest, Running,
+    SnapshotRequest, SnapshotState, Snapshots, SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, archive::receive_archive};
 
 impl Client {
     /// Returns what machines run on: accelerator, engine, kernel, directories.
@@ -59,6 +60,32 @@ impl Client {
     ) -> Result<Committed, ClientError> {
         self.request_streamed(&path(id, "/commit"), request, progress)
             .await
+    }
+
+    /// Exports a machine as an archive to `to`. What is written is only valid if this succeeds.
+    pub async fn export(
+        &self,
+        id: &MachineId,
+        request: &ExportRequest,
+        to: impl AsyncWrite + Unpin,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ClientError> {
+        let path = path(id, "/export");
+        let response = self.send(Method::POST, &path, request).await?;
+        receive_archive(response, "exporting machine", to, progress).await
+    }
+
+    /// Makes a machine from an archive. Dropping the future cancels the request, and nothing of the
+    /// machine remains.
+    pub async fn import(
+        &self,
+        request: &ImportRequest,
+        archive: impl AsyncRead + Send + Unpin + 'static,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Created, ClientError> {
+        let query = serde_urlencoded::to_string(request).map_err(ClientError::Query)?;
+        let path = format!("/v1/import?{query}");
+        self.send_archive(&path, archive, progress).await
     }
 
     /// Stops a machine, and waits until it has stopped. One that is not running is left as it is.

@@ -328,6 +328,16 @@ impl NewBundle {
         Ok(())
     }
 
+    /// Records that the machine was set up before, and keeps its ids and keys.
+    pub fn set_moved(&self) -> Result<(), BundleError> {
+        self.bundle.set_provisioned(true)
+    }
+
+    /// Writes the list of snapshots.
+    pub fn set_snapshots(&self, snapshots: &[Snapshot]) -> Result<(), BundleError> {
+        self.bundle.set_snapshots(snapshots)
+    }
+
     /// Records that the machine is a copy of one that was set up: its ids and keys are to be
     /// renewed.
     pub fn set_cloned(&self) -> Result<(), BundleError> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    MachineAddress, MachineId,
+    DiskFile, MachineAddress, MachineId,
     atomic_file::{replace, sync_parent},
     bundle::{Bundle, NewBundle},
     bundle_error::BundleError,
@@ -112,6 +112,22 @@ impl Bundles {
     /// Begins a machine, which exists after it is [finished](NewBundle::finish).
     pub fn begin(&self, id: &MachineId) -> Result<NewBundle, BundleError> {
         self.ensure_free(id)?;
+        self.new_bundle(id)
+    }
+
+    /// Links files of a machine's disk in a bundle that is not to be finished: they remain until it
+    /// is dropped, also if the machine is changed or deleted meanwhile.
+    pub fn link_disk_files(
+        &self,
+        id: &MachineId,
+        files: &[DiskFile],
+    ) -> Result<NewBundle, BundleError> {
+        let links = self.new_bundle(id)?;
+        links.share_disk_files(&self.get(id)?, files)?;
+        Ok(links)
+    }
+
+    fn new_bundle(&self, id: &MachineId) -> Result<NewBundle, BundleError> {
         let directory = tempfile::Builder::new()
             .prefix(&format!(".new-{id}-"))
             .tempdir_in(&self.machines)

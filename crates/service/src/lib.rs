@@ -16,6 +16,8 @@
 //! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
 //! | `checks`, `published_ports` | refusals before a boot, and problems with ports |
 //! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
+//! | `machine_archive` | format of exported machines |
+//! | `archive_stream` | archives as bodies of requests and replies |
 //! | `pull_options`, `progress`, `stream_client` | parts of the verbs that stream progress |
 //! | `service`, `locks`, `activity` | shared state: stores, locks per machine, running requests |
 //! | `configuration`, `host_resources` | `config.toml`; CPUs and memory of the host |
@@ -40,6 +42,7 @@
 //! ```
 
 mod activity;
+mod archive_stream;
 mod boot_change;
 mod build;
 mod checks;
@@ -51,6 +54,7 @@ mod http;
 mod images;
 mod launch;
 mod locks;
+mod machine_archive;
 mod machines;
 mod process;
 mod progress;

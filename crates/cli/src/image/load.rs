@@ -1,17 +1,21 @@
 //! `container image load`
 
 use std::{
-    fs,
-    io::{self, IsTerminal},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use clap::Args;
 use container_client::Client;
 use container_copy::{RootName, pack};
-use tokio::{fs::File, io::AsyncRead};
+use tokio::fs::File;
 
-use crate::{failure::Failure, options::ProgressOptions, output, progress};
+use crate::{
+    archive_file::{self, ArchiveSource},
+    failure::Failure,
+    options::ProgressOptions,
+    output, progress,
+};
 
 /// Load images from an archive: an OCI image layout, or one written by docker or podman.
 ///
@@ -42,8 +46,6 @@ pub(crate) struct Load {
 /// Files that list the images: of an OCI image layout, and of `docker save`.
 const INDEX_FILES: [&str; 2] = ["index.json", "manifest.json"];
 
-type ArchiveStream = Box<dyn AsyncRead + Send + Unpin>;
-
 impl Load {
     /// Loads the images and prints their references.
     pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
@@ -67,21 +69,9 @@ impl Load {
         Ok(())
     }
 
-    async fn archive(&self) -> Result<ArchiveStream, Failure> {
-        if self.input == Path::new("-") {
-            if io::stdin().is_terminal() {
-                return Err(Failure::new(
-                    "cannot read an archive from a terminal (name a file with --input, or use a pipe)",
-                ));
-            }
-            return Ok(Box::new(tokio::io::stdin()));
-        }
-        let path = self.input.display();
-        let cannot_open = || Failure::cannot(format!("open {path}"));
-        let metadata = fs::metadata(&self.input).map_err(cannot_open())?;
-        if !metadata.is_dir() {
-            let file = File::open(&self.input).await;
-            return Ok(Box::new(file.map_err(cannot_open())?));
+    async fn archive(&self) -> Result<ArchiveSource, Failure> {
+        if !self.input.is_dir() {
+            return archive_file::open(&self.input).await;
         }
         let is_layout = |directory: &Path| {
             let mut files = INDEX_FILES.iter();
@@ -89,7 +79,8 @@ impl Load {
         };
         if !is_layout(&self.input) {
             return Err(Failure::new(format!(
-                "{path} is not an OCI image layout: index.json not found"
+                "{} is not an OCI image layout: index.json not found",
+                self.input.display()
             )));
         }
         pack_directory(self.input.clone())
@@ -97,7 +88,7 @@ impl Load {
 }
 
 /// Returns a stream of a directory's contents as an archive, packed by a thread.
-fn pack_directory(directory: PathBuf) -> Result<ArchiveStream, Failure> {
+fn pack_directory(directory: PathBuf) -> Result<ArchiveSource, Failure> {
     let (reader, writer) = io::pipe().map_err(Failure::cannot("create a pipe"))?;
     std::thread::spawn(move || {
         let note = &mut |note: String| output::note(&note);

@@ -1,21 +1,15 @@
 //! `container image save`
 
-use std::{
-    fs,
-    io::{self, IsTerminal},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use container_api::{ArchiveFormat, SaveRequest};
+use container_api::{ArchiveFormat, Progress, SaveRequest};
 use container_client::Client;
-use tokio::fs::File;
 
 use crate::{
+    archive_file::NewArchive,
     failure::Failure,
     options::{PlatformOptions, ProgressOptions},
-    progress,
     values::ImageName,
 };
 
@@ -78,55 +72,12 @@ impl Save {
             },
             platform: self.platform.platform(),
         };
-        let cancelled = "Cancelled; no archive was written.";
-        let path = &self.output;
-        if path == Path::new("-") {
-            if io::stdout().is_terminal() {
-                return Err(Failure::new(
-                    "cannot write an archive to a terminal (name a file with --output, or use a pipe)",
-                ));
-            }
-            return progress::show_while(self.progress.mode, cancelled, async |show| {
-                client
-                    .save_images(&request, tokio::io::stdout(), show)
-                    .await
-            })
-            .await;
-        }
-        let cannot_write = || Failure::cannot(format!("write {}", path.display()));
-        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            // A device or a named pipe is written to, not replaced.
-            let file = File::options()
-                .write(true)
-                .open(path)
-                .await
-                .map_err(cannot_write())?;
-            return progress::show_while(self.progress.mode, cancelled, async |show| {
-                client.save_images(&request, file, show).await
-            })
-            .await;
-        }
-        let new = temporary_file(path).map_err(cannot_write())?;
-        let file = File::from_std(new.as_file().try_clone().map_err(cannot_write())?);
-        progress::show_while(self.progress.mode, cancelled, async |show| {
-            client.save_images(&request, file, show).await
-        })
-        .await?;
-        new.persist(path)
-            .map_err(|error| cannot_write()(error.error))?;
-        Ok(())
+        let archive = NewArchive {
+            path: &self.output,
+            mode: 0o666,
+        };
+        let write =
+            async |to, show: &mut dyn FnMut(Progress)| client.save_images(&request, to, show).await;
+        archive.write(self.progress.mode, write).await
     }
-}
-
-/// Creates a temporary file in the same directory as `path`, so that it can be renamed to it.
-fn temporary_file(path: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    tempfile::Builder::new()
-        .prefix(".container-save-")
-        // Reduced by the umask, like any new file. The default of tempfile is 0600.
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(directory)
 }

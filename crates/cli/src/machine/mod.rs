@@ -9,7 +9,9 @@ mod copy;
 mod create;
 mod delete;
 mod exec;
+mod export;
 mod filter;
+mod import;
 mod inspect;
 mod list;
 mod logs;
@@ -51,6 +53,8 @@ pub(crate) enum Machine {
     Commit(commit::Commit),
     Clone(clone::Clone),
     Snapshot(snapshot::Snapshot),
+    Export(export::Export),
+    Import(import::Import),
     Rename(rename::Rename),
     #[command(visible_alias = "rm", alias = "remove")]
     Delete(delete::Delete),
@@ -84,6 +88,8 @@ impl Machine {
             Machine::Commit(commit) => commit.run(&client).await?,
             Machine::Clone(clone) => clone.run(&client).await?,
             Machine::Snapshot(snapshot) => snapshot.run(&client).await?,
+            Machine::Export(export) => export.run(&client).await?,
+            Machine::Import(import) => import.run(&client).await?,
             Machine::Rename(rename) => rename.run(&client).await?,
             Machine::Stop(stop) => return stop.run(&client).await,
             Machine::Delete(delete) => return delete.run(&client).await,

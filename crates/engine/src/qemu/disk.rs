@@ -44,7 +44,7 @@ pub enum DiskError {
     /// `qemu-img` could not create or change the disk.
     #[error("cannot {action} the disk {path}: {message}")]
     Change {
-        /// `create`, `grow` or `merge a layer into`.
+        /// What was attempted: `create`, `grow` …
         action: &'static str,
         /// Path of the qcow2 overlay.
         path: PathBuf,
@@ -105,15 +105,36 @@ pub fn merge_layer(disk: &Path) -> Result<(), DiskError> {
     };
     let mut rebase = image_tool()?;
     rebase.args(["rebase", "-q", "-f", "qcow2"]);
-    match read_backing(&layer)? {
-        Backing::Layer(below) => rebase
+    add_backing(&mut rebase, &read_backing(&layer)?);
+    rebase.arg(disk);
+    run(rebase, "merge a layer into", disk)
+}
+
+/// Puts a disk from another host on a backing file of this one. The file that its header names, and
+/// which an attacker may have chosen, is not opened.
+///
+/// # Errors
+/// [`DiskError`], also if the disk is encrypted, or has data in other files than the backing file.
+pub fn adopt(disk: &Path, backing: &Backing) -> Result<(), DiskError> {
+    let check = || Header::read(&File::open(disk)?)?.check_self_contained();
+    check().map_err(|cause| read_error(disk, cause))?;
+    let mut rebase = image_tool()?;
+    // Only with `-u` the old backing file is not opened.
+    rebase.args(["rebase", "-q", "-u", "-f", "qcow2"]);
+    add_backing(&mut rebase, backing);
+    rebase.arg(disk);
+    run(rebase, "change the backing file of", disk)
+}
+
+/// Adds the options of `qemu-img rebase` that name a backing file.
+fn add_backing(rebase: &mut Command, backing: &Backing) {
+    match backing {
+        Backing::Layer(layer) => rebase
             .args(["-F", "qcow2", "-b"])
-            .arg(below.file_name().unwrap_or_default()),
+            .arg(layer.file_name().unwrap_or_default()),
         Backing::Base(base) => rebase.args(["-F", "raw", "-b"]).arg(base),
         Backing::None => rebase.args(["-b", ""]),
     };
-    rebase.arg(disk);
-    run(rebase, "merge a layer into", disk)
 }
 
 /// Grows a disk to `capacity` bytes, the new ones zero; a larger disk stays as it is. After an
@@ -243,27 +264,52 @@ struct Header {
     backing_file_offset: u64,
     backing_file_size: u32,
     size: u64,
+    encryption: u32,
     first_table_entries: u32,
     first_table_offset: u64,
+    /// Features without which the file cannot be read. Absent in version 2.
+    incompatible_features: u64,
 }
+
+/// Incompatible features that a disk from another host may have: `dirty`, `compression type` and
+/// `extended L2`.
+const KNOWN_FEATURES: u64 = 1 << 0 | 1 << 3 | 1 << 4;
 
 impl Header {
     /// Reads the header. Numbers are big-endian: `magic` at 0, `version` at 4,
     /// `backing_file_offset` at 8, `backing_file_size` at 16, `cluster_bits` at 20, `size` at 24,
-    /// `crypt_method` at 32, `l1_size` at 36, `l1_table_offset` at 40.
+    /// `crypt_method` at 32, `l1_size` at 36, `l1_table_offset` at 40; from version 3 on,
+    /// `incompatible_features` at 72.
     fn read(file: &File) -> io::Result<Header> {
-        let mut header = [0; 48];
+        let mut header = [0; 80];
         file.read_exact_at(&mut header, 0)?;
         if !header.starts_with(MAGIC) {
             return Err(invalid("not a qcow2 file"));
         }
+        let version = u32::from_be_bytes(field(&header, 4));
         Ok(Header {
             backing_file_offset: u64::from_be_bytes(field(&header, 8)),
             backing_file_size: u32::from_be_bytes(field(&header, 16)),
             size: u64::from_be_bytes(field(&header, 24)),
+            encryption: u32::from_be_bytes(field(&header, 32)),
             first_table_entries: u32::from_be_bytes(field(&header, 36)),
             first_table_offset: u64::from_be_bytes(field(&header, 40)),
+            incompatible_features: match version {
+                2 => 0,
+                _ => u64::from_be_bytes(field(&header, 72)),
+            },
         })
+    }
+
+    /// Refuses a disk that cannot be read without a key or without an external data file.
+    fn check_self_contained(&self) -> io::Result<()> {
+        if self.encryption != 0 {
+            return Err(invalid("it is encrypted"));
+        }
+        if self.incompatible_features & !KNOWN_FEATURES != 0 {
+            return Err(invalid("it uses features that are not supported"));
+        }
+        Ok(())
     }
 
     /// Reads the backing file's name; absent if the disk has no backing file.
@@ -281,7 +327,7 @@ impl Header {
 }
 
 /// Returns the bytes of a field of the header.
-fn field<const N: usize>(header: &[u8; 48], offset: usize) -> [u8; N] {
+fn field<const N: usize>(header: &[u8; 80], offset: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&header[offset..offset + N]);
     field
@@ -397,10 +443,38 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_from_elsewhere_does_not_lead_to_other_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (secret, layer, disk) = (path("secret"), path("layer"), path("disk"));
+        fs::write(&secret, vec![9; 1 << 20]).unwrap();
+        fs::write(path("base"), vec![7; 1 << 20]).unwrap();
+        create_overlay(&secret, &layer).unwrap();
+        create_overlay(&secret, &disk).unwrap();
+        write(&disk, 1, "0");
+        adopt(&layer, &Backing::Base(path("base"))).unwrap();
+        adopt(&disk, &Backing::Layer(layer.clone())).unwrap();
+        assert_eq!(read_layers(&disk).unwrap(), [layer]);
+        assert!(has(&disk, 1, "0") && has(&disk, 7, "64k"));
+        adopt(&disk, &Backing::None).unwrap();
+        assert!(has(&disk, 0, "64k"));
+
+        let (outside, external) = (path("outside"), path("external"));
+        let options = format!("data_file={},data_file_raw=on", outside.to_str().unwrap());
+        let create = ["create", "-q", "-f", "qcow2", "-o", &options];
+        tool(
+            "qemu-img",
+            &[&create[..], &[external.to_str().unwrap(), "1M"]].concat(),
+        );
+        let error = adopt(&external, &Backing::None).unwrap_err();
+        assert!(error.to_string().contains("not supported"), "{error}");
+    }
+
+    #[test]
     fn an_invalid_header_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let disk = directory.path().join("disk.qcow2");
-        let mut long_name = [0; 48];
+        let mut long_name = [0; 80];
         long_name[..4].copy_from_slice(MAGIC);
         long_name[15] = 1;
         long_name[16] = 0xff;

@@ -13,6 +13,9 @@ use crate::{
     digest::Hasher, store::StoreError,
 };
 
+/// Size of a block of a tar archive in bytes.
+const BLOCK: u64 = 512;
+
 /// Format of a saved archive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ArchiveFormat {
@@ -199,9 +202,13 @@ fn name(digest: &Digest) -> String {
 }
 
 impl ImageArchive {
-    /// Returns the size of all blobs in bytes, which is roughly the archive's.
-    pub fn size(&self) -> u64 {
-        self.blobs.iter().map(|(_, size)| size).sum()
+    /// Returns the exact size in bytes of the tar stream: for each member a header and the content
+    /// in whole blocks, and two empty blocks at the end.
+    pub fn tar_size(&self) -> u64 {
+        let documents = self.documents.iter().map(|(_, text)| text.len() as u64);
+        let members = documents.chain(self.blobs.iter().map(|(_, size)| *size));
+        let blocks: u64 = members.map(|size| 1 + size.div_ceil(BLOCK)).sum();
+        (blocks + 2) * BLOCK
     }
 
     /// Writes the archive as a tar stream and checks every blob's digest. Works on the calling

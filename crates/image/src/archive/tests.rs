@@ -458,6 +458,7 @@ impl TestStore {
         let archive = self.store.prepare_archive(&to_save, format, None)?;
         let mut written = Vec::new();
         archive.write(&shared, &mut written)?;
+        assert_eq!(written.len() as u64, archive.tar_size());
         Ok(written)
     }
 }

@@ -25,6 +25,7 @@
 //! | `index` | references and machine settings: all entries of `index.json` |
 //! | `catalogue` | `images`: what is stored and how much disk it takes |
 //! | `image_blobs` | all blobs that an image refers to |
+//! | `imported_base` | `import_base` |
 //! | `resolve` | `reference`: from a name or digest prefix to an image |
 //! | `tag` | `tag` |
 //! | `remove` | on [`ExclusiveGuard`]: `untag`, `remove`, `prune` |
@@ -39,6 +40,7 @@ mod catalogue;
 mod directory;
 mod error;
 mod image_blobs;
+mod imported_base;
 mod index;
 mod lock;
 mod lock_file;

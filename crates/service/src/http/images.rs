@@ -5,18 +5,17 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderValue, header::TRAILER},
     response::Response,
     routing::{get, post},
 };
 use container_api::{
-    FAILURE_TRAILER, ImageDetails, Images, InspectRequest, PruneRequest, PullRequest, PushRequest,
-    RemoveRequest, SaveRequest, TagRequest, Tagged,
+    ImageDetails, Images, InspectRequest, PruneRequest, PullRequest, PushRequest, RemoveRequest,
+    SaveRequest, TagRequest, Tagged,
 };
 
 use super::{
     refusal::Refusal,
-    reply::{Reply, completed, streamed},
+    reply::{Reply, archive, completed, streamed},
     request::JsonBody,
     shared::Shared,
 };
@@ -99,8 +98,8 @@ async fn save(
     State(shared): State<Shared>,
     JsonBody(request): JsonBody<SaveRequest>,
 ) -> Result<Response, Refusal> {
-    let mut response = Response::new(shared.service.save_images(&request).await?);
-    let trailer = HeaderValue::from_static(FAILURE_TRAILER);
-    response.headers_mut().insert(TRAILER, trailer);
-    Ok(response)
+    Ok(archive(
+        &shared,
+        shared.service.save_images(&request).await?,
+    ))
 }

@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Request, State},
     response::Response,
     routing::{get, post},
 };
 use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, CreateRequest, Created,
-    DefaultMachine, Deleted, Logs, MachineState, Machines, Ports, RemoveSnapshotRequest,
-    RenameRequest, RestoreRequest, SnapshotRequest, Snapshots,
+    DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs, MachineState, Machines, Ports,
+    RemoveSnapshotRequest, RenameRequest, RestoreRequest, SnapshotRequest, Snapshots,
 };
 
 use super::{
-    reply::{Reply, completed, streamed},
-    request::{JsonBody, MachinePath},
+    refusal::Refusal,
+    reply::{Reply, archive, completed, streamed},
+    request::{JsonBody, MachinePath, UrlQuery},
     shared::Shared,
 };
 use crate::machines::CloneError;
@@ -27,6 +28,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/machines/{id}", get(inspect).patch(set).delete(delete))
         .route("/v1/machines/{id}/boot", post(boot))
         .route("/v1/machines/{id}/commit", post(commit))
+        .route("/v1/machines/{id}/export", post(export))
+        .route("/v1/import", post(import))
         .route("/v1/machines/{id}/stop", post(stop))
         .route("/v1/machines/{id}/rename", post(rename))
         .route("/v1/machines/{id}/clone", post(clone_machine))
@@ -95,6 +98,29 @@ async fn commit(
     let service = Arc::clone(&shared.service);
     streamed(&shared, |client| async move {
         service.commit(&id, request, &client).await
+    })
+}
+
+async fn export(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<ExportRequest>,
+) -> Result<Response, Refusal> {
+    Ok(archive(
+        &shared,
+        shared.service.export(&id, &request).await?,
+    ))
+}
+
+async fn import(
+    State(shared): State<Shared>,
+    UrlQuery(import): UrlQuery<ImportRequest>,
+    request: Request,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    let archive = request.into_body().into_data_stream();
+    streamed(&shared, |client| async move {
+        service.import(import, archive, &client).await
     })
 }
 

@@ -2,8 +2,15 @@
 
 use std::convert::Infallible;
 
-use axum::{Json, body::Body, response::Response};
+use axum::{
+    Json,
+    body::Body,
+    http::{HeaderValue, header::TRAILER},
+    response::Response,
+};
+use container_api::FAILURE_TRAILER;
 use futures::StreamExt;
+use http_body_util::BodyExt;
 use serde::Serialize;
 
 use super::{refusal::Refusal, shared::Shared};
@@ -14,6 +21,20 @@ use crate::{
 
 /// A reply with a JSON body.
 pub(super) type Reply<T> = Result<Json<T>, Refusal>;
+
+/// Returns the reply with an archive, which breaks off with a trailer if it fails. The request is
+/// in progress until it is sent.
+pub(super) fn archive(shared: &Shared, body: Body) -> Response {
+    let guard = shared.activity.begin();
+    let body = body.map_frame(move |frame| {
+        let _in_progress = &guard;
+        frame
+    });
+    let mut response = Response::new(Body::new(body));
+    let trailer = HeaderValue::from_static(FAILURE_TRAILER);
+    response.headers_mut().insert(TRAILER, trailer);
+    response
+}
 
 /// Runs an operation as a task, so that it is completed even if the client disconnects.
 pub(super) async fn completed<T: Send + 'static, E: RequestError>(

@@ -3,7 +3,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Request},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
 use container_machine::{InvalidMachineId, MachineId};
@@ -23,6 +23,19 @@ impl<S: Send + Sync> FromRequestParts<S> for MachinePath {
         let id = id.parse();
         let id = id.map_err(|error: InvalidMachineId| Refusal::invalid(error.to_string()))?;
         Ok(MachinePath(id))
+    }
+}
+
+/// The parameters in the request's URL.
+pub(super) struct UrlQuery<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for UrlQuery<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        let Query(value) = query.map_err(|error| Refusal::invalid(error.to_string()))?;
+        Ok(UrlQuery(value))
     }
 }
 

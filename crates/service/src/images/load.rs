@@ -1,14 +1,13 @@
 //! `load`: reads the images of an archive, which is the body of the request, into the store.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use axum::body::BodyDataStream;
 use container_api::{FailureKind, Loaded, LoadedImage};
 use container_image::{ImageError, LoadOptions, StoreError};
-use futures::StreamExt;
-use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{
+    archive_stream::{archive_reader, discard},
     configuration::ConfigurationError,
     failure::{RequestError, TaskPanicked},
     progress::ByteCounter,
@@ -55,9 +54,7 @@ impl Service {
             name_override: None,
         };
         let guard = self.images.lock_shared().await?;
-        let archive = StreamReader::new(archive.map(|chunk| chunk.map_err(io::Error::other)));
-        // Created here, because it takes the handle of the event loop of the current thread.
-        let mut archive = SyncIoBridge::new(archive);
+        let mut archive = archive_reader(archive);
         let client = client.clone();
         let load = tokio::task::spawn_blocking(move || {
             let counter = ByteCounter::new(&client, "loading images");
@@ -78,14 +75,4 @@ impl Service {
             images: images.collect(),
         })
     }
-}
-
-/// Reads the rest of a refused archive, and keeps the reply open meanwhile: a client that is still
-/// sending when the connection is closed does not get to read the error.
-fn discard(mut archive: impl io::Read + Send + 'static, client: StreamClient) {
-    tokio::task::spawn_blocking(move || {
-        // Ends with an error when the client disconnects.
-        let _ = io::copy(&mut archive, &mut io::sink());
-        drop(client);
-    });
 }

@@ -11,3 +11,5 @@ mod remove;
 mod save;
 mod tag;
 mod uses;
+
+pub(crate) use uses::image_of;

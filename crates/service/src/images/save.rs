@@ -1,35 +1,13 @@
 //! `save`: writes images into an archive, which is the body of the reply.
 
-use std::{
-    convert::Infallible,
-    io::{self, Write},
-};
-
-use axum::body::{Body, Bytes};
-use container_api::{
-    ArchiveFormat as RequestedFormat, FAILURE_TRAILER, Failure, FailureKind, SaveRequest,
-};
+use axum::body::Body;
+use container_api::{ArchiveFormat as RequestedFormat, FailureKind, SaveRequest};
 use container_image::{
-    ArchiveFormat, ImageArchive, ImageError, ImageToSave, InvalidPlatform, ResolveError, Resolved,
-    SaveError, SharedGuard, StoreError,
+    ArchiveFormat, ImageError, ImageToSave, InvalidPlatform, ResolveError, Resolved, StoreError,
 };
-use futures::stream;
-use http_body_util::StreamBody;
-use hyper::{
-    HeaderMap,
-    body::Frame,
-    header::{HeaderName, HeaderValue},
-};
-use tokio::sync::mpsc;
 
 use super::inventory::{Inventory, InventoryError};
-use crate::{failure::RequestError, service::Service};
-
-/// Chunks of an archive that are buffered for a client that reads slowly.
-const BUFFERED_CHUNKS: usize = 8;
-
-/// Size of a chunk in bytes.
-const CHUNK_SIZE: usize = 256 << 10;
+use crate::{archive_stream::archive_body, failure::RequestError, service::Service};
 
 /// Images cannot be saved.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +38,8 @@ impl RequestError for SaveImagesError {
 
 impl Service {
     /// Returns the archive of the requested images. An error after the first byte is sent in the
-    /// trailer [`FAILURE_TRAILER`].
+    /// trailer
+    /// [`FAILURE_TRAILER`](container_api::FAILURE_TRAILER).
     pub(crate) async fn save_images(&self, request: &SaveRequest) -> Result<Body, SaveImagesError> {
         let platform = request.platform.as_deref().map(str::parse).transpose()?;
         let format = match request.format {
@@ -74,7 +53,8 @@ impl Service {
             .images
             .prepare_archive(&images, format, platform.as_ref())
             .map_err(ImageError::from)?;
-        Ok(body(archive, guard))
+        // The guard keeps the blobs from being removed meanwhile.
+        Ok(archive_body(move |to| archive.write(&guard, to)))
     }
 }
 
@@ -97,81 +77,4 @@ fn images_to_save<'a>(
         }
     }
     Ok(to_save)
-}
-
-/// Returns a body for the archive, which a thread writes. The guard keeps its blobs from being
-/// removed meanwhile.
-fn body(archive: ImageArchive, guard: SharedGuard) -> Body {
-    let (chunks, receiver) = mpsc::channel::<Frame<Bytes>>(BUFFERED_CHUNKS);
-    tokio::task::spawn_blocking(move || {
-        let out = io::BufWriter::with_capacity(CHUNK_SIZE, ChunkWriter(chunks.clone()));
-        match archive.write(&guard, out) {
-            Ok(()) => {}
-            // The client has disconnected.
-            Err(SaveError::Write(_)) => {}
-            Err(error) => {
-                let failure = ImageError::from(error).to_failure();
-                // Fails if the client has disconnected.
-                let _ = chunks.blocking_send(Frame::trailers(trailer(&failure)));
-            }
-        }
-    });
-    let frames = stream::unfold(receiver, async |mut receiver| {
-        let frame = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(frame), receiver))
-    });
-    Body::new(StreamBody::new(frames))
-}
-
-fn trailer(failure: &Failure) -> HeaderMap {
-    let mut trailer = HeaderMap::new();
-    let json = serde_json::to_string(failure).unwrap_or_default();
-    // Header values are ASCII.
-    let json: String = json.chars().map(escape_non_ascii).collect();
-    if let Ok(value) = HeaderValue::from_str(&json) {
-        trailer.insert(HeaderName::from_static(FAILURE_TRAILER), value);
-    }
-    trailer
-}
-
-/// Returns a character of a JSON text in ASCII (RFC 8259, section 7).
-fn escape_non_ascii(character: char) -> String {
-    if character.is_ascii() {
-        return character.to_string();
-    }
-    let units = character.encode_utf16(&mut [0; 2]).to_vec();
-    units.iter().map(|unit| format!("\\u{unit:04x}")).collect()
-}
-
-/// Writer that sends each write as a frame of a body.
-struct ChunkWriter(mpsc::Sender<Frame<Bytes>>);
-
-impl Write for ChunkWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let frame = Frame::data(Bytes::copy_from_slice(bytes));
-        match self.0.blocking_send(frame) {
-            Ok(()) => Ok(bytes.len()),
-            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trailer_holds_any_message() {
-        let failure = Failure {
-            kind: FailureKind::Failed,
-            message: "naïve … 𝄞 \n\"x\"".to_owned(),
-        };
-        let trailer = trailer(&failure);
-        let text = trailer[FAILURE_TRAILER].to_str().unwrap();
-        assert_eq!(serde_json::from_str::<Failure>(text).unwrap(), failure);
-    }
 }

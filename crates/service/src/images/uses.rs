@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use container_engine::disk::{self, DiskError};
 use container_image::{Descriptor, GcRoots, StoredImage};
-use container_machine::{Bundle, BundleError, Bundles, MachineId};
+use container_machine::{Bundle, BundleError, Bundles, MachineConfiguration, MachineId};
 
 /// Image and base that a machine uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,17 +87,19 @@ enum UseError {
     Disk(#[from] DiskError),
 }
 
+/// Returns the image that a machine was made from, unless its digest is of an unknown algorithm.
+pub(crate) fn image_of(machine: &MachineConfiguration) -> Option<Descriptor> {
+    let descriptor = &machine.image.descriptor;
+    Some(Descriptor {
+        digest: descriptor.digest.parse().ok()?,
+        media_type: descriptor.media_type.clone(),
+        size: descriptor.size,
+    })
+}
+
 fn image_use(id: &MachineId, bundle: &Bundle) -> Result<ImageUse, UseError> {
     let image = match bundle.configuration() {
-        Ok(machine) => {
-            let descriptor = machine.image.descriptor;
-            let digest = descriptor.digest.parse().ok();
-            digest.map(|digest| Descriptor {
-                digest,
-                media_type: descriptor.media_type,
-                size: descriptor.size,
-            })
-        }
+        Ok(machine) => image_of(&machine),
         // The disk names the base, which is enough to keep it.
         Err(BundleError::Malformed { .. }) => None,
         Err(error) => return Err(error.into()),

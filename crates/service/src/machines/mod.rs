@@ -5,6 +5,8 @@ mod clone;
 mod commit;
 mod create;
 mod delete;
+mod export;
+mod import;
 mod inspect;
 mod layers;
 mod ports;
