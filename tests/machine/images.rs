@@ -17,6 +17,7 @@ crate::declare::tests![
     images_of_machines_are_not_removed,
     prune_removes_unused_images_and_bases,
     prune_asks_for_confirmation_on_a_terminal,
+    disk_usage_is_counted_and_freed,
     machines_are_created_during_a_prune,
     killed_service_keeps_named_images,
     saved_images_are_loaded_by_other_programs,
@@ -497,4 +498,49 @@ fn memory_for_unpacking_is_bounded(_: &Lab) {
     let peak: u64 = peak.trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 150 << 10, "{peak} KiB");
     world.check_disk("dev");
+}
+
+/// Returns count, items in use, size and reclaimable size of a kind.
+fn usage(world: &World, kind: &str) -> [u64; 4] {
+    let shown = outcome(&mut container(world, &["system", "df", "--format", "json"]));
+    let all: Value = serde_json::from_str(&shown.stdout).unwrap();
+    let mut all = all.as_array().unwrap().iter();
+    let usage = all.find(|usage| usage["kind"] == kind).unwrap();
+    ["count", "inUse", "size", "reclaimable"].map(|field| usage[field].as_u64().unwrap())
+}
+
+fn disk_usage_is_counted_and_freed(lab: &Lab) {
+    let world = World::for_user();
+    for kind in ["images", "base-images", "machines", "templates", "kernels"] {
+        assert_eq!(usage(&world, kind)[0], 0, "{kind}");
+    }
+    image(&world, &["pull", &lab.image("debian-systemd:12")]);
+    let busybox = lab.image("busybox:1");
+    world.create(&busybox, "one", &["--no-boot"]);
+    world.stdout(&["clone", "one", "two"]);
+    let [count, used, size, unused] = usage(&world, "images");
+    assert_eq!((count, used), (2, 1));
+    assert!(0 < unused && unused < size, "{unused} {size}");
+    let [count, used, size, unused] = usage(&world, "base-images");
+    assert_eq!((count, used, unused), (1, 1, 0));
+    assert!(size > 0);
+    let [count, running, ..] = usage(&world, "machines");
+    assert_eq!((count, running), (2, 0));
+
+    let prune = |more: &[&str]| {
+        let words = [&["system", "prune", "--force"], more].concat();
+        let outcome = outcome(&mut container(&world, &words));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.stdout
+    };
+    assert_eq!(prune(&[]), "Nothing to remove\n");
+    assert!(prune(&["--all"]).contains("Freed"));
+    let [count, used, _, unused] = usage(&world, "images");
+    assert_eq!((count, used, unused), (1, 1, 0));
+    world.stdout(&["rm", "one", "two"]);
+    assert_ne!(usage(&world, "base-images")[3], 0);
+    prune(&["--all"]);
+    for kind in ["images", "base-images", "machines"] {
+        assert_eq!(usage(&world, kind), [0; 4], "{kind}");
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use end_to_end::{Lab, World};
-use serde_json::json;
+use serde_json::{Value, json};
 
 crate::declare::tests![machines_start_from_a_template];
 
@@ -110,6 +110,21 @@ fn machines_start_from_a_template(lab: &Lab) {
     let greeting = "timeout 100 bash -c 'until exec 3<>/dev/tcp/first/22; do sleep 1; done; \
                     head -c 4 <&3' 2>/dev/null";
     assert_eq!(world.inside("second", greeting), "SSH-");
+
+    // It is shown, and in use.
+    let container = |words: &[&str]| {
+        let output = world.container(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        output.stdout
+    };
+    let usage = container(&["system", "df", "--format", "json"]);
+    let usage: Value = serde_json::from_slice(&usage).unwrap();
+    let mut usage = usage.as_array().unwrap().iter();
+    let shown = usage.find(|usage| usage["kind"] == "templates").unwrap();
+    assert_eq!((&shown["count"], &shown["inUse"]), (&json!(1), &json!(1)));
+    assert!(shown["size"].as_u64().unwrap() > 1 << 20, "{shown}");
+    container(&["system", "prune", "--force"]);
+    assert!(memory.exists());
 
     // A damaged template is removed, and the kernel boots.
     world.stdout(&["stop", "second"]);

@@ -226,12 +226,15 @@ pub struct Freed {
     pub bases: usize,
     /// Number of removed blobs.
     pub blobs: usize,
-    /// Bytes that bases and blobs occupied on disk.
+    /// Bytes that everything removed occupied on disk.
     pub bytes: u64,
     /// Digests of the removed images.
     pub images: Vec<String>,
     /// Removed names.
     pub references: Vec<String>,
+    /// Number of removed templates.
+    #[serde(default)]
+    pub templates: usize,
 }
 
 /// Reply to a load.

@@ -35,6 +35,8 @@
 //! | `POST /v1/images/load` | tar stream | stream with [`Loaded`] |
 //! | `POST /v1/images/save` | [`SaveRequest`] | tar stream, see [`FAILURE_TRAILER`] |
 //! | `GET /v1/system` | | [`SystemInfo`] |
+//! | `GET /v1/system/disk-usage` | | [`DiskUsage`] |
+//! | `POST /v1/system/prune` | [`PruneRequest`] | stream with [`Freed`] |
 //! | `GET /v1/default` | | [`DefaultMachine`] |
 //! | `PUT /v1/default` | [`DefaultMachine`] | empty |
 //!
@@ -48,7 +50,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `machine`, `snapshot`, `archive`, `commit`, `image`, `registry`, `system` | requests and replies |
+//! | `machine`, `snapshot`, `archive`, `commit`, `image`, `registry`, `system`, `disk_usage` | requests and replies |
 //! | `stream` | events of streamed replies |
 //! | `environment` | the caller's environment variables |
 //!
@@ -75,6 +77,7 @@
 
 mod archive;
 mod commit;
+mod disk_usage;
 mod environment;
 mod image;
 mod machine;
@@ -85,6 +88,7 @@ mod system;
 
 pub use archive::{ExportRequest, ImportRequest};
 pub use commit::{CommitRequest, Committed};
+pub use disk_usage::{DiskUsage, Usage, UsageKind};
 pub use environment::CallerEnvironment;
 pub use image::{
     ArchiveFormat, Freed, ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Images,

@@ -33,6 +33,7 @@ mod each;
 mod failure;
 mod filter;
 mod format;
+mod freed;
 mod image;
 mod interrupt;
 mod machine;

@@ -2,9 +2,9 @@
 
 use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, Committed, CreateRequest,
-    Created, DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs, MachineState, Machines,
-    Ports, Progress, RemoveSnapshotRequest, RenameRequest, RestoreRequest, Running,
-    SnapshotRequest, SnapshotState, Snapshots, SystemInfo,
+    Created, DefaultMachine, Deleted, DiskUsage, ExportRequest, Freed, ImportRequest, Logs,
+    MachineState, Machines, Ports, Progress, PruneRequest, RemoveSnapshotRequest, RenameRequest,
+    RestoreRequest, Running, SnapshotRequest, SnapshotState, Snapshots, SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -16,6 +16,22 @@ impl Client {
     /// Returns what machines run on: accelerator, engine, kernel, directories.
     pub async fn system(&self) -> Result<SystemInfo, ClientError> {
         self.request(Method::GET, "/v1/system", &()).await
+    }
+
+    /// Returns the disk usage of everything that is stored.
+    pub async fn disk_usage(&self) -> Result<DiskUsage, ClientError> {
+        self.request(Method::GET, "/v1/system/disk-usage", &())
+            .await
+    }
+
+    /// Removes everything that is not needed. Dropping the future does not cancel the removal.
+    pub async fn prune(
+        &self,
+        request: &PruneRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Freed, ClientError> {
+        self.request_streamed("/v1/system/prune", request, progress)
+            .await
     }
 
     /// Returns all machines, and why broken ones cannot be read.

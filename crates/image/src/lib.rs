@@ -111,7 +111,7 @@ pub use registry::{
 pub use settings::{InvalidSettings, MachineSettings};
 pub use store::{
     Base, ExclusiveGuard, Freed, GcRoots, ImageStore, ResolveError, Resolved, SharedGuard,
-    StoreError, StoredImage, Variant, references,
+    StoreError, StoreUsage, StoredImage, Variant, references,
 };
 pub use tar::TarError;
 pub use unpack::{LimitExceeded, Limits, UnpackError};

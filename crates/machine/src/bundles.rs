@@ -41,6 +41,11 @@ impl Bundles {
         })
     }
 
+    /// Returns the directory of the bundles.
+    pub fn directory(&self) -> &Path {
+        &self.machines
+    }
+
     /// Removes bundles that were being created or removed when a service was killed. No other
     /// service may be using this data directory.
     pub fn remove_leftovers(&self) -> Result<(), BundleError> {

@@ -76,4 +76,6 @@ pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use process::runtime_main;
 pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE, TEMPLATE_ROLE};
-pub use templates::template_main;
+pub use templates::{
+    RemovedTemplates, TemplateUsage, remove_templates, template_main, template_usage,
+};

@@ -12,7 +12,7 @@
 //! | `http` | routes, request bodies, replies |
 //! | `machines` | one file for each verb of a machine |
 //! | `images` | one file for each verb of images |
-//! | `registries`, `system` | the verbs of registries and of the system |
+//! | `registries`, `system`, `disk_usage` | the verbs of registries and of the system |
 //! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
 //! | `checks`, `published_ports` | refusals before a boot, and problems with ports |
 //! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
@@ -47,6 +47,7 @@ mod boot_change;
 mod build;
 mod checks;
 mod configuration;
+mod disk_usage;
 mod exclusions;
 mod failure;
 mod host_resources;

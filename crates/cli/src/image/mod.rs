@@ -1,7 +1,6 @@
 //! `container image`: one file per verb.
 
 mod filter;
-mod freed;
 mod inspect;
 mod list;
 mod load;

@@ -1,16 +1,10 @@
 //! `container image prune`
 
 use clap::Args;
-use container_api::PruneRequest;
+use container_api::{Progress, PruneRequest};
 use container_client::Client;
 
-use super::freed;
-use crate::{
-    confirm::{confirm, is_interactive},
-    failure::Failure,
-    output,
-    progress::{self, ProgressMode},
-};
+use crate::{failure::Failure, freed};
 
 /// Remove unused image data.
 ///
@@ -35,19 +29,10 @@ pub(crate) struct Prune {
 impl Prune {
     /// Asks for confirmation on a terminal, removes the data, and prints how much was freed.
     pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
-        if !self.force && is_interactive() && !confirm(self.what())? {
-            return Err(Failure::new("cancelled; nothing was removed"));
-        }
         let request = PruneRequest { all: self.all };
-        let cancelled = "Cancelled; nothing was removed.";
-        let freed = progress::show_while(ProgressMode::Auto, cancelled, async |show| {
-            client.prune_images(&request, show).await
-        });
-        let freed = freed.await?;
-        if !freed.references.is_empty() {
-            freed::print_names(&freed)?;
-        }
-        output::line(freed::summary(&freed))
+        let prune =
+            async |show: &mut dyn FnMut(Progress)| client.prune_images(&request, show).await;
+        freed::prune(self.what(), self.force, prune).await
     }
 
     /// Returns what is removed, as a sentence.

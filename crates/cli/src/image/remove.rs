@@ -4,11 +4,10 @@ use clap::Args;
 use container_api::RemoveRequest;
 use container_client::Client;
 
-use super::freed;
 use crate::{
     each::for_each,
     failure::Failure,
-    output,
+    freed, output,
     progress::{self, ProgressMode},
     values::ImageName,
 };

@@ -1,8 +1,10 @@
 //! `container system`: verbs about the host.
 
+mod df;
 mod dns;
 mod info;
 mod kernel;
+mod prune;
 
 use clap::Subcommand;
 
@@ -12,6 +14,8 @@ use crate::failure::Failure;
 #[derive(Debug, Subcommand)]
 pub(crate) enum System {
     Info(info::Info),
+    Df(df::Df),
+    Prune(prune::Prune),
     #[command(subcommand)]
     Kernel(kernel::Kernel),
     #[command(subcommand)]
@@ -23,6 +27,8 @@ impl System {
     pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         match self {
             System::Info(info) => info.run(build).await?,
+            System::Df(df) => df.run(build).await?,
+            System::Prune(prune) => prune.run(build).await?,
             System::Kernel(kernel) => return kernel.run(build).await,
             System::Dns(dns) => dns.run(build).await?,
         }

@@ -28,6 +28,7 @@
 //! | `imported_base` | `import_base` |
 //! | `resolve` | `reference`: from a name or digest prefix to an image |
 //! | `tag` | `tag` |
+//! | `usage` | `usage` |
 //! | `remove` | on [`ExclusiveGuard`]: `untag`, `remove`, `prune` |
 //! | `crate::pull`, `crate::push`, `crate::settings`, `crate::local` | fetching and sending |
 //! | `crate::archive` | `load`, `prepare_archive` |
@@ -47,6 +48,7 @@ mod lock_file;
 mod remove;
 mod resolve;
 mod tag;
+mod usage;
 
 pub use catalogue::{Base, StoredImage, Variant};
 pub use directory::ImageStore;
@@ -55,6 +57,7 @@ pub use index::references;
 pub use lock::{ExclusiveGuard, SharedGuard};
 pub use remove::{Freed, GcRoots};
 pub use resolve::{ResolveError, Resolved};
+pub use usage::StoreUsage;
 
 pub(crate) use arrival::{Arrival, Arrivals, ArrivingBlob, NotArrived};
 pub(crate) use blobs::IncomingBlob;

@@ -21,8 +21,10 @@
 mod key;
 mod maker;
 mod store;
+mod usage;
 
 pub(crate) use key::TemplateKey;
 pub(crate) use maker::order;
 pub use maker::template_main;
 pub(crate) use store::{Cold, Template, TemplateUse, Templates};
+pub use usage::{RemovedTemplates, TemplateUsage, remove_templates, template_usage};

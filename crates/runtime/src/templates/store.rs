@@ -295,6 +295,16 @@ impl Templates {
         Ok(())
     }
 
+    /// Returns the complete templates.
+    pub(super) fn complete(&self) -> io::Result<Vec<PathBuf>> {
+        let mut directories = match self.all() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            directories => directories?,
+        };
+        directories.retain(|directory| !is_hidden(directory));
+        Ok(directories)
+    }
+
     /// Returns all directories.
     fn all(&self) -> io::Result<Vec<PathBuf>> {
         let mut directories = Vec::new();
@@ -309,7 +319,7 @@ impl Templates {
 }
 
 impl Manifest {
-    fn read(directory: &Path) -> io::Result<Manifest> {
+    pub(super) fn read(directory: &Path) -> io::Result<Manifest> {
         let json = fs::read(directory.join(MANIFEST))?;
         Ok(serde_json::from_slice(&json)?)
     }
@@ -333,7 +343,7 @@ fn note_use(directory: &Path) {
 }
 
 /// Removes a template, if it exists. What a failure leaves is removed when the next one is made.
-fn remove(directory: &Path) {
+pub(super) fn remove(directory: &Path) {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     let hidden = directory.with_file_name(format!(".removed-{name}-{}", std::process::id()));
     if fs::rename(directory, &hidden).is_ok() {

@@ -1,13 +1,20 @@
 //! The routes of the service and its host.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::State,
+    response::Response,
     routing::{get, post},
 };
-use container_api::{Pong, SystemInfo};
+use container_api::{DiskUsage, Pong, PruneRequest, SystemInfo};
 
-use super::{reply::Reply, shared::Shared};
+use super::{
+    reply::{Reply, streamed},
+    request::JsonBody,
+    shared::Shared,
+};
 use crate::build::build_id;
 
 pub(super) fn routes() -> Router<Shared> {
@@ -15,6 +22,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/ping", get(ping))
         .route("/v1/retire", post(retire))
         .route("/v1/system", get(system))
+        .route("/v1/system/disk-usage", get(disk_usage))
+        .route("/v1/system/prune", post(prune))
 }
 
 async fn ping(State(shared): State<Shared>) -> Json<Pong> {
@@ -31,4 +40,18 @@ async fn retire(State(shared): State<Shared>) -> Json<()> {
 
 async fn system(State(shared): State<Shared>) -> Reply<SystemInfo> {
     Ok(Json(shared.service.system()?))
+}
+
+async fn disk_usage(State(shared): State<Shared>) -> Reply<DiskUsage> {
+    Ok(Json(shared.service.disk_usage().await?))
+}
+
+async fn prune(
+    State(shared): State<Shared>,
+    JsonBody(request): JsonBody<PruneRequest>,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |client| async move {
+        service.prune(&request, &client).await
+    })
 }

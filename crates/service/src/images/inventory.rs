@@ -28,16 +28,16 @@ impl RequestError for InventoryError {
 }
 
 /// All images of the store, also those without a name that machines were made from.
-pub(super) struct Inventory {
+pub(crate) struct Inventory {
     /// Registry of references that name none.
     pub(super) default_registry: String,
-    pub(super) images: Vec<StoredImage>,
-    pub(super) uses: ImageUses,
+    pub(crate) images: Vec<StoredImage>,
+    pub(crate) uses: ImageUses,
 }
 
 impl Service {
     /// Reads the store and the images that machines use.
-    pub(super) fn inventory(&self) -> Result<Inventory, InventoryError> {
+    pub(crate) fn inventory(&self) -> Result<Inventory, InventoryError> {
         let default_registry = self.configuration()?.registry.domain;
         let uses = ImageUses::read(&self.bundles)?;
         let images = self.images.images(&uses.images())?;
@@ -56,7 +56,7 @@ impl Inventory {
     }
 
     /// Returns the machines that use this image.
-    pub(super) fn machines_of(&self, image: &StoredImage) -> Vec<MachineId> {
+    pub(crate) fn machines_of(&self, image: &StoredImage) -> Vec<MachineId> {
         self.uses.machines_of(image)
     }
 }

@@ -12,4 +12,6 @@ mod save;
 mod tag;
 mod uses;
 
+pub(crate) use inventory::InventoryError;
+pub(crate) use remove::RemoveImagesError;
 pub(crate) use uses::image_of;

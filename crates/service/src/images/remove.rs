@@ -168,5 +168,6 @@ fn to_wire(freed: container_image::Freed) -> Freed {
         bytes: freed.bytes,
         images: freed.images.iter().map(ToString::to_string).collect(),
         references: references.map(ToString::to_string).collect(),
+        templates: 0,
     }
 }

@@ -38,8 +38,7 @@ impl RequestError for SaveImagesError {
 
 impl Service {
     /// Returns the archive of the requested images. An error after the first byte is sent in the
-    /// trailer
-    /// [`FAILURE_TRAILER`](container_api::FAILURE_TRAILER).
+    /// trailer [`FAILURE_TRAILER`](container_api::FAILURE_TRAILER).
     pub(crate) async fn save_images(&self, request: &SaveRequest) -> Result<Body, SaveImagesError> {
         let platform = request.platform.as_deref().map(str::parse).transpose()?;
         let format = match request.format {

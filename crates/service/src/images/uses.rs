@@ -33,7 +33,7 @@ impl ImageUse {
 }
 
 /// The images that all machines use.
-pub(super) struct ImageUses {
+pub(crate) struct ImageUses {
     /// Ordered by machine.
     pub(super) uses: Vec<ImageUse>,
     /// A message for each machine whose image cannot be determined.
@@ -63,7 +63,7 @@ impl ImageUses {
     }
 
     /// Returns everything in the store that machines need.
-    pub(super) fn roots(&self) -> GcRoots {
+    pub(crate) fn roots(&self) -> GcRoots {
         let uses = self.uses.iter();
         GcRoots {
             images: self.images(),
