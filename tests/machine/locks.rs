@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
 };
@@ -16,6 +16,7 @@ crate::declare::tests![
     waiters_in_the_machine_can_be_interrupted,
     a_machine_stops_while_its_processes_wait_for_locks,
     contents_are_current_under_a_lock,
+    no_thread_opens_a_file_that_the_host_has_replaced,
     databases_are_written_from_both_sides,
     a_database_with_a_log_is_used_by_one_side_at_a_time,
 ];
@@ -105,6 +106,10 @@ impl Running {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    fn write_line(&mut self) {
+        writeln!(self.child.stdin.as_mut().unwrap()).unwrap();
     }
 
     /// Closes standard input and waits for the end.
@@ -260,6 +265,47 @@ fn contents_are_current_under_a_lock(lab: &Lab) {
             let read = fs::read_to_string(fixture.directory.join(name)).unwrap();
             assert_eq!(read, "80\n", "{name}");
         }
+    }
+}
+
+/// Threads in the machine open a path at once, which their kernel still finds in its cache. SQLite
+/// does so with logs that the host has removed.
+fn no_thread_opens_a_file_that_the_host_has_replaced(lab: &Lab) {
+    const READ: &str = "
+import os, sys, threading
+together = threading.Barrier(4)
+def read():
+    together.wait()
+    with open('file') as file:
+        found.add(file.read())
+while True:
+    os.stat('file')
+    print('ready', flush=True)
+    if not sys.stdin.readline():
+        break
+    found = set()
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    print(*found, flush=True)
+";
+    for world in lab.with_tools() {
+        let fixture = Fixture::new(world, "replaced");
+        fixture.write("read.py", READ);
+        let line = format!("cd {} && exec python3 read.py", fixture.directory.display());
+        let mut reader = Running::start(fixture.in_machine(&line), "ready");
+        for number in 0..20 {
+            fixture.write("new", &number.to_string());
+            fs::rename(
+                fixture.directory.join("new"),
+                fixture.directory.join("file"),
+            )
+            .unwrap();
+            reader.write_line();
+            assert_eq!(reader.next_line(), number.to_string());
+            assert_eq!(reader.next_line(), "ready");
+        }
+        reader.finish();
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     listing::mount_id,
     locks::{Locks, Waiters},
     places::{Exclusions, Place, Places},
-    replay::Replay,
+    replay::{Replay, own_context},
     table::{ClosedFile, GuestInode, InnerInode, Location, ROOT, Reopened, Step, Table},
 };
 
@@ -205,6 +205,15 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
     /// system does not know.
     fn other_descriptors(&self) -> u64 {
         self.locks.descriptors() + self.anonymous.descriptors()
+    }
+
+    /// Closes the files that were not used since the last call. The host's file system keeps a file
+    /// that the host has removed while it is open, and its disk space.
+    pub fn close_unused(&self) {
+        let unused = self.table().evict_unused();
+        for inner_inode in unused {
+            self.close(own_context(), Some(inner_inode));
+        }
     }
 
     /// Returns the number of files that the guest remembers, including the root.

@@ -157,7 +157,8 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let (current, _) = self.inner.getattr(context, file.inner_inode, None)?;
         let flags = i32::from_ne_bytes(flags.to_ne_bytes());
         if flags & libc::O_TRUNC == 0 {
-            match self.table().knowledge(file.guest_inode, &current) {
+            let mut table = self.table();
+            match table.knowledge(file.guest_inode, context.pid, &current) {
                 Knowledge::Current => {}
                 Knowledge::Outdated => return Err(stale_handle()),
                 // Reads must at least not end at the size that the guest knows.

@@ -8,6 +8,7 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, channel},
     },
+    thread,
     time::Duration,
 };
 
@@ -51,6 +52,9 @@ const DESCRIPTORS_PER_REQUEST: u64 = 4;
 /// Limit of requests that are served at once, if there are descriptors enough. They are many,
 /// because each may wait for a file system of the host that does not answer.
 const MAX_THREADS: u64 = 256;
+
+/// Interval at which files are closed that the guest remembers but does not use.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Interval at which the guest is asked about its processes that wait for a lock.
 const WAITERS_INTERVAL: Duration = Duration::from_millis(300);
@@ -156,7 +160,6 @@ pub fn serve(
 }
 
 fn config(path: &str, guest_fd_limit: u64) -> Config {
-    let is_root = geteuid().is_root();
     Config {
         root_dir: path.to_owned(),
         entry_timeout: CACHE_TIMEOUT,
@@ -167,12 +170,9 @@ fn config(path: &str, guest_fd_limit: u64) -> Config {
         posix_acl: NegotiationMode::Auto,
         // Spares the guest's kernel to look for file capabilities before each write.
         killpriv_v2: true,
-        // File handles instead of open descriptors require a capability that only root has.
-        inode_file_handles: if is_root {
-            InodeFileHandlesMode::Prefer
-        } else {
-            InodeFileHandlesMode::Never
-        },
+        // Only root may open files by handle. It takes longer, and fails with ENOMEM while the host
+        // reuses the inode number of a removed file.
+        inode_file_handles: InodeFileHandlesMode::Never,
         uid_map: Some(user_map()),
         gid_map: Some(group_map()),
         guest_fd_limit,
@@ -251,6 +251,16 @@ where
     if let Some(guest) = guest {
         guest.serve(&file_system).map_err(ServeError::Thread)?;
     }
+    pool::spawn("file-share-sweep", {
+        let file_system = file_system.clone();
+        move || {
+            loop {
+                thread::park_timeout(SWEEP_INTERVAL);
+                file_system.close_unused();
+            }
+        }
+    })
+    .map_err(ServeError::Thread)?;
     let threads = usize::try_from(threads).unwrap_or(1);
     let backend = Backend::new(file_system, threads.max(1));
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());

@@ -55,8 +55,16 @@ pub(crate) struct Node {
     cached: Option<CachedAttributes>,
     /// Whether the guest has asked for a lock since it has looked the file up.
     is_locked: bool,
-    /// Time at which opening the file was last refused because it has changed.
-    refused: Option<Instant>,
+    /// Recent attempts to open the file that were refused because it has changed.
+    refusals: Vec<Refusal>,
+}
+
+/// An attempt to open a file with outdated knowledge.
+#[derive(Debug)]
+struct Refusal {
+    /// Thread of the guest.
+    thread: libc::pid_t,
+    time: Instant,
 }
 
 /// The next step on the way to an open file.
@@ -94,14 +102,14 @@ pub(crate) enum Knowledge {
     Current,
     /// The guest can learn better by looking the path up again.
     Outdated,
-    /// The guest has just looked the path up again, in vain.
+    /// The guest opens the file without a path, and knows a wrong size.
     StillOutdated,
 }
 
 /// Limit of directories on the way to a file. The longest path in Linux has fewer.
 const MAX_DEPTH: usize = 2048;
 
-/// Time in which the guest opens a file again after looking it up again.
+/// Time in which a thread of the guest tries again to open a file.
 const RETRY_TIME: Duration = Duration::from_secs(1);
 
 /// Order in which open files are closed. Directories are kept longer than files, because the files
@@ -130,6 +138,11 @@ impl Node {
     fn is_idle(&self) -> bool {
         self.pins == 0 && self.inner_inode.is_some()
     }
+
+    fn forget_old_refusals(&mut self) {
+        self.refusals
+            .retain(|refusal| refusal.time.elapsed() < RETRY_TIME);
+    }
 }
 
 /// The files that the guest remembers.
@@ -143,6 +156,8 @@ pub(crate) struct Table {
     /// Open files that nothing uses, by class and last use.
     idle: [BTreeMap<u64, GuestInode>; 3],
     clock: u64,
+    /// The clock at the last call of [`Table::evict_unused`].
+    last_sweep: u64,
     last_number: u64,
     /// Number of files and directories that the guest has open.
     open_files: u64,
@@ -165,7 +180,7 @@ impl Table {
             last_use: 0,
             cached: None,
             is_locked: false,
-            refused: None,
+            refusals: Vec::new(),
         };
         Table {
             nodes: HashMap::from([(ROOT, root)]),
@@ -174,6 +189,7 @@ impl Table {
             by_location: HashMap::new(),
             idle: Default::default(),
             clock: 0,
+            last_sweep: 0,
             last_number: ROOT_ID,
             open_files: 0,
             answers: 0,
@@ -257,7 +273,7 @@ impl Table {
             last_use: 0,
             cached: None,
             is_locked: false,
-            refused: None,
+            refusals: Vec::new(),
         };
         self.nodes.insert(guest_inode, node);
         self.by_identity.insert(identity, guest_inode);
@@ -369,6 +385,24 @@ impl Table {
         Some(inner_inode)
     }
 
+    /// Records that the files are closed that were not used since the last call, and returns their
+    /// inner inodes for the caller to close.
+    pub(crate) fn evict_unused(&mut self) -> Vec<InnerInode> {
+        let files = &mut self.idle[EvictionClass::File as usize];
+        let used = files.split_off(&(self.last_sweep + 1));
+        let unused = std::mem::replace(files, used);
+        self.last_sweep = self.clock;
+        let nodes = &mut self.nodes;
+        let inner_inodes: Vec<InnerInode> = unused
+            .values()
+            .filter_map(|guest_inode| nodes.get_mut(guest_inode)?.inner_inode.take())
+            .collect();
+        for inner_inode in &inner_inodes {
+            self.by_inner.remove(inner_inode);
+        }
+        inner_inodes
+    }
+
     /// Counts a reference of the guest, which has looked the file up by this name.
     pub(crate) fn add_lookup(&mut self, guest_inode: GuestInode, location: Location) {
         if let Some(node) = self.nodes.get_mut(&guest_inode) {
@@ -395,8 +429,15 @@ impl Table {
             self.answers = self.answers.wrapping_add(1);
             distinguish_modification(attributes, self.answers);
             node.cached = None;
-        } else {
+            return;
+        }
+        node.forget_old_refusals();
+        if node.refusals.is_empty() {
             node.cached = Some(CachedAttributes::new(attributes, *validity));
+        } else {
+            // The host may change the file again before the guest opens it.
+            *validity = Duration::ZERO;
+            node.cached = None;
         }
     }
 
@@ -415,9 +456,17 @@ impl Table {
         node.cached
     }
 
-    /// Returns whether the guest knows a file's current attributes when it opens the file, and
-    /// whether its path still leads to this file.
-    pub(crate) fn knowledge(&mut self, guest_inode: GuestInode, current: &Attr) -> Knowledge {
+    /// Returns whether the guest knows a file's current attributes when one of its threads opens
+    /// it, and whether its path still leads to this file.
+    ///
+    /// A thread that tries again has looked the path up again, and found this file again. Or it has
+    /// no path, because it opens a descriptor (`/proc/self/fd`).
+    pub(crate) fn knowledge(
+        &mut self,
+        guest_inode: GuestInode,
+        thread: libc::pid_t,
+        current: &Attr,
+    ) -> Knowledge {
         let Some(node) = self.nodes.get_mut(&guest_inode) else {
             return Knowledge::Current;
         };
@@ -426,12 +475,18 @@ impl Table {
         if !is_replaced && !has_changed {
             return Knowledge::Current;
         }
-        let retries = node.refused.is_some_and(|at| at.elapsed() < RETRY_TIME);
-        if retries {
-            return Knowledge::StillOutdated;
+        node.forget_old_refusals();
+        let mut refusals = node.refusals.iter();
+        let has_tried = refusals.any(|refusal| refusal.thread == thread);
+        match (has_tried, has_changed) {
+            (false, _) => {
+                let time = Instant::now();
+                node.refusals.push(Refusal { thread, time });
+                Knowledge::Outdated
+            }
+            (true, true) => Knowledge::StillOutdated,
+            (true, false) => Knowledge::Current,
         }
-        node.refused = Some(Instant::now());
-        Knowledge::Outdated
     }
 
     /// Records a file's current name.

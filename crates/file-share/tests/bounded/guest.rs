@@ -12,7 +12,7 @@ use container_file_share::{BoundedFileSystem, Exclusions, InnerFileSystem, Restr
 use tempfile::TempDir;
 use virtiofsd::{
     filesystem::{
-        Context, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, ROOT_ID,
+        Context, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, OpenOptions, ROOT_ID,
         ZeroCopyReader, ZeroCopyWriter,
     },
     fuse::Attr,
@@ -139,9 +139,23 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Guest<F> {
     }
 
     pub(crate) fn open(&self, inode: u64, flags: i32) -> io::Result<u64> {
+        Ok(self.open_by(context().pid, inode, flags)?.0)
+    }
+
+    /// Opens a file as a thread of the guest.
+    pub(crate) fn open_by(
+        &self,
+        thread: libc::pid_t,
+        inode: u64,
+        flags: i32,
+    ) -> io::Result<(u64, OpenOptions)> {
         let flags = u32::try_from(flags).unwrap();
-        let (handle, _) = self.file_system.open(context(), inode, false, flags)?;
-        Ok(handle.unwrap())
+        let context = Context {
+            pid: thread,
+            ..context()
+        };
+        let (handle, options) = self.file_system.open(context, inode, false, flags)?;
+        Ok((handle.unwrap(), options))
     }
 
     pub(crate) fn close(&self, inode: u64, handle: u64) {

@@ -1,6 +1,8 @@
 //! Changes that the host makes.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{fs, os::unix::fs::MetadataExt, time::Duration};
+
+use virtiofsd::filesystem::OpenOptions;
 
 use crate::guest::{Guest, errno};
 
@@ -152,18 +154,37 @@ fn a_file_whose_size_the_guest_does_not_know_is_looked_up_before_it_is_opened() 
 }
 
 #[test]
-fn a_file_that_the_host_keeps_changing_can_be_opened() {
+fn a_file_that_the_host_keeps_changing_can_be_opened_and_mapped() {
     let guest = Guest::new();
     guest.host_writes("file", "one");
     let inode = guest.inode("file");
     for contents in ["two or", "three or so", "four"] {
         guest.host_writes("file", contents);
         if errno(guest.open(inode, libc::O_RDONLY)) == Some(libc::ESTALE) {
-            guest.inode("file");
+            assert_eq!(guest.find("file").unwrap().attr_timeout, Duration::ZERO);
             guest.host_writes("file", "between lookup and open");
-            guest.open(inode, libc::O_RDONLY).unwrap();
+            let (_, options) = guest.open_by(1, inode, libc::O_RDWR).unwrap();
+            // The guest's kernel would refuse to map it.
+            assert!(!options.contains(OpenOptions::DIRECT_IO));
         }
     }
+}
+
+#[test]
+fn no_thread_opens_a_file_that_the_host_has_removed() {
+    let guest = Guest::new();
+    guest.host_writes("file", "old");
+    let inode = guest.inode("file");
+    fs::remove_file(guest.host("file")).unwrap();
+    let open = |thread| guest.open_by(thread, inode, libc::O_RDWR);
+    // All have found the file in the guest's cache at the same time.
+    for thread in 1..4 {
+        assert_eq!(errno(open(thread)), Some(libc::ESTALE));
+    }
+    // This one opens a descriptor, for which nothing is looked up.
+    let (handle, options) = open(2).unwrap();
+    assert!(!options.contains(OpenOptions::DIRECT_IO));
+    assert_eq!(guest.read_open(inode, handle).unwrap(), "old");
 }
 
 #[test]
@@ -188,4 +209,21 @@ fn a_file_that_the_guest_has_removed_can_be_opened_by_its_descriptor() {
     let inode = guest.inode("file");
     guest.unlink(1, "file").unwrap();
     assert_eq!(guest.read(inode).unwrap(), "kept");
+}
+
+#[test]
+fn unused_files_do_not_take_up_space_after_their_removal() {
+    let guest = Guest::new();
+    guest.host_writes("removed", "x");
+    guest.host_writes("kept", "kept");
+    guest.inode("removed");
+    let (kept, open) = (guest.inode("kept"), guest.create(1, "open").unwrap());
+    guest.file_system.close_unused();
+    assert!(guest.holds("kept") && guest.holds("removed"));
+    fs::remove_file(guest.host("removed")).unwrap();
+    guest.file_system.close_unused();
+    assert!(!guest.holds("removed (deleted)") && !guest.holds("kept"));
+    assert!(guest.holds("open"));
+    assert_eq!(guest.read(kept).unwrap(), "kept");
+    guest.close(open.0.inode, open.1);
 }
