@@ -1,9 +1,10 @@
 //! The login session of the machine's user.
 
-use end_to_end::{Lab, World, debian_kernel, our_kernel};
+use end_to_end::{Lab, World, debian_kernel, eventually, our_kernel};
 
 crate::declare::tests![
     user_has_a_session_from_the_first_command_on,
+    session_is_opened_once_logind_works,
     machine_without_logind_runs_commands_without_a_session,
 ];
 
@@ -59,6 +60,23 @@ fn user_has_a_session_from_the_first_command_on(lab: &Lab) {
         let again = world.inside("dev", "loginctl show-session $XDG_SESSION_ID -p State");
         assert_eq!(again, "State=active\n");
     }
+}
+
+fn session_is_opened_once_logind_works(lab: &Lab) {
+    let world = World::for_user();
+    world.create(&lab.image("debian-systemd:12"), "dev", &["--no-boot"]);
+    let as_root = |line: &str| drop(world.stdout(&["run", "-n", "dev", "--root", line]));
+    let session = || world.inside("dev", "echo $XDG_SESSION_ID");
+    assert_ne!(session(), "\n");
+    let units = "systemd-logind.service dbus-org.freedesktop.login1.service";
+    as_root(&format!(
+        "systemctl mask --runtime --now {units}; pkill -f container-session"
+    ));
+    assert_eq!(session(), "\n");
+    as_root(&format!(
+        "systemctl unmask --runtime {units} && systemctl start systemd-logind"
+    ));
+    eventually("commands have a session again", || session() != "\n");
 }
 
 fn machine_without_logind_runs_commands_without_a_session(lab: &Lab) {

@@ -14,7 +14,7 @@ use super::{
     login::{Login, LoginError},
     pipes::Pipes,
     rendezvous::Rendezvous,
-    session::{self, Session},
+    session::{self, NoSession, Session},
     spawn::{self, SpawnError, Started},
     start::{self, Boot},
     terminal::CommandTerminal,
@@ -177,9 +177,9 @@ async fn wait_for_boot(
     let prepared = async {
         let prepare = log_in(boot, request);
         let note = async || send_note(&mut events, start::WAITING).await;
-        let (login, session, settled) = start::with_note(prepare, note).await?;
-        if settled.is_err() {
-            send_note(&mut events, start::NOT_SETTLED).await;
+        let (login, session, problem) = start::with_note(prepare, note).await?;
+        if let Some(problem) = problem {
+            send_note(&mut events, problem).await;
         }
         Ok((login, session))
     };
@@ -189,23 +189,28 @@ async fn wait_for_boot(
     }
 }
 
-/// Waits for the boot and resolves the request. Returns also whether the boot has settled.
+/// Waits for the boot and resolves the request. Returns also a note if the command has waited in
+/// vain.
 async fn log_in(
     boot: &Boot,
     request: &CommandRequest,
-) -> Result<(Login, Option<Session>, Result<(), NotSettled>), RunError> {
+) -> Result<(Login, Option<Session>, Option<&'static str>), RunError> {
     let settled = boot.wait(request.start).await;
     // After the wait: the boot may mount file systems over directories.
     let root = GuestRoot::of_process(boot.init.pid).map_err(RunError::Root)?;
     let mut login = Login::resolve(request, &boot.init)?;
-    let session = match settled {
-        Ok(()) => boot.session(login.uid, request.start).await,
-        Err(NotSettled) => None,
+    let (session, problem) = match settled {
+        Ok(()) => match boot.session(login.uid, request.start).await {
+            Ok(session) => (Some(session), None),
+            Err(NoSession::Unavailable) => (None, None),
+            Err(NoSession::TimedOut) => (None, Some(start::NO_SESSION)),
+        },
+        Err(NotSettled) => (None, Some(start::NOT_SETTLED)),
     };
     for (name, value) in session::variables(&root, login.uid, session.as_ref()) {
         login.environment.set_missing(name, value);
     }
-    Ok((login, session, settled))
+    Ok((login, session, problem))
 }
 
 async fn send_note(events: &mut (impl tokio::io::AsyncWrite + Unpin), note: &str) {

@@ -5,9 +5,10 @@
 //! starts the user's service manager for. Together with lingering, which the first boot enables,
 //! `systemctl --user` works in every command and after the last one.
 //!
-//! Without logind or D-Bus in the image, commands run without a session.
+//! Without logind or D-Bus in the image, commands run without a session. Where one of them only
+//! failed or was slow, a later command opens the session.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -52,8 +53,23 @@ enum State {
         leader: JoinHandle<()>,
         session: Session,
     },
-    /// The machine has no logind.
+    /// No session could be opened.
+    Failed {
+        /// Time of the next attempt. Until then commands do not wait again for a logind that hangs.
+        retry: Instant,
+    },
+}
+
+/// Time after a failure in which no session is opened.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// There is no session for a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoSession {
+    /// The machine has no logind, or an attempt has failed before.
     Unavailable,
+    /// logind has not answered in time.
+    TimedOut,
 }
 
 /// Returns the environment variables of a command of this user that depend on a session.
@@ -104,17 +120,19 @@ impl UserSession {
         init: &InitProcess,
         uid: u32,
         deadline: Instant,
-    ) -> Option<Session> {
+    ) -> Result<Session, NoSession> {
         let mut state = self.state.lock().await;
         if let State::Open { leader, session } = &mut *state {
             // A user may end the session (`loginctl terminate-session`).
             if !leader.is_finished() && session.cgroup.exists() {
-                return Some(session.clone());
+                return Ok(session.clone());
             }
             *state = State::NotOpened;
         }
-        if matches!(*state, State::Unavailable) {
-            return None;
+        if let State::Failed { retry } = *state
+            && Instant::now() < retry
+        {
+            return Err(NoSession::Unavailable);
         }
         match open(init, uid, deadline).await {
             Ok((leader, session)) => {
@@ -122,12 +140,16 @@ impl UserSession {
                     leader: tokio::spawn(reap(leader)),
                     session: session.clone(),
                 };
-                Some(session)
+                Ok(session)
             }
             Err(error) => {
                 kernel_log::error(&format!("the user has no login session: {error}"));
-                *state = State::Unavailable;
-                None
+                let retry = Instant::now() + RETRY;
+                *state = State::Failed { retry };
+                Err(match error {
+                    SessionError::TimedOut => NoSession::TimedOut,
+                    _ => NoSession::Unavailable,
+                })
             }
         }
     }

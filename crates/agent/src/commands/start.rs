@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::session::{Session, UserSession};
+use super::session::{NoSession, Session, UserSession};
 use crate::init::{InitProcess, NotSettled};
 
 /// Time after which a waiting command says what it waits for.
@@ -28,6 +28,11 @@ pub(super) const WAITING: &str = "The machine is still booting; the command star
 pub(super) const NOT_SETTLED: &str = "The machine's boot is not complete after 2 minutes (see: \
                                       container machine logs). The command starts anyway; its \
                                       files in /tmp and /run may be removed or hidden later.";
+
+/// Note about a command without a session because logind is slow.
+pub(super) const NO_SESSION: &str = "systemd-logind does not answer, so the command has no login \
+                                     session: systemctl --user and other programs that need one \
+                                     may fail. A later command tries again.";
 
 /// The boot of the machine, as far as commands are concerned.
 #[derive(Debug)]
@@ -57,12 +62,13 @@ impl Boot {
         }
     }
 
-    /// Returns the login session for a command of this user, if the user has one.
-    pub(super) async fn session(&self, uid: u32, start: Start) -> Option<Session> {
+    /// Returns the login session for a command of this user. Only the machine's user has one, under
+    /// systemd.
+    pub(super) async fn session(&self, uid: u32, start: Start) -> Result<Session, NoSession> {
         let is_systemd = matches!(&self.init.program,
             container_protocol::InitProgram::OfImage(program) if program.ends_with("/systemd"));
         if start == Start::Immediate || uid != self.uid || !is_systemd {
-            return None;
+            return Err(NoSession::Unavailable);
         }
         let deadline = self.init.settle_deadline.max(Instant::now() + SLOW);
         self.session.get(&self.init, uid, deadline).await
