@@ -148,7 +148,7 @@ pub fn main(build: &str) -> ExitCode {
     completion::complete(Cli::command);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage::report(error),
+        Err(error) => return usage::report(error, std::env::args_os()),
     };
     if cli.debug {
         tracing_subscriber::fmt()

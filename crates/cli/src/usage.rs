@@ -1,10 +1,10 @@
 //! Errors of the command line, printed in the form of every other error.
 
-use std::{io, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode};
 
 use clap::{
     Error,
-    error::{ContextKind, ContextValue, ErrorKind},
+    error::{ContextKind, ErrorKind},
 };
 
 use crate::output;
@@ -15,27 +15,28 @@ const USAGE: u8 = 2;
 /// The same for `run` and `exec`, where 2 may be the command's own code.
 const USAGE_OF_COMMAND: u8 = 125;
 
-/// Prints the requested help or version, or the error. Returns the exit code.
-pub(crate) fn report(mut error: Error) -> ExitCode {
+/// Prints the requested help or version, or the error in the `words` of the command line. Returns
+/// the exit code.
+pub(crate) fn report(mut error: Error, words: impl IntoIterator<Item = OsString>) -> ExitCode {
     if !error.use_stderr() {
         // Nothing to do if standard output is closed.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let code = if takes_a_command(&error) {
+    let takes_a_command = takes_a_command(words);
+    remove_false_tip(&mut error, takes_a_command);
+    output::note(text(&error, output::is_coloured(&io::stderr())).trim_end());
+    ExitCode::from(if takes_a_command {
         USAGE_OF_COMMAND
     } else {
         USAGE
-    };
-    remove_false_tip(&mut error);
-    output::note(text(&error, output::is_coloured(&io::stderr())).trim_end());
-    ExitCode::from(code)
+    })
 }
 
 /// Removes clap's tip "to pass '--x' as a value, use '-- --x'" unless the verb takes a command to
 /// run in the machine: elsewhere it only leads to the next error.
-fn remove_false_tip(error: &mut Error) {
-    if error.kind() == ErrorKind::UnknownArgument && !takes_a_command(error) {
+fn remove_false_tip(error: &mut Error, takes_a_command: bool) {
+    if error.kind() == ErrorKind::UnknownArgument && !takes_a_command {
         error.remove(ContextKind::Suggested);
     }
 }
@@ -58,17 +59,18 @@ fn text(error: &Error, is_coloured: bool) -> String {
     }
 }
 
-/// Returns whether the verb takes a command to run in the machine.
-fn takes_a_command(error: &Error) -> bool {
-    match error.get(ContextKind::Usage) {
-        Some(ContextValue::StyledStr(usage)) => {
-            let usage = usage.to_string();
-            ["machine run", "machine exec"]
-                .iter()
-                .any(|verb| usage.contains(verb))
-        }
-        _ => false,
-    }
+/// Returns whether the verb takes a command to run in the machine. Before the verb there are only
+/// options without values.
+fn takes_a_command(words: impl IntoIterator<Item = OsString>) -> bool {
+    let words = words.into_iter().skip(1);
+    let mut words = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    let is_machine = words
+        .next()
+        .is_some_and(|word| word == "machine" || word == "m");
+    is_machine
+        && words
+            .next()
+            .is_some_and(|verb| verb == "run" || verb == "exec")
 }
 
 #[cfg(test)]
@@ -80,8 +82,11 @@ mod tests {
 
     fn reported(arguments: &[&str]) -> String {
         let arguments = [&["container", "machine"], arguments].concat();
-        let mut error = Cli::try_parse_from(arguments).unwrap_err();
-        remove_false_tip(&mut error);
+        let mut error = Cli::try_parse_from(&arguments).unwrap_err();
+        remove_false_tip(
+            &mut error,
+            takes_a_command(arguments.into_iter().map(OsString::from)),
+        );
         text(&error, false)
     }
 
@@ -114,6 +119,20 @@ mod tests {
         ] {
             let text = reported(arguments);
             assert!(text.contains(words), "{arguments:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn verbs_that_run_a_command_are_recognized() {
+        for (line, expected) in [
+            ("container machine run -u", true),
+            ("container --debug m --debug exec -w", true),
+            ("container machine", false),
+            ("container machine create run", false),
+            ("container image run", false),
+        ] {
+            let words = line.split(' ').map(OsString::from);
+            assert_eq!(takes_a_command(words), expected, "{line}");
         }
     }
 

@@ -104,6 +104,10 @@ pub(crate) fn user(text: &str) -> Result<(UserReference, Option<GroupReference>)
             "the {part} is empty (write USER or USER:GROUP, each a name or an id)"
         )));
     }
+    // setresuid(2) and setresgid(2) have another meaning for it.
+    if [Some(user), group].contains(&Some("4294967295")) {
+        return Err(InvalidValue::new("4294967295 is not an id"));
+    }
     let user = match user.parse() {
         Ok(uid) => UserReference::Id(uid),
         Err(_) => UserReference::Name(user.to_owned()),
