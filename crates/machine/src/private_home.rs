@@ -24,12 +24,18 @@ const DEFAULT: [&str; 4] = [
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct PrivateHome(Vec<String>);
 
-/// The text is not the path of a directory in the home.
+/// A list of private directories is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid private directory {0:?}: use a path in your home directory, such as .local/share/containers"
-)]
-pub struct InvalidPrivateHome(String);
+pub enum InvalidPrivateHome {
+    /// The text is not the path of a directory in the home.
+    #[error(
+        "invalid private directory {0:?}: use a path relative to your home directory, such as .local/share/containers"
+    )]
+    Path(String),
+    /// The directory is in another one.
+    #[error("invalid private directory {0:?}: it is in another private directory")]
+    Nested(String),
+}
 
 impl PrivateHome {
     /// Returns the paths of the directories, relative to the home.
@@ -58,6 +64,12 @@ impl TryFrom<Vec<String>> for PrivateHome {
         let mut paths = paths?;
         paths.sort();
         paths.dedup();
+        for path in &paths {
+            let mut others = paths.iter().filter(|other| *other != path);
+            if others.any(|other| Path::new(path).starts_with(other)) {
+                return Err(InvalidPrivateHome::Nested(path.clone()));
+            }
+        }
         Ok(PrivateHome(paths))
     }
 }
@@ -94,7 +106,7 @@ fn relative(text: &str) -> Result<String, InvalidPrivateHome> {
     let path: std::path::PathBuf = path.components().collect();
     match path.into_os_string().into_string() {
         Ok(path) if is_valid => Ok(path),
-        _ => Err(InvalidPrivateHome(text.to_owned())),
+        _ => Err(InvalidPrivateHome::Path(text.to_owned())),
     }
 }
 
@@ -111,6 +123,8 @@ mod tests {
             let parsed = invalid.parse::<PrivateHome>();
             assert_eq!(parsed.is_err(), invalid != "~", "{invalid}");
         }
+        assert!(".cache,.cache/x".parse::<PrivateHome>().is_err());
+        assert!(".cache,.cache-x".parse::<PrivateHome>().is_ok());
         assert!(PrivateHome::default().is_default());
         let json = serde_json::to_string(&private).unwrap();
         assert_eq!(json, r#"[".a/b",".cache"]"#);
