@@ -1,6 +1,8 @@
 //! containers-storage, the image store of podman, buildah and skopeo. Its format on disk is
 //! internal, so one of these programs is run to read it.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -31,6 +33,9 @@ pub(super) async fn find(
     platform: &Platform,
     environment: &Environment,
 ) -> Option<StorageImage> {
+    if !may_exist(environment) {
+        return None;
+    }
     for tool in [StorageTool::Buildah, StorageTool::Podman] {
         let mut is_installed = false;
         for name in reference.local_names() {
@@ -58,6 +63,33 @@ pub(super) async fn find(
         }
     }
     None
+}
+
+/// Returns whether there may be a store: the programs create one when they are asked for an image.
+/// Without settings it is in a directory of its own (containers-storage.conf(5)).
+fn may_exist(environment: &Environment) -> bool {
+    let of_root = rustix::process::getuid().is_root();
+    let settings = [
+        environment
+            .path("CONTAINERS_STORAGE_CONF")
+            .map(Path::to_owned),
+        environment
+            .config_directory()
+            .map(|directory| directory.join("containers/storage.conf")),
+        Some(PathBuf::from("/etc/containers/storage.conf")),
+    ];
+    let data = environment.path("XDG_DATA_HOME").map(Path::to_owned);
+    let store = if of_root {
+        Some(PathBuf::from("/var/lib/containers/storage"))
+    } else {
+        let data = data.or_else(|| environment.home_path(".local/share"));
+        data.map(|data| data.join("containers/storage"))
+    };
+    settings
+        .into_iter()
+        .chain([store])
+        .flatten()
+        .any(|path| path.exists())
 }
 
 impl StorageTool {
@@ -143,6 +175,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_store_is_searched_only_where_there_may_be_one() {
+        let home = tempfile::tempdir().unwrap();
+        let variables = |name: &str, path: &Path| {
+            let variable = (name.to_owned(), path.display().to_string());
+            Environment::from(std::collections::BTreeMap::from([variable]))
+        };
+        let settings = home.path().join(".config/containers/storage.conf");
+        std::fs::create_dir_all(settings.parent().unwrap()).unwrap();
+        std::fs::write(&settings, "").unwrap();
+        assert!(may_exist(&variables("HOME", home.path())));
+        assert!(may_exist(&variables("CONTAINERS_STORAGE_CONF", &settings)));
+    }
 
     #[test]
     fn output_of_both_programs_is_parsed() {
