@@ -124,7 +124,7 @@ async fn serve_machine(
     let last_event =
         match start_with_heartbeat(setup, devices, opener.clone(), &mut control).await? {
             Ok(init) => {
-                helper_root.enter_machine().await;
+                helper_root.enter_machine(&setup.id).await;
                 let ending = serve_started(setup, init, opener, incoming, &mut control).await?;
                 (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
             }

@@ -20,7 +20,7 @@ use std::{
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    unistd::{chdir, chroot, fchdir},
+    unistd::{chdir, chroot, fchdir, sethostname},
 };
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::oneshot;
@@ -66,8 +66,12 @@ impl HelperRoot {
         }
     }
 
-    /// Makes the machine's disk the root. A failure is only logged.
-    pub(crate) async fn enter_machine(&self) {
+    /// Makes the machine's disk the root, and its name the host name, which the kernel's programs
+    /// see. A failure is only logged.
+    pub(crate) async fn enter_machine(&self, hostname: &str) {
+        if let Err(error) = sethostname(hostname) {
+            kernel_log::error(&format!("cannot set the host name: {error}"));
+        }
         let on = Path::new(MACHINE).join("proc");
         // The machine has another one, in a mount namespace of its own.
         let mounted = mount(

@@ -39,7 +39,9 @@ pub(crate) enum InitError {
     #[error("cannot start the machine's init: {0}")]
     Start(io::Error),
     /// The [stage](crate::stage) failed before it executed init. Contains its message.
-    #[error("cannot start the machine's init: {0}")]
+    #[error(
+        "cannot start the machine's init: {0} (repair it with: container machine start --rescue)"
+    )]
     Stage(String),
 }
 

@@ -5,13 +5,13 @@ use super::{passwd::PasswdEntry, root::GuestRoot};
 /// Returns the shells for commands of `user`, best first: the one in the passwd file, the image's
 /// default, and `/bin/sh`.
 ///
-/// `nologin` and `false` count as none: they forbid logins, but the machine's owner may run
-/// commands as any user.
+/// A relative path counts as none, and so do `nologin` and `false`: they forbid logins, but the
+/// machine's owner may run commands as any user.
 pub(crate) fn login_shells(user: Option<&PasswdEntry>, root: &GuestRoot) -> Vec<String> {
     let forbids_logins = |shell: &str| shell.ends_with("/nologin") || shell.ends_with("/false");
     let own = user
         .map(|user| user.shell.clone())
-        .filter(|shell| !shell.is_empty() && !forbids_logins(shell));
+        .filter(|shell| shell.starts_with('/') && !forbids_logins(shell));
     let mut shells = Vec::new();
     for shell in own
         .into_iter()
