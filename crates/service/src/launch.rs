@@ -30,6 +30,10 @@ use crate::{
 /// Lines of the runtime's log in the error of a runtime that ended.
 const LOG_LINES: usize = 10;
 
+/// Note about a machine that was started for a rescue and is to be used as usual.
+const IN_RESCUE: &str = "running in a rescue, without its services (end it with: container machine \
+                         stop)";
+
 /// Note at the first boot of a machine whose image has no init system.
 const NO_INIT_SYSTEM: &str = "the image has no init system, so the machine runs a built-in one, \
                               which starts no services";
@@ -84,6 +88,9 @@ impl Service {
         client: &StreamClient,
     ) -> Result<Running, BootError> {
         if let Some(runtime) = self.booted_runtime(id).await? {
+            if runtime.status().init() == Some(&InitProgram::Rescue) && !request.rescue {
+                client.report(Progress::Note(format!("{id}: {IN_RESCUE}")));
+            }
             return running(bundle, &runtime);
         }
         if let Err(error) = remove_expired(bundle) {
