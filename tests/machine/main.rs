@@ -40,6 +40,7 @@ mod snapshots;
 mod ssh_agent;
 mod stopping;
 mod streams;
+mod suspend;
 mod system;
 mod templates;
 mod terminals;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         inits::TESTS,
         system::TESTS,
         templates::TESTS,
+        suspend::TESTS,
         early_commands::TESTS,
         sessions::TESTS,
         accounts::TESTS,

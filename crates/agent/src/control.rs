@@ -12,18 +12,21 @@
 //! | `CompareClock`, any number of times | |
 //! | | `ClockRequested` |
 //! | `SetClock` | |
+//! | `Suspend`, any number of times | |
+//! | | `SuspendReady` or `SuspendFailed` ([`container_protocol::ResumeToken`]) |
 //! | `Stop`, or end of the stream | |
 //! | | `Rebooting`, if the machine asked for it |
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fs::File, io, sync::Arc, time::Duration};
 
 use container_protocol::{
-    BootOccasion, ControlEvent, ControlRequest, HostPort, MachineSetup, Port, SSH_AUTH_SOCKET,
+    BootOccasion, ControlEvent, ControlRequest, MachineSetup, Port, ResumeToken, SSH_AUTH_SOCKET,
     frame::{self, FrameError},
-    mux::{self, Incoming, Opener, Side, Stream},
+    mux::{Incoming, Opener, Stream},
 };
 use tokio::{
     io::AsyncReadExt,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -36,9 +39,12 @@ use crate::{
     freeze,
     helper_root::HelperRoot,
     home,
-    init::{Ending, Init, InitError},
-    kernel_log, listeners,
+    init::{Ending, Init, InitError, StdioLog},
+    kernel_log,
+    link::{Host, Link},
+    listeners,
     machine::{self, SetUpError, mounts, resolver::Resolver},
+    paths::MACHINE,
     relay,
     shutdown::{self, StopMethod},
     ssh_agent::SshAgent,
@@ -50,6 +56,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Timeout for the host to read the last event.
 const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Timeout for changes of the host that are being repeated when the machine is suspended.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Grace period of init in seconds when the host has closed the control stream.
 const HOST_GONE_GRACE: u32 = 10;
@@ -101,13 +110,12 @@ enum Role {
 pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> {
     let mut channel = Channel::open().await.map_err(ControlError::Channel)?;
     let devices = template::await_machine(&mut channel).await?;
-    let (opener, mut incoming, driver) = mux::multiplex(channel, Side::Guest);
-    tokio::spawn(driver);
+    let (link, mut incoming) = Link::new(channel);
     let (mut control, role) = receive_role(&mut incoming).await?;
     receive_clock(&mut control).await?;
     match role {
         Role::Machine(setup) => {
-            serve_machine(&setup, devices, opener, incoming, control, helper_root).await
+            serve_machine(&setup, devices, link, incoming, control, helper_root).await
         }
         Role::DiskReader => serve_disk(devices, incoming, control).await,
     }
@@ -116,24 +124,32 @@ pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> 
 async fn serve_machine(
     setup: &MachineSetup,
     devices: Devices,
-    opener: Opener,
+    link: Link,
     incoming: Incoming,
     mut control: Stream,
     helper_root: &HelperRoot,
 ) -> Result<(), ControlError> {
-    let last_event =
-        match start_with_heartbeat(setup, devices, opener.clone(), &mut control).await? {
-            Ok(init) => {
-                helper_root.enter_machine(&setup.id).await;
-                let ending = serve_started(setup, init, opener, incoming, &mut control).await?;
-                (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
-            }
-            Err(error) => {
-                let message = error.to_string();
-                kernel_log::error(&message);
-                Some(ControlEvent::Failed { message })
-            }
-        };
+    let (to_host, host) = Host::new(link.opener.clone());
+    let started = start_with_heartbeat(setup, devices, host.clone(), &mut control).await?;
+    let last_event = match started {
+        Ok(init) => {
+            helper_root.enter_machine(&setup.id).await;
+            let served = Served {
+                link,
+                incoming,
+                control,
+                to_host,
+            };
+            let (ending, last_control) = serve_started(setup, init, host, served).await?;
+            control = last_control;
+            (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
+        }
+        Err(error) => {
+            let message = error.to_string();
+            kernel_log::error(&message);
+            Some(ControlEvent::Failed { message })
+        }
+    };
     helper_root.leave_machine().await;
     mounts::unmount_machine();
     if let Some(event) = last_event {
@@ -145,35 +161,116 @@ async fn serve_machine(
     Ok(())
 }
 
-/// Serves the machine from the start of its init to the init's end.
+/// What a machine is served over. It is replaced when the machine was suspended.
+struct Served {
+    link: Link,
+    incoming: Incoming,
+    control: Stream,
+    /// Sends the link's opener to what opens streams all the time.
+    to_host: watch::Sender<Opener>,
+}
+
+/// What ends the serving of a machine, or interrupts it.
+enum Interruption {
+    Ending(Ending),
+    /// The host orders a stop, with this grace period in seconds.
+    Stop(u32),
+    /// The host suspends the machine.
+    Suspend(ResumeToken),
+}
+
+/// Serves the machine from the start of its init to the init's end. Also returns the last control
+/// stream.
 async fn serve_started(
     setup: &MachineSetup,
     mut init: Init,
-    opener: Opener,
-    incoming: Incoming,
-    control: &mut Stream,
-) -> Result<Ending, FrameError> {
-    let tasks = serve_host(setup, opener.clone());
-    let ssh_agent = serve_ssh_agent(setup, opener);
+    host: Host,
+    served: Served,
+) -> Result<(Ending, Stream), FrameError> {
+    let Served {
+        mut link,
+        incoming,
+        mut control,
+        to_host,
+    } = served;
+    let ssh_agent = serve_ssh_agent(setup, host);
     let process = init.process().clone();
     let started = ControlEvent::Started {
         init: process.program.clone(),
     };
-    frame::write(control, &started).await?;
-    let changes = Changes::new();
     let stop_method = StopMethod::new(&process.program, setup.stop_signal.as_deref());
-    let commands = Some(Commands::new(process, setup.user.uid));
-    let resolver = setup.network.as_ref().map(Resolver::new).map(Arc::new);
-    tokio::spawn(accept(incoming, commands, resolver, Arc::clone(&changes)));
-    let ending = serve_until_end(control, &mut init, stop_method, &changes).await;
+    let streams = Streams {
+        commands: Some(Commands::new(process, setup.user.uid)),
+        resolver: setup.network.as_ref().map(Resolver::new).map(Arc::new),
+        changes: Changes::new(),
+    };
+    let mut tasks = Tasks::start(setup, link.opener.clone());
+    frame::write(&mut control, &started).await?;
+    let mut accepting = tokio::spawn(streams.clone().accept(incoming));
+    let ending = loop {
+        match serve_until_interrupted(&mut control, &mut init).await {
+            Interruption::Ending(ending) => break ending,
+            Interruption::Stop(grace_seconds) => {
+                // The host may be gone. Nothing waits for it any more.
+                drop(to_host);
+                // Reading changes may have paused init, which could then not receive the request.
+                streams.changes.cancel().await;
+                let grace = Duration::from_secs(grace_seconds.into());
+                shutdown::shut_down(&mut init, stop_method, grace).await;
+                break Ending::PowerOff;
+            }
+            Interruption::Suspend(token) => {
+                if let Err(message) = prepare_suspension(tasks).await {
+                    tasks = Tasks::start(setup, link.opener.clone());
+                    frame::write(&mut control, &ControlEvent::SuspendFailed { message }).await?;
+                    continue;
+                }
+                frame::write(&mut control, &ControlEvent::SuspendReady).await?;
+                // The host closes the stream when it has read everything.
+                let _ = timeout(LAST_EVENT_TIMEOUT, control.read_u8()).await;
+                accepting.abort();
+                let (new, mut incoming) = link.renew(token).await;
+                link = new;
+                control = receive_control(&mut incoming).await?;
+                synchronize_clock(&mut control).await?;
+                // Fails only without receivers.
+                let _ = to_host.send(link.opener.clone());
+                tasks = Tasks::start(setup, link.opener.clone());
+                accepting = tokio::spawn(streams.clone().accept(incoming));
+                frame::write(&mut control, &started).await?;
+            }
+        }
+    };
     // Everything that holds a file of the machine open has to end before it is unmounted.
-    changes.cancel().await;
+    streams.changes.cancel().await;
     drop(tasks);
     init.finish().await;
     if let Some(ssh_agent) = ssh_agent {
         ssh_agent.finish().await;
     }
-    Ok(ending)
+    Ok((ending, control))
+}
+
+/// Ends what is used over the channel, and writes all files to the disk. Returns a message if that
+/// is not possible.
+async fn prepare_suspension(tasks: Tasks) -> Result<(), String> {
+    tasks.finish().await?;
+    let synced = tokio::task::spawn_blocking(|| {
+        let disk = File::open(MACHINE)?;
+        Ok(rustix::fs::syncfs(&disk)?)
+    });
+    let synced: io::Result<()> = synced.await.unwrap_or_else(|error| Err(error.into()));
+    synced.map_err(|error| format!("cannot write the machine's files to its disk: {error}"))
+}
+
+/// Sets the clock to the host's. It did not count while the machine was suspended.
+async fn synchronize_clock(control: &mut Stream) -> Result<(), FrameError> {
+    let requested = Instant::now();
+    frame::write(control, &ControlEvent::ClockRequested).await?;
+    if let ControlRequest::SetClock(nanoseconds) = frame::read(control).await? {
+        clock::follow(nanoseconds, requested.elapsed());
+    }
+    Ok(())
 }
 
 /// Serves a read-only disk until the host orders a stop or closes the stream.
@@ -191,7 +288,12 @@ async fn serve_disk(
     }
     frame::write(&mut control, &ControlEvent::DiskIsReady).await?;
     let changes = Changes::new();
-    tokio::spawn(accept(incoming, None, None, Arc::clone(&changes)));
+    let streams = Streams {
+        commands: None,
+        resolver: None,
+        changes: Arc::clone(&changes),
+    };
+    tokio::spawn(streams.accept(incoming));
     await_stop(&mut control).await;
     changes.cancel().await;
     mounts::unmount_machine();
@@ -199,16 +301,23 @@ async fn serve_disk(
 }
 
 async fn receive_role(incoming: &mut Incoming) -> Result<(Stream, Role), ControlError> {
-    let mut control = incoming.recv().await.ok_or(FrameError::Ended)?;
-    if frame::read::<Port>(&mut control).await? != Port::Control {
-        return Err(ControlError::UnexpectedRequest);
-    }
+    let mut control = receive_control(incoming).await?;
     match frame::read(&mut control).await? {
         ControlRequest::Start(setup) => Ok((control, Role::Machine(setup))),
         ControlRequest::ReadDisk => Ok((control, Role::DiskReader)),
         ControlRequest::SetClock(_)
         | ControlRequest::CompareClock
+        | ControlRequest::Suspend { .. }
         | ControlRequest::Stop { .. } => Err(ControlError::UnexpectedRequest),
+    }
+}
+
+/// Receives the control stream, which is the first.
+async fn receive_control(incoming: &mut Incoming) -> Result<Stream, FrameError> {
+    let mut control = incoming.recv().await.ok_or(FrameError::Ended)?;
+    match frame::read(&mut control).await? {
+        Port::Control => Ok(control),
+        _ => Err(FrameError::Ended),
     }
 }
 
@@ -231,10 +340,10 @@ async fn receive_clock(control: &mut Stream) -> Result<(), ControlError> {
 async fn start_with_heartbeat(
     setup: &MachineSetup,
     devices: Devices,
-    opener: Opener,
+    host: Host,
     control: &mut Stream,
 ) -> Result<Result<Init, StartError>, FrameError> {
-    let mut starting = std::pin::pin!(start(setup, devices, opener));
+    let mut starting = std::pin::pin!(start(setup, devices, host));
     loop {
         tokio::select! {
             started = &mut starting => return Ok(started),
@@ -244,13 +353,13 @@ async fn start_with_heartbeat(
 }
 
 /// Sets the machine up and starts its init.
-async fn start(setup: &MachineSetup, devices: Devices, opener: Opener) -> Result<Init, StartError> {
+async fn start(setup: &MachineSetup, devices: Devices, host: Host) -> Result<Init, StartError> {
     if setup.rescue {
         machine::set_up_for_rescue(setup, devices).await?;
     } else {
         machine::set_up(setup, devices).await?;
     }
-    let log = open_stdio_log(opener).await.map_err(StartError::StdioLog)?;
+    let log = StdioLog::open(host).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;
     if setup.occasion == BootOccasion::First {
         // `container machine create` returns with a machine that is ready. Commands report a boot
@@ -260,32 +369,45 @@ async fn start(setup: &MachineSetup, devices: Devices, opener: Opener) -> Result
     Ok(init)
 }
 
-async fn open_stdio_log(opener: Opener) -> io::Result<Stream> {
-    let mut log = opener.open().await?;
-    frame::write(&mut log, &HostPort::StdioLog)
-        .await
-        .map_err(io::Error::other)?;
-    Ok(log)
+/// Answers the file share, reports listeners to the host, and relays connections to the machine's
+/// loopback, until this is dropped.
+struct Tasks {
+    tasks: JoinSet<()>,
+    /// Ends when no change of the host is being repeated any more.
+    replaying: mpsc::Receiver<()>,
 }
 
-/// Answers the file share, reports listeners to the host, and relays connections to the machine's
-/// loopback, until the returned tasks are dropped.
-fn serve_host(setup: &MachineSetup, opener: Opener) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    if let Some(share) = &setup.home_share {
-        tasks.spawn(home::serve_file_share(share.path.clone(), opener.clone()));
+impl Tasks {
+    fn start(setup: &MachineSetup, opener: Opener) -> Tasks {
+        let mut tasks = JoinSet::new();
+        let (alive, replaying) = mpsc::channel(1);
+        if let Some(share) = &setup.home_share {
+            let path = share.path.clone();
+            tasks.spawn(home::serve_file_share(path, opener.clone(), alive));
+        }
+        if let Some(network) = &setup.network {
+            tasks.spawn(listeners::report(opener));
+            tasks.spawn(relay::serve_streams(network.address, network.gateway));
+            tasks.spawn(relay::serve_datagrams(network.address, network.gateway));
+        }
+        Tasks { tasks, replaying }
     }
-    if let Some(network) = &setup.network {
-        tasks.spawn(listeners::report(opener));
-        tasks.spawn(relay::serve_streams(network.address, network.gateway));
-        tasks.spawn(relay::serve_datagrams(network.address, network.gateway));
+
+    /// Ends the tasks, and waits until they have no effect any more. Returns a message after a
+    /// timeout.
+    async fn finish(mut self) -> Result<(), String> {
+        self.tasks.shutdown().await;
+        let finished = timeout(REPLAY_TIMEOUT, self.replaying.recv()).await;
+        finished.map(drop).map_err(|_| {
+            "timed out waiting until changes of the shared home are visible in the machine"
+                .to_owned()
+        })
     }
-    tasks
 }
 
 /// Serves the host's SSH agent. A failure is only logged: the machine works without it.
-fn serve_ssh_agent(setup: &MachineSetup, opener: Opener) -> Option<SshAgent> {
-    match SshAgent::serve(&setup.user, opener) {
+fn serve_ssh_agent(setup: &MachineSetup, host: Host) -> Option<SshAgent> {
+    match SshAgent::serve(&setup.user, host) {
         Ok(ssh_agent) => Some(ssh_agent),
         Err(error) => {
             kernel_log::error(&format!("cannot create {SSH_AUTH_SOCKET}: {error}"));
@@ -294,35 +416,33 @@ fn serve_ssh_agent(setup: &MachineSetup, opener: Opener) -> Option<SshAgent> {
     }
 }
 
-async fn serve_until_end(
-    control: &mut Stream,
-    init: &mut Init,
-    stop_method: StopMethod,
-    changes: &Changes,
-) -> Ending {
-    let grace_seconds = tokio::select! {
-        ending = init.wait() => return ending,
-        grace_seconds = await_stop(control) => grace_seconds,
-    };
-    // Reading changes may have paused init, which could then not receive the request.
-    changes.cancel().await;
-    let grace = Duration::from_secs(grace_seconds.into());
-    shutdown::shut_down(init, stop_method, grace).await;
-    Ending::PowerOff
+async fn serve_until_interrupted(control: &mut Stream, init: &mut Init) -> Interruption {
+    tokio::select! {
+        ending = init.wait() => Interruption::Ending(ending),
+        interruption = await_interruption(control) => interruption,
+    }
 }
 
-/// Serves the host's requests until it orders a stop or closes the stream. Returns the grace period
-/// in seconds. A request that does not fit is ignored: the machine is worth more.
-async fn await_stop(control: &mut Stream) -> u32 {
+/// Serves the host's requests until it orders a stop or closes the stream.
+async fn await_stop(control: &mut Stream) {
+    while !matches!(await_interruption(control).await, Interruption::Stop(_)) {}
+}
+
+/// Serves the host's requests until it orders a stop or a suspension, or closes the stream. A
+/// request that does not fit is ignored: the machine is worth more.
+async fn await_interruption(control: &mut Stream) -> Interruption {
     let mut requested = Instant::now();
     loop {
         match frame::read(control).await {
-            Ok(ControlRequest::Stop { grace_seconds }) => return grace_seconds,
+            Ok(ControlRequest::Stop { grace_seconds }) => {
+                return Interruption::Stop(grace_seconds);
+            }
+            Ok(ControlRequest::Suspend { token }) => return Interruption::Suspend(token),
             Ok(ControlRequest::CompareClock) => {
                 requested = Instant::now();
                 let request = frame::write(control, &ControlEvent::ClockRequested).await;
                 if request.is_err() {
-                    return HOST_GONE_GRACE;
+                    return Interruption::Stop(HOST_GONE_GRACE);
                 }
             }
             Ok(ControlRequest::SetClock(nanoseconds)) => {
@@ -332,34 +452,39 @@ async fn await_stop(control: &mut Stream) -> u32 {
             | Err(FrameError::Malformed(_)) => {
                 kernel_log::error("an unexpected request of the host is ignored");
             }
-            Err(_) => return HOST_GONE_GRACE,
+            Err(_) => return Interruption::Stop(HOST_GONE_GRACE),
         }
     }
 }
 
-/// Serves the streams that the host opens. Without `commands` only changes are served.
-async fn accept(
-    mut incoming: Incoming,
+/// What streams that the host opens are about.
+#[derive(Clone)]
+struct Streams {
+    /// Absent if only changes are served.
     commands: Option<Arc<Commands>>,
     resolver: Option<Arc<Resolver>>,
     changes: Arc<Changes>,
-) {
-    while let Some(mut stream) = incoming.recv().await {
-        let (commands, changes) = (commands.clone(), Arc::clone(&changes));
-        let resolver = resolver.clone();
-        tokio::spawn(async move {
-            // A stream with an unknown port is dropped, which the host sees as a reset.
-            match (frame::read::<Port>(&mut stream).await, commands) {
-                (Ok(Port::Changes), _) => changes.serve(stream).await,
-                (Ok(Port::Freeze), Some(_)) => freeze::serve(stream).await,
-                (Ok(Port::Resolver), _) => {
-                    if let Some(resolver) = resolver {
-                        resolver.serve(stream).await;
+}
+
+impl Streams {
+    /// Serves the streams that the host opens.
+    async fn accept(self, mut incoming: Incoming) {
+        while let Some(mut stream) = incoming.recv().await {
+            let streams = self.clone();
+            tokio::spawn(async move {
+                // A stream with an unknown port is dropped, which the host sees as a reset.
+                match (frame::read::<Port>(&mut stream).await, streams.commands) {
+                    (Ok(Port::Changes), _) => streams.changes.serve(stream).await,
+                    (Ok(Port::Freeze), Some(_)) => freeze::serve(stream).await,
+                    (Ok(Port::Resolver), _) => {
+                        if let Some(resolver) = streams.resolver {
+                            resolver.serve(stream).await;
+                        }
                     }
+                    (Ok(port), Some(commands)) => commands.serve(port, stream).await,
+                    (Ok(_), None) | (Err(_), _) => {}
                 }
-                (Ok(port), Some(commands)) => commands.serve(port, stream).await,
-                (Ok(_), None) | (Err(_), _) => {}
-            }
-        });
+            });
+        }
     }
 }

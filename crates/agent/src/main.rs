@@ -12,7 +12,8 @@
 //!    namespace of its own. The process on the way there is a [`stage`].
 //! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`listeners`], [`relay`] and [`ssh_agent`]
 //!    serve the host and the machine until the host requests a stop ([`shutdown`]) or init ends.
-//!    Programs that the kernel starts find the machine's files ([`helper_root`]).
+//!    Programs that the kernel starts find the machine's files ([`helper_root`]). A machine that is
+//!    suspended in between continues with another [`link`] to the host.
 //! 7. [`machine::mounts`] unmounts the machine, [`power`] turns the virtual machine off.
 //!
 //! The kernel panics when PID 1 ends, so the agent must not: it reports errors to the host or to
@@ -32,6 +33,7 @@ mod init;
 mod interpreters;
 mod kernel_log;
 mod kernel_modules;
+mod link;
 mod listeners;
 mod machine;
 mod namespace_thread;

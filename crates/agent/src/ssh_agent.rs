@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use container_protocol::{GuestUser, HostPort, SSH_AUTH_SOCKET, frame, mux::Opener};
+use container_protocol::{GuestUser, HostPort, SSH_AUTH_SOCKET, frame};
 use rustix::fs::{AtFlags, unlinkat};
 use tokio::{
     io::{AsyncReadExt, copy_bidirectional},
@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     kernel_log,
+    link::Host,
     machine::{GuestRoot, descriptor_path},
 };
 
@@ -42,10 +43,10 @@ pub(crate) struct SshAgent {
 
 impl SshAgent {
     /// Creates the socket, which belongs to the machine's user, and serves it.
-    pub(crate) fn serve(user: &GuestUser, opener: Opener) -> io::Result<SshAgent> {
+    pub(crate) fn serve(user: &GuestUser, host: Host) -> io::Result<SshAgent> {
         let listener = listen(&GuestRoot::open()?, user)?;
         let (end, ended) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, opener, ended));
+        let serving = tokio::spawn(serve(listener, host, ended));
         Ok(SshAgent { end, serving })
     }
 
@@ -57,7 +58,7 @@ impl SshAgent {
     }
 }
 
-async fn serve(listener: UnixListener, opener: Opener, mut ended: oneshot::Receiver<()>) {
+async fn serve(listener: UnixListener, host: Host, mut ended: oneshot::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -65,7 +66,7 @@ async fn serve(listener: UnixListener, opener: Opener, mut ended: oneshot::Recei
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 // A finished connection needs no handling, whatever its outcome.
-                Ok((client, _)) => drop(connections.spawn(forward(client, opener.clone()))),
+                Ok((client, _)) => drop(connections.spawn(forward(client, host.clone()))),
                 Err(error) => {
                     kernel_log::error(&format!("cannot accept a client of the SSH agent: {error}"));
                     sleep(ACCEPT_BACKOFF).await;
@@ -96,15 +97,15 @@ fn listen(root: &GuestRoot, user: &GuestUser) -> io::Result<UnixListener> {
 }
 
 /// Serves one connection. Without an SSH agent on the host it is closed.
-async fn forward(mut client: UnixStream, opener: Opener) {
-    if connect_to_host(&mut client, &opener).await.is_err() {
+async fn forward(mut client: UnixStream, host: Host) {
+    if connect_to_host(&mut client, &host).await.is_err() {
         // Closing the connection before the client has sent its request would kill it by SIGPIPE.
         let _ = timeout(FIRST_REQUEST_TIMEOUT, client.read(&mut [0; 1024])).await;
     }
 }
 
-async fn connect_to_host(client: &mut UnixStream, opener: &Opener) -> io::Result<()> {
-    let mut host = opener.open().await?;
+async fn connect_to_host(client: &mut UnixStream, host: &Host) -> io::Result<()> {
+    let mut host = host.open().await?;
     frame::write(&mut host, &HostPort::SshAgent)
         .await
         .map_err(io::Error::other)?;

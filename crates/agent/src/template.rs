@@ -51,6 +51,9 @@ pub(crate) enum TemplateError {
     /// The host could not be understood.
     #[error("cannot receive the host's choice of a machine: {0}")]
     Receive(FrameError),
+    /// The host wants to resume a machine.
+    #[error("cannot resume a machine: this virtual machine has not served one")]
+    NoMachine,
     /// The host could not be answered.
     #[error("cannot answer the host: {0}")]
     Answer(FrameError),
@@ -86,6 +89,7 @@ pub(crate) async fn await_machine(channel: &mut Channel) -> Result<Devices, Temp
                     .await
                     .map_err(TemplateError::Answer)?;
             }
+            ChannelRequest::Resume { .. } => return Err(TemplateError::NoMachine),
             ChannelRequest::Serve { entropy } => {
                 // First: everything that follows may need random numbers.
                 if let Err(error) = random::reseed(&entropy) {

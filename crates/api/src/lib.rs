@@ -10,7 +10,8 @@
 //! | `PATCH /v1/machines/{id}` | [`BootChange`] | [`Changed`] |
 //! | `DELETE /v1/machines/{id}` | | [`Deleted`] |
 //! | `POST /v1/machines/{id}/boot` | [`BootRequest`] | stream with [`Running`] |
-//! | `POST /v1/machines/{id}/stop` | | empty |
+//! | `POST /v1/machines/{id}/stop` | [`StopRequest`] | empty |
+//! | `POST /v1/machines/{id}/suspend` | [`SuspendRequest`] | stream, empty |
 //! | `POST /v1/machines/{id}/rename` | [`RenameRequest`] | empty |
 //! | `POST /v1/machines/{id}/clone` | [`CloneRequest`] | [`Created`] |
 //! | `GET /v1/machines/{id}/snapshots` | | [`Snapshots`] |
@@ -43,8 +44,8 @@
 //! A stream has one [`StreamEvent`] per line, and ends with the reply of the table. An error is a
 //! [`Failure`]: the body of a reply with another status than 200, or the last event of a stream.
 //!
-//! If the client disconnects, a create, an import, a commit, a pull and a push are cancelled; every
-//! other request is completed.
+//! If the client disconnects, a create, an import, a suspend, a commit, a pull and a push are
+//! cancelled; every other request is completed.
 //!
 //! # Modules
 //!
@@ -97,7 +98,8 @@ pub use image::{
 };
 pub use machine::{
     BootChange, BootRequest, Changed, CreateRequest, Created, DefaultMachine, Deleted,
-    KernelChoice, Logs, MachineState, Machines, Ports, RenameRequest, Running, Status,
+    KernelChoice, Logs, MachineState, Machines, Ports, RenameRequest, Running, Status, StopRequest,
+    SuspendRequest,
 };
 pub use registry::{
     ListLoginsRequest, LoggedOut, Login, LoginRequest, Logins, LogoutRequest, Password,

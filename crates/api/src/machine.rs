@@ -107,6 +107,22 @@ pub struct BootRequest {
     pub rescue: bool,
 }
 
+/// Request to stop a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StopRequest {
+    /// Whether the saved memory of a suspended machine is given up.
+    pub force: bool,
+}
+
+/// Request to suspend a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SuspendRequest {
+    /// Whether commands that run for clients are ended.
+    pub force: bool,
+}
+
 /// Reply to a [`CreateRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Created {
@@ -143,6 +159,9 @@ pub struct Changed {
     /// Whether the machine is running, so that the change applies after its next boot. Published
     /// ports apply at once, so a change of them alone does not count.
     pub running: bool,
+    /// Whether the machine is suspended, so that the change applies after it was stopped.
+    #[serde(default)]
+    pub suspended: bool,
     /// A sentence for each published port that cannot be reached.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -187,6 +206,8 @@ pub enum Status {
     Running,
     /// The machine is booting, or booted for a commit.
     Starting,
+    /// The machine has no runtime, and its memory is saved.
+    Suspended,
     /// The machine has no runtime.
     Stopped,
 }

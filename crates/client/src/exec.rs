@@ -49,7 +49,7 @@ pub enum ExecError {
     )]
     TooLong,
     /// The connection ended before the command did.
-    #[error("the machine stopped before the command ended")]
+    #[error("the machine was stopped or suspended before the command ended")]
     Lost,
     /// A message from the machine is invalid.
     #[error("invalid message from the machine: {0}")]

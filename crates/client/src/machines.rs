@@ -4,7 +4,8 @@ use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, Committed, CreateRequest,
     Created, DefaultMachine, Deleted, DiskUsage, ExportRequest, Freed, ImportRequest, Logs,
     MachineState, Machines, Ports, Progress, PruneRequest, RemoveSnapshotRequest, RenameRequest,
-    RestoreRequest, Running, SnapshotRequest, SnapshotState, Snapshots, SystemInfo,
+    RestoreRequest, Running, SnapshotRequest, SnapshotState, Snapshots, StopRequest,
+    SuspendRequest, SystemInfo,
 };
 use container_machine::MachineId;
 use hyper::Method;
@@ -104,9 +105,23 @@ impl Client {
         self.send_archive(&path, archive, progress).await
     }
 
-    /// Stops a machine, and waits until it has stopped. One that is not running is left as it is.
-    pub async fn stop(&self, id: &MachineId) -> Result<(), ClientError> {
-        self.request(Method::POST, &path(id, "/stop"), &()).await
+    /// Stops a machine, and waits until it has stopped. One that is stopped is left as it is, and
+    /// one that is suspended is only stopped with `force`.
+    pub async fn stop(&self, id: &MachineId, request: &StopRequest) -> Result<(), ClientError> {
+        self.request(Method::POST, &path(id, "/stop"), request)
+            .await
+    }
+
+    /// Suspends a running machine. Dropping the future cancels the request, and the machine
+    /// continues.
+    pub async fn suspend(
+        &self,
+        id: &MachineId,
+        request: &SuspendRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(), ClientError> {
+        self.request_streamed(&path(id, "/suspend"), request, progress)
+            .await
     }
 
     /// Renames a stopped machine.

@@ -44,8 +44,9 @@ pub trait Prepared {
     /// Boots the machine's kernel.
     fn start(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>>;
 
-    /// Continues a machine that [`Running::save`] has written to a file, with this one's files and
-    /// connections behind its devices. The file is only read.
+    /// Restores a machine that [`Running::save`] has written to a file, with this one's files and
+    /// connections behind its devices. It is paused until [`Running::resume`]. The file is only
+    /// read, and not needed any more afterwards.
     fn restore(
         self: Box<Self>,
         saved: PathBuf,
@@ -66,9 +67,13 @@ pub trait Running: Send {
     /// Waits for the machine's end. Cancel safe, and may be called again after the end.
     fn wait(&mut self) -> BoxFuture<'_, EngineExit>;
 
-    /// Pauses the machine and writes its memory and devices to a sparse file. Afterwards it can
-    /// only be terminated.
+    /// Pauses the machine and writes its memory and devices to a sparse file. Everything that the
+    /// guest has written to its disk is on the host's disk then. The machine stays paused, also if
+    /// this fails or is cancelled.
     fn save<'a>(&'a mut self, file: &'a Path) -> BoxFuture<'a, Result<(), SaveError>>;
+
+    /// Continues a machine that is paused.
+    fn resume(&mut self) -> BoxFuture<'_, Result<(), ResumeError>>;
 
     /// Ends the machine without asking the guest, after the disk's writes have been handed to the
     /// host. Returns when the machine has ended.
@@ -113,6 +118,11 @@ pub enum SaveError {
     #[error("cannot save the machine: {0}")]
     Failed(String),
 }
+
+/// Error of continuing a machine that is paused.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine cannot continue the machine: {0}")]
+pub struct ResumeError(pub String);
 
 /// A program of the engine is not installed.
 #[derive(Debug, thiserror::Error)]

@@ -38,7 +38,7 @@ mod virtual_machine;
 pub use accelerator::{Accelerator, AcceleratorError};
 pub use interface::{
     AboutEngine, Engine, EngineError, EngineExit, LiveDisk, LiveDiskError, MissingProgram,
-    Prepared, Running, SaveError,
+    Prepared, ResumeError, Running, SaveError,
 };
 pub use probe::{AcceleratorProbe, check_virtualization, choose};
 pub use qemu::disk;

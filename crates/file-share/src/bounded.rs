@@ -11,7 +11,7 @@ use std::{
 };
 
 use virtiofsd::{
-    filesystem::{Context, Entry, FileSystem, ROOT_ID, ZeroCopyWriter},
+    filesystem::{Context, Entry, FileSystem, ROOT_ID, SerializableFileSystem, ZeroCopyWriter},
     oslib::ReadvFlags,
     soft_idmap::GuestGid,
 };
@@ -64,9 +64,15 @@ impl<F> Deref for BoundedFileSystem<F> {
 }
 
 /// A file system whose inodes and handles are numbers, which can be wrapped.
-pub trait InnerFileSystem: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static {}
+pub trait InnerFileSystem:
+    FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static
+{
+}
 
-impl<F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static> InnerFileSystem for F {}
+impl<F> InnerFileSystem for F where
+    F: FileSystem<Inode = u64, Handle = u64> + SerializableFileSystem + Send + Sync + 'static
+{
+}
 
 /// What an inner file system cannot do.
 #[derive(Debug, Clone, Copy, Default)]
@@ -268,7 +274,18 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
     }
 
     fn evict_excess(&self, context: Context) {
-        let limit = self.limit.saturating_sub(self.other_descriptors());
+        self.evict_beyond(context, self.limit.saturating_sub(self.other_descriptors()));
+    }
+
+    /// Closes everything that the guest does not have open.
+    pub(crate) fn evict_all(&self, context: Context) -> io::Result<()> {
+        let directory = self.last_directory().take();
+        self.close_directory(context, directory)?;
+        self.evict_beyond(context, 0);
+        Ok(())
+    }
+
+    fn evict_beyond(&self, context: Context, limit: u64) {
         loop {
             let evicted = {
                 let mut table = self.table();

@@ -5,8 +5,7 @@ use std::{ffi::CStr, fs::File, io, time::Duration};
 use virtiofsd::{
     filesystem::{
         Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply,
-        OpenOptions, ROOT_ID, SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader,
-        ZeroCopyWriter,
+        OpenOptions, ROOT_ID, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
     },
     fuse,
     oslib::WritevFlags,
@@ -52,13 +51,13 @@ macro_rules! forward_with_inner_inode {
 impl<F: InnerFileSystem> BoundedFileSystem<F> {
     /// Counts an open file of the guest. There is no handle if the file was not opened.
     fn opened(&self, guest_inode: GuestInode, handle: Option<u64>) {
-        if handle.is_some() {
-            self.table().opened(guest_inode);
+        if let Some(handle) = handle {
+            self.table().opened(guest_inode, handle);
         }
     }
 
-    fn closed(&self, context: Context, guest_inode: GuestInode) {
-        let unknown = self.table().closed(guest_inode);
+    fn closed(&self, context: Context, guest_inode: GuestInode, handle: u64) {
+        let unknown = self.table().closed(guest_inode, handle);
         self.close(context, unknown);
     }
 
@@ -822,7 +821,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         });
         self.locks.release_ends(inode, handle);
         result?;
-        self.closed(context, file.guest_inode);
+        self.closed(context, file.guest_inode, handle);
         Ok(())
     }
 
@@ -850,7 +849,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.close_handle(context, inner_inode, handle, || {
             self.inner.releasedir(context, inner_inode, flags, handle)
         })?;
-        self.closed(context, directory.guest_inode);
+        self.closed(context, directory.guest_inode, handle);
         Ok(())
     }
 
@@ -933,6 +932,3 @@ fn name_only() -> Entry {
         entry_timeout: Duration::ZERO,
     }
 }
-
-/// Live migration is not supported: the default implementation refuses every attempt.
-impl<F> SerializableFileSystem for BoundedFileSystem<F> {}

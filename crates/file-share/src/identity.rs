@@ -8,10 +8,11 @@ use std::{
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
+use serde::{Deserialize, Serialize};
 use virtiofsd::oslib::{CFileHandle, name_to_handle_at};
 
 /// The identity of a file of the host, whatever its names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct FileIdentity {
     pub device: u64,
     /// The mount's id. A directory that is mounted twice counts as two.
@@ -25,13 +26,17 @@ impl FileIdentity {
     /// Reads the identity of the file that `name` in `directory` is at this moment.
     pub(crate) fn read(directory: &File, name: &CStr) -> io::Result<FileIdentity> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(openat(directory, name, flags, Mode::empty())?);
+        FileIdentity::of(&openat(directory, name, flags, Mode::empty())?.into())
+    }
+
+    /// Reads the identity of an open file.
+    pub(crate) fn of(file: &File) -> io::Result<FileIdentity> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::MNT_ID;
-        let attributes = statx(&file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        let attributes = statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
         let mut generation = DefaultHasher::new();
         let mut handle = CFileHandle::default();
         let mut mount = 0;
-        if name_to_handle_at(&file, c"", &mut handle, &mut mount, libc::AT_EMPTY_PATH).is_ok() {
+        if name_to_handle_at(file, c"", &mut handle, &mut mount, libc::AT_EMPTY_PATH).is_ok() {
             handle.as_bytes().hash(&mut generation);
         } else {
             // This file system has no file handles; the creation time is the next best.

@@ -19,6 +19,8 @@
 //! | `events` | watches on the host what the guest watches |
 //! | `replay`, `replaying` | lets the guest repeat the host's changes without changing anything |
 //! | `agent` | the connection to the guest's agent |
+//! | `control` | the connection to the runtime, which suspends the machine |
+//! | `state`, `session` | saves and restores the share of a suspended machine |
 //! | `bounded` | opens, closes and reopens files within the limit |
 //! | `places` | directories that the guest does not see as they are |
 //! | `table` | records of the files that the guest remembers |
@@ -29,12 +31,16 @@
 //! ```no_run
 //! use std::os::unix::net::UnixListener;
 //!
-//! use container_file_share::Exclusions;
+//! use container_file_share::{Connections, Exclusions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // QEMU connects to this socket (`-chardev socket`, `vhost-user-fs-pci`).
-//! let listener = UnixListener::bind("/tmp/share.sock")?;
-//! container_file_share::serve("/home/me", false, &Exclusions::default(), listener, None)?;
+//! let connections = Connections {
+//!     listener: UnixListener::bind("/tmp/share.sock")?,
+//!     agent: None,
+//!     runtime: None,
+//! };
+//! container_file_share::serve("/home/me", false, &Exclusions::default(), connections)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -44,6 +50,7 @@ mod anonymous;
 mod attributes;
 mod backend;
 mod bounded;
+mod control;
 mod error;
 mod events;
 mod excluded;
@@ -59,10 +66,13 @@ mod replay;
 mod replaying;
 mod requests;
 mod serve;
+mod session;
 mod sqlite;
+mod state;
 mod table;
 
 pub use bounded::{BoundedFileSystem, InnerFileSystem, Restrictions};
+pub use control::{ShareReply, ShareRequest};
 pub use locks::Waiters;
 pub use places::{Entries, Exclusions};
-pub use serve::{ServeError, serve};
+pub use serve::{Connections, ServeError, serve};

@@ -3,9 +3,10 @@
 //! our own code, and all others to that crate.
 
 use std::{
+    fs::File,
     io::{self, Read, Write},
     mem::size_of,
-    sync::mpsc,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -22,6 +23,8 @@ use crate::{
     listing::while_listing,
     locks::request::LockRequest,
     pool,
+    session::repeat_init,
+    state::SavedState,
     table::GuestInode,
 };
 
@@ -58,8 +61,10 @@ pub(crate) struct WaitingRequest {
 
 /// Serves requests with a file system.
 pub(crate) struct Requests<F: InnerFileSystem> {
-    file_system: BoundedFileSystem<F>,
+    pub file_system: BoundedFileSystem<F>,
     server: Server<BoundedFileSystem<F>>,
+    /// The request with which the guest has begun its session; absent without a session.
+    init: Mutex<Option<Vec<u8>>>,
 }
 
 impl<F: InnerFileSystem> Requests<F> {
@@ -68,7 +73,29 @@ impl<F: InnerFileSystem> Requests<F> {
         Requests {
             file_system,
             server,
+            init: Mutex::default(),
         }
+    }
+
+    fn init(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.init.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves the state of the guest's session; nothing without a session.
+    pub(crate) fn save(&self, stream: File) -> io::Result<()> {
+        let init = self.init().clone();
+        init.map_or(Ok(()), |init| self.file_system.save(init, stream))
+    }
+
+    /// Restores the state of a session. Returns the paths of open files that could not be found
+    /// again.
+    pub(crate) fn restore(&self, stream: File) -> io::Result<Vec<String>> {
+        let Some(saved) = SavedState::read(&stream)? else {
+            return Ok(Vec::new());
+        };
+        repeat_init(&self.server, &saved.init).map_err(io::Error::other)?;
+        *self.init() = Some(saved.init.clone());
+        self.file_system.restore(saved, stream)
     }
 
     /// Notes what depends on the order of the guest's requests. Must be called in that order.
@@ -79,6 +106,15 @@ impl<F: InnerFileSystem> Requests<F> {
         };
         match Opcode::try_from(header.opcode) {
             Ok(Opcode::Forget | Opcode::BatchForget) => Urgency::Immediate,
+            Ok(Opcode::Init) => {
+                let body = rest(header, &mut reader).unwrap_or_default();
+                *self.init() = Some([header.as_slice(), &body].concat());
+                Urgency::Pooled
+            }
+            Ok(Opcode::Destroy) => {
+                *self.init() = None;
+                Urgency::Pooled
+            }
             Ok(Opcode::Release) => {
                 if let Ok(release) = reader.read_obj::<ReleaseIn>() {
                     let locks = &self.file_system.locks;
@@ -215,6 +251,7 @@ impl<F: InnerFileSystem> Requests<F> {
 
     /// Ends the guest's session, as its DESTROY does.
     pub(crate) fn reset(&self) {
+        *self.init() = None;
         self.server.destroy();
     }
 }
@@ -230,13 +267,18 @@ fn would_block<T>(result: &io::Result<T>) -> bool {
 /// Returns a request without its header.
 fn body(header: InHeader, mut reader: Reader<'_>) -> Result<Vec<u8>, virtiofsd::Error> {
     let decode = virtiofsd::Error::DecodeMessage;
+    reader.read_obj::<InHeader>().map_err(decode)?;
+    rest(header, &mut reader).map_err(decode)
+}
+
+/// Returns what follows the header, which was read.
+fn rest(header: InHeader, reader: &mut Reader<'_>) -> io::Result<Vec<u8>> {
     let length = header.len as usize;
     let length = length
         .min(MAX_SMALL_REQUEST)
         .saturating_sub(size_of::<InHeader>());
     let mut body = vec![0; length];
-    reader.read_obj::<InHeader>().map_err(decode)?;
-    reader.read_exact(&mut body).map_err(decode)?;
+    reader.read_exact(&mut body)?;
     Ok(body)
 }
 

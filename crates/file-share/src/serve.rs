@@ -6,6 +6,7 @@ use std::{
     os::unix::net::UnixListener,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
     thread,
@@ -20,19 +21,21 @@ use vhost_user_backend::VhostUserDaemon;
 use virtiofsd::{
     limits::setup_rlimit_nofile,
     passthrough::{
-        CachePolicy, Config, InodeFileHandlesMode, NegotiationMode, PassthroughFs,
-        read_only::PassthroughFsRo,
+        CachePolicy, Config, InodeFileHandlesMode, MigrationOnError, NegotiationMode,
+        PassthroughFs, read_only::PassthroughFsRo,
     },
     seccomp::{self, SeccompAction, enable_seccomp},
     soft_idmap::{GuestGid, cmdline::IdMap},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
 
 use crate::{
     BoundedFileSystem, Exclusions, Restrictions, Waiters,
     agent::Agent,
-    backend::Backend,
+    backend::{Backend, WAKE},
     bounded::InnerFileSystem,
+    control,
     events::{Group, HostEvents},
     locks::MAX_WAITERS,
     pool,
@@ -90,14 +93,26 @@ pub enum ServeError {
     Engine(String),
 }
 
-/// Serves a directory without `exclusions` to the engine that connects to `listener`, until the
+/// The connections of a server. Except for the listener they are files, because the process may not
+/// call recvfrom(2).
+#[derive(Debug)]
+pub struct Connections {
+    /// The engine connects to it.
+    pub listener: UnixListener,
+    /// The guest's agent ([`HostPort::Home`](container_protocol::HostPort::Home)).
+    pub agent: Option<File>,
+    /// The runtime, which sends [`ShareRequest`](crate::ShareRequest)s.
+    pub runtime: Option<File>,
+}
+
+/// Serves a directory without `exclusions` to the engine that connects to the listener, until the
 /// engine disconnects.
 ///
 /// It must be called in a process of its own, because it restricts the process' system calls. It
 /// needs no privilege and nothing from `/etc/subuid`: for an ordinary user, all users of the guest
 /// act on the files as that user, and new files belong to that user. Without a connection to the
-/// guest's `agent` ([`HostPort::Home`](container_protocol::HostPort::Home)), a process of the guest
-/// that waits for a lock cannot be killed, and its watchers do not see changes of the host.
+/// guest's agent, a process of the guest that waits for a lock cannot be killed, and its watchers
+/// do not see changes of the host.
 ///
 /// # Errors
 /// If the directory cannot be opened or the limit of open files is too low, or if the process
@@ -106,8 +121,7 @@ pub fn serve(
     directory: &str,
     read_only: bool,
     exclusions: &Exclusions,
-    listener: UnixListener,
-    agent: Option<File>,
+    connections: Connections,
 ) -> Result<(), ServeError> {
     let descriptors = setup_rlimit_nofile(None).map_err(ServeError::Limit)?;
     let threads = MAX_THREADS.min(descriptors / 32);
@@ -122,7 +136,7 @@ pub fn serve(
         creating_group: creating_group(),
         read_only,
     };
-    let guest = agent.map(|agent| Guest {
+    let guest = connections.agent.map(|agent| Guest {
         agent: Arc::new(Agent::new(agent)),
         group: Group::new()
             .inspect_err(|error| {
@@ -134,7 +148,8 @@ pub fn serve(
             .ok(),
     });
     enable_seccomp(SeccompAction::Kill, false).map_err(ServeError::Seccomp)?;
-    let listener = Listener::from(listener);
+    let listener = Listener::from(connections.listener);
+    let runtime = connections.runtime;
     let open_error = |cause: io::Error| ServeError::Open {
         path: directory.to_owned(),
         cause,
@@ -147,7 +162,7 @@ pub fn serve(
             restrictions,
             (&root, exclusions),
         );
-        serve_file_system(file_system, threads, listener, guest)
+        serve_file_system(file_system, threads, listener, guest, runtime)
     } else {
         let file_system = BoundedFileSystem::excluding(
             PassthroughFs::new(config).map_err(open_error)?,
@@ -155,7 +170,7 @@ pub fn serve(
             restrictions,
             (&root, exclusions),
         );
-        serve_file_system(file_system, threads, listener, guest)
+        serve_file_system(file_system, threads, listener, guest, runtime)
     }
 }
 
@@ -176,6 +191,8 @@ fn config(path: &str, guest_fd_limit: u64) -> Config {
         uid_map: Some(user_map()),
         gid_map: Some(group_map()),
         guest_fd_limit,
+        // A file that cannot be found after a suspension must not keep the machine from resuming.
+        migration_on_error: MigrationOnError::GuestError,
         ..Config::default()
     }
 }
@@ -244,6 +261,7 @@ fn serve_file_system<F>(
     threads: u64,
     mut listener: Listener,
     guest: Option<Guest>,
+    runtime: Option<File>,
 ) -> Result<(), ServeError>
 where
     F: InnerFileSystem,
@@ -262,11 +280,22 @@ where
     })
     .map_err(ServeError::Thread)?;
     let threads = usize::try_from(threads).unwrap_or(1);
-    let backend = Backend::new(file_system, threads.max(1));
+    let backend = Backend::new(file_system, threads.max(1)).map_err(ServeError::Thread)?;
+    let backend = Arc::new(backend);
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let engine_error = |error| ServeError::Engine(format!("{error:?}"));
-    let mut daemon = VhostUserDaemon::new("file-share".to_owned(), Arc::new(backend), memory)
+    let mut daemon = VhostUserDaemon::new("file-share".to_owned(), Arc::clone(&backend), memory)
         .map_err(engine_error)?;
+    for handler in daemon.get_epoll_handlers() {
+        let registered = handler.register_listener(backend.wake_descriptor(), EventSet::IN, WAKE);
+        registered.map_err(ServeError::Thread)?;
+    }
+    if let Some(runtime) = runtime {
+        pool::spawn("file-share-control", move || {
+            control::serve(&backend, &runtime);
+        })
+        .map_err(ServeError::Thread)?;
+    }
     daemon.start(&mut listener).map_err(engine_error)?;
     // Any end of the connection means that the machine has ended.
     let _ = daemon.wait();
@@ -298,13 +327,21 @@ impl Guest {
             pool::spawn("file-share-repeat", move || events.repeat())?;
         }
         let (answers, signalled) = channel();
+        let is_asking = Arc::new(AtomicBool::new(false));
         pool::spawn("file-share-signals", {
             let (file_system, agent) = (file_system.clone(), Arc::clone(&agent));
-            move || interrupt_waiters(file_system.waiters(), &agent, &signalled)
+            let is_asking = Arc::clone(&is_asking);
+            move || interrupt_waiters(file_system.waiters(), &agent, &is_asking, &signalled)
         })?;
         let file_system = file_system.clone();
         pool::spawn("file-share-agent", move || {
-            receive(&file_system, &agent, events.as_deref(), &answers);
+            receive(
+                &file_system,
+                &agent,
+                events.as_deref(),
+                &is_asking,
+                &answers,
+            );
         })
     }
 }
@@ -314,15 +351,26 @@ fn receive<F: InnerFileSystem>(
     file_system: &BoundedFileSystem<F>,
     agent: &Agent,
     events: Option<&HostEvents<F>>,
+    is_asking: &AtomicBool,
     answers: &Sender<Vec<u32>>,
 ) {
+    let answer = |threads| {
+        if is_asking.swap(false, Ordering::Relaxed) {
+            // Fails if nobody asks any more.
+            let _ = answers.send(threads);
+        }
+    };
     loop {
         match (agent.receive(), events) {
-            (Ok(HomeReport::Signalled { threads }), _) => {
-                // Fails if nobody asks any more.
-                let _ = answers.send(threads);
+            (Ok(HomeReport::Signalled { threads }), _) => answer(threads),
+            (Ok(HomeReport::ReplayingThread { id }), _) => {
+                file_system.replay.set_thread(id);
+                // The agent begins to serve. One that was asked before never answers.
+                answer(Vec::new());
+                if let Some(events) = events {
+                    events.repeated();
+                }
             }
-            (Ok(HomeReport::ReplayingThread { id }), _) => file_system.replay.set_thread(id),
             (Ok(HomeReport::Watches { added, removed }), Some(events)) => {
                 events.change_watches(&added, &removed);
             }
@@ -338,12 +386,18 @@ fn receive<F: InnerFileSystem>(
 
 /// Ends the waiting of the guest's threads that have received a signal. The guest's kernel does not
 /// report that over virtio-fs.
-fn interrupt_waiters(waiters: &Waiters, agent: &Agent, signalled: &Receiver<Vec<u32>>) {
+fn interrupt_waiters(
+    waiters: &Waiters,
+    agent: &Agent,
+    is_asking: &AtomicBool,
+    signalled: &Receiver<Vec<u32>>,
+) {
     loop {
         let threads = waiters.guest_threads(WAITERS_INTERVAL);
         if threads.is_empty() {
             continue;
         }
+        is_asking.store(true, Ordering::Relaxed);
         if let Err(error) = agent.send(&HomeRequest::FindSignalled { threads }) {
             return log::warn!("cannot ask the guest about signals: {error}");
         }

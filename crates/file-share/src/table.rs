@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::{CStr, OsStr},
+    ffi::{CStr, CString, OsStr},
     hash::{DefaultHasher, Hash, Hasher},
     io,
     os::unix::ffi::OsStrExt,
@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use container_protocol::OsText;
+use serde::{Deserialize, Serialize};
 use virtiofsd::{filesystem::ROOT_ID, fuse::Attr};
 
 use crate::{
@@ -65,6 +67,29 @@ struct Refusal {
     /// Thread of the guest.
     thread: libc::pid_t,
     time: Instant,
+}
+
+/// The records of a table.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SavedTable {
+    pub nodes: Vec<SavedNode>,
+    /// Inner handles and guest inode numbers of open files.
+    handles: Vec<(u64, u64)>,
+    last_number: u64,
+}
+
+/// The record of a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedNode {
+    pub number: u64,
+    pub identity: FileIdentity,
+    /// Number of the directory, and name in it.
+    location: Option<(u64, OsText)>,
+    /// The inner inode, while the file is open.
+    pub inner: Option<u64>,
+    file_type: u32,
+    lookups: u64,
+    is_locked: bool,
 }
 
 /// The next step on the way to an open file.
@@ -159,8 +184,8 @@ pub(crate) struct Table {
     /// The clock at the last call of [`Table::evict_unused`].
     last_sweep: u64,
     last_number: u64,
-    /// Number of files and directories that the guest has open.
-    open_files: u64,
+    /// Files and directories that the guest has open, by the inner handle.
+    open_files: HashMap<u64, GuestInode>,
     /// Number of answers with attributes of locked files.
     answers: u32,
 }
@@ -191,7 +216,7 @@ impl Table {
             clock: 0,
             last_sweep: 0,
             last_number: ROOT_ID,
-            open_files: 0,
+            open_files: HashMap::new(),
             answers: 0,
         }
     }
@@ -209,11 +234,17 @@ impl Table {
 
     /// Returns the number of descriptors that are held for the guest.
     pub(crate) fn open_descriptors(&self) -> u64 {
-        self.by_inner.len() as u64 + self.open_files
+        (self.by_inner.len() + self.open_files.len()) as u64
     }
 
     pub(crate) fn get(&self, guest_inode: GuestInode) -> Option<&Node> {
         self.nodes.get(&guest_inode)
+    }
+
+    /// Returns all records but that of the root.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (GuestInode, &Node)> {
+        let nodes = self.nodes.iter().filter(|(number, _)| **number != ROOT);
+        nodes.map(|(number, node)| (*number, node))
     }
 
     pub(crate) fn by_inner(&self, inner_inode: InnerInode) -> Option<GuestInode> {
@@ -559,15 +590,97 @@ impl Table {
     }
 
     /// Records that the guest has opened a file.
-    pub(crate) fn opened(&mut self, guest_inode: GuestInode) {
+    pub(crate) fn opened(&mut self, guest_inode: GuestInode, handle: u64) {
         self.pin(guest_inode);
-        self.open_files += 1;
+        self.open_files.insert(handle, guest_inode);
     }
 
     /// Records that the guest has closed a file. Returns the file to close, if it was the last use.
-    pub(crate) fn closed(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
-        self.open_files = self.open_files.saturating_sub(1);
+    pub(crate) fn closed(&mut self, guest_inode: GuestInode, handle: u64) -> Option<InnerInode> {
+        self.open_files.remove(&handle);
         self.unpin(guest_inode)
+    }
+
+    /// Returns the files and directories that the guest has open, with their inner handles.
+    pub(crate) fn open_files(&self) -> impl Iterator<Item = (u64, GuestInode)> {
+        let files = self.open_files.iter();
+        files.map(|(handle, guest_inode)| (*handle, *guest_inode))
+    }
+
+    /// Returns all records but that of the root, to be [restored](Table::restore).
+    pub(crate) fn save(&self) -> SavedTable {
+        let nodes = self.nodes().map(|(number, node)| SavedNode {
+            number: number.0,
+            identity: node.identity,
+            location: node.location.as_ref().map(|location| {
+                let name = OsStr::from_bytes(location.name.to_bytes());
+                (location.directory.0, name.into())
+            }),
+            inner: node.inner_inode.map(|inner| inner.0),
+            file_type: node.file_type,
+            lookups: node.lookups,
+            is_locked: node.is_locked,
+        });
+        let handles = self.open_files();
+        SavedTable {
+            nodes: nodes.collect(),
+            handles: handles.map(|(handle, inode)| (handle, inode.0)).collect(),
+            last_number: self.last_number,
+        }
+    }
+
+    /// Adds saved records to a table that has only the root.
+    pub(crate) fn restore(&mut self, saved: SavedTable) {
+        for node in saved.nodes {
+            let number = GuestInode(node.number);
+            let location = node.location.and_then(|(directory, name)| {
+                Some(Location {
+                    directory: GuestInode(directory),
+                    name: CString::new(name.as_os_str().as_bytes()).ok()?.into(),
+                })
+            });
+            if let Some(location) = &location {
+                self.by_location.insert(hash_of(location), number);
+            }
+            self.by_identity.insert(node.identity, number);
+            let inner_inode = node.inner.map(InnerInode);
+            if let Some(inner_inode) = inner_inode {
+                self.by_inner.insert(inner_inode, number);
+            }
+            let restored = Node {
+                identity: node.identity,
+                location,
+                inner_inode,
+                file_type: node.file_type,
+                lookups: node.lookups,
+                pins: 0,
+                last_use: 0,
+                cached: None,
+                is_locked: node.is_locked,
+                refusals: Vec::new(),
+            };
+            self.nodes.insert(number, restored);
+            self.add_idle(number);
+        }
+        for (handle, guest_inode) in saved.handles {
+            self.opened(GuestInode(guest_inode), handle);
+        }
+        self.last_number = self.last_number.max(saved.last_number);
+    }
+
+    /// Records that an open file is another one in the inner file system. Returns the handles and
+    /// the inode to close.
+    pub(crate) fn lose(&mut self, guest_inode: GuestInode) -> Option<(Vec<u64>, InnerInode)> {
+        self.remove_idle(guest_inode);
+        let inner_inode = self.nodes.get_mut(&guest_inode)?.inner_inode.take()?;
+        self.by_inner.remove(&inner_inode);
+        let files = self.open_files();
+        let handles = files.filter(|(_, file)| *file == guest_inode);
+        let handles: Vec<u64> = handles.map(|(handle, _)| handle).collect();
+        for handle in &handles {
+            self.closed(guest_inode, *handle);
+        }
+        Some((handles, inner_inode))
     }
 
     fn remove_if_unused(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {

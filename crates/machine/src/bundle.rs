@@ -26,6 +26,7 @@ const ADDRESS: &str = "address";
 const PROVISIONED: &str = "provisioned";
 const RENEW_IDENTITY: &str = "renew-identity";
 const SNAPSHOTS: &str = "snapshots.json";
+const SUSPENDED: &str = "suspended";
 const DISK: &str = "disk.qcow2";
 const NEW_DISK: &str = ".disk.qcow2";
 
@@ -176,6 +177,16 @@ impl Bundle {
     /// Replaces the list of snapshots.
     pub fn set_snapshots(&self, snapshots: &[Snapshot]) -> Result<(), BundleError> {
         write_json(&self.file(SNAPSHOTS), &snapshots)
+    }
+
+    /// Returns the path of the directory with the machine's saved memory.
+    pub fn suspended(&self) -> PathBuf {
+        self.file(SUSPENDED)
+    }
+
+    /// Returns whether the machine is suspended.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended().exists()
     }
 
     /// Returns the path of the log of init's output.

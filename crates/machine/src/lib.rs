@@ -10,6 +10,7 @@
 //! | `disk-….qcow2` | overlays on the image's base or on each other: the blocks that the machine has changed; clones have hard links of those that do not change any more |
 //! | `disk.qcow2` | link to the overlay that the machine writes to; the overlay itself in old bundles |
 //! | `snapshots.json` | [`Snapshot`]s; absent without any |
+//! | `suspended` | directory with the saved memory of a suspended machine; `.suspended.new` and `.suspended.used` are leftovers unless its runtime runs |
 //! | `setup.sh` | script of the image that sets the user up; absent if the image has none |
 //! | `lock` | [`ProcessLock`] of the machine's runtime |
 //! | `runtime` | path of the runtime directory of the last boot |

@@ -174,6 +174,20 @@ impl Network {
         let _ = is_done.await;
     }
 
+    /// Ends all connections with a reset on both sides, and passes nothing on until
+    /// [`resume`](Self::resume). Returns once the guest's card has the resets.
+    pub async fn pause(&self) {
+        let (done, is_done) = oneshot::channel();
+        self.send(PortChange::Pause(done));
+        // An error means that the network has stopped, and there is nothing to wait for.
+        let _ = is_done.await;
+    }
+
+    /// Passes everything on again.
+    pub fn resume(&self) {
+        self.send(PortChange::Continue);
+    }
+
     fn send(&self, change: PortChange) {
         if let Some(changes) = &self.changes {
             // An error means that the network has stopped: there is no guest to listen for.

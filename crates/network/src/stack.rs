@@ -73,6 +73,11 @@ pub(crate) enum PortChange {
     Guest(Vec<GuestPort>),
     /// The published ports. The sender is used once the change has been made.
     Published(Vec<PublishedPort>, oneshot::Sender<()>),
+    /// Resets all connections, and passes nothing on until `Continue`. The sender is used once the
+    /// guest's card has the resets.
+    Pause(oneshot::Sender<()>),
+    /// Passes everything on again.
+    Continue,
 }
 
 /// Serves the card until its other end is closed, or the [`crate::Network`] is dropped.
@@ -115,6 +120,10 @@ struct Stack {
     is_router: bool,
     reassembly: Reassembly,
     refusals: Refusals,
+    /// Whether nothing is passed on.
+    is_paused: bool,
+    /// Waits for the resets of a pause.
+    pausing: Option<oneshot::Sender<()>>,
     changes: mpsc::UnboundedReceiver<PortChange>,
     /// Wakes the task for the stack's next timer.
     timer: Pin<Box<Sleep>>,
@@ -155,6 +164,8 @@ impl Stack {
             is_router: false,
             reassembly: Reassembly::default(),
             refusals: Refusals::new(refused),
+            is_paused: false,
+            pausing: None,
             peers,
             injected,
             changes,
@@ -172,15 +183,18 @@ impl Stack {
         self.listeners.poll_retry(context);
         self.link.poll_send(context)?;
         let has_more_frames = self.poll_frames(context)?;
-        self.poll_injected(context);
-        self.poll_host_datagrams(context);
-        self.poll_peers(context);
-        self.poll_host_connections(context);
+        if !self.is_paused {
+            self.poll_injected(context);
+            self.poll_host_datagrams(context);
+            self.poll_peers(context);
+            self.poll_host_connections(context);
+        }
         self.poll_connections(context);
         let now = self.tcp.now();
         self.poll_egress(now, context);
         self.link.poll_send(context)?;
         self.remove_closed();
+        self.poll_pause(context);
         let is_overdue = self.poll_timer(now, context);
         if has_more_frames || is_overdue {
             context.waker().wake_by_ref();
@@ -199,9 +213,28 @@ impl Stack {
                     // The caller may have been cancelled.
                     let _ = done.send(());
                 }
+                Some(PortChange::Pause(done)) => {
+                    self.is_paused = true;
+                    self.pausing = Some(done);
+                    self.tcp.abort_all();
+                }
+                Some(PortChange::Continue) => self.is_paused = false,
             }
         }
         Poll::Pending
+    }
+
+    /// Reports that a pause has begun once all connections have been reset.
+    fn poll_pause(&mut self, context: &Context<'_>) {
+        if self.pausing.is_none() || self.link.is_blocked() {
+            return;
+        }
+        if self.tcp.is_idle() {
+            // The caller may have been cancelled.
+            let _ = self.pausing.take().map(|done| done.send(()));
+        } else {
+            context.waker().wake_by_ref();
+        }
     }
 
     /// Handles frames of the guest. Returns whether there may be more.
@@ -213,7 +246,10 @@ impl Stack {
                 has_more = false;
                 break;
             };
-            self.receive_frame(&frame[..length?]);
+            let length = length?;
+            if !self.is_paused {
+                self.receive_frame(&frame[..length]);
+            }
         }
         self.frame = frame;
         Ok(has_more)
@@ -294,6 +330,9 @@ impl Stack {
         let polled = self.tcp.poll_connections(&mut self.link, context);
         for refused in polled.refused {
             self.retry_or_reset(refused);
+        }
+        if self.is_paused {
+            return;
         }
         for accepted in self.connect_queue.take_ready(polled.connecting) {
             self.connect_to_guest(accepted);

@@ -228,6 +228,18 @@ impl TcpStack {
         result == PollResult::SocketStateChanged
     }
 
+    /// Resets all connections.
+    pub(crate) fn abort_all(&mut self) {
+        for (handle, _) in self.connections.values() {
+            self.sockets.get_mut::<Socket<'_>>(*handle).abort();
+        }
+    }
+
+    /// Returns whether there are no connections, and all their segments have been sent.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.connections.is_empty() && self.closed.is_empty()
+    }
+
     /// Removes the sockets of closed connections. To be called when all packets have been sent.
     pub(crate) fn remove_closed(&mut self) {
         for handle in self.closed.drain(..) {

@@ -44,6 +44,7 @@ mod os_text;
 mod port;
 mod published;
 pub mod relay;
+mod suspend;
 mod template;
 
 pub use command::{
@@ -63,4 +64,5 @@ pub use machine::{
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};
+pub use suspend::ResumeToken;
 pub use template::{ChannelEvent, ChannelRequest};

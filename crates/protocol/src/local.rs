@@ -50,8 +50,27 @@ pub enum RuntimeRequest {
         /// Absolute path of the file.
         overlay: PathBuf,
     },
+    /// Suspends the machine: saves it, and ends. Returns a [`SuspendReply`]. If the client closes
+    /// the connection before, the machine continues.
+    Suspend {
+        /// Whether commands that run for clients are ended.
+        force: bool,
+    },
     /// Joins this connection to a new stream to the guest agent.
     Connect,
+}
+
+/// Answer to [`RuntimeRequest::Suspend`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SuspendReply {
+    /// The machine is saved. The runtime closes the connection when the machine's processes have
+    /// ended.
+    Suspended,
+    /// The machine is running; a message with the reason why it cannot be suspended in this state.
+    Refused(String),
+    /// The machine is running; a message with the error.
+    Failed(String),
 }
 
 /// Answer to [`RuntimeRequest::PutOverlay`].
@@ -93,6 +112,8 @@ pub enum BootKind {
         /// Why no template was used.
         reason: String,
     },
+    /// By restoring the machine itself, which had been suspended.
+    Resumed,
 }
 
 /// Phase of a running machine. A machine without a runtime is stopped.
@@ -110,6 +131,8 @@ pub enum MachinePhase {
         /// Program that runs as the machine's init; absent if it was stopped before it had booted.
         init: Option<InitProgram>,
     },
+    /// The machine is being saved; no commands are served meanwhile. Its runtime ends afterwards.
+    Suspending,
     /// The machine was booted to have its disk read. It never boots completely.
     ReadingDisk,
 }
@@ -120,7 +143,7 @@ impl MachinePhase {
         match self {
             MachinePhase::Up { init } => Some(init),
             MachinePhase::Stopping { init } => init.as_ref(),
-            MachinePhase::Booting | MachinePhase::ReadingDisk => None,
+            MachinePhase::Booting | MachinePhase::Suspending | MachinePhase::ReadingDisk => None,
         }
     }
 }
@@ -135,6 +158,8 @@ struct FlatReport {
     pid: u32,
     stopping: bool,
     reads_disk: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    suspending: bool,
     init: Option<InitProgram>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot: Option<BootKind>,
@@ -149,6 +174,7 @@ impl From<RuntimeReport> for FlatReport {
             pid: report.pid,
             stopping: matches!(report.phase, MachinePhase::Stopping { .. }),
             reads_disk: report.phase == MachinePhase::ReadingDisk,
+            suspending: report.phase == MachinePhase::Suspending,
             init: report.phase.init().cloned(),
             boot: report.boot,
         }
@@ -161,6 +187,7 @@ impl From<FlatReport> for RuntimeReport {
             (true, _, init) => MachinePhase::Stopping { init },
             (false, true, _) => MachinePhase::ReadingDisk,
             (false, false, Some(init)) => MachinePhase::Up { init },
+            (false, false, None) if flat.suspending => MachinePhase::Suspending,
             (false, false, None) => MachinePhase::Booting,
         };
         RuntimeReport {
@@ -256,8 +283,10 @@ mod tests {
                 false,
                 true,
             ),
+            (MachinePhase::Suspending, false, false, false),
             (MachinePhase::ReadingDisk, false, true, false),
         ] {
+            let suspending = phase == MachinePhase::Suspending;
             let report = RuntimeReport {
                 container_id: "dev-123456".to_owned(),
                 started_nanoseconds: 7,
@@ -267,7 +296,7 @@ mod tests {
                 boot: None,
             };
             let written = serde_json::to_value(&report).unwrap();
-            let expected = json!({
+            let mut expected = json!({
                 "containerId": "dev-123456",
                 "startedNanoseconds": 7,
                 "ipAddress": null,
@@ -276,6 +305,9 @@ mod tests {
                 "readsDisk": reads_disk,
                 "init": has_init.then_some("builtIn"),
             });
+            if suspending {
+                expected["suspending"] = json!(true);
+            }
             assert_eq!(written, expected);
             let read: RuntimeReport = serde_json::from_value(written).unwrap();
             assert_eq!(read, report);

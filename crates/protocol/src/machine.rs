@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::ResumeToken;
+
 /// Request of the host on [`Port::Control`](crate::Port::Control).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,6 +26,12 @@ pub enum ControlRequest {
     /// Compare the guest's clock with the host's. Sent to a machine that has booted: at intervals,
     /// and after the host's clock was set or the host was suspended.
     CompareClock,
+    /// Prepare to be suspended: write the machine's files to its disk, and end everything that the
+    /// channel's streams are used for.
+    Suspend {
+        /// Mark of the streams that follow ([`ResumeToken`]).
+        token: ResumeToken,
+    },
     /// Shut the machine down and power off. The stream ends with the machine.
     Stop {
         /// Grace period in seconds after which init is killed.
@@ -53,6 +61,14 @@ pub enum ControlEvent {
     /// Request for the host's clock. The agent measures the time until the reply, which bounds the
     /// reply's error.
     ClockRequested,
+    /// The machine can be suspended. The agent closes the channel when the host has closed this
+    /// stream.
+    SuspendReady,
+    /// The machine cannot be suspended now, and continues.
+    SuspendFailed {
+        /// Message with the reason.
+        message: String,
+    },
     /// Init requested a reboot. The machine is unmounted and powers off, for the host to boot it
     /// again.
     Rebooting,

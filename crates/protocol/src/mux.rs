@@ -9,6 +9,7 @@ use std::{future::poll_fn, io, task::Poll};
 use futures::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+pub use yamux::ConnectionError;
 use yamux::{Config, Connection, Mode};
 
 /// One stream. It is reset if it is dropped before both sides have closed it.
@@ -68,7 +69,7 @@ pub fn multiplex<T>(
 ) -> (
     Opener,
     Incoming,
-    impl Future<Output = Result<(), yamux::ConnectionError>>,
+    impl Future<Output = Result<(), ConnectionError>>,
 )
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -96,7 +97,7 @@ async fn drive<T>(
     mut connection: Connection<T>,
     mut requests: mpsc::Receiver<oneshot::Sender<Stream>>,
     arrived: mpsc::UnboundedSender<Stream>,
-) -> Result<(), yamux::ConnectionError>
+) -> Result<(), ConnectionError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -26,6 +26,12 @@ pub enum ChannelRequest {
         /// two machines from one template have none in common.
         entropy: Vec<u8>,
     },
+    /// Serve the machine again that was [suspended](crate::ControlRequest::Suspend): streams
+    /// follow.
+    Resume {
+        /// Random bytes of the host, as for `Serve`.
+        entropy: Vec<u8>,
+    },
 }
 
 /// Answer of the agent to [`ChannelRequest::PrepareTemplate`].
@@ -47,6 +53,7 @@ impl std::fmt::Debug for ChannelRequest {
         formatter.write_str(match self {
             ChannelRequest::PrepareTemplate => "PrepareTemplate",
             ChannelRequest::Serve { .. } => "Serve",
+            ChannelRequest::Resume { .. } => "Resume",
         })
     }
 }

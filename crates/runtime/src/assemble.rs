@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use container_engine::{Channel, FileShare, NetworkCard, VirtualMachine};
+use container_engine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
 use container_kernel::Requirements;
 use container_network::{MTU, Network, Settings};
 use tokio::net::{UnixStream, unix::pipe};
@@ -20,6 +20,7 @@ use crate::{
     boot_error::BootError,
     directory::create_private,
     file_share::{FileShareProcess, TAG},
+    home_relay::HomeRelay,
     kernel_files::{KernelChoice, KernelFiles},
     launch::{HomeShare, Launch, NetworkLaunch},
     log::Log,
@@ -33,8 +34,8 @@ const CHANNEL: &str = "container.agent";
 pub(crate) struct HostEnds {
     /// Serves the home; absent if nothing is shared.
     pub file_share: Option<FileShareProcess>,
-    /// The file share's connection for the agent.
-    pub home_questions: Option<StdUnixStream>,
+    /// The file share's connection for the agent; absent if nothing is shared.
+    pub home: Option<HomeRelay>,
     /// The machine's network; absent if only its disk is read.
     pub network: Option<Arc<Network>>,
     /// The byte stream to the agent.
@@ -52,14 +53,39 @@ pub(crate) fn assemble(
     launch: &Launch,
     machine: &MachineState,
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
-    let kernel_files = prepare_kernel(launch)?;
+    assemble_with(launch, machine, prepare_kernel(launch)?)
+}
+
+/// Does the same for a machine that is resumed, whose kernel is in its memory.
+pub(crate) fn assemble_resumed(
+    launch: &Launch,
+    machine: &MachineState,
+) -> Result<(VirtualMachine, HostEnds), BootError> {
+    let kernel = Kernel {
+        image: launch.kernel.clone(),
+        initramfs: launch.initramfs(),
+        parameters: launch.kernel_args.as_str().to_owned(),
+    };
+    let kernel_files = KernelFiles {
+        kernel,
+        unpacked: None,
+        sources: None,
+    };
+    assemble_with(launch, machine, kernel_files)
+}
+
+fn assemble_with(
+    launch: &Launch,
+    machine: &MachineState,
+    kernel_files: KernelFiles,
+) -> Result<(VirtualMachine, HostEnds), BootError> {
     let settings = launch.run_settings();
     let (file_share, connections) = settings
         .and_then(|settings| settings.home.as_ref())
         .map(|home| share_home(launch, home))
         .transpose()?
         .unzip();
-    let (engine_share, home_questions) = connections.unzip();
+    let (engine_share, home) = connections.unzip();
     let (network, card) = settings
         .map(|settings| start_network(launch, &settings.network, machine))
         .transpose()?
@@ -81,7 +107,7 @@ pub(crate) fn assemble(
     };
     let host_ends = HostEnds {
         file_share,
-        home_questions,
+        home,
         network,
         channel,
         console,
@@ -107,7 +133,7 @@ fn prepare_kernel(launch: &Launch) -> Result<KernelFiles, BootError> {
 fn share_home(
     launch: &Launch,
     home: &HomeShare,
-) -> Result<(FileShareProcess, (FileShare, StdUnixStream)), BootError> {
+) -> Result<(FileShareProcess, (FileShare, HomeRelay)), BootError> {
     let failed = |cause| BootError::Home {
         path: home.path.clone(),
         cause,
@@ -122,7 +148,8 @@ fn share_home(
         tag: TAG.to_owned(),
         connection: connections.engine,
     };
-    Ok((file_share, (engine_share, connections.agent)))
+    let home = HomeRelay::start(connections.agent).map_err(failed)?;
+    Ok((file_share, (engine_share, home)))
 }
 
 fn start_network(

@@ -5,9 +5,9 @@
 
 use std::{
     cell::Cell,
-    fs::{self, File},
+    fs,
     future::pending,
-    io::{self, Read},
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,21 +18,23 @@ use container_network::Network;
 use container_protocol::{
     BootOccasion, ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port,
     frame::{self, FrameError},
-    mux::{self, Opener, Side, Stream},
+    mux::{Opener, Stream},
 };
 use tokio::{
+    net::unix::pipe,
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
     assemble::{HostEnds, assemble},
     boot_error::BootError,
     clock,
     console::{await_silence, drain},
+    entropy::read_entropy,
     file_share::FileShareProcess,
-    guest_streams,
+    guest_link::GuestLink,
+    guest_streams::Targets,
     launch::{Launch, Purpose},
     log::Log,
     phase::Guest,
@@ -57,9 +59,6 @@ const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// bad moment never answers.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Number of random bytes that the guest gets.
-const ENTROPY: usize = 64;
-
 /// Number of attempts on a processor that may be at fault.
 const ATTEMPTS: u32 = 3;
 
@@ -72,6 +71,12 @@ pub(crate) struct Booted {
     pub engine: Box<dyn Running>,
     /// Serves the home; absent if nothing is shared.
     pub file_share: Option<FileShareProcess>,
+    /// The machine's network; absent if only its disk is read.
+    pub network: Option<Arc<Network>>,
+    /// The channel to the agent.
+    pub link: GuestLink,
+    /// [`Prepared::fingerprint`].
+    pub fingerprint: String,
     /// The agent's control stream.
     pub control: Stream,
     /// Ends when the console's last output is in the boot log.
@@ -145,6 +150,7 @@ async fn try_to_boot(
     if launch.run_settings().is_some() {
         machine.set_boot(way.report());
     }
+    let fingerprint = prepared.fingerprint();
     let engine = start_engine(prepared, &way, launch).await?;
     let entropy = read_entropy().map_err(BootError::Entropy)?;
     let serve = ChannelRequest::Serve { entropy };
@@ -152,7 +158,8 @@ async fn try_to_boot(
     let served = frame::write(&mut host_ends.channel, &serve).await;
     served.map_err(BootError::Channel)?;
     let unpacked_kernel = host_ends.unpacked_kernel.clone();
-    let mut starting = Starting::new(engine, host_ends, launch, machine);
+    let starting = Starting::new(engine, host_ends, launch, machine);
+    let mut starting = starting.map_err(BootError::CreateChannel)?;
     match starting.await_up(launch, occasion, &way, machine).await {
         Ok((control, init)) => {
             // The engine has read it. The runtime directory is in memory, and so is the file.
@@ -165,6 +172,9 @@ async fn try_to_boot(
             Ok(Booted {
                 engine: starting.engine,
                 file_share: starting.file_share,
+                network: starting.network,
+                link: starting.link,
+                fingerprint,
                 control,
                 console: starting.console,
                 make_template: matches!(way, TemplateUse::Cold(Cold { make: true, .. })),
@@ -246,16 +256,13 @@ async fn restore(
     let defect = tokio::task::spawn_blocking(move || checked.defect());
     let restored: Result<_, EngineError> = prepared.restore(template.memory()).await;
     match defect.await {
-        Ok(None) => restored.map_err(|error| error.to_string()),
-        Ok(Some(defect)) => Err(defect),
-        Err(error) => Err(format!("cannot check the template: {error}")),
+        Ok(None) => {}
+        Ok(Some(defect)) => return Err(defect),
+        Err(error) => return Err(format!("cannot check the template: {error}")),
     }
-}
-
-fn read_entropy() -> io::Result<Vec<u8>> {
-    let mut entropy = vec![0; ENTROPY];
-    File::open("/dev/urandom")?.read_exact(&mut entropy)?;
-    Ok(entropy)
+    let mut engine = restored.map_err(|error| error.to_string())?;
+    engine.resume().await.map_err(|error| error.to_string())?;
+    Ok(engine)
 }
 
 /// Signs of life of a machine that boots.
@@ -285,7 +292,7 @@ struct Starting {
     engine: Box<dyn Running>,
     file_share: Option<FileShareProcess>,
     network: Option<Arc<Network>>,
-    opener: Opener,
+    link: GuestLink,
     console: JoinHandle<()>,
 }
 
@@ -311,29 +318,22 @@ impl Starting {
         host_ends: HostEnds,
         launch: &Launch,
         machine: &Arc<MachineState>,
-    ) -> Starting {
-        let boot_log = Log::new(&launch.boot_log);
-        let console = tokio::spawn(boot_log.write_from(host_ends.console, CONSOLE_INTERVAL));
-        let (opener, incoming, driver) = mux::multiplex(host_ends.channel.compat(), Side::Host);
-        tokio::spawn(driver);
-        tokio::spawn(guest_streams::serve(
-            incoming,
-            launch.stdio_log.clone(),
-            Arc::clone(machine),
-            host_ends.network.clone(),
-            host_ends.home_questions,
-        ));
-        if let Some(refused) = host_ends.network.as_ref().and_then(|it| it.take_refused()) {
-            let boot_log = Log::new(&launch.boot_log);
-            tokio::spawn(refusals::report(refused, Arc::clone(machine), boot_log));
-        }
-        Starting {
+    ) -> io::Result<Starting> {
+        let console = serve_console(host_ends.console, launch);
+        report_refusals(host_ends.network.as_deref(), launch, machine);
+        let targets = Targets {
+            stdio_log: launch.stdio_log.clone(),
+            machine: Arc::clone(machine),
+            network: host_ends.network.clone(),
+            home: host_ends.home,
+        };
+        Ok(Starting {
             engine,
             file_share: host_ends.file_share,
             network: host_ends.network,
-            opener,
+            link: GuestLink::new(host_ends.channel, Arc::new(targets))?,
             console,
-        }
+        })
     }
 
     /// Waits until the agent has set the machine up. Returns the control stream and what runs as
@@ -348,7 +348,7 @@ impl Starting {
         let signs = Signs::new();
         tokio::select! {
             exit = self.engine.wait() => Err(Failure::Ended(exit)),
-            up = set_up(&self.opener, launch, occasion, &signs) => up,
+            up = set_up(&self.link.opener, launch, occasion, &signs) => up,
             _ = machine.stop_order(None) => Err(Failure::Other(BootError::Stopped)),
             () = await_silence(&launch.boot_log, &signs.last) => Err(Failure::Hung),
             () = restored_in_vain(way, &signs) => Err(Failure::Hung),
@@ -358,16 +358,16 @@ impl Starting {
 
     /// Notes that the machine has booted, or that its disk can be read.
     fn note_up(&self, init: Option<InitProgram>, machine: &MachineState) {
-        let opener = self.opener.clone();
+        let opener = self.link.opener.clone();
         match (init, self.network.clone(), self.engine.disk()) {
             (Some(init), Some(network), Some(disk)) => {
-                tokio::spawn(resolver::follow_host(opener.clone()));
-                machine.set_up(Guest {
+                let guest = Guest {
                     init,
                     opener,
                     network,
                     disk,
-                });
+                };
+                note_guest(guest, machine);
             }
             _ => machine.set_disk_ready(opener),
         }
@@ -401,6 +401,29 @@ impl Starting {
             Failure::Other(error) => error,
         }
     }
+}
+
+/// Writes the console's output to the boot log.
+pub(crate) fn serve_console(console: pipe::Receiver, launch: &Launch) -> JoinHandle<()> {
+    tokio::spawn(Log::new(&launch.boot_log).write_from(console, CONSOLE_INTERVAL))
+}
+
+/// Reports connections that the network refuses.
+pub(crate) fn report_refusals(
+    network: Option<&Network>,
+    launch: &Launch,
+    machine: &Arc<MachineState>,
+) {
+    if let Some(refused) = network.and_then(Network::take_refused) {
+        let boot_log = Log::new(&launch.boot_log);
+        tokio::spawn(refusals::report(refused, Arc::clone(machine), boot_log));
+    }
+}
+
+/// Notes that the guest is set up, and keeps its resolver equal to the host's.
+pub(crate) fn note_guest(guest: Guest, machine: &MachineState) {
+    tokio::spawn(resolver::follow_host(guest.opener.clone()));
+    machine.set_up(guest);
 }
 
 /// Waits until the agent of a restored template has not answered for too long.
@@ -450,8 +473,10 @@ async fn set_up(
             ControlEvent::Failed { message } => {
                 return Err(Failure::Other(BootError::SetUp(message)));
             }
-            // Only a machine that has booted compares its clock.
-            ControlEvent::ClockRequested => {}
+            // Only of a machine that has booted.
+            ControlEvent::ClockRequested
+            | ControlEvent::SuspendReady
+            | ControlEvent::SuspendFailed { .. } => {}
             ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
         }
     }

@@ -9,9 +9,10 @@ use std::{
 
 use container_protocol::{
     frame,
-    local::{self, OverlayReply, RuntimeRequest},
+    local::{self, OverlayReply, RuntimeRequest, SuspendReply},
 };
 use tokio::{
+    io::AsyncReadExt,
     net::{UnixListener, UnixStream},
     time::sleep,
 };
@@ -105,11 +106,29 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
                 .await
                 .map_err(io::Error::other)
         }
+        RuntimeRequest::Suspend { force } => suspend(machine, stream, force).await,
         RuntimeRequest::Connect => {
             let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
+            let _session = machine.begin_session();
             splice(stream, opener.open().await?).await
         }
     }
+}
+
+/// Suspends the machine, unless the client closes the connection before.
+async fn suspend(machine: &MachineState, mut stream: UnixStream, force: bool) -> io::Result<()> {
+    let mut result = machine.suspend(force);
+    let reply = tokio::select! {
+        reply = &mut result => reply.map_err(io::Error::other)?,
+        // The client sends nothing.
+        _ = stream.read_u8() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    let is_suspended = reply == SuspendReply::Suspended;
+    let written = frame::write(&mut stream, &reply).await;
+    if is_suspended {
+        machine.release_at_end(stream);
+    }
+    written.map_err(io::Error::other)
 }
 
 async fn put_overlay(machine: &MachineState, overlay: &Path) -> OverlayReply {

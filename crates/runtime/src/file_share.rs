@@ -13,13 +13,17 @@ use std::{
     time::Duration,
 };
 
-use container_file_share::Exclusions;
+use container_file_share::{Exclusions, ShareReply, ShareRequest};
+use container_protocol::frame::{self, FrameError};
 use nix::sys::{
     prctl::set_pdeathsig,
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
 };
 use serde::{Deserialize, Serialize};
-use tokio::process::{Child, Command};
+use tokio::{
+    net::UnixStream as TokioUnixStream,
+    process::{Child, Command},
+};
 
 use crate::{launch::HomeShare, log::Log, role::FILE_SHARE_ROLE};
 
@@ -30,6 +34,7 @@ pub(crate) const TAG: &str = "home";
 #[derive(Debug)]
 pub(crate) struct FileShareProcess {
     child: Child,
+    control: TokioUnixStream,
 }
 
 /// The runtime's connections of a file share.
@@ -52,6 +57,9 @@ impl FileShareProcess {
         let socket = tempfile::Builder::new()
             .prefix("share")
             .make_in(scratch, |path| UnixListener::bind(path))?;
+        // The first connection is the runtime's own.
+        let control = UnixStream::connect(socket.path())?;
+        control.set_nonblocking(true)?;
         let connection = UnixStream::connect(socket.path())?;
         let listener: OwnedFd = socket.as_file().try_clone()?.into();
         let (agent, of_child) = UnixStream::pair()?;
@@ -76,7 +84,17 @@ impl FileShareProcess {
             engine: connection.into(),
             agent,
         };
-        Ok((FileShareProcess { child }, connections))
+        let control = TokioUnixStream::from_std(control)?;
+        Ok((FileShareProcess { child, control }, connections))
+    }
+
+    /// Sends a request about the share as a whole.
+    pub(crate) async fn request(
+        &mut self,
+        request: ShareRequest,
+    ) -> Result<ShareReply, FrameError> {
+        frame::write(&mut self.control, &request).await?;
+        frame::read(&mut self.control).await
     }
 
     /// Waits until the server has ended, which it does when the engine disconnects. Cancel safe,
@@ -133,19 +151,24 @@ fn serve() -> Result<(), ServeError> {
     let arguments: Arguments =
         serde_json::from_str(&arguments).map_err(ServeError::InvalidArguments)?;
     let listener = io::stdin().as_fd().try_clone_to_owned();
-    let listener = listener.map_err(ServeError::Connections)?;
+    let listener = UnixListener::from(listener.map_err(ServeError::Connections)?);
+    let (runtime, _) = listener.accept().map_err(ServeError::Connections)?;
     let exclusions = Exclusions {
         hidden: arguments.hidden,
         private: arguments.private,
     };
     let agent = io::stdout().as_fd().try_clone_to_owned();
     let agent = agent.map_err(ServeError::Connections)?;
+    let connections = container_file_share::Connections {
+        listener,
+        agent: Some(agent.into()),
+        runtime: Some(OwnedFd::from(runtime).into()),
+    };
     container_file_share::serve(
         &arguments.path,
         arguments.read_only,
         &exclusions,
-        listener.into(),
-        Some(agent.into()),
+        connections,
     )
     .map_err(|error| ServeError::Serve(error.to_string()))
 }

@@ -1,61 +1,67 @@
 //! Serves the streams that the guest agent opens: init's output, connections to the SSH agent,
-//! reports of listening sockets, and answers to the file share.
+//! reports of listening sockets, and messages for the file share.
 
-use std::{
-    io,
-    os::unix::net::UnixStream as StdUnixStream,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use container_network::Network;
 use container_protocol::{
-    HostPort, Listener, frame,
+    HostPort, Listener,
+    frame::{self, FrameError},
     mux::{Incoming, Stream},
 };
 use tokio::net::UnixStream;
 
-use crate::{log::Log, ports::guest_ports, splice::splice, state::MachineState};
+use crate::{
+    home_relay::HomeRelay, log::Log, ports::guest_ports, splice::splice, state::MachineState,
+};
 
-/// Serves the streams of one boot until its channel ends.
-pub(crate) async fn serve(
-    mut incoming: Incoming,
-    stdio_log: PathBuf,
-    machine: Arc<MachineState>,
-    network: Option<Arc<Network>>,
-    home_questions: Option<StdUnixStream>,
-) {
-    let home_questions = Arc::new(Mutex::new(home_questions));
-    while let Some(mut stream) = incoming.recv().await {
-        let (log, machine) = (Log::new(&stdio_log), Arc::clone(&machine));
-        let network = network.clone();
-        let home_questions = Arc::clone(&home_questions);
-        tokio::spawn(async move {
-            match frame::read::<HostPort>(&mut stream).await {
-                Ok(HostPort::StdioLog) => log.write_from(stream, Duration::ZERO).await,
-                Ok(HostPort::SshAgent) => {
-                    if let Err(error) = join_ssh_agent(&machine, stream).await {
-                        tracing::debug!("connection to the SSH agent ended: {error}");
-                    }
-                }
-                Ok(HostPort::Listeners) => {
-                    if let Some(network) = network {
-                        forward_ports(&network, &mut stream).await;
-                    }
-                }
-                Ok(HostPort::Home) => {
-                    // The agent asks once.
-                    let questions = lock(&home_questions).take();
-                    if let Some(questions) = questions
-                        && let Err(error) = join_file_share(questions, stream).await
-                    {
-                        tracing::warn!("connection of the file share and agent ended: {error}");
-                    }
-                }
-                Err(error) => tracing::warn!("invalid stream from the guest: {error}"),
+/// What the streams of a guest lead to.
+pub(crate) struct Targets {
+    pub stdio_log: PathBuf,
+    pub machine: Arc<MachineState>,
+    /// Absent if only the disk is read.
+    pub network: Option<Arc<Network>>,
+    /// Absent if nothing is shared.
+    pub home: Option<HomeRelay>,
+}
+
+/// Serves the streams of a guest until its channel ends.
+pub(crate) async fn serve(mut incoming: Incoming, targets: Arc<Targets>) {
+    while let Some(stream) = incoming.recv().await {
+        let targets = Arc::clone(&targets);
+        tokio::spawn(async move { targets.serve(stream).await });
+    }
+}
+
+impl Targets {
+    async fn serve(&self, mut stream: Stream) {
+        match frame::read::<HostPort>(&mut stream).await {
+            Ok(HostPort::StdioLog) => {
+                let log = Log::new(&self.stdio_log);
+                log.write_from(stream, Duration::ZERO).await;
             }
-        });
+            Ok(HostPort::SshAgent) => {
+                if let Err(error) = join_ssh_agent(&self.machine, stream).await {
+                    tracing::debug!("connection to the SSH agent ended: {error}");
+                }
+            }
+            Ok(HostPort::Listeners) => {
+                if let Some(network) = &self.network {
+                    forward_ports(network, &mut stream).await;
+                }
+            }
+            Ok(HostPort::Home) => {
+                if let Some(home) = &self.home {
+                    match home.serve(stream).await {
+                        Ok(()) | Err(FrameError::Ended) => {}
+                        Err(error) => {
+                            tracing::debug!("connection of file share and agent ended: {error}");
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("invalid stream from the guest: {error}"),
+        }
     }
 }
 
@@ -64,16 +70,6 @@ pub(crate) async fn serve(
 async fn join_ssh_agent(machine: &MachineState, guest: Stream) -> io::Result<()> {
     let socket = machine.ssh_agent().ok_or(io::ErrorKind::NotConnected)?;
     splice(UnixStream::connect(socket).await?, guest).await
-}
-
-/// Joins the agent's stream to the process that serves the home.
-async fn join_file_share(questions: StdUnixStream, guest: Stream) -> io::Result<()> {
-    questions.set_nonblocking(true)?;
-    splice(UnixStream::from_std(questions)?, guest).await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the network's forwarded ports equal to the guest's listeners until the stream ends.

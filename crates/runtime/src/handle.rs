@@ -11,7 +11,9 @@ use container_machine::ProcessLock;
 use container_protocol::{
     InitProgram, PublishedPort,
     frame::{self, FrameError},
-    local::{self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest},
+    local::{
+        self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest, SuspendReply,
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -125,6 +127,24 @@ pub enum StopError {
     },
 }
 
+/// Error of suspending a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum SuspendError {
+    /// The request did not reach the runtime, or it ended before it answered. An older build of the
+    /// program does not know the request.
+    #[error(
+        "its runtime does not answer ({0}); if it was started by an earlier version of this \
+         program, restart it with: container machine restart"
+    )]
+    Request(FrameError),
+    /// The machine cannot be suspended in this state.
+    #[error("{0}")]
+    Refused(String),
+    /// The machine could not be suspended, and continues.
+    #[error("{0}")]
+    Failed(String),
+}
+
 impl Runtime {
     /// Finds the runtime with this directory and lock file; absent if the lock is free.
     ///
@@ -221,6 +241,30 @@ impl Runtime {
         match answer.await {
             Ok(answer) => answer.map_err(|error: FrameError| failed(error.to_string())),
             Err(_) => Err(failed(timed_out())),
+        }
+    }
+
+    /// Suspends the machine, and waits until its processes have ended. Commands that run for
+    /// clients are only ended with `force`. If the future is dropped early, the machine continues.
+    ///
+    /// # Errors
+    /// [`SuspendError`].
+    pub async fn suspend(&self, force: bool) -> Result<(), SuspendError> {
+        let asked = async {
+            let mut stream = local::connect(&self.socket).await?;
+            frame::write(&mut stream, &RuntimeRequest::Suspend { force }).await?;
+            let reply = frame::read(&mut stream).await?;
+            Ok((stream, reply))
+        };
+        let (mut stream, reply) = asked.await.map_err(SuspendError::Request)?;
+        match reply {
+            SuspendReply::Suspended => {
+                // The runtime sends nothing more, and closes the connection at its end.
+                let _ = stream.read_u8().await;
+                Ok(())
+            }
+            SuspendReply::Refused(reason) => Err(SuspendError::Refused(reason)),
+            SuspendReply::Failed(reason) => Err(SuspendError::Failed(reason)),
         }
     }
 

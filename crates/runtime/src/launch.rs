@@ -73,6 +73,8 @@ pub struct Launch {
     /// Directory of the templates; absent to boot without them.
     #[serde(default)]
     pub templates: Option<PathBuf>,
+    /// Directory of the machine's saved memory, which exists while the machine is suspended.
+    pub suspended: PathBuf,
 }
 
 /// Settings that only a machine that runs has.
@@ -305,6 +307,7 @@ pub(crate) mod tests {
             architecture: "amd64".to_owned(),
             engine: EngineSettings::default(),
             templates: None,
+            suspended: PathBuf::from("/nonexistent/suspended"),
         }
     }
 

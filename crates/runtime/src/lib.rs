@@ -23,10 +23,11 @@
 //! | `process`, `file_share` | two roles of the program: the runtime, its file share |
 //! | `templates` | booted virtual machines to start machines from, and the role that saves them |
 //! | `boot`, `assemble`, `setup` | the way from a [`Launch`] to a machine that has booted |
-//! | `supervise` | a machine that has booted, to its end |
+//! | `supervise`, `agent_control` | a machine that has booted, to its end |
+//! | `suspend`, `resume`, `suspended` | a machine that is saved to its bundle, and continues later |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
-//! | `clients`, `guest_streams`, `splice` | connections of clients, and streams of the guest |
-//! | `console`, `log`, `ports`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
+//! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice` | connections of clients, and streams of the guest |
+//! | `checksum`, `console`, `entropy`, `log`, `ports`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
 //!
 //! ```no_run
 //! use container_runtime::{Launch, launch};
@@ -39,19 +40,24 @@
 //! # }
 //! ```
 
+mod agent_control;
 mod assemble;
 mod boot;
 mod boot_error;
 mod changes;
+mod checksum;
 mod clients;
 mod clock;
 mod console;
 mod directory;
 mod disk;
+mod entropy;
 mod file_share;
 mod guest_files;
+mod guest_link;
 mod guest_streams;
 mod handle;
+mod home_relay;
 mod kernel_files;
 mod launch;
 mod log;
@@ -60,11 +66,14 @@ mod ports;
 mod process;
 mod refusals;
 mod resolver;
+mod resume;
 mod role;
 mod setup;
 mod splice;
 mod state;
 mod supervise;
+mod suspend;
+mod suspended;
 mod templates;
 
 pub use changes::{Changes, ChangesError, Stopper};
@@ -72,10 +81,11 @@ pub use container_network::Policy;
 pub use disk::{FrozenDisk, LayerError};
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFilesError, check_architecture};
-pub use handle::{FindError, Runtime, RuntimeStatus, StopError};
+pub use handle::{FindError, Runtime, RuntimeStatus, StopError, SuspendError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use process::runtime_main;
 pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE, TEMPLATE_ROLE};
+pub use suspended::{discard, permit_disk};
 pub use templates::{
     RemovedTemplates, TemplateUsage, remove_templates, template_main, template_usage,
 };

@@ -14,6 +14,9 @@
 //!            guest reboots
 //! ```
 //!
+//! A machine that is up may be suspended, for which it is in `Suspending`; its runtime ends then,
+//! or it is up again.
+//!
 //! A stop is a request to the runtime's socket, SIGTERM to the runtime, or the end of the process
 //! that serves the shared home. Nothing leads out of `Stopping`: the runtime process ends when the
 //! engine has ended. So a stop is never lost, whether it arrives before the machine has booted,
@@ -41,6 +44,13 @@ pub(crate) enum Phase {
     Booting,
     /// The guest is set up and serves commands.
     Up(Guest),
+    /// The machine is being suspended. Nothing is served.
+    Suspending {
+        /// The guest, which continues if the suspension fails.
+        guest: Guest,
+        /// The order to stop that arrived meanwhile.
+        order: Option<StopOrder>,
+    },
     /// The machine was ordered to stop.
     Stopping {
         /// The strictest order so far.
@@ -101,7 +111,10 @@ impl Phase {
     pub(crate) fn set_up(&mut self, guest: Guest) {
         match self {
             Phase::Stopping { guest: stopped, .. } => *stopped = Some(guest),
-            Phase::Booting | Phase::Up(_) | Phase::ReadingDisk { .. } => *self = Phase::Up(guest),
+            Phase::Booting
+            | Phase::Up(_)
+            | Phase::Suspending { .. }
+            | Phase::ReadingDisk { .. } => *self = Phase::Up(guest),
         }
     }
 
@@ -121,9 +134,16 @@ impl Phase {
             }
             return;
         }
+        if let Phase::Suspending { order: noted, .. } = self {
+            *noted = Some(order);
+            return;
+        }
         let guest = match std::mem::replace(self, Phase::Booting) {
             Phase::Up(guest) => Some(guest),
-            Phase::Booting | Phase::Stopping { .. } | Phase::ReadingDisk { .. } => None,
+            Phase::Booting
+            | Phase::Suspending { .. }
+            | Phase::Stopping { .. }
+            | Phase::ReadingDisk { .. } => None,
         };
         *self = Phase::Stopping { order, guest };
     }
@@ -134,7 +154,40 @@ impl Phase {
         match self {
             Phase::Up(_) => *self = Phase::Booting,
             Phase::Stopping { guest, .. } => *guest = None,
-            Phase::Booting | Phase::ReadingDisk { .. } => {}
+            Phase::Booting | Phase::Suspending { .. } | Phase::ReadingDisk { .. } => {}
+        }
+    }
+
+    /// Begins to suspend the machine. Returns whether it was up.
+    pub(crate) fn begin_suspension(&mut self) -> bool {
+        match std::mem::replace(self, Phase::Booting) {
+            Phase::Up(guest) => {
+                let order = None;
+                *self = Phase::Suspending { guest, order };
+                true
+            }
+            other => {
+                *self = other;
+                false
+            }
+        }
+    }
+
+    /// Continues a machine that could not be suspended, over `opener`. A stop that arrived
+    /// meanwhile stands.
+    pub(crate) fn end_suspension(&mut self, opener: Opener) {
+        match std::mem::replace(self, Phase::Booting) {
+            Phase::Suspending { guest, order } => {
+                let guest = Guest { opener, ..guest };
+                *self = match order {
+                    Some(order) => Phase::Stopping {
+                        order,
+                        guest: Some(guest),
+                    },
+                    None => Phase::Up(guest),
+                };
+            }
+            other => *self = other,
         }
     }
 
@@ -156,7 +209,10 @@ impl Phase {
     pub(crate) fn stop_order(&self) -> Option<StopOrder> {
         match self {
             Phase::Stopping { order, .. } => Some(*order),
-            Phase::Booting | Phase::Up(_) | Phase::ReadingDisk { .. } => None,
+            Phase::Booting
+            | Phase::Up(_)
+            | Phase::Suspending { .. }
+            | Phase::ReadingDisk { .. } => None,
         }
     }
 
@@ -177,7 +233,7 @@ impl Phase {
         match self {
             Phase::Up(guest) => Some(guest),
             Phase::Stopping { guest, .. } => guest.as_ref(),
-            Phase::Booting | Phase::ReadingDisk { .. } => None,
+            Phase::Booting | Phase::Suspending { .. } | Phase::ReadingDisk { .. } => None,
         }
     }
 
@@ -196,6 +252,7 @@ impl Phase {
             Phase::Stopping { guest, .. } => MachinePhase::Stopping {
                 init: guest.as_ref().map(|guest| guest.init.clone()),
             },
+            Phase::Suspending { .. } => MachinePhase::Suspending,
             Phase::ReadingDisk { .. } => MachinePhase::ReadingDisk,
         }
     }

@@ -22,9 +22,11 @@ use crate::{
     boot_error::BootError,
     clients,
     directory::create_private,
-    launch::{Launch, LaunchEvent},
+    launch::{Launch, LaunchEvent, Purpose},
+    resume::{ResumeError, resume},
     state::MachineState,
-    supervise::supervise,
+    supervise::{MachineEnd, supervise},
+    suspended::Suspended,
     templates,
 };
 
@@ -53,6 +55,10 @@ enum RunError {
     Io { action: String, cause: io::Error },
     #[error("{0}")]
     Boot(BootError),
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    #[error("the machine is suspended")]
+    Suspended,
     #[error("{0}")]
     Engine(String),
 }
@@ -133,6 +139,17 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
     let mut launch = launch.clone();
     let mut occasion = launch.occasion();
     let mut is_reboot = false;
+    if let Some(suspended) = find_suspended(&launch)? {
+        let resumed = suspended.launch(&launch);
+        let booted = resume(&resumed, &suspended, &machine).await?;
+        report(&LaunchEvent::Up);
+        if ends(supervise(booted, &resumed, &machine).await, &machine)? {
+            return Ok(());
+        }
+        // The next boot is one with the current settings.
+        occasion = BootOccasion::Later;
+        is_reboot = true;
+    }
     loop {
         let booted = match boot(&launch, occasion, &machine).await {
             Ok(booted) => booted,
@@ -146,18 +163,39 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
         {
             tracing::warn!("cannot start to make a template: {error}");
         }
-        match supervise(booted, &machine).await {
-            EngineExit::Orderly if machine.power_off() => tracing::info!("rebooting"),
-            EngineExit::Orderly => return Ok(()),
-            EngineExit::Failed(message) | EngineExit::Crashed(message) => {
-                return Err(RunError::Engine(message));
-            }
+        if ends(supervise(booted, &launch, &machine).await, &machine)? {
+            return Ok(());
         }
         // A repaired machine boots as usual, and may never have done so before.
         if !launch.end_rescue() {
             occasion = BootOccasion::Later;
         }
         is_reboot = true;
+    }
+}
+
+/// Returns the machine's saved memory if it is suspended.
+fn find_suspended(launch: &Launch) -> Result<Option<Suspended>, RunError> {
+    let found = Suspended::find(&launch.suspended);
+    let found = found.map_err(|error| ResumeError::unfit(launch.id.clone(), error))?;
+    match &launch.purpose {
+        Purpose::Run(settings) if !settings.rescue => Ok(found),
+        Purpose::Run(_) | Purpose::ReadDisk if found.is_some() => Err(RunError::Suspended),
+        Purpose::Run(_) | Purpose::ReadDisk => Ok(None),
+    }
+}
+
+/// Returns whether the runtime ends with the machine. Otherwise the machine boots again.
+fn ends(end: MachineEnd, machine: &MachineState) -> Result<bool, RunError> {
+    match end {
+        MachineEnd::Engine(EngineExit::Orderly) if machine.power_off() => {
+            tracing::info!("rebooting");
+            Ok(false)
+        }
+        MachineEnd::Engine(EngineExit::Orderly) | MachineEnd::Suspended => Ok(true),
+        MachineEnd::Engine(EngineExit::Failed(message) | EngineExit::Crashed(message)) => {
+            Err(RunError::Engine(message))
+        }
     }
 }
 

@@ -11,10 +11,14 @@ use container_engine::LiveDisk;
 use container_network::Network;
 use container_protocol::{
     PublishedPort,
-    local::{BootKind, RuntimeReport},
+    local::{BootKind, RuntimeReport, SuspendReply},
     mux::Opener,
 };
-use tokio::{net::UnixStream, sync::watch};
+use tokio::{
+    net::UnixStream,
+    sync::{Notify, oneshot, watch},
+    time::sleep,
+};
 
 use crate::{
     launch::Launch,
@@ -23,6 +27,9 @@ use crate::{
 
 /// Time that the guest may take to unmount and power off after init's grace period.
 const POWER_OFF: Duration = Duration::from_secs(30);
+
+/// Interval at which the number of clients is read before a suspension.
+const SESSION_INTERVAL: Duration = Duration::from_millis(10);
 
 /// State of a running machine.
 #[derive(Debug)]
@@ -35,10 +42,27 @@ pub(crate) struct MachineState {
     requested: Mutex<Requested>,
     /// Notes for the user that no client has asked for yet.
     notes: Mutex<Vec<String>>,
+    /// The order to suspend the machine that is to be carried out next.
+    suspend_order: Mutex<Option<SuspendOrder>>,
+    suspend_ordered: Notify,
+    /// Number of clients' connections to the guest.
+    sessions: Arc<()>,
     /// Connections of clients that wait for the runtime's end. They are closed when this is
     /// dropped, which happens after the machine's processes have ended.
     waiting: Mutex<Vec<UnixStream>>,
 }
+
+/// An order to suspend the machine. It is cancelled when its receiver is dropped.
+#[derive(Debug)]
+pub(crate) struct SuspendOrder {
+    /// Whether commands that run for clients are ended.
+    pub force: bool,
+    pub reply: oneshot::Sender<SuspendReply>,
+}
+
+/// A client's connection to the guest, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Session(#[expect(dead_code, reason = "only counted")] Arc<()>);
 
 /// Settings that clients have changed since the launch.
 #[derive(Debug, Default)]
@@ -68,6 +92,9 @@ impl MachineState {
             boot: Mutex::default(),
             requested: Mutex::default(),
             notes: Mutex::default(),
+            suspend_order: Mutex::default(),
+            suspend_ordered: Notify::new(),
+            sessions: Arc::default(),
             waiting: Mutex::default(),
         })
     }
@@ -107,6 +134,59 @@ impl MachineState {
         // First, so that the connection is never closed before the order is noted.
         lock(&self.waiting).push(client);
         self.stop(grace_seconds);
+    }
+
+    /// Keeps a client's connection open until the runtime ends.
+    pub(crate) fn release_at_end(&self, client: UnixStream) {
+        lock(&self.waiting).push(client);
+    }
+
+    /// Orders the machine to be suspended. Returns the receiver of the result, without which the
+    /// order is cancelled.
+    pub(crate) fn suspend(&self, force: bool) -> oneshot::Receiver<SuspendReply> {
+        let (reply, result) = oneshot::channel();
+        let order = SuspendOrder { force, reply };
+        if let Some(other) = lock(&self.suspend_order).replace(order) {
+            let message = "another request to suspend the machine has replaced this one";
+            let _ = other.reply.send(SuspendReply::Failed(message.to_owned()));
+        }
+        self.suspend_ordered.notify_one();
+        result
+    }
+
+    /// Waits for an order to suspend the machine. Cancel safe.
+    pub(crate) async fn suspend_order(&self) -> SuspendOrder {
+        loop {
+            if let Some(order) = lock(&self.suspend_order).take() {
+                return order;
+            }
+            self.suspend_ordered.notified().await;
+        }
+    }
+
+    /// Begins to suspend the machine. Returns whether it was up.
+    pub(crate) fn begin_suspension(&self) -> bool {
+        let mut was_up = false;
+        self.phase
+            .send_modify(|phase| was_up = phase.begin_suspension());
+        was_up
+    }
+
+    /// Notes that the machine continues, and how its agent is reached.
+    pub(crate) fn end_suspension(&self, opener: Opener) {
+        self.phase.send_modify(|phase| phase.end_suspension(opener));
+    }
+
+    /// Counts a client's connection to the guest.
+    pub(crate) fn begin_session(&self) -> Session {
+        Session(Arc::clone(&self.sessions))
+    }
+
+    /// Waits until no clients are connected to the guest.
+    pub(crate) async fn sessions_ended(&self) {
+        while Arc::strong_count(&self.sessions) > 1 {
+            sleep(SESSION_INTERVAL).await;
+        }
     }
 
     /// Orders the machine to stop within `grace_seconds` altogether, if it has booted or is

@@ -1,58 +1,72 @@
 //! Supervises a machine that has booted, until its engine has ended.
 
-use std::{future::pending, io, process::ExitStatus, time::Duration};
+use std::{future::pending, io, process::ExitStatus, sync::Arc};
 
 use container_engine::{EngineExit, Running};
-use container_protocol::{
-    ControlEvent, ControlRequest,
-    frame::{self, FrameError},
-    mux::Stream,
-};
+use container_network::Network;
 use tokio::{
-    io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 use crate::{
+    agent_control::{AgentControl, Request},
     boot::Booted,
-    clock::{self, Comparisons},
+    clock::Comparisons,
     console::drain,
     file_share::FileShareProcess,
+    guest_link::GuestLink,
+    launch::Launch,
     phase::StopOrder,
-    state::MachineState,
+    state::{MachineState, SuspendOrder},
+    suspend::{Outcome, Suspension},
 };
 
 /// Time in seconds that a machine gets to stop when its shared home is lost. Processes that wait
 /// for a file there never end, so a longer grace period would not help.
 const HOME_LOST_GRACE: u32 = 5;
 
-/// Timeout for the guest's last event after the engine has ended.
-const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
+/// End of a machine.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum MachineEnd {
+    /// The engine has ended by itself, or was ended after a deadline.
+    Engine(EngineExit),
+    /// The machine is suspended.
+    Suspended,
+}
 
 /// Serves the machine until its engine has ended. Passes orders to stop on to the guest, and ends
-/// the engine when the guest misses their deadline. Returns how the engine ended.
-pub(crate) async fn supervise(booted: Booted, machine: &MachineState) -> EngineExit {
+/// the engine when the guest misses their deadline. `launch` is that of this boot.
+pub(crate) async fn supervise(
+    booted: Booted,
+    launch: &Launch,
+    machine: &MachineState,
+) -> MachineEnd {
     let mut supervisor = Supervisor::new(booted);
     loop {
         match supervisor.next_event(machine).await {
             Event::EngineEnded(exit) => {
-                if supervisor.read_announced_reboot().await {
+                if supervisor.agent.read_announced_reboot().await {
                     machine.reboot();
                 }
                 drain(&mut supervisor.console).await;
-                return exit;
+                return MachineEnd::Engine(exit);
             }
             Event::GuestEnds(reboots) => {
                 if reboots {
                     machine.reboot();
                 }
                 // The agent waits for this before it powers off.
-                supervisor.requests = None;
+                supervisor.agent.close();
             }
-            Event::ClockDue => supervisor.request(Request::CompareClock),
+            Event::ClockDue => supervisor.agent.request(Request::CompareClock),
             Event::StopOrdered(order) => supervisor.stop_guest(order),
+            Event::SuspendOrdered(order) => {
+                supervisor = match supervisor.suspend(order, launch, machine).await {
+                    Ok(supervisor) => supervisor,
+                    Err(end) => return end,
+                };
+            }
             Event::DeadlineMissed => {
                 tracing::error!("guest did not power off in time");
                 supervisor.engine.terminate().await;
@@ -74,30 +88,21 @@ enum Event {
     /// The guest is to compare its clock with the host's.
     ClockDue,
     StopOrdered(StopOrder),
+    SuspendOrdered(SuspendOrder),
     DeadlineMissed,
     HomeLost(io::Result<ExitStatus>),
-}
-
-/// Request for the guest.
-enum Request {
-    CompareClock,
-    /// The host's clock at the moment of sending.
-    SetClock,
-    Stop {
-        grace_seconds: u32,
-    },
 }
 
 struct Supervisor {
     engine: Box<dyn Running>,
     /// Absent if nothing is shared, or its process has ended.
     file_share: Option<FileShareProcess>,
-    /// Requests in transit to the guest, which may not read them. Absent after the guest has
-    /// announced its end.
-    requests: Option<UnboundedSender<Request>>,
+    /// Absent if only the disk is read.
+    network: Option<Arc<Network>>,
+    link: GuestLink,
+    fingerprint: String,
+    agent: AgentControl,
     clock: Comparisons,
-    /// Returns whether the guest reboots. Absent after that.
-    guest_end: Option<JoinHandle<bool>>,
     /// The order that was passed on to the guest.
     order: Option<StopOrder>,
     /// Deadline of `order`; absent after it was missed.
@@ -107,15 +112,13 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(booted: Booted) -> Supervisor {
-        let (events, stream) = split(booted.control);
-        let (requests, outgoing) = unbounded_channel();
-        tokio::spawn(send_requests(outgoing, stream));
         Supervisor {
             engine: booted.engine,
             file_share: booted.file_share,
-            // A task of its own: a read of a frame must not be cancelled half-way.
-            guest_end: Some(tokio::spawn(await_guest_end(events, requests.clone()))),
-            requests: Some(requests),
+            network: booted.network,
+            link: booted.link,
+            fingerprint: booted.fingerprint,
+            agent: AgentControl::new(booted.control),
             clock: Comparisons::new(),
             order: None,
             deadline: None,
@@ -129,10 +132,7 @@ impl Supervisor {
             // In this order: a guest that powers off ends its engine, and that ends the file share.
             biased;
             exit = self.engine.wait() => Event::EngineEnded(exit),
-            reboots = joined(&mut self.guest_end) => {
-                self.guest_end = None;
-                Event::GuestEnds(reboots)
-            }
+            reboots = self.agent.end() => Event::GuestEnds(reboots),
             order = machine.stop_order(self.order) => Event::StopOrdered(order),
             () = passed(self.deadline) => {
                 self.deadline = None;
@@ -142,17 +142,8 @@ impl Supervisor {
                 self.file_share = None;
                 Event::HomeLost(status)
             }
+            order = machine.suspend_order() => Event::SuspendOrdered(order),
             () = self.clock.next() => Event::ClockDue,
-        }
-    }
-
-    /// Returns whether the guest had announced a reboot that was not read before the engine ended,
-    /// as may happen on a busy host.
-    async fn read_announced_reboot(&mut self) -> bool {
-        // The channel is closed, so the read ends after what is buffered.
-        match self.guest_end.take() {
-            Some(event) => matches!(timeout(EVENT_TIMEOUT, event).await, Ok(Ok(true))),
-            None => false,
         }
     }
 
@@ -160,56 +151,49 @@ impl Supervisor {
     fn stop_guest(&mut self, order: StopOrder) {
         self.order = Some(order);
         self.deadline = Some(Instant::from_std(order.deadline));
-        self.request(Request::Stop {
+        self.agent.request(Request::Stop {
             grace_seconds: order.grace_seconds,
         });
     }
 
-    /// Sends the guest a request, without waiting until it is read.
-    fn request(&self, request: Request) {
-        if let Some(requests) = &self.requests {
-            // Fails if the stream has failed. The engine's end follows.
-            let _ = requests.send(request);
-        }
-    }
-}
-
-/// Writes requests to the guest until there are no more senders, and closes the stream.
-async fn send_requests(mut requests: UnboundedReceiver<Request>, mut stream: WriteHalf<Stream>) {
-    while let Some(request) = requests.recv().await {
-        let request = match request {
-            Request::CompareClock => ControlRequest::CompareClock,
-            Request::SetClock => ControlRequest::SetClock(clock::now()),
-            Request::Stop { grace_seconds } => ControlRequest::Stop { grace_seconds },
+    /// Suspends the machine. Returns the supervisor of a machine that continues.
+    async fn suspend(
+        self,
+        order: SuspendOrder,
+        launch: &Launch,
+        machine: &MachineState,
+    ) -> Result<Supervisor, MachineEnd> {
+        let suspension = Suspension {
+            engine: self.engine,
+            file_share: self.file_share,
+            network: self.network,
+            link: self.link,
+            agent: self.agent,
+            is_agent_waiting: false,
         };
-        if let Err(error) = frame::write(&mut stream, &request).await {
-            tracing::warn!("cannot send a request to the guest: {error}");
-            return;
-        }
-    }
-    // Fails if the engine has ended.
-    let _ = stream.shutdown().await;
-}
-
-/// Waits for the agent's last event, and answers requests for the clock meanwhile. Returns whether
-/// the last event is a reboot.
-async fn await_guest_end(mut events: ReadHalf<Stream>, requests: UnboundedSender<Request>) -> bool {
-    loop {
-        let event: Result<ControlEvent, FrameError> = frame::read(&mut events).await;
-        match event {
-            Ok(ControlEvent::ClockRequested) => {
-                // Fails if the stream has failed, which the next read notices.
-                let _ = requests.send(Request::SetClock);
-            }
-            event => return matches!(event, Ok(ControlEvent::Rebooting)),
-        }
-    }
-}
-
-async fn joined(task: &mut Option<JoinHandle<bool>>) -> bool {
-    match task {
-        Some(task) => task.await.unwrap_or_default(),
-        None => pending().await,
+        let outcome = suspension
+            .run(order, &self.fingerprint, launch, machine)
+            .await;
+        let Suspension {
+            engine,
+            file_share,
+            network,
+            link,
+            agent,
+            is_agent_waiting: _,
+        } = match outcome {
+            Outcome::Continues(parts) => *parts,
+            Outcome::Suspended => return Err(MachineEnd::Suspended),
+            Outcome::Lost(exit) => return Err(MachineEnd::Engine(exit)),
+        };
+        Ok(Supervisor {
+            engine,
+            file_share,
+            network,
+            link,
+            agent,
+            ..self
+        })
     }
 }
 
@@ -229,19 +213,26 @@ async fn ended(file_share: &mut Option<FileShareProcess>) -> io::Result<ExitStat
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc};
+    use std::{path::Path, time::Duration};
 
-    use container_engine::{LiveDisk, SaveError};
+    use container_engine::{LiveDisk, ResumeError, SaveError};
     use container_protocol::{
-        local::MachinePhase,
-        mux::{self, Incoming, Opener, Side},
+        ControlEvent, ControlRequest, frame,
+        local::{MachinePhase, SuspendReply},
+        mux::{self, Incoming, Opener, Side, Stream},
     };
     use futures::{FutureExt, future::BoxFuture};
-    use tokio::{io::AsyncReadExt, sync::watch, task::yield_now};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+        sync::watch,
+        task::yield_now,
+        time::timeout,
+    };
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
     use super::*;
-    use crate::{launch, phase::tests::guest};
+    use crate::{clock, guest_streams::Targets, launch, phase::tests::guest};
 
     /// An engine whose process ends when the test says so.
     struct FakeEngine(watch::Sender<bool>);
@@ -260,6 +251,10 @@ mod tests {
             async { Err(SaveError::Failed("not a real engine".to_owned())) }.boxed()
         }
 
+        fn resume(&mut self) -> BoxFuture<'_, Result<(), ResumeError>> {
+            async { Ok(()) }.boxed()
+        }
+
         fn terminate(&mut self) -> BoxFuture<'_, ()> {
             self.0.send_replace(true);
             async {}.boxed()
@@ -273,7 +268,7 @@ mod tests {
     /// A machine that has booted, with the test as its guest and its engine.
     struct Fixture {
         machine: std::sync::Arc<MachineState>,
-        supervised: JoinHandle<EngineExit>,
+        supervised: JoinHandle<MachineEnd>,
         agent: Stream,
         has_ended: watch::Sender<bool>,
         _streams: (Opener, Opener, Incoming),
@@ -294,16 +289,25 @@ mod tests {
             let mut agent = incoming.recv().await.unwrap();
             agent.read_u8().await.unwrap();
             let has_ended = watch::Sender::new(false);
+            let targets = Targets {
+                stdio_log: "/nonexistent".into(),
+                machine: Arc::clone(&machine),
+                network: None,
+                home: None,
+            };
             let booted = Booted {
                 engine: Box::new(FakeEngine(has_ended.clone())),
                 file_share: None,
+                network: None,
+                link: GuestLink::new(UnixStream::pair().unwrap().0, Arc::new(targets)).unwrap(),
+                fingerprint: String::new(),
                 control,
                 console: tokio::spawn(async {}),
                 make_template: false,
             };
             let supervised = tokio::spawn({
                 let machine = machine.clone();
-                async move { supervise(booted, &machine).await }
+                async move { supervise(booted, &launch::tests::example(), &machine).await }
             });
             Fixture {
                 machine,
@@ -326,7 +330,8 @@ mod tests {
         async fn power_off(self) -> bool {
             self.has_ended.send_replace(true);
             let exit = timeout(Duration::from_secs(10), self.supervised).await;
-            assert_eq!(exit.unwrap().unwrap(), EngineExit::Orderly);
+            let orderly = MachineEnd::Engine(EngineExit::Orderly);
+            assert_eq!(exit.unwrap().unwrap(), orderly);
             self.machine.power_off()
         }
 
@@ -394,7 +399,8 @@ mod tests {
         let fixture = Fixture::new().await;
         fixture.machine.stop_without_home(0);
         let exit = timeout(Duration::from_secs(10), fixture.supervised).await;
-        assert_eq!(exit.unwrap().unwrap(), EngineExit::Orderly);
+        let orderly = MachineEnd::Engine(EngineExit::Orderly);
+        assert_eq!(exit.unwrap().unwrap(), orderly);
     }
 
     #[tokio::test]
@@ -407,5 +413,16 @@ mod tests {
         drop(machine);
         let read = timeout(Duration::from_secs(10), client.read_u8()).await;
         assert!(read.unwrap().is_err(), "the connection is closed");
+    }
+
+    #[tokio::test]
+    async fn a_machine_with_sessions_is_not_suspended() {
+        let mut fixture = Fixture::new().await;
+        let session = fixture.machine.begin_session();
+        let refused = fixture.machine.suspend(false).await.unwrap();
+        assert!(matches!(refused, SuspendReply::Refused(_)), "{refused:?}");
+        drop(session);
+        fixture.reboot().await;
+        assert!(fixture.power_off().await);
     }
 }

@@ -53,6 +53,12 @@ pub(crate) enum BootError {
         "machine {0:?} is running, so it cannot be started for a rescue (stop it first with: container machine stop {0})"
     )]
     Running(MachineId),
+    #[error(
+        "machine {0:?} is suspended, so it cannot be started for a rescue (resume it with: \
+         container machine start {0}, or give its memory up with: container machine stop --force \
+         {0})"
+    )]
+    Suspended(MachineId),
     #[error("cannot boot machine {id:?}: {cause}")]
     Launch { id: MachineId, cause: LaunchError },
     #[error(
@@ -69,7 +75,7 @@ impl RequestError for BootError {
             BootError::Bundle(error) => error.kind(),
             BootError::Runtime(error) => error.kind(),
             BootError::Check(error) => error.kind(),
-            BootError::Running(_) => FailureKind::Invalid,
+            BootError::Running(_) | BootError::Suspended(_) => FailureKind::Invalid,
             BootError::Configuration(_)
             | BootError::Launch { .. }
             | BootError::RuntimeEnded { .. }
@@ -101,7 +107,15 @@ impl Service {
             settings.rescue = request.rescue;
         }
         let occasion = bundle.boot_occasion();
-        client.report(Progress::step("booting machine"));
+        let step = if bundle.is_suspended() {
+            if request.rescue {
+                return Err(BootError::Suspended(id.clone()));
+            }
+            "resuming machine"
+        } else {
+            "booting machine"
+        };
+        client.report(Progress::step(step));
         let runtime = launch_runtime(bundle, &settings).await?;
         if occasion == BootOccasion::First && runtime.status().init() == Some(&InitProgram::BuiltIn)
         {
@@ -166,6 +180,7 @@ impl Service {
                 .uses_templates()
                 .then(|| self.directories.templates()),
             engine: configuration.engine,
+            suspended: bundle.suspended(),
         })
     }
 }

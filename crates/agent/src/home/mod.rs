@@ -20,7 +20,7 @@ use container_protocol::{
 };
 use tokio::{
     io::{ReadHalf, WriteHalf, split},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel},
 };
 
 use crate::kernel_log;
@@ -40,19 +40,22 @@ enum ServeError {
 /// Serves the file share of the home at `path` until the stream ends or this is dropped. A failure
 /// is only logged: processes that wait for a lock in the home cannot be killed then, and watchers
 /// do not see changes of the host.
-pub(crate) async fn serve_file_share(path: String, opener: Opener) {
-    match serve(path, opener).await {
+///
+/// `alive` is kept until the last change has been repeated, which may be later.
+pub(crate) async fn serve_file_share(path: String, opener: Opener, alive: mpsc::Sender<()>) {
+    match serve(path, opener, alive).await {
         Ok(()) | Err(ServeError::Frame(FrameError::Ended)) => {}
         Err(error) => kernel_log::error(&format!("cannot serve the file share: {error}")),
     }
 }
 
-async fn serve(path: String, opener: Opener) -> Result<(), ServeError> {
+async fn serve(path: String, opener: Opener, alive: mpsc::Sender<()>) -> Result<(), ServeError> {
     let mut host = opener.open().await.map_err(ServeError::Open)?;
     frame::write(&mut host, &HostPort::Home).await?;
     let (receiving, sending) = split(host);
     let (reports, queue) = unbounded_channel();
-    let replayer = Replayer::start(path.clone(), reports.clone()).map_err(ServeError::Thread)?;
+    let replayer = Replayer::start(path.clone(), reports.clone(), alive);
+    let replayer = replayer.map_err(ServeError::Thread)?;
     let thread = HomeReport::ReplayingThread {
         id: replayer.thread,
     };

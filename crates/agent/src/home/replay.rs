@@ -28,7 +28,7 @@ use rustix::{
     io::Errno,
     thread::gettid,
 };
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 use super::node_handle;
 use crate::machine::{GuestRoot, descriptor_path};
@@ -49,9 +49,12 @@ pub(super) struct Batch {
 
 impl Replayer {
     /// Starts the thread for the home at `path`. It reports each request that it has carried out.
+    ///
+    /// It has `alive` while it runs, which may be longer than `batches` exists.
     pub(super) fn start(
         path: String,
         reports: UnboundedSender<HomeReport>,
+        alive: mpsc::Sender<()>,
     ) -> io::Result<Replayer> {
         let (batches, requests) = channel();
         let (tell_id, id) = channel();
@@ -60,6 +63,7 @@ impl Replayer {
             .spawn(move || {
                 let _ = tell_id.send(gettid());
                 serve(&path, &requests, &reports);
+                drop(alive);
             })?;
         let thread = id.recv().map_err(io::Error::other)?;
         Ok(Replayer {
@@ -71,6 +75,10 @@ impl Replayer {
 
 fn serve(path: &str, batches: &Receiver<Batch>, reports: &UnboundedSender<HomeReport>) {
     for batch in batches {
+        // Nobody knows this thread any more, so its changes would be made on the host.
+        if reports.is_closed() {
+            return;
+        }
         // The home is closed in between, so that it can be unmounted. Watchers miss the changes if
         // it cannot be opened.
         if let Ok(mut home) = Home::open(path, &batch.nodes) {

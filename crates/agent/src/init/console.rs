@@ -5,7 +5,7 @@
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
-use container_protocol::mux::Stream;
+use container_protocol::{HostPort, frame, mux::Stream};
 use nix::mount::{MsFlags, mount};
 use rustix::{
     pty::ptsname,
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    link::Host,
     paths::MACHINE,
     pty::{self, PtyMaster},
 };
@@ -59,23 +60,55 @@ impl Console {
         self.terminal.try_clone()
     }
 
-    /// Copies all output to `log`. After `log` has failed, output is still read and discarded, so
-    /// that init never blocks on a full terminal.
-    pub(super) fn copy_to(self, mut log: Stream) -> io::Result<ConsoleLog> {
+    /// Copies all output to the host's log. After that has failed, output is still read and
+    /// discarded, so that init never blocks on a full terminal.
+    pub(super) fn copy_to(self, mut log: StdioLog) -> io::Result<ConsoleLog> {
         let mut master = PtyMaster::new(self.master)?;
         let copying = tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             let mut log_is_open = true;
             while let Ok(count @ 1..) = master.read(&mut buffer).await {
-                log_is_open = log_is_open
-                    && log.write_all(&buffer[..count]).await.is_ok()
-                    && log.flush().await.is_ok();
+                log_is_open = log_is_open && log.write(&buffer[..count]).await.is_ok();
             }
         });
         Ok(ConsoleLog {
             held_open: self.terminal,
             copying,
         })
+    }
+}
+
+/// The host's log of init's output.
+pub(crate) struct StdioLog {
+    host: Host,
+    stream: Stream,
+}
+
+impl StdioLog {
+    /// Opens the log.
+    pub(crate) async fn open(host: Host) -> io::Result<StdioLog> {
+        let stream = StdioLog::open_stream(&host).await?;
+        Ok(StdioLog { host, stream })
+    }
+
+    async fn open_stream(host: &Host) -> io::Result<Stream> {
+        let mut stream = host.open().await?;
+        let opened = frame::write(&mut stream, &HostPort::StdioLog).await;
+        opened.map_err(io::Error::other)?;
+        Ok(stream)
+    }
+
+    /// Appends output. The stream ends when the machine is suspended, and is opened again.
+    async fn write(&mut self, output: &[u8]) -> io::Result<()> {
+        while self.try_to_write(output).await.is_err() {
+            self.stream = StdioLog::open_stream(&self.host).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_to_write(&mut self, output: &[u8]) -> io::Result<()> {
+        self.stream.write_all(output).await?;
+        self.stream.flush().await
     }
 }
 

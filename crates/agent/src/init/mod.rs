@@ -7,7 +7,7 @@ mod settled;
 
 use std::{io, sync::Arc, time::Duration};
 
-use container_protocol::{InitProgram, MachineSetup, mux::Stream};
+use container_protocol::{InitProgram, MachineSetup};
 use nix::sys::signal::Signal;
 use tokio::{
     io::AsyncReadExt,
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{machine::GuestRoot, namespace_thread, paths::INIT, stage::Stage};
+pub(crate) use console::StdioLog;
 use console::{Console, ConsoleLog};
 
 /// Time from the start of init after which nothing waits for the boot any more. A unit of systemd
@@ -100,7 +101,7 @@ pub(crate) struct Init {
 impl Init {
     /// Starts the image's init or the built-in one, with the image's environment. Its output goes
     /// to `log`.
-    pub(crate) async fn start(setup: &MachineSetup, log: Stream) -> Result<Init, InitError> {
+    pub(crate) async fn start(setup: &MachineSetup, log: StdioLog) -> Result<Init, InitError> {
         let root = GuestRoot::open().map_err(InitError::Find)?;
         let program = if setup.rescue {
             InitProgram::Rescue

@@ -23,6 +23,7 @@ mod set_default;
 mod snapshot;
 mod start;
 mod stop;
+mod suspend;
 mod target;
 
 use clap::Subcommand;
@@ -48,6 +49,7 @@ pub(crate) enum Machine {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(start::Restart),
+    Suspend(suspend::Suspend),
     #[command(name = "cp")]
     Copy(copy::Copy),
     Commit(commit::Commit),
@@ -84,6 +86,7 @@ impl Machine {
             Machine::Port(port) => port.run(&client).await?,
             Machine::Start(start) => return start.run(&client).await,
             Machine::Restart(restart) => return restart.run(&client).await,
+            Machine::Suspend(suspend) => return suspend.run(&client).await,
             Machine::Copy(copy) => return copy.run(&client).await,
             Machine::Commit(commit) => commit.run(&client).await?,
             Machine::Clone(clone) => clone.run(&client).await?,

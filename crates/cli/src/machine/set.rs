@@ -53,6 +53,11 @@ impl Set {
                 "The change takes effect at the next boot (restart with: container machine restart {id})."
             ));
         }
+        if changed.suspended {
+            output::note(&format!(
+                "{id} is suspended. The change takes effect when it has been resumed and restarted."
+            ));
+        }
         output::line(id)
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use clap::Args;
-use container_api::BootRequest;
+use container_api::{BootRequest, StopRequest};
 use container_client::Client;
 use container_machine::MachineId;
 use container_protocol::{
@@ -26,8 +26,8 @@ use crate::{
 
 /// Boot machines.
 ///
-/// A machine that is running is left as it is. `container machine run` also boots a stopped
-/// machine.
+/// A machine that is running is left as it is. A suspended machine continues where it was.
+/// `container machine run` does the same.
 ///
 /// With --rescue, one machine is booted without its init, and a shell runs as root on its disk, on
 /// the terminal or with the commands of standard input. The machine runs until it is stopped.
@@ -113,7 +113,7 @@ impl Restart {
     pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
         let ids = all_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
-            unless_interrupted(client.stop(&id)).await??;
+            unless_interrupted(client.stop(&id, &StopRequest::default())).await??;
             boot(client, &id).await?;
             output::line(id)
         })

@@ -1,6 +1,7 @@
 //! `container machine stop`
 
 use clap::Args;
+use container_api::StopRequest;
 use container_client::Client;
 use container_machine::MachineId;
 
@@ -10,7 +11,7 @@ use crate::{each::for_each, failure::Failure, output};
 /// Stop machines.
 ///
 /// Each machine's init is asked to shut down. After a timeout the machine is powered off. Disks are
-/// kept. Stopping a stopped machine succeeds.
+/// kept. Stopping a stopped machine succeeds. A suspended machine is only stopped with --force.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -18,6 +19,11 @@ Examples:
   container machine stop dev web
   container machine stop $(container machine ls -q)")]
 pub(crate) struct Stop {
+    /// Give up the memory of suspended machines: what their programs have not written to files is
+    /// lost.
+    #[arg(short, long)]
+    force: bool,
+
     /// Machines; default: the default machine.
     ids: Vec<MachineId>,
 }
@@ -25,9 +31,10 @@ pub(crate) struct Stop {
 impl Stop {
     /// Stops the machines in order and prints their ids.
     pub(crate) async fn run(self, client: &Client) -> Result<u8, Failure> {
+        let request = StopRequest { force: self.force };
         let ids = all_or_default(client, self.ids).await?;
         for_each(ids, async |id| {
-            client.stop(&id).await?;
+            client.stop(&id, &request).await?;
             output::line(id)
         })
         .await

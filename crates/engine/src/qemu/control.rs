@@ -2,8 +2,12 @@
 
 use std::{
     fmt,
+    future::pending,
     io::{self, ErrorKind},
-    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
+    },
     path::Path,
     time::Duration,
 };
@@ -23,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::command_line::DISK_NODE;
+use super::{command_line::DISK_NODE, unused_memory::UnusedMemory};
 use crate::interface::{LiveDisk, LiveDiskError};
 
 type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;
@@ -31,15 +35,21 @@ type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;
 /// Timeout for the answer to one command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Timeout for saving a machine, which may have a low priority.
-const SAVE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Timeout for saving a machine, which may have a low priority, and much memory.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Timeout for restoring a machine.
+/// Timeout for restoring a machine, without the time for reading its memory.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes that are read in a second even from a slow disk.
+const SLOW_DISK: u64 = 10 << 20;
 
 /// Intervals at which QEMU is asked whether it has saved or restored a machine.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 const RESTORE_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Interval at which memory is freed that a save has allocated: some 100 MiB.
+const FREE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The host's end of the socket, before QEMU's greeting.
 #[derive(Debug)]
@@ -88,9 +98,19 @@ impl Control {
             .await
     }
 
-    /// Pauses the machine and saves it to a file. [`enable_files`](Self::enable_files) comes first.
-    pub(super) async fn save(&self, file: &Path) -> io::Result<()> {
+    /// Pauses the machine of a QEMU process and saves it to a file.
+    /// [`enable_files`](Self::enable_files) comes first.
+    pub(super) async fn save(&self, file: &Path, process: Option<u32>) -> io::Result<()> {
         self.execute(qmp::stop {}).await?;
+        let unused = process.map_or_else(
+            || Err(io::Error::from(ErrorKind::NotFound)),
+            UnusedMemory::find,
+        );
+        let unused = unused
+            .inspect_err(|error| {
+                tracing::warn!("saving allocates all memory of the machine: {error}");
+            })
+            .ok();
         self.execute(qmp::migrate {
             channels: None,
             detach: None,
@@ -98,10 +118,39 @@ impl Control {
             uri: Some(uri(file)?),
         })
         .await?;
-        in_time(SAVE_TIMEOUT, self.await_migration(SAVE_INTERVAL)).await
+        let saved = self.await_migration(SAVE_INTERVAL);
+        in_time(SAVE_TIMEOUT, freeing_unused(unused, saved)).await
     }
 
-    /// Restores the machine from a file, and continues it.
+    /// Continues a machine that is paused. A save in progress is cancelled.
+    pub(super) async fn resume(&self) -> io::Result<()> {
+        let continued = async {
+            self.end_migration().await?;
+            self.execute(qmp::cont {}).await
+        };
+        in_time(RESTORE_TIMEOUT, continued).await
+    }
+
+    /// Waits until no migration is in progress.
+    async fn end_migration(&self) -> io::Result<()> {
+        loop {
+            match self.ask(qmp::query_migrate {}).await?.status {
+                None
+                | Some(
+                    MigrationStatus::none
+                    | MigrationStatus::completed
+                    | MigrationStatus::failed
+                    | MigrationStatus::cancelled,
+                ) => return Ok(()),
+                Some(_) => {
+                    self.execute(qmp::migrate_cancel {}).await?;
+                    sleep(SAVE_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Restores the machine from a file. It is paused then.
     pub(super) async fn restore(&self, file: &Path) -> io::Result<()> {
         self.enable_files().await?;
         let restored = async {
@@ -113,14 +162,14 @@ impl Control {
             .await?;
             self.await_migration(RESTORE_INTERVAL).await
         };
-        in_time(RESTORE_TIMEOUT, restored).await?;
-        self.execute(qmp::cont {}).await
+        let size = std::fs::metadata(file)?.blocks() * 512;
+        let reading = Duration::from_secs(size / SLOW_DISK);
+        in_time(RESTORE_TIMEOUT + reading, restored).await
     }
 
     async fn await_migration(&self, interval: Duration) -> io::Result<()> {
         loop {
-            let answer = self.service.execute(qmp::query_migrate {}).await;
-            let state = answer.map_err(refused)?;
+            let state = self.ask(qmp::query_migrate {}).await?;
             match state.status {
                 Some(MigrationStatus::completed) => return Ok(()),
                 Some(MigrationStatus::failed | MigrationStatus::cancelled) => {
@@ -134,19 +183,37 @@ impl Control {
         }
     }
 
-    async fn execute<C: QmpCommand + Command>(&self, command: C) -> io::Result<()> {
-        let answer = self.service.execute(command).await;
-        answer.map(drop).map_err(refused)
+    async fn execute<C>(&self, command: C) -> io::Result<()>
+    where
+        C: QmpCommand + Command + Send + 'static,
+        C::Ok: Send + 'static,
+    {
+        self.ask(command).await.map(drop)
+    }
+
+    /// Executes a command, and returns its answer. The command is completed also if the future is
+    /// dropped: the next one needs its answer to be read.
+    async fn ask<C>(&self, command: C) -> io::Result<C::Ok>
+    where
+        C: QmpCommand + Command + Send + 'static,
+        C::Ok: Send + 'static,
+    {
+        let answer = tokio::spawn(self.service.execute(command)).await;
+        answer.map_err(io::Error::other)?.map_err(refused)
     }
 
     /// Asks QEMU to write its disks back and quit. QEMU may end before it answers.
     pub(super) async fn quit(&self) {
-        let quit = self.service.execute(qmp::quit {});
+        let quit = self.ask(qmp::quit {});
         let _ = timeout(ANSWER_TIMEOUT, quit).await;
         self.events.abort();
     }
 
-    async fn change_disk<C: QmpCommand + Command>(&self, command: C) -> Result<(), LiveDiskError> {
+    async fn change_disk<C>(&self, command: C) -> Result<(), LiveDiskError>
+    where
+        C: QmpCommand + Command + Send + 'static,
+        C::Ok: Send + 'static,
+    {
         let changed = in_time(ANSWER_TIMEOUT, self.execute(command)).await;
         changed.map_err(|error| LiveDiskError(error.to_string()))
     }
@@ -220,6 +287,29 @@ impl Command for AddOverlay {
     type Ok = Empty;
     const NAME: &'static str = "blockdev-add";
     const ALLOW_OOB: bool = false;
+}
+
+/// Frees memory that the guest does not use until `saved` is done.
+async fn freeing_unused(
+    unused: Option<UnusedMemory>,
+    saved: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
+    let Some(unused) = unused else {
+        return saved.await;
+    };
+    let freeing = async {
+        loop {
+            sleep(FREE_INTERVAL).await;
+            if let Err(error) = unused.free() {
+                tracing::warn!("cannot free memory that the machine does not use: {error}");
+                return pending().await;
+            }
+        }
+    };
+    tokio::select! {
+        saved = saved => saved,
+        () = freeing => Ok(()),
+    }
 }
 
 /// Returns the address of a file for a migration.

@@ -6,6 +6,7 @@ mod control;
 pub mod disk;
 mod host_processor;
 mod program;
+mod unused_memory;
 
 use std::{
     io,
@@ -23,8 +24,8 @@ use tokio::{process::Child, time::timeout};
 use crate::{
     accelerator::Accelerator,
     interface::{
-        AboutEngine, Engine, EngineError, EngineExit, LiveDisk, MissingProgram, Prepared, Running,
-        SaveError,
+        AboutEngine, Engine, EngineError, EngineExit, LiveDisk, MissingProgram, Prepared,
+        ResumeError, Running, SaveError,
     },
     probe,
     settings::EngineSettings,
@@ -264,8 +265,19 @@ impl Running for RunningQemu {
             };
             let unsupported = |error: io::Error| SaveError::Unsupported(error.to_string());
             control.enable_files().await.map_err(unsupported)?;
-            let saved = control.save(file).await;
+            let saved = control.save(file, self.child.id()).await;
             saved.map_err(|error| SaveError::Failed(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn resume(&mut self) -> BoxFuture<'_, Result<(), ResumeError>> {
+        async {
+            let resumed = match &self.control {
+                Some(control) => control.resume().await,
+                None => Err(io::Error::from(io::ErrorKind::NotConnected)),
+            };
+            resumed.map_err(|error| ResumeError(error.to_string()))
         }
         .boxed()
     }

@@ -226,10 +226,25 @@ impl Locks {
         Ok(description)
     }
 
+    /// Returns the guest inode numbers of the files that are locked.
+    pub(crate) fn locked_files(&self) -> Vec<u64> {
+        let state = self.state();
+        let owners = state.owners.iter();
+        let held = owners.filter(|(_, owned)| !owned.held.is_empty() || owned.waiting > 0);
+        let held = held.map(|((inode, _), _)| *inode);
+        let files = held
+            .chain(state.file_locks.values().copied())
+            .chain(state.one_sided.keys().copied());
+        files.collect()
+    }
+
     /// Records that a request was carried out.
     pub(crate) fn note(&self, request: &LockRequest) {
         let mut state = self.state();
         match request.scope {
+            Scope::File if request.access.is_none() => {
+                state.file_locks.remove(&request.handle);
+            }
             Scope::File => {
                 state.file_locks.insert(request.handle, request.inode);
             }

@@ -99,6 +99,11 @@ impl Waiters {
         })
     }
 
+    /// Returns whether no thread waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list().waiters.is_empty()
+    }
+
     /// Returns the guest's threads that wait. Blocks while there are none; otherwise it takes
     /// `interval`.
     pub fn guest_threads(&self, interval: Duration) -> Vec<u32> {

@@ -36,11 +36,12 @@ use tokio::{
 
 use super::{
     key::TemplateKey,
-    store::{Checksum, Manifest, Outcome, Templates},
+    store::{Manifest, Outcome, Templates},
 };
 use crate::{
     assemble::{create_channel, create_console},
     boot_error::BootError,
+    checksum::Checksum,
     directory::create_private,
     file_share::{FileShareProcess, TAG},
     kernel_files::KernelChoice,

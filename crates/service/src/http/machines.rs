@@ -11,7 +11,8 @@ use axum::{
 use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, CreateRequest, Created,
     DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs, MachineState, Machines, Ports,
-    RemoveSnapshotRequest, RenameRequest, RestoreRequest, SnapshotRequest, Snapshots,
+    RemoveSnapshotRequest, RenameRequest, RestoreRequest, SnapshotRequest, Snapshots, StopRequest,
+    SuspendRequest,
 };
 
 use super::{
@@ -31,6 +32,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/machines/{id}/export", post(export))
         .route("/v1/import", post(import))
         .route("/v1/machines/{id}/stop", post(stop))
+        .route("/v1/machines/{id}/suspend", post(suspend))
         .route("/v1/machines/{id}/rename", post(rename))
         .route("/v1/machines/{id}/clone", post(clone_machine))
         .route(
@@ -124,9 +126,24 @@ async fn import(
     })
 }
 
-async fn stop(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<()> {
+async fn stop(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<StopRequest>,
+) -> Reply<()> {
     let service = Arc::clone(&shared.service);
-    completed(&shared, async move { service.stop(&id).await }).await
+    completed(&shared, async move { service.stop(&id, &request).await }).await
+}
+
+async fn suspend(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<SuspendRequest>,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |client| async move {
+        service.suspend(&id, &request, &client).await
+    })
 }
 
 async fn rename(

@@ -52,6 +52,8 @@ pub(crate) enum CommitError {
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error("machine {0:?} is suspended (resume it first with: container machine start {0})")]
+    Suspended(MachineId),
     #[error("cannot create a temporary directory for logs: {0}")]
     LogDirectory(std::io::Error),
     #[error(transparent)]
@@ -77,7 +79,8 @@ impl RequestError for CommitError {
             CommitError::Bundle(error) => error.kind(),
             CommitError::Runtime(error) => error.kind(),
             CommitError::Boot(error) => error.kind(),
-            CommitError::Reference(_)
+            CommitError::Suspended(_)
+            | CommitError::Reference(_)
             | CommitError::Change(_)
             | CommitError::Compression(_)
             | CommitError::Image {
@@ -130,6 +133,10 @@ impl Service {
             return self
                 .commit_changes(id, &bundle, &runtime, base, plan, client)
                 .await;
+        }
+        // Its disk is mounted in its saved memory.
+        if bundle.is_suspended() {
+            return Err(CommitError::Suspended(id.clone()));
         }
         let (runtime, _logs) = self.boot_to_read(id, &bundle, client).await?;
         let committed = self

@@ -2,6 +2,7 @@
 
 use container_api::{MachineState, Machines, Status};
 use container_machine::{Bundle, BundleError, MachineId};
+use container_protocol::local::MachinePhase;
 use container_runtime::Runtime;
 
 use crate::{runtime::RuntimeError, service::Service, timestamp::whole_seconds};
@@ -56,7 +57,9 @@ impl Service {
             started_date: runtime.map(|status| whole_seconds(status.started)),
             status: match runtime {
                 Some(status) if status.has_booted() => Status::Running,
+                Some(status) if status.phase == MachinePhase::Suspending => Status::Running,
                 Some(_) => Status::Starting,
+                None if bundle.is_suspended() => Status::Suspended,
                 None => Status::Stopped,
             },
             user_setup: machine.user_setup,

@@ -32,6 +32,11 @@ pub(crate) enum LayerError {
         id: MachineId,
         cause: container_runtime::LayerError,
     },
+    #[error("cannot note the new disk of the suspended machine {id:?}: {cause}")]
+    Suspended {
+        id: MachineId,
+        cause: std::io::Error,
+    },
     #[error(transparent)]
     TaskPanicked(#[from] TaskPanicked),
 }
@@ -42,9 +47,10 @@ impl RequestError for LayerError {
             LayerError::Bundle(error) => error.kind(),
             LayerError::Runtime(error) => error.kind(),
             LayerError::OldDisk(_) => FailureKind::Invalid,
-            LayerError::Disk(_) | LayerError::Running { .. } | LayerError::TaskPanicked(_) => {
-                FailureKind::Failed
-            }
+            LayerError::Disk(_)
+            | LayerError::Running { .. }
+            | LayerError::Suspended { .. }
+            | LayerError::TaskPanicked(_) => FailureKind::Failed,
         }
     }
 }
@@ -77,6 +83,14 @@ impl Service {
         remove_unused(bundle)?;
         let overlay = create_on_layer(bundle, &layer, &bundle.disk())?;
         let Some(runtime) = runtime else {
+            if bundle.is_suspended() {
+                let path = bundle.disk_file(&overlay);
+                let permitted = container_runtime::permit_disk(&bundle.suspended(), &path);
+                permitted.map_err(|cause| LayerError::Suspended {
+                    id: id.clone(),
+                    cause,
+                })?;
+            }
             bundle.use_disk_file(&overlay)?;
             return Ok(layer);
         };

@@ -14,6 +14,7 @@ mod rename;
 mod set;
 mod snapshots;
 mod stop;
+mod suspend;
 
 pub(crate) use clone::CloneError;
 pub(crate) use snapshots::remove_expired;

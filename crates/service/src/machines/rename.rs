@@ -17,6 +17,10 @@ pub(crate) enum RenameError {
     Store(#[from] StoreError),
     #[error("machine {0:?} is running (stop it first with: container machine stop {0})")]
     Running(MachineId),
+    #[error(
+        "machine {0:?} is suspended (resume it with: container machine start {0}, and stop it)"
+    )]
+    Suspended(MachineId),
 }
 
 impl RequestError for RenameError {
@@ -24,7 +28,7 @@ impl RequestError for RenameError {
         match self {
             RenameError::Bundle(error) => error.kind(),
             RenameError::Runtime(error) => error.kind(),
-            RenameError::Running(_) => FailureKind::Invalid,
+            RenameError::Running(_) | RenameError::Suspended(_) => FailureKind::Invalid,
             RenameError::Store(_) => FailureKind::Failed,
         }
     }
@@ -34,9 +38,14 @@ impl Service {
     /// Renames the machine, with its disk, logs and address.
     pub(crate) async fn rename(&self, id: &MachineId, new: &MachineId) -> Result<(), RenameError> {
         let _locks = self.locks.lock_both(id, new).await;
-        let runtime_directory = self.runtime_directory(id, &self.bundles.get(id)?)?;
+        let bundle = self.bundles.get(id)?;
+        let runtime_directory = self.runtime_directory(id, &bundle)?;
         if self.runtime(id).await?.is_some() {
             return Err(RenameError::Running(id.clone()));
+        }
+        // It knows its name.
+        if bundle.is_suspended() {
+            return Err(RenameError::Suspended(id.clone()));
         }
         // Excludes a removal of images, which could list the machines just when this one has
         // neither name, and remove its image.

@@ -80,6 +80,7 @@ impl Service {
         };
         Ok(Changed {
             running: runtime.is_some() && other_changes != BootChange::default(),
+            suspended: bundle.is_suspended() && other_changes != BootChange::default(),
             problems,
         })
     }

@@ -32,6 +32,11 @@ pub(crate) enum SnapshotError {
     #[error("machine {0:?} is running (stop it first with: container machine stop {0})")]
     Running(MachineId),
     #[error(
+        "machine {0:?} is suspended (resume it with: container machine start {0}, and stop it, or \
+         give its memory up with: container machine stop --force {0})"
+    )]
+    Suspended(MachineId),
+    #[error(
         "the disk of machine {id:?} has changes that are in no snapshot (keep them with: container \
          machine snapshot create -n {id} NAME, or give them up with --force)"
     )]
@@ -46,7 +51,7 @@ impl RequestError for SnapshotError {
             SnapshotError::Runtime(error) => error.kind(),
             SnapshotError::NotFound { .. } => FailureKind::NotFound,
             SnapshotError::Exists { .. } => FailureKind::Exists,
-            SnapshotError::Running(_) => FailureKind::Invalid,
+            SnapshotError::Running(_) | SnapshotError::Suspended(_) => FailureKind::Invalid,
             SnapshotError::WouldLose { .. } => FailureKind::WouldLose,
             SnapshotError::Disk(_) => FailureKind::Failed,
         }
@@ -109,6 +114,9 @@ impl Service {
         if self.booted_runtime(id).await?.is_some() {
             return Err(SnapshotError::Running(id.clone()));
         }
+        if bundle.is_suspended() {
+            return Err(SnapshotError::Suspended(id.clone()));
+        }
         if !request.force && has_unsaved_changes(&bundle)? {
             return Err(SnapshotError::WouldLose { id: id.clone() });
         }
@@ -126,8 +134,8 @@ impl Service {
         Ok(layers::remove_unused(&bundle)?)
     }
 
-    /// Removes a snapshot, and frees the space that only it used. While the machine runs, blocks
-    /// that were overwritten since the snapshot remain.
+    /// Removes a snapshot, and frees the space that only it used. While the machine runs or is
+    /// suspended, blocks that were overwritten since the snapshot remain.
     pub(crate) async fn remove_snapshot(
         &self,
         id: &MachineId,
@@ -140,7 +148,7 @@ impl Service {
         snapshots.retain(|it| it.name != *name);
         bundle.set_snapshots(&snapshots)?;
         layers::remove_unused(&bundle)?;
-        if self.booted_runtime(id).await?.is_none() {
+        if self.booted_runtime(id).await?.is_none() && !bundle.is_suspended() {
             layers::merge_unnamed(&bundle).await?;
         }
         Ok(())

@@ -1,18 +1,65 @@
 //! `stop`: stops a running machine.
 
-use container_machine::MachineId;
+use container_api::{FailureKind, StopRequest};
+use container_machine::{BundleError, MachineId};
 
-use crate::{runtime::RuntimeError, service::Service};
+use crate::{failure::RequestError, runtime::RuntimeError, service::Service};
+
+/// A machine cannot be stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StopError {
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(
+        "machine {0:?} is suspended, and stopping it would lose what its programs have not written \
+         to files (resume it first with: container machine start {0}, or give its memory up with: \
+         container machine stop --force {0})"
+    )]
+    Suspended(MachineId),
+    #[error("cannot remove the saved memory of machine {id:?}: {cause}")]
+    Discard {
+        id: MachineId,
+        cause: std::io::Error,
+    },
+}
+
+impl RequestError for StopError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            StopError::Bundle(error) => error.kind(),
+            StopError::Runtime(error) => error.kind(),
+            StopError::Suspended(_) => FailureKind::WouldLose,
+            StopError::Discard { .. } => FailureKind::Failed,
+        }
+    }
+}
 
 impl Service {
     /// Stops the machine in an orderly way, also while it boots: the request that boots it fails. A
-    /// stopped machine is left as it is.
-    pub(crate) async fn stop(&self, id: &MachineId) -> Result<(), RuntimeError> {
-        self.bundles.get(id)?;
+    /// stopped machine is left as it is. The saved memory of a suspended one is only given up with
+    /// `force`.
+    pub(crate) async fn stop(
+        &self,
+        id: &MachineId,
+        request: &StopRequest,
+    ) -> Result<(), StopError> {
+        let bundle = self.bundles.get(id)?;
         self.stop_runtime(id).await?;
         // A request that began to boot the machine may not have had a runtime yet. It holds the
         // lock until it has booted it.
         let _lock = self.locks.lock(id).await;
-        self.stop_runtime(id).await
+        self.stop_runtime(id).await?;
+        if !bundle.is_suspended() {
+            return Ok(());
+        }
+        if !request.force {
+            return Err(StopError::Suspended(id.clone()));
+        }
+        container_runtime::discard(&bundle.suspended()).map_err(|cause| StopError::Discard {
+            id: id.clone(),
+            cause,
+        })
     }
 }

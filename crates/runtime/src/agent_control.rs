@@ -1,0 +1,169 @@
+//! The agent's control stream of a machine that is up.
+
+use std::{future::pending, time::Duration};
+
+use container_protocol::{
+    ControlEvent, ControlRequest, ResumeToken,
+    frame::{self, FrameError},
+    mux::Stream,
+};
+use tokio::{
+    io::{AsyncWriteExt, ReadHalf, WriteHalf, split},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::clock;
+
+/// Timeout for the guest's last event after the engine has ended.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Request for the guest.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Request {
+    CompareClock,
+    /// The host's clock at the moment of sending.
+    SetClock,
+    Suspend(ResumeToken),
+    Stop {
+        grace_seconds: u32,
+    },
+}
+
+/// Event of the guest.
+enum GuestEvent {
+    /// The agent has unmounted the machine and waits for the stream's end, to power off. The flag
+    /// is set if the machine is to boot again.
+    Ends(bool),
+    SuspendReady,
+    SuspendFailed(String),
+}
+
+/// The control stream of a machine that is up.
+pub(crate) struct AgentControl {
+    /// Requests in transit to the guest, which may not read them. Absent after the guest has
+    /// announced its end.
+    requests: Option<UnboundedSender<Request>>,
+    sending: JoinHandle<()>,
+    events: UnboundedReceiver<GuestEvent>,
+    /// The guest's end, if it was noticed while something else was waited for.
+    end: Option<bool>,
+}
+
+impl AgentControl {
+    pub(crate) fn new(control: Stream) -> AgentControl {
+        let (from_guest, to_guest) = split(control);
+        let (requests, outgoing) = unbounded_channel();
+        let (found, events) = unbounded_channel();
+        // A task of its own: a read of a frame must not be cancelled half-way.
+        tokio::spawn(read_events(from_guest, requests.clone(), found));
+        AgentControl {
+            requests: Some(requests),
+            sending: tokio::spawn(send_requests(outgoing, to_guest)),
+            events,
+            end: None,
+        }
+    }
+
+    /// Sends the guest a request, without waiting until it is read.
+    pub(crate) fn request(&self, request: Request) {
+        if let Some(requests) = &self.requests {
+            // Fails if the stream has failed. The engine's end follows.
+            let _ = requests.send(request);
+        }
+    }
+
+    /// Sends no more requests, and closes the stream.
+    pub(crate) fn close(&mut self) {
+        self.requests = None;
+    }
+
+    /// Closes the stream, and waits until everything is sent.
+    pub(crate) async fn close_completely(&mut self) {
+        self.requests = None;
+        // Fails only if the task has panicked.
+        let _ = (&mut self.sending).await;
+    }
+
+    /// Waits until the guest is about to end. Returns whether it reboots. Cancel safe; never
+    /// returns a second time.
+    pub(crate) async fn end(&mut self) -> bool {
+        if let Some(reboots) = self.end.take() {
+            return reboots;
+        }
+        loop {
+            match self.events.recv().await {
+                Some(GuestEvent::Ends(reboots)) => return reboots,
+                Some(GuestEvent::SuspendReady | GuestEvent::SuspendFailed(_)) => {}
+                None => return pending().await,
+            }
+        }
+    }
+
+    /// Returns whether the guest had announced a reboot that was not read before the engine ended,
+    /// as may happen on a busy host.
+    pub(crate) async fn read_announced_reboot(&mut self) -> bool {
+        // The channel is closed, so the read ends after what is buffered.
+        timeout(EVENT_TIMEOUT, self.end()).await.unwrap_or_default()
+    }
+
+    /// Asks the agent to prepare for a suspension. Returns its message if that is not possible.
+    pub(crate) async fn prepare_suspension(&mut self, token: ResumeToken) -> Result<(), String> {
+        self.request(Request::Suspend(token));
+        match self.events.recv().await {
+            Some(GuestEvent::SuspendReady) => Ok(()),
+            Some(GuestEvent::SuspendFailed(message)) => Err(message),
+            Some(GuestEvent::Ends(reboots)) => {
+                self.end = Some(reboots);
+                Err("the machine shuts down".to_owned())
+            }
+            None => Err("the machine has ended".to_owned()),
+        }
+    }
+}
+
+/// Writes requests to the guest until there are no more senders, and closes the stream.
+async fn send_requests(mut requests: UnboundedReceiver<Request>, mut stream: WriteHalf<Stream>) {
+    while let Some(request) = requests.recv().await {
+        let request = match request {
+            Request::CompareClock => ControlRequest::CompareClock,
+            Request::SetClock => ControlRequest::SetClock(clock::now()),
+            Request::Suspend(token) => ControlRequest::Suspend { token },
+            Request::Stop { grace_seconds } => ControlRequest::Stop { grace_seconds },
+        };
+        if let Err(error) = frame::write(&mut stream, &request).await {
+            tracing::warn!("cannot send a request to the guest: {error}");
+            return;
+        }
+    }
+    // Fails if the engine has ended.
+    let _ = stream.shutdown().await;
+}
+
+/// Reads the agent's events until the last, and answers requests for the clock.
+async fn read_events(
+    mut stream: ReadHalf<Stream>,
+    requests: UnboundedSender<Request>,
+    found: UnboundedSender<GuestEvent>,
+) {
+    loop {
+        let event: Result<ControlEvent, FrameError> = frame::read(&mut stream).await;
+        let event = match event {
+            Ok(ControlEvent::ClockRequested) => {
+                // Fails if the stream has failed, which the next read notices.
+                let _ = requests.send(Request::SetClock);
+                continue;
+            }
+            Ok(ControlEvent::SuspendFailed { message }) => GuestEvent::SuspendFailed(message),
+            Ok(ControlEvent::SuspendReady) => GuestEvent::SuspendReady,
+            event => GuestEvent::Ends(matches!(event, Ok(ControlEvent::Rebooting))),
+        };
+        let continues = matches!(event, GuestEvent::SuspendFailed(_));
+        // Fails if the machine has ended.
+        let _ = found.send(event);
+        if !continues {
+            return;
+        }
+    }
+}

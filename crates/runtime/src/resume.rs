@@ -1,0 +1,183 @@
+//! Resuming a suspended machine: from its saved memory to a machine that serves commands.
+
+use std::{io, sync::Arc};
+
+use container_engine::{EngineError, Prepared, ResumeError as EngineResumeError, Running};
+use container_file_share::{ShareReply, ShareRequest};
+use container_machine::MachineId;
+use container_protocol::{frame::FrameError, local::BootKind};
+
+use crate::{
+    assemble::assemble_resumed,
+    boot::{Booted, note_guest, report_refusals, serve_console},
+    boot_error::BootError,
+    guest_link::{GuestLink, ResumeLinkError},
+    guest_streams::Targets,
+    launch::Launch,
+    log::Log,
+    phase::Guest,
+    state::MachineState,
+    suspended::{Surroundings, Suspended, UnfitError, read_guest_files},
+};
+
+/// Error of resuming a machine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResumeError {
+    /// The saved memory does not fit, and is kept.
+    #[error("it cannot be resumed: {reason} {}", hint(.id))]
+    Unfit { id: MachineId, reason: UnfitReason },
+    /// The machine was ordered to stop before it continued. It is still suspended.
+    #[error("the machine was stopped while it was being resumed, and is suspended")]
+    Stopped,
+    /// A part of the machine could not be started. It is still suspended.
+    #[error(transparent)]
+    Assemble(#[from] BootError),
+    /// The saved memory could not be marked as used. The machine is still suspended.
+    #[error("cannot rename the machine's saved memory: {0}")]
+    Consume(io::Error),
+    /// The machine failed after it had begun to continue.
+    #[error("the machine was lost while it was being resumed, and is stopped: {0}")]
+    Lost(LostReason),
+}
+
+/// Why a saved memory does not fit.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnfitReason {
+    #[error(transparent)]
+    Unfit(#[from] UnfitError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("cannot check its saved memory: {0}")]
+    Check(tokio::task::JoinError),
+}
+
+/// Why a machine was lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LostReason {
+    #[error(transparent)]
+    Engine(#[from] EngineResumeError),
+    #[error(transparent)]
+    Link(#[from] ResumeLinkError),
+    #[error("cannot continue to share the home directory: {0}")]
+    FileShare(FrameError),
+}
+
+impl From<FrameError> for LostReason {
+    fn from(cause: FrameError) -> LostReason {
+        LostReason::FileShare(cause)
+    }
+}
+
+impl ResumeError {
+    /// Returns the error of a saved memory that does not fit.
+    pub(crate) fn unfit(id: MachineId, error: UnfitError) -> ResumeError {
+        let reason = error.into();
+        ResumeError::Unfit { id, reason }
+    }
+}
+
+fn hint(id: &MachineId) -> String {
+    format!(
+        "(to give its saved memory up, with everything that its programs have not written to \
+         files: container machine stop --force {id})"
+    )
+}
+
+/// Resumes the machine, and notes in `machine` that it is up. `launch` has the hardware that the
+/// machine was suspended with.
+///
+/// Until the saved memory is marked as used, every failure leaves the machine suspended.
+pub(crate) async fn resume(
+    launch: &Launch,
+    suspended: &Suspended,
+    machine: &Arc<MachineState>,
+) -> Result<Booted, ResumeError> {
+    let (virtual_machine, mut host_ends) = assemble_resumed(launch, machine)?;
+    Log::new(&launch.engine_log()).clear();
+    let prepared = container_engine::engine(&launch.engine)
+        .prepare(virtual_machine)
+        .map_err(BootError::Engine)?;
+    let fingerprint = prepared.fingerprint();
+    let restored = restore(prepared, suspended, launch).await;
+    let mut engine = restored.map_err(|reason| ResumeError::Unfit {
+        id: launch.id.clone(),
+        reason,
+    })?;
+    if machine.is_stopping() {
+        engine.terminate().await;
+        return Err(ResumeError::Stopped);
+    }
+    suspended.consume().map_err(ResumeError::Consume)?;
+    let lost = |reason: LostReason| ResumeError::Lost(reason);
+    engine.resume().await.map_err(|error| lost(error.into()))?;
+    if let Some(file_share) = &mut host_ends.file_share {
+        let reply = file_share.request(ShareRequest::Continue).await;
+        note_lost_files(&reply.map_err(|error| lost(error.into()))?, machine);
+    }
+    let console = serve_console(host_ends.console, launch);
+    report_refusals(host_ends.network.as_deref(), launch, machine);
+    let targets = Targets {
+        stdio_log: launch.stdio_log.clone(),
+        machine: Arc::clone(machine),
+        network: host_ends.network.clone(),
+        home: host_ends.home,
+    };
+    let token = suspended.manifest.token;
+    let resumed = GuestLink::resume(host_ends.channel, Arc::new(targets), token).await;
+    let (link, control, init) = resumed.map_err(|error| lost(error.into()))?;
+    tracing::info!("machine resumed, init: {init}");
+    machine.set_boot(BootKind::Resumed);
+    if let (Some(network), Some(disk)) = (host_ends.network.clone(), engine.disk()) {
+        let guest = Guest {
+            init,
+            opener: link.opener.clone(),
+            network,
+            disk,
+        };
+        note_guest(guest, machine);
+    }
+    Ok(Booted {
+        engine,
+        file_share: host_ends.file_share,
+        network: host_ends.network,
+        link,
+        fingerprint,
+        control,
+        console,
+        make_template: false,
+    })
+}
+
+/// Restores the saved memory, which is checked meanwhile. The machine is paused then.
+async fn restore(
+    prepared: Box<dyn Prepared>,
+    suspended: &Suspended,
+    launch: &Launch,
+) -> Result<Box<dyn Running>, UnfitReason> {
+    let surroundings = Surroundings {
+        fingerprint: prepared.fingerprint(),
+        // Without an agent it is not the right one.
+        guest_files: read_guest_files(&launch.architecture).unwrap_or_default(),
+    };
+    suspended.check(&surroundings, &launch.disk)?;
+    let checked = suspended.clone();
+    let check = tokio::task::spawn_blocking(move || checked.check_memory());
+    let restored = prepared.restore(suspended.memory()).await;
+    check.await.map_err(UnfitReason::Check)??;
+    Ok(restored?)
+}
+
+/// Adds a note for the user about open files that are not there any more.
+fn note_lost_files(reply: &ShareReply, machine: &MachineState) {
+    let ShareReply::Done { lost } = reply else {
+        return;
+    };
+    if !lost.is_empty() {
+        machine.add_note(format!(
+            "Files that programs in the machine have open in the shared home were removed or \
+             replaced on the host while the machine was suspended, and cannot be accessed by these \
+             programs any more: {}",
+            lost.join(", ")
+        ));
+    }
+}

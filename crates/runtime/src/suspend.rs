@@ -1,0 +1,267 @@
+//! Suspending a machine: from one that serves commands to its saved memory.
+//!
+//! Whatever fails before the saved memory is published, the machine continues. Afterwards its
+//! engine only ends.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use container_engine::{EngineExit, ResumeError, Running, SaveError};
+use container_file_share::{ShareReply, ShareRequest};
+use container_network::Network;
+use container_protocol::{ResumeToken, frame::FrameError, local::SuspendReply};
+use tokio::{
+    sync::oneshot,
+    task::{JoinError, spawn_blocking},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    agent_control::AgentControl,
+    boot_error::BootError,
+    entropy::read_random,
+    file_share::FileShareProcess,
+    guest_link::{GuestLink, ResumeLinkError},
+    launch::Launch,
+    resolver,
+    state::{MachineState, SuspendOrder},
+    suspended::{Surroundings, Unpublished, read_guest_files},
+};
+
+/// Timeout for an engine to end that has failed.
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time in which the connections of commands that have just ended are closed.
+const SESSION_END: Duration = Duration::from_secs(1);
+
+/// Time in which the end of the control stream is written to the channel.
+const FLUSH_TIME: Duration = Duration::from_millis(20);
+
+/// The parts of a running machine that take part in a suspension.
+pub(crate) struct Suspension {
+    pub engine: Box<dyn Running>,
+    /// Absent if nothing is shared.
+    pub file_share: Option<FileShareProcess>,
+    /// Absent if only the disk is read.
+    pub network: Option<Arc<Network>>,
+    pub link: GuestLink,
+    pub agent: AgentControl,
+    /// Whether the agent waits to be resumed.
+    pub is_agent_waiting: bool,
+}
+
+/// Outcome of a suspension.
+pub(crate) enum Outcome {
+    /// The machine is suspended.
+    Suspended,
+    /// The machine could not be suspended, and continues.
+    Continues(Box<Suspension>),
+    /// The machine could not be suspended, and its engine has ended.
+    Lost(EngineExit),
+}
+
+/// A machine cannot be suspended.
+#[derive(Debug, thiserror::Error)]
+enum SuspendError {
+    #[error("commands run in the machine (to end them, use --force)")]
+    Sessions,
+    #[error("a processor with virtualization cannot be saved")]
+    Virtualization,
+    #[error("the machine is not up")]
+    NotUp,
+    #[error("{0}")]
+    InUse(String),
+    #[error("cannot ask the process that shares the home directory: {0}")]
+    FileShare(FrameError),
+    #[error("{0}")]
+    Agent(String),
+    #[error(transparent)]
+    Link(#[from] ResumeLinkError),
+    #[error(transparent)]
+    GuestFiles(#[from] BootError),
+    #[error("cannot read random bytes: {0}")]
+    Random(io::Error),
+    #[error("cannot write the machine's memory to {}: {cause}", path.display())]
+    Write { path: PathBuf, cause: io::Error },
+    #[error("a thread has panicked: {0}")]
+    Panicked(JoinError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<JoinError> for SuspendError {
+    fn from(cause: JoinError) -> SuspendError {
+        SuspendError::Panicked(cause)
+    }
+}
+
+/// A machine that could not be suspended does not continue either.
+#[derive(Debug, thiserror::Error)]
+enum ContinueError {
+    #[error(transparent)]
+    Engine(#[from] ResumeError),
+    #[error(transparent)]
+    Link(#[from] ResumeLinkError),
+    #[error("cannot ask the process that shares the home directory: {0}")]
+    FileShare(FrameError),
+}
+
+impl SuspendError {
+    fn reply(&self) -> SuspendReply {
+        match self {
+            SuspendError::Sessions
+            | SuspendError::Virtualization
+            | SuspendError::NotUp
+            | SuspendError::InUse(_) => SuspendReply::Refused(self.to_string()),
+            _ => SuspendReply::Failed(self.to_string()),
+        }
+    }
+}
+
+impl Suspension {
+    /// Suspends the machine, and answers the order.
+    pub(crate) async fn run(
+        mut self,
+        order: SuspendOrder,
+        fingerprint: &str,
+        launch: &Launch,
+        machine: &MachineState,
+    ) -> Outcome {
+        let SuspendOrder { force, mut reply } = order;
+        let checked = self.check(force, fingerprint, launch, machine).await;
+        let (surroundings, token) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                // Fails if the client has disconnected, here and below.
+                let _ = reply.send(error.reply());
+                return Outcome::Continues(Box::new(self));
+            }
+        };
+        let saved = match self.pause(token).await {
+            Ok(()) => self.save(launch, surroundings, token, &mut reply).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = saved else {
+            let _ = reply.send(SuspendReply::Suspended);
+            self.engine.terminate().await;
+            return Outcome::Suspended;
+        };
+        tracing::warn!("the machine cannot be suspended: {error}");
+        match self.proceed(token).await {
+            Ok(()) => {
+                tokio::spawn(resolver::follow_host(self.link.opener.clone()));
+                machine.end_suspension(self.link.opener.clone());
+                let _ = reply.send(error.reply());
+                Outcome::Continues(Box::new(self))
+            }
+            Err(lost) => {
+                let message = format!("{error}; the machine does not continue: {lost}");
+                let _ = reply.send(SuspendReply::Failed(message.clone()));
+                let exit = timeout(ENGINE_TIMEOUT, self.engine.wait()).await;
+                self.engine.terminate().await;
+                Outcome::Lost(exit.unwrap_or(EngineExit::Failed(message)))
+            }
+        }
+    }
+    /// Checks that the machine can be suspended, and begins to. Returns what is needed to continue
+    /// it.
+    async fn check(
+        &mut self,
+        force: bool,
+        fingerprint: &str,
+        launch: &Launch,
+        machine: &MachineState,
+    ) -> Result<(Surroundings, ResumeToken), SuspendError> {
+        if launch.virtualization {
+            return Err(SuspendError::Virtualization);
+        }
+        if !force {
+            let ended = timeout(SESSION_END, machine.sessions_ended()).await;
+            ended.map_err(|_| SuspendError::Sessions)?;
+        }
+        let token = read_random().map_err(SuspendError::Random)?;
+        let guest_files = read_guest_files(&launch.architecture)?;
+        self.ask_file_share(ShareRequest::Check).await?;
+        if !machine.begin_suspension() {
+            return Err(SuspendError::NotUp);
+        }
+        let surroundings = Surroundings {
+            fingerprint: fingerprint.to_owned(),
+            guest_files,
+        };
+        Ok((surroundings, ResumeToken::new(token)))
+    }
+
+    /// Ends everything that connects the guest with the host. Connections and commands of clients
+    /// end.
+    async fn pause(&mut self, token: ResumeToken) -> Result<(), SuspendError> {
+        if let Some(network) = &self.network {
+            network.pause().await;
+        }
+        let prepared = self.agent.prepare_suspension(token).await;
+        prepared.map_err(SuspendError::Agent)?;
+        self.is_agent_waiting = true;
+        self.agent.close_completely().await;
+        sleep(FLUSH_TIME).await;
+        self.link.close(token).await?;
+        self.ask_file_share(ShareRequest::Pause).await
+    }
+
+    /// Saves the machine. Until the end it may still continue, and does if the client disconnects.
+    async fn save(
+        &mut self,
+        launch: &Launch,
+        surroundings: Surroundings,
+        token: ResumeToken,
+        reply: &mut oneshot::Sender<SuspendReply>,
+    ) -> Result<(), SuspendError> {
+        let failed = |cause| SuspendError::Write {
+            path: launch.suspended.clone(),
+            cause,
+        };
+        let unpublished = Unpublished::create(&launch.suspended).map_err(failed)?;
+        let memory = unpublished.memory();
+        tokio::select! {
+            saved = self.engine.save(&memory) => saved?,
+            () = reply.closed() => return Err(SuspendError::Cancelled),
+        }
+        let completed = spawn_blocking({
+            let launch = launch.clone();
+            move || {
+                unpublished.complete(&launch, &surroundings, token)?;
+                Ok(unpublished)
+            }
+        });
+        let completed: io::Result<Unpublished> = completed.await?;
+        completed.and_then(Unpublished::publish).map_err(failed)
+    }
+
+    /// Continues a machine that was not saved.
+    async fn proceed(&mut self, token: ResumeToken) -> Result<(), ContinueError> {
+        self.engine.resume().await?;
+        if let Some(file_share) = &mut self.file_share {
+            let continued = file_share.request(ShareRequest::Continue).await;
+            continued.map_err(ContinueError::FileShare)?;
+        }
+        if let Some(network) = &self.network {
+            network.resume();
+        }
+        if std::mem::take(&mut self.is_agent_waiting) {
+            let (control, _) = self.link.renew(token).await?;
+            self.agent = AgentControl::new(control);
+        }
+        Ok(())
+    }
+
+    async fn ask_file_share(&mut self, request: ShareRequest) -> Result<(), SuspendError> {
+        let Some(file_share) = &mut self.file_share else {
+            return Ok(());
+        };
+        let reply = file_share.request(request).await;
+        match reply.map_err(SuspendError::FileShare)? {
+            ShareReply::Done { .. } => Ok(()),
+            ShareReply::Refused(reason) => Err(SuspendError::InUse(reason)),
+        }
+    }
+}

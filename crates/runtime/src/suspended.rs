@@ -1,0 +1,462 @@
+//! The saved memory of a suspended machine, in its bundle.
+//!
+//! | directory | content |
+//! |---|---|
+//! | `suspended` | a suspended machine: its memory and `suspended.json` |
+//! | `.suspended.new` | one that is being saved, or was when its runtime was killed |
+//! | `.suspended.used` | one that was resumed or given up |
+//!
+//! `suspended` appears and disappears by a rename. It disappears before the resumed machine runs,
+//! so that no memory is ever used with a disk that has changed since. It also names the files that
+//! the disk may be, with the size and time of modification of each.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use container_engine::EngineSettings;
+use container_machine::KernelParameters;
+use container_protocol::ResumeToken;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    boot_error::BootError,
+    checksum::Checksum,
+    guest_files::GuestFiles,
+    launch::{HomeShare, Launch, Purpose},
+};
+
+/// Names of the files of a suspended machine.
+const MANIFEST: &str = "suspended.json";
+const NEW_MANIFEST: &str = "suspended.json.new";
+const MEMORY: &str = "memory";
+
+/// Version of the manifest.
+const VERSION: u32 = 1;
+
+/// Description of a suspended machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest {
+    version: u32,
+    /// [`Surroundings::fingerprint`].
+    engine: String,
+    /// [`Surroundings::guest_files`].
+    guest_files: Vec<Checksum>,
+    memory: Checksum,
+    /// The files that the disk may be, which have the same contents.
+    disks: Vec<DiskState>,
+    /// Mark of the streams of the resumed machine.
+    pub token: ResumeToken,
+    hardware: Hardware,
+}
+
+/// The file of a disk, as far as it can be identified without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct DiskState {
+    name: OsString,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// The part of a launch that is in the saved memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hardware {
+    cpus: u32,
+    memory: u64,
+    virtualization: bool,
+    kernel: PathBuf,
+    kernel_args: KernelParameters,
+    architecture: String,
+    engine: EngineSettings,
+    home: Option<HomeShare>,
+}
+
+/// What a machine must have in common with a suspended one to continue it.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    /// [`Prepared::fingerprint`](container_engine::Prepared::fingerprint).
+    pub fingerprint: String,
+    /// See [`read_guest_files`].
+    pub guest_files: Vec<Checksum>,
+}
+
+/// A suspended machine cannot be resumed. Its saved memory is kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnfitError {
+    #[error("its saved memory cannot be read: {0}")]
+    Read(io::Error),
+    #[error("its saved memory is damaged (the checksum differs)")]
+    Damaged,
+    #[error("it was suspended by another version of this program")]
+    Version,
+    #[error(
+        "QEMU, the accelerator or the processor of this host are not those that it was suspended \
+         with"
+    )]
+    Engine,
+    #[error("its agent is not that of this installation")]
+    Agent,
+    #[error("its disk has changed since it was suspended")]
+    Disk,
+}
+
+impl DiskState {
+    fn read(disk: &Path) -> io::Result<DiskState> {
+        let about = fs::metadata(disk)?;
+        Ok(DiskState {
+            name: disk.file_name().unwrap_or_default().to_owned(),
+            size: about.len(),
+            modified: (about.mtime(), about.mtime_nsec()),
+        })
+    }
+}
+
+impl Hardware {
+    fn of(launch: &Launch) -> Hardware {
+        Hardware {
+            cpus: launch.cpus,
+            memory: launch.memory,
+            virtualization: launch.virtualization,
+            kernel: launch.kernel.clone(),
+            kernel_args: launch.kernel_args.clone(),
+            architecture: launch.architecture.clone(),
+            engine: launch.engine.clone(),
+            home: launch.run_settings().and_then(|it| it.home.clone()),
+        }
+    }
+}
+
+/// Returns the checksums of the archives that a guest with programs of `architecture` boots with.
+pub(crate) fn read_guest_files(architecture: &str) -> Result<Vec<Checksum>, BootError> {
+    let GuestFiles { agent, interpreter } = GuestFiles::find(architecture)?;
+    let files = std::iter::once(agent).chain(interpreter);
+    let checksums = files.map(|file| Checksum::read(&file));
+    checksums
+        .collect::<io::Result<_>>()
+        .map_err(BootError::Initramfs)
+}
+
+/// A machine that is being saved. It is removed if it is dropped before [`publish`](Self::publish).
+#[derive(Debug)]
+pub(crate) struct Unpublished {
+    directory: PathBuf,
+    target: PathBuf,
+}
+
+impl Unpublished {
+    /// Creates the directory for a machine that will be suspended in `target`.
+    pub(crate) fn create(target: &Path) -> io::Result<Unpublished> {
+        remove_leftovers(target);
+        let directory = sibling(target, "new");
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        Ok(Unpublished {
+            directory,
+            target: target.to_owned(),
+        })
+    }
+
+    /// Returns the path for the memory.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.directory.join(MEMORY)
+    }
+
+    /// Writes everything but the memory, which the engine has written, and synchronizes it all. The
+    /// disk must not change any more.
+    pub(crate) fn complete(
+        &self,
+        launch: &Launch,
+        surroundings: &Surroundings,
+        token: ResumeToken,
+    ) -> io::Result<()> {
+        let memory = self.memory();
+        fs::set_permissions(&memory, Permissions::from_mode(0o600))?;
+        File::open(&memory)?.sync_all()?;
+        File::open(&launch.disk)?.sync_all()?;
+        let manifest = Manifest {
+            version: VERSION,
+            engine: surroundings.fingerprint.clone(),
+            guest_files: surroundings.guest_files.clone(),
+            memory: Checksum::read(&memory)?,
+            disks: vec![DiskState::read(&launch.disk)?],
+            token,
+            hardware: Hardware::of(launch),
+        };
+        write_synchronized(&self.directory.join(MANIFEST), &manifest)?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Makes the machine a suspended one.
+    pub(crate) fn publish(self) -> io::Result<()> {
+        fs::rename(&self.directory, &self.target)?;
+        synchronize_parent(&self.target)
+    }
+}
+
+impl Drop for Unpublished {
+    fn drop(&mut self) {
+        // Fails if it was published.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A suspended machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Suspended {
+    directory: PathBuf,
+    pub manifest: Manifest,
+}
+
+impl Suspended {
+    /// Reads the suspended machine in a directory; absent if the machine is not suspended.
+    pub(crate) fn find(directory: &Path) -> Result<Option<Suspended>, UnfitError> {
+        remove_leftovers(directory);
+        if !directory.exists() {
+            return Ok(None);
+        }
+        let manifest = read_manifest(directory).map_err(UnfitError::Read)?;
+        if manifest.version != VERSION {
+            return Err(UnfitError::Version);
+        }
+        Ok(Some(Suspended {
+            directory: directory.to_owned(),
+            manifest,
+        }))
+    }
+
+    /// Returns the path of the memory.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.directory.join(MEMORY)
+    }
+
+    /// Returns a launch with the hardware that the machine was suspended with.
+    pub(crate) fn launch(&self, launch: &Launch) -> Launch {
+        let hardware = self.manifest.hardware.clone();
+        let purpose = match launch.purpose.clone() {
+            Purpose::Run(mut settings) => {
+                settings.home = hardware.home;
+                Purpose::Run(settings)
+            }
+            Purpose::ReadDisk => Purpose::ReadDisk,
+        };
+        Launch {
+            purpose,
+            cpus: hardware.cpus,
+            memory: hardware.memory,
+            virtualization: hardware.virtualization,
+            kernel: hardware.kernel,
+            kernel_args: hardware.kernel_args,
+            architecture: hardware.architecture,
+            engine: hardware.engine,
+            ..launch.clone()
+        }
+    }
+
+    /// Checks that the machine can be resumed with this engine, guest and disk.
+    pub(crate) fn check(&self, found: &Surroundings, disk: &Path) -> Result<(), UnfitError> {
+        if self.manifest.engine != found.fingerprint {
+            return Err(UnfitError::Engine);
+        }
+        if self.manifest.guest_files != found.guest_files {
+            return Err(UnfitError::Agent);
+        }
+        let disk = DiskState::read(disk).map_err(UnfitError::Read)?;
+        if !self.manifest.disks.contains(&disk) {
+            return Err(UnfitError::Disk);
+        }
+        Ok(())
+    }
+
+    /// Checks that the memory is what was written.
+    pub(crate) fn check_memory(&self) -> Result<(), UnfitError> {
+        let found = Checksum::read(&self.memory()).map_err(UnfitError::Read)?;
+        if found != self.manifest.memory {
+            return Err(UnfitError::Damaged);
+        }
+        Ok(())
+    }
+
+    /// Marks the memory as used: the machine is not suspended any more.
+    pub(crate) fn consume(&self) -> io::Result<()> {
+        give_up(&self.directory)
+    }
+}
+
+/// Gives up a suspended machine: what is only in its memory is lost.
+///
+/// # Errors
+/// If the directory cannot be renamed. The machine is suspended then.
+pub fn discard(directory: &Path) -> io::Result<()> {
+    give_up(directory)?;
+    remove_leftovers(directory);
+    Ok(())
+}
+
+/// Permits another file as the disk of a suspended machine, which has the same contents: an empty
+/// overlay of the current one.
+///
+/// # Errors
+/// If the machine's description cannot be read or written. It is as before then.
+pub fn permit_disk(directory: &Path, disk: &Path) -> io::Result<()> {
+    let mut manifest = read_manifest(directory)?;
+    manifest.disks.push(DiskState::read(disk)?);
+    let new = directory.join(NEW_MANIFEST);
+    write_synchronized(&new, &manifest)?;
+    fs::rename(new, directory.join(MANIFEST))?;
+    File::open(directory)?.sync_all()
+}
+
+fn give_up(directory: &Path) -> io::Result<()> {
+    fs::rename(directory, sibling(directory, "used"))?;
+    synchronize_parent(directory)
+}
+
+/// Removes what a runtime that was killed has left. The caller is the only one that changes the
+/// machine.
+fn remove_leftovers(directory: &Path) {
+    for suffix in ["new", "used"] {
+        // Usually there are none. What cannot be removed is not used either.
+        let _ = fs::remove_dir_all(sibling(directory, suffix));
+    }
+}
+
+/// Returns the path of a hidden directory beside `directory`.
+fn sibling(directory: &Path, suffix: &str) -> PathBuf {
+    let name = directory.file_name().unwrap_or_default();
+    directory.with_file_name(format!(".{}.{suffix}", name.to_string_lossy()))
+}
+
+fn read_manifest(directory: &Path) -> io::Result<Manifest> {
+    let json = fs::read(directory.join(MANIFEST))?;
+    Ok(serde_json::from_slice(&json)?)
+}
+
+fn write_synchronized(path: &Path, manifest: &Manifest) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&serde_json::to_vec(manifest)?)?;
+    file.sync_all()
+}
+
+fn synchronize_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch;
+
+    /// A bundle with a disk.
+    struct Fixture {
+        bundle: tempfile::TempDir,
+        launch: Launch,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let bundle = tempfile::tempdir().unwrap();
+            let disk = bundle.path().join("disk-1.qcow2");
+            fs::write(&disk, "disk").unwrap();
+            let launch = Launch {
+                disk,
+                ..launch::tests::example()
+            };
+            Fixture { bundle, launch }
+        }
+
+        fn directory(&self) -> PathBuf {
+            self.bundle.path().join("suspended")
+        }
+
+        fn unpublished(&self) -> Unpublished {
+            let new = Unpublished::create(&self.directory()).unwrap();
+            fs::write(new.memory(), "memory").unwrap();
+            let token = ResumeToken::new([7; 16]);
+            new.complete(&self.launch, &surroundings("qemu", &[]), token)
+                .unwrap();
+            new
+        }
+
+        fn find(&self) -> Option<Suspended> {
+            Suspended::find(&self.directory()).unwrap()
+        }
+    }
+
+    fn surroundings(fingerprint: &str, guest_files: &[Checksum]) -> Surroundings {
+        Surroundings {
+            fingerprint: fingerprint.to_owned(),
+            guest_files: guest_files.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_machine_is_resumed_once() {
+        let fixture = Fixture::new();
+        let unpublished = fixture.unpublished();
+        assert!(fixture.find().is_none(), "it is not published");
+        drop(unpublished);
+        let unpublished = fixture.unpublished();
+        unpublished.publish().unwrap();
+        let suspended = fixture.find().unwrap();
+        let mode = fs::metadata(suspended.memory()).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        suspended.check_memory().unwrap();
+        let launch = Launch {
+            cpus: 8,
+            ..fixture.launch.clone()
+        };
+        assert_eq!(suspended.launch(&launch), fixture.launch);
+        suspended.consume().unwrap();
+        assert!(fixture.find().is_none());
+        assert_eq!(fs::read_dir(fixture.bundle.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_kept() {
+        let fixture = Fixture::new();
+        fixture.unpublished().publish().unwrap();
+        let suspended = fixture.find().unwrap();
+        let disk = &fixture.launch.disk;
+        suspended.check(&surroundings("qemu", &[]), disk).unwrap();
+        let other_engine = suspended.check(&surroundings("other", &[]), disk);
+        assert!(matches!(other_engine, Err(UnfitError::Engine)));
+        let agent = [Checksum::read(disk).unwrap()];
+        let other_agent = suspended.check(&surroundings("qemu", &agent), disk);
+        assert!(matches!(other_agent, Err(UnfitError::Agent)));
+        fs::write(disk, "changed").unwrap();
+        let changed = suspended.check(&surroundings("qemu", &[]), disk);
+        assert!(matches!(changed, Err(UnfitError::Disk)));
+        fs::write(suspended.memory(), "Memory").unwrap();
+        let damaged = suspended.check_memory();
+        assert!(matches!(damaged, Err(UnfitError::Damaged)));
+        fs::write(fixture.directory().join(MANIFEST), "{").unwrap();
+        assert!(Suspended::find(&fixture.directory()).is_err());
+        discard(&fixture.directory()).unwrap();
+        assert!(fixture.find().is_none());
+    }
+
+    #[test]
+    fn an_overlay_may_become_the_disk() {
+        let fixture = Fixture::new();
+        fixture.unpublished().publish().unwrap();
+        let overlay = fixture.bundle.path().join("disk-2.qcow2");
+        fs::write(&overlay, "empty").unwrap();
+        let check = |disk: &Path| {
+            let suspended = fixture.find().unwrap();
+            suspended.check(&surroundings("qemu", &[]), disk)
+        };
+        assert!(check(&overlay).is_err());
+        permit_disk(&fixture.directory(), &overlay).unwrap();
+        check(&overlay).unwrap();
+        // The one before still may: the machine may have been killed before it was replaced.
+        check(&fixture.launch.disk).unwrap();
+    }
+}
