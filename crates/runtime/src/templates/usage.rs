@@ -98,7 +98,7 @@ mod tests {
         fs::write(&kernel, "kernel").unwrap();
         publish(
             &templates,
-            TemplateKey::new("old".to_owned(), &[kernel.clone()]).unwrap(),
+            TemplateKey::new("old".to_owned(), std::slice::from_ref(&kernel)).unwrap(),
         );
         fs::remove_file(&kernel).unwrap();
 
