@@ -69,7 +69,7 @@ pub(crate) struct Backend<F: InnerFileSystem> {
     /// Whether `VIRTIO_RING_F_EVENT_IDX` was negotiated.
     has_event_index: AtomicBool,
     gate: Arc<Gate>,
-    /// Tells the thread that takes requests to look at all queues.
+    /// Wakes the thread that takes requests, to look at all queues.
     wake: EventFd,
     /// Result of saving or restoring the state, which a thread does.
     transfer: Mutex<Option<Receiver<io::Result<()>>>>,
