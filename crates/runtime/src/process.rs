@@ -3,12 +3,14 @@
 use std::{
     fs,
     io::{self, Read, Write},
+    path::Path,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use container_engine::EngineExit;
+use container_engine::{EngineExit, disk};
 use container_machine::{ProcessLock, ProcessLockError};
 use container_protocol::{BootOccasion, local};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -33,6 +35,9 @@ use crate::{
 /// Timeout for the lock. The runtime of the previous boot closes its clients' connections before it
 /// releases the lock, so a new one may start while the old one still ends.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Interval at which the disk is looked at.
+const DISK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Grace period in seconds when this process gets SIGTERM. It is shorter than the 90 s after which
 /// systemd kills the processes of a host that shuts down.
@@ -89,6 +94,7 @@ fn run() -> Result<(), RunError> {
     let directory = &launch.runtime_directory;
     let lock = ProcessLock::acquire(&launch.lock, LOCK_TIMEOUT).map_err(RunError::Lock)?;
     let _lock = lock.ok_or(RunError::AlreadyRunning)?;
+    await_disk(&launch.disk);
     create_private(directory).map_err(failed_to(format!("create {}", directory.display())))?;
     // One thread: the engine and the file share are killed when the thread that started them ends.
     let events = runtime::Builder::new_current_thread()
@@ -102,6 +108,15 @@ fn run() -> Result<(), RunError> {
     // Closes the connections of the clients that wait for the end of the machine.
     drop(events);
     outcome
+}
+
+/// Waits until the engine of a runtime that was killed has ended. If it does not, or the disk
+/// cannot be read, the new engine says so.
+fn await_disk(disk: &Path) {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    while disk::is_in_use(disk).unwrap_or(false) && Instant::now() < deadline {
+        thread::sleep(DISK_INTERVAL);
+    }
 }
 
 fn failed_to(action: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {

@@ -18,6 +18,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+
 use super::program::{IMAGE_TOOL, find};
 use crate::interface::MissingProgram;
 
@@ -161,6 +166,28 @@ pub fn grow(disk: &Path, capacity: u64) -> Result<(), DiskError> {
 pub fn read_capacity(disk: &Path) -> Result<u64, DiskError> {
     let read = || Ok(Header::read(&File::open(disk)?)?.size);
     read().map_err(|cause| read_error(disk, cause))
+}
+
+/// Returns whether a process of QEMU has a disk open. One that was killed has it until it has
+/// ended.
+///
+/// # Errors
+/// [`DiskError::Read`].
+pub fn is_in_use(disk: &Path) -> Result<bool, DiskError> {
+    // The bytes that QEMU locks (block/file-posix.c, `RAW_LOCK_PERM_BASE`, `RAW_LOCK_SHARED_BASE`).
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 100,
+        l_len: 200,
+        l_pid: 0,
+    };
+    let mut find = || {
+        let file = File::open(disk)?;
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    };
+    find().map_err(|cause| read_error(disk, cause))
 }
 
 /// What a disk or layer is an overlay of.
@@ -440,6 +467,31 @@ mod tests {
             create_on_layer(layer, &disk, 1 << 20).unwrap();
             assert!(read_layers(&disk).is_err(), "{layer}");
         }
+    }
+
+    #[test]
+    fn a_disk_of_a_running_program_is_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().join("disk.qcow2");
+        create_empty(&disk, 1 << 20).unwrap();
+        assert!(!is_in_use(&disk).unwrap());
+        let mut user = Command::new("qemu-io")
+            .arg(&disk)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It prints its prompt when it has opened the disk.
+        let mut prompt = [0];
+        user.stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut prompt)
+            .unwrap();
+        assert!(is_in_use(&disk).unwrap());
+        user.kill().unwrap();
+        user.wait().unwrap();
+        assert!(!is_in_use(&disk).unwrap());
     }
 
     #[test]
