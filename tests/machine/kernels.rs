@@ -130,7 +130,8 @@ fn hanging_kernel_is_ended(lab: &Lab) {
 }
 
 /// Parts of warnings about the clocks of an emulated processor on a busy host.
-const CLOCK_WARNINGS: [&str; 5] = [
+const CLOCK_WARNINGS: [&str; 6] = [
+    "APIC calibration not consistent with PM-Timer",
     "tsc: Unable to calibrate against PIT",
     "hrtimer: interrupt took ",
     "APIC timer disabled due to verification failure",
