@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_searched_only_where_there_may_be_one() {
+    fn a_store_with_settings_is_searched() {
         let home = tempfile::tempdir().unwrap();
         let variables = |name: &str, path: &Path| {
             let variable = (name.to_owned(), path.display().to_string());
