@@ -23,6 +23,7 @@ mod foreign;
 mod home_features;
 mod home_stress;
 mod identity;
+mod idle;
 mod images;
 mod inits;
 mod kernels;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         system::TESTS,
         templates::TESTS,
         suspend::TESTS,
+        idle::TESTS,
         early_commands::TESTS,
         sessions::TESTS,
         accounts::TESTS,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use container_machine::{
-    DiskCapacity, HomeMount, ImageDescription, KernelParameters, MachineId, Memory, Platform,
-    PrivateHome, UserSetup,
+    DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, MachineId, Memory,
+    Platform, PrivateHome, UserSetup,
 };
 use container_protocol::{
     PublishedPort,
@@ -55,6 +55,8 @@ pub struct BootChange {
     pub disk_capacity: Option<DiskCapacity>,
     /// Mode of the shared home.
     pub home_mount: Option<HomeMount>,
+    /// Idle time after which the machine is suspended.
+    pub idle_suspend: Option<IdleSuspend>,
     /// Kernel of the machine.
     pub kernel: Option<KernelChoice>,
     /// Kernel parameters. They replace all current ones.
@@ -105,6 +107,8 @@ impl From<KernelChoice> for PathBuf {
 pub struct BootRequest {
     /// Whether the machine boots with the built-in init in place of its own, to be repaired.
     pub rescue: bool,
+    /// Whether only a suspended machine is started.
+    pub if_suspended: bool,
 }
 
 /// Request to stop a machine.
@@ -157,7 +161,7 @@ pub struct Ports {
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
     /// Whether the machine is running, so that the change applies after its next boot. Published
-    /// ports apply at once, so a change of them alone does not count.
+    /// ports and the idle time apply at once, so a change of them alone does not count.
     pub running: bool,
     /// Whether the machine is suspended, so that the change applies after it was stopped.
     #[serde(default)]
@@ -245,6 +249,9 @@ pub struct MachineState {
     pub home_mount: HomeMount,
     /// Id of the machine.
     pub id: MachineId,
+    /// Idle time after which the machine is suspended; absent if it never is by itself.
+    #[serde(default, skip_serializing_if = "IdleSuspend::is_off")]
+    pub idle_suspend: IdleSuspend,
     /// Image that the machine was created from.
     pub image: ImageDescription,
     /// Init: a path in the machine, or `built-in`. Absent unless the machine is running.

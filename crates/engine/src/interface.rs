@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -78,6 +79,9 @@ pub trait Running: Send {
     /// Ends the machine without asking the guest, after the disk's writes have been handed to the
     /// host. Returns when the machine has ended.
     fn terminate(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Returns the processor time that the machine has used; absent if it is not known.
+    fn processor_time(&self) -> Option<Duration>;
 
     /// Returns the machine's disk; absent after [`terminate`](Self::terminate).
     fn disk(&self) -> Option<Arc<dyn LiveDisk>>;

@@ -255,6 +255,7 @@ mod tests {
             cpus: NonZeroU32::MIN,
             disk_capacity: DiskCapacity::default(),
             home_mount: HomeMount::Rw,
+            idle_suspend: crate::IdleSuspend::default(),
             kernel: None,
             kernel_args: crate::KernelParameters::default(),
             memory: Memory::half_of(0),

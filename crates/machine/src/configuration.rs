@@ -6,7 +6,10 @@ use container_protocol::PublishedPort;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{DiskCapacity, HomeMount, KernelParameters, MachineId, Memory, PrivateHome, UserSetup};
+use crate::{
+    DiskCapacity, HomeMount, IdleSuspend, KernelParameters, MachineId, Memory, PrivateHome,
+    UserSetup,
+};
 
 /// `config.json`: what was fixed when the machine was created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,9 @@ pub struct BootConfiguration {
     pub disk_capacity: DiskCapacity,
     /// Mode of the shared home.
     pub home_mount: HomeMount,
+    /// Idle time after which the machine is suspended.
+    #[serde(default, skip_serializing_if = "IdleSuspend::is_off")]
+    pub idle_suspend: IdleSuspend,
     /// Path of the kernel's image; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,

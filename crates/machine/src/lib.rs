@@ -39,7 +39,7 @@
 //! | `bundles`, `bundle`, `atomic_file` | all machines, the files of one, atomic replacement |
 //! | `configuration` | the two JSON files |
 //! | `snapshot`, `disk_file` | snapshots, and the files of disks |
-//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `kernel_parameters`, `user`, `address` | validated values |
+//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `user`, `address` | validated values |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
 //!
@@ -71,6 +71,7 @@ mod disk_file;
 mod dns;
 mod home_mount;
 mod id;
+mod idle_suspend;
 mod kernel_parameters;
 mod log;
 mod malloc;
@@ -94,6 +95,7 @@ pub use disk_file::{DiskFile, InvalidDiskFileName};
 pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
+pub use idle_suspend::{IdleSuspend, InvalidIdleSuspend};
 pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
 pub use log::{last_lines, rotated_log};
 pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io, mem,
     net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -17,7 +18,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::host_socket::{HostSocket, HostSocketError};
+use crate::{
+    held::{HeldSockets, Purpose},
+    host_socket::{HostSocket, HostSocketError},
+};
 
 /// Interval at which listeners that could not be opened are retried: the program that occupies the
 /// port may have ended.
@@ -75,6 +79,10 @@ pub(crate) struct HostListeners {
     published: Vec<PublishedPort>,
     /// By the host's address, including those that could not be opened.
     listeners: HashMap<(Transport, SocketAddr), HostListener>,
+    /// Open sockets that were taken over, until the guest's ports are known.
+    taken_over: HashMap<(Transport, SocketAddr), HostSocket>,
+    /// Whether nothing is accepted until the guest's ports are known.
+    awaits_guest: bool,
     /// The listeners' states for [`crate::Network::ports`].
     statuses: Arc<Mutex<Vec<PortStatus>>>,
     /// Fires when failed listeners are to be retried; `None` when all are open.
@@ -100,9 +108,35 @@ impl HostListeners {
             guest: BTreeMap::new(),
             published: Vec::new(),
             listeners: HashMap::new(),
+            taken_over: HashMap::new(),
+            awaits_guest: false,
             statuses,
             retry: None,
         }
+    }
+
+    /// Takes over the open sockets of a network that has ended. What waits there is accepted once
+    /// the guest's ports are known.
+    pub(crate) fn take_over(&mut self, sockets: Vec<((Transport, SocketAddr), OwnedFd)>) {
+        self.awaits_guest = true;
+        for ((transport, address), socket) in sockets {
+            match HostSocket::from_open(transport, socket) {
+                Ok(socket) => {
+                    self.taken_over.insert((transport, address), socket);
+                }
+                Err(error) => tracing::warn!("cannot continue to listen on {address}: {error}"),
+            }
+        }
+    }
+
+    /// Adds the open sockets to `held`.
+    pub(crate) fn hold(&self, held: &mut HeldSockets) -> io::Result<()> {
+        for ((transport, address), listener) in &self.listeners {
+            if let Ok(socket) = &listener.socket {
+                held.add(Purpose::Listener(*transport, *address), socket.duplicate()?);
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the list of ports that the guest listens on.
@@ -111,7 +145,9 @@ impl HostListeners {
         self.guest = ports
             .map(|port| ((port.transport, port.port), port))
             .collect();
+        self.awaits_guest = false;
         self.update();
+        self.taken_over.clear();
     }
 
     /// Replaces the list of published ports.
@@ -146,8 +182,9 @@ impl HostListeners {
             if self.listeners.contains_key(&key) {
                 continue;
             }
-            let socket = match previous.remove(&key).map(|listener| listener.socket) {
-                Some(Ok(socket)) => Ok(socket),
+            let open = previous.remove(&key).and_then(|it| it.socket.ok());
+            let socket = match open.or_else(|| self.taken_over.remove(&key)) {
+                Some(socket) => Ok(socket),
                 _ if self.listeners.len() >= self.max_listeners => {
                     Err(HostSocketError::TooManyPorts)
                 }
@@ -196,6 +233,9 @@ impl HostListeners {
 
     /// Accepts the next connection.
     pub(crate) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<AcceptedConnection> {
+        if self.awaits_guest {
+            return Poll::Pending;
+        }
         for ((_, host), listener) in &self.listeners {
             let Ok(HostSocket::Tcp(socket)) = &listener.socket else {
                 continue;
@@ -223,6 +263,9 @@ impl HostListeners {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<ReceivedDatagram> {
+        if self.awaits_guest {
+            return Poll::Pending;
+        }
         for ((_, host), listener) in &self.listeners {
             let Ok(HostSocket::Udp(socket)) = &listener.socket else {
                 continue;

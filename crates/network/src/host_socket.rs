@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{self, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
 };
 
 use container_protocol::Transport;
@@ -60,6 +61,22 @@ impl HostSocket {
             Transport::Udp => bind(address).map(HostSocket::Udp),
         };
         opened.map_err(|cause| HostSocketError::new(address, cause))
+    }
+
+    /// Returns a socket that is open already.
+    pub(crate) fn from_open(transport: Transport, socket: OwnedFd) -> io::Result<HostSocket> {
+        match transport {
+            Transport::Tcp => TcpListener::from_std(socket.into()).map(HostSocket::Tcp),
+            Transport::Udp => UdpSocket::from_std(socket.into()).map(HostSocket::Udp),
+        }
+    }
+
+    /// Returns another descriptor of the same socket.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            HostSocket::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
+            HostSocket::Udp(socket) => socket.as_fd().try_clone_to_owned(),
+        }
     }
 }
 

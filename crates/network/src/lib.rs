@@ -21,6 +21,8 @@
 //! | `udp`, `host_senders` | UDP: sockets on the host for the guest, and the reverse |
 //! | `echo` | `ping` |
 //! | `host_listeners`, `host_socket`, `connect_queue` | connections from the host to the guest |
+//! | `held`, `stand_in` | sockets of a suspended machine, until it is used |
+//! | `usage` | whether the network is in use |
 //! | `connection_owner` | which user has connected |
 //! | `peers` | packets and names of the user's other machines |
 //! | `name_server`, `host_name_server` | DNS for the guest; DNS for the host |
@@ -66,6 +68,7 @@ mod fragments;
 mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod held;
 mod host_listeners;
 mod host_name_server;
 mod host_resolver;
@@ -80,8 +83,10 @@ mod refusals;
 mod router;
 mod settings;
 mod stack;
+mod stand_in;
 mod tcp_stack;
 mod udp;
+mod usage;
 
 use std::{
     io,
@@ -94,14 +99,19 @@ use container_machine::MachineAddress;
 use container_protocol::{PublishedPort, local::PortStatus};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::stack::PortChange;
+use crate::{
+    stack::{Channels, PortChange},
+    usage::Usage,
+};
 
 pub use address::{GATEWAY, GATEWAY6, PREFIX, PREFIX6, ipv6_address, mac_address};
+pub use held::HeldSockets;
 pub use host_listeners::{GuestPort, Reach};
 pub use host_resolver::HostResolver;
 pub use packet::MTU;
 pub use policy::Policy;
 pub use settings::Settings;
+pub use stand_in::StandIn;
 
 /// A running network. It stops when this is dropped, or when the card's other end is closed.
 #[derive(Debug)]
@@ -112,6 +122,7 @@ pub struct Network {
     /// Taken by [`Network::take_refused`].
     refused: Mutex<Option<mpsc::UnboundedReceiver<u16>>>,
     address: MachineAddress,
+    usage: Arc<Usage>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -121,11 +132,38 @@ impl Network {
     /// # Errors
     /// If the thread or its event loop cannot be created.
     pub fn start(card: UnixDatagram, settings: Settings) -> io::Result<Network> {
+        Network::start_with(card, settings, None)
+    }
+
+    /// Starts to serve the card of a machine that is resumed, with the open sockets of its earlier
+    /// network if they were held. Connections of the host wait until the guest's ports are known.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn take_over(
+        card: UnixDatagram,
+        settings: Settings,
+        held: HeldSockets,
+    ) -> io::Result<Network> {
+        Network::start_with(card, settings, Some(held))
+    }
+
+    fn start_with(
+        card: UnixDatagram,
+        settings: Settings,
+        held: Option<HeldSockets>,
+    ) -> io::Result<Network> {
         let address = settings.address;
         let (changes, change_receiver) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(Vec::new()));
-        let published_statuses = Arc::clone(&statuses);
+        let usage = Arc::new(Usage::default());
         let (refused, refused_receiver) = mpsc::unbounded_channel();
+        let channels = Channels {
+            changes: change_receiver,
+            statuses: Arc::clone(&statuses),
+            refused,
+            usage: Arc::clone(&usage),
+        };
         let events = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -133,8 +171,7 @@ impl Network {
         let thread = thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
-                let served =
-                    stack::serve(card, settings, change_receiver, published_statuses, refused);
+                let served = stack::serve(card, settings, held, channels);
                 if let Err(error) = events.block_on(served) {
                     tracing::error!("the machine's network failed: {error}");
                 }
@@ -144,6 +181,7 @@ impl Network {
             statuses,
             refused: Mutex::new(Some(refused_receiver)),
             address,
+            usage,
             thread: Some(thread),
         })
     }
@@ -181,6 +219,36 @@ impl Network {
         self.send(PortChange::Pause(done));
         // An error means that the network has stopped, and there is nothing to wait for.
         let _ = is_done.await;
+    }
+
+    /// Returns the number of uses since the start: connections and datagrams of the host, and
+    /// packets from and to other machines.
+    pub fn uses(&self) -> u64 {
+        self.usage.uses()
+    }
+
+    /// Whether there are TCP connections between the guest and the host or a server.
+    pub fn has_connections(&self) -> bool {
+        self.usage.has_connections()
+    }
+
+    /// Passes nothing on until [`resume`](Self::resume), unless there are connections or the
+    /// network was used since [`uses`](Self::uses) was this number. Returns whether it is paused.
+    pub async fn pause_if_idle(&self, uses: u64) -> bool {
+        let (done, is_paused) = oneshot::channel();
+        self.send(PortChange::PauseIfIdle(uses, done));
+        is_paused.await.unwrap_or(false)
+    }
+
+    /// Ends a paused network, whose sockets on the host stay open.
+    ///
+    /// # Errors
+    /// If the sockets cannot be kept, or the network has ended before.
+    pub async fn hold(&self) -> io::Result<HeldSockets> {
+        let (done, held) = oneshot::channel();
+        self.send(PortChange::Hold(done));
+        let ended = |_| io::Error::from(io::ErrorKind::NotConnected);
+        held.await.map_err(ended)?
     }
 
     /// Passes everything on again.

@@ -7,8 +7,10 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
 };
 
@@ -23,20 +25,30 @@ pub(crate) struct PeerNetwork {
     socket: AsyncDatagram,
     socket_name: String,
     id: String,
+    /// Whether socket and name stay when this is dropped.
+    is_held: AtomicBool,
 }
 
 impl PeerNetwork {
-    /// Adds a machine. Its socket and name are replaced if a crash has left them behind.
+    /// Adds a machine, with a socket that was [held](Self::hold) if there is one. Its socket and
+    /// name are replaced if a crash has left them behind.
     pub(crate) fn join(
         directory: &Path,
         id: &str,
         address: MachineAddress,
+        held: Option<OwnedFd>,
     ) -> io::Result<PeerNetwork> {
         let directory = File::open(directory)?;
         let socket_name = address.guest().to_string();
         let socket_path = path_in(&directory, &socket_name);
-        remove_if_present(&socket_path)?;
-        let socket = AsyncDatagram::bind(&socket_path)?;
+        // One without a name is of another directory, or was removed with it.
+        let socket = match held.filter(|_| socket_path.exists()) {
+            Some(held) => AsyncDatagram::from_std(UnixDatagram::from(held))?,
+            None => {
+                remove_if_present(&socket_path)?;
+                AsyncDatagram::bind(&socket_path)?
+            }
+        };
         let link = path_in(&directory, id);
         remove_if_present(&link)?;
         std::os::unix::fs::symlink(&socket_name, &link)?;
@@ -45,7 +57,15 @@ impl PeerNetwork {
             socket,
             socket_name,
             id: id.to_owned(),
+            is_held: AtomicBool::new(false),
         })
+    }
+
+    /// Returns the socket. It keeps its name, and receives packets when this is dropped.
+    pub(crate) fn hold(&self) -> io::Result<OwnedFd> {
+        let socket = self.socket.as_fd().try_clone_to_owned()?;
+        self.is_held.store(true, Ordering::Relaxed);
+        Ok(socket)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -82,7 +102,8 @@ impl PeerNetwork {
         Poll::Pending
     }
 
-    /// Returns the address of the running machine with this id.
+    /// Returns the address of the machine with this id, which is running or is resumed when it is
+    /// used. Being looked up is a use: an empty packet tells it so.
     pub(crate) fn address_of(&self, id: &str) -> Option<Ipv4Addr> {
         // The id comes out of a DNS query, and must not lead out of the directory.
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
@@ -90,7 +111,10 @@ impl PeerNetwork {
             return None;
         }
         let target = fs::read_link(self.path(id)).ok()?;
-        target.to_str()?.parse().ok()
+        let address = target.to_str()?.parse().ok()?;
+        // Fails if a crash has left the name behind.
+        let _ = self.socket.try_send_to(&[], self.path(target.to_str()?));
+        Some(address)
     }
 
     /// Returns the id of the running machine with this address.
@@ -107,6 +131,9 @@ impl PeerNetwork {
 
 impl Drop for PeerNetwork {
     fn drop(&mut self) {
+        if *self.is_held.get_mut() {
+            return;
+        }
         let _ = remove_if_present(&self.path(&self.id));
         let _ = remove_if_present(&self.path(&self.socket_name));
     }

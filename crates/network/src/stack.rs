@@ -31,6 +31,7 @@ use crate::{
     echo::{EchoRequest, Pinger},
     fragments::{self, Reassembly},
     frame::{Frame, HEADER_LENGTH},
+    held::{HeldSockets, Purpose},
     host_listeners::{AcceptedConnection, GuestPort, HostListeners, Reach, ReceivedDatagram},
     host_name_server,
     host_resolver::{self, HostResolver},
@@ -45,6 +46,7 @@ use crate::{
     settings::Settings,
     tcp_stack::{FlowKey, TcpStack},
     udp::UdpFlows,
+    usage::Usage,
 };
 
 /// Limit of frames read from the card before everything else is polled.
@@ -76,20 +78,33 @@ pub(crate) enum PortChange {
     /// Resets all connections, and passes nothing on until `Continue`. The sender is used once the
     /// guest's card has the resets.
     Pause(oneshot::Sender<()>),
+    /// Passes nothing on until `Continue`, if there are no connections and the number of uses is
+    /// still this one. The sender is used with the answer.
+    PauseIfIdle(u64, oneshot::Sender<bool>),
     /// Passes everything on again.
     Continue,
+    /// Ends, with the sockets of the host still open.
+    Hold(oneshot::Sender<io::Result<HeldSockets>>),
 }
 
-/// Serves the card until its other end is closed, or the [`crate::Network`] is dropped.
+/// The ends of a network's channels that its task has.
+pub(crate) struct Channels {
+    pub changes: mpsc::UnboundedReceiver<PortChange>,
+    pub statuses: Arc<Mutex<Vec<PortStatus>>>,
+    pub refused: mpsc::UnboundedSender<u16>,
+    pub usage: Arc<Usage>,
+}
+
+/// Serves the card until its other end is closed, or the [`crate::Network`] is dropped. With the
+/// sockets of a network that was held, nothing is accepted until the guest's ports are known.
 pub(crate) async fn serve(
     card: UnixDatagram,
     settings: Settings,
-    changes: mpsc::UnboundedReceiver<PortChange>,
-    statuses: Arc<Mutex<Vec<PortStatus>>>,
-    refused: mpsc::UnboundedSender<u16>,
+    held: Option<HeldSockets>,
+    channels: Channels,
 ) -> io::Result<()> {
     let name_server = settings.name_server;
-    let mut stack = Stack::new(card, settings, changes, statuses, refused)?;
+    let mut stack = Stack::new(card, settings, held, channels)?;
     tokio::spawn(host_name_server::serve(
         name_server,
         Arc::clone(&stack.peers),
@@ -125,6 +140,7 @@ struct Stack {
     /// Waits for the resets of a pause.
     pausing: Option<oneshot::Sender<()>>,
     changes: mpsc::UnboundedReceiver<PortChange>,
+    usage: Arc<Usage>,
     /// Wakes the task for the stack's next timer.
     timer: Pin<Box<Sleep>>,
     /// Buffer for a frame of the guest.
@@ -137,17 +153,29 @@ impl Stack {
     fn new(
         card: UnixDatagram,
         settings: Settings,
-        changes: mpsc::UnboundedReceiver<PortChange>,
-        statuses: Arc<Mutex<Vec<PortStatus>>>,
-        refused: mpsc::UnboundedSender<u16>,
+        held: Option<HeldSockets>,
+        channels: Channels,
     ) -> io::Result<Stack> {
         let address = settings.address;
+        let is_taken_over = held.is_some();
+        let (mut held_listeners, mut held_peers) = (Vec::new(), None);
+        for (purpose, socket) in held.unwrap_or_default().take_all() {
+            match purpose {
+                Purpose::Listener(transport, host) => {
+                    held_listeners.push(((transport, host), socket));
+                }
+                Purpose::Peers => held_peers = Some(socket),
+            }
+        }
         let mut link = Link::new(AsyncDatagram::from_std(card)?, address);
         let (to_guest, injected) = mpsc::channel(INJECTED_CAPACITY);
-        let peers = PeerNetwork::join(&settings.peer_directory, &settings.id, address)?;
+        let peers = PeerNetwork::join(&settings.peer_directory, &settings.id, address, held_peers)?;
         let peers = Arc::new(peers);
         let max_files = max_open_files() / FILE_LIMIT_PARTS;
-        let mut listeners = HostListeners::new(address.host(), max_files, statuses);
+        let mut listeners = HostListeners::new(address.host(), max_files, channels.statuses);
+        if is_taken_over {
+            listeners.take_over(held_listeners);
+        }
         listeners.set_published(settings.published);
         Ok(Stack {
             address,
@@ -163,12 +191,13 @@ impl Stack {
             to_guest,
             is_router: false,
             reassembly: Reassembly::default(),
-            refusals: Refusals::new(refused),
+            refusals: Refusals::new(channels.refused),
             is_paused: false,
             pausing: None,
             peers,
             injected,
-            changes,
+            changes: channels.changes,
+            usage: channels.usage,
             timer: Box::pin(sleep(Duration::ZERO)),
             frame: vec![0; HEADER_LENGTH + MAX_PACKET],
             buffer: vec![0; MAX_PACKET].into_boxed_slice(),
@@ -195,6 +224,8 @@ impl Stack {
         self.link.poll_send(context)?;
         self.remove_closed();
         self.poll_pause(context);
+        self.usage
+            .set_connections(self.tcp.len() + self.connect_queue.len());
         let is_overdue = self.poll_timer(now, context);
         if has_more_frames || is_overdue {
             context.waker().wake_by_ref();
@@ -202,7 +233,7 @@ impl Stack {
         Poll::Pending
     }
 
-    /// Applies changes of the ports. Ready when the [`crate::Network`] has been dropped.
+    /// Applies changes of the ports. Ready when the network is to end.
     fn poll_changes(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while let Poll::Ready(change) = self.changes.poll_recv(context) {
             match change {
@@ -218,10 +249,29 @@ impl Stack {
                     self.pausing = Some(done);
                     self.tcp.abort_all();
                 }
+                Some(PortChange::PauseIfIdle(uses, done)) => {
+                    self.is_paused = self.tcp.is_idle() && self.usage.uses() == uses;
+                    // The caller may have been cancelled.
+                    let _ = done.send(self.is_paused);
+                }
+                Some(PortChange::Hold(done)) => {
+                    let held = self.hold();
+                    // Without a receiver the sockets are closed.
+                    let _ = done.send(held);
+                    return Poll::Ready(());
+                }
                 Some(PortChange::Continue) => self.is_paused = false,
             }
         }
         Poll::Pending
+    }
+
+    /// Returns the sockets of the host, which stay open.
+    fn hold(&self) -> io::Result<HeldSockets> {
+        let mut held = HeldSockets::default();
+        self.listeners.hold(&mut held)?;
+        held.add(Purpose::Peers, self.peers.hold()?);
+        Ok(held)
     }
 
     /// Reports that a pause has begun once all connections have been reset.
@@ -273,6 +323,7 @@ impl Stack {
                 guest_port,
                 length,
             } = received;
+            self.usage.count();
             let gateway_port = self.host_senders.port_for(HostSender {
                 address: sender,
                 listener,
@@ -300,6 +351,7 @@ impl Stack {
         while !self.link.is_blocked()
             && let Poll::Ready(length) = self.peers.poll_receive(&mut self.buffer, context)
         {
+            self.usage.count();
             if let Some(packet) = Packet::parse(&self.buffer[..length])
                 && self.is_guest(packet.destination)
                 && !self.is_guest(packet.source)
@@ -317,6 +369,7 @@ impl Stack {
         while self.tcp.has_space(self.connect_queue.len())
             && let Poll::Ready(accepted) = self.listeners.poll_accept(context)
         {
+            self.usage.count();
             if self.policy.same_user_only && !connection_owner::is_user_or_root(&accepted.stream) {
                 reset(&accepted.stream);
             } else {
@@ -446,8 +499,9 @@ impl Stack {
         }
         let destination = packet.destination;
         if is_in_machine_network(destination) && !is_gateway(destination) {
-            if self.peers.send(destination, packet.bytes).is_err() {
-                self.send_unreachable(packet);
+            match self.peers.send(destination, packet.bytes) {
+                Ok(()) => self.usage.count(),
+                Err(_) => self.send_unreachable(packet),
             }
             return;
         }

@@ -235,6 +235,11 @@ impl TcpStack {
         }
     }
 
+    /// Returns the number of open connections.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Returns whether there are no connections, and all their segments have been sent.
     pub(crate) fn is_idle(&self) -> bool {
         self.connections.is_empty() && self.closed.is_empty()

@@ -11,8 +11,11 @@ use std::{
 };
 
 use container_machine::MachineAddress;
-use container_network::{GATEWAY, GuestPort, MTU, Network, PREFIX, Policy, Reach, Settings};
+use container_network::{
+    GATEWAY, GuestPort, HeldSockets, MTU, Network, PREFIX, Policy, Reach, Settings,
+};
 use container_protocol::{PublishedPort, Transport};
+use futures::executor::block_on;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
     phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken},
@@ -84,6 +87,15 @@ impl Guest {
     /// Starts a network that publishes these ports at the machine's address. The number must be
     /// unique to the test.
     fn start(number: u32, published: &[u16]) -> Guest {
+        Guest::start_with(number, published, None)
+    }
+
+    /// Starts the network of a guest whose earlier network was held.
+    fn resume(number: u32, published: &[u16], held: HeldSockets) -> Guest {
+        Guest::start_with(number, published, Some(held))
+    }
+
+    fn start_with(number: u32, published: &[u16], held: Option<HeldSockets>) -> Guest {
         let address = MachineAddress::from_index(number);
         let published = published.iter().map(|port| PublishedPort {
             host: SocketAddr::from((address.host(), *port)),
@@ -104,7 +116,11 @@ impl Guest {
             peer_directory: directory.path().to_owned(),
             name_server: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
         };
-        let network = Network::start(ours, settings).unwrap();
+        let network = match held {
+            Some(held) => Network::take_over(ours, settings, held),
+            None => Network::start(ours, settings),
+        };
+        let network = network.unwrap();
         let mut card = Card(guests);
         let mac = container_network::mac_address(address.guest());
         let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
@@ -302,4 +318,38 @@ fn a_server_on_the_host_that_refuses_is_refused_in_the_guest() {
     guest.run_until("the connection is refused", |guest| {
         guest.get(socket).state() == State::Closed
     });
+}
+
+#[test]
+fn connections_to_a_held_port_are_served_by_the_next_network() {
+    let number = 40_007;
+    let guest = Guest::start(number, &[8080]);
+    let network = &guest.network;
+    assert!(block_on(network.pause_if_idle(network.uses())));
+    let held = block_on(network.hold()).unwrap();
+    let waiting = guest.connect_from_host(8080);
+    drop(guest);
+    let further = TcpStream::connect(waiting.peer_addr().unwrap()).unwrap();
+    let mut guest = Guest::resume(number, &[8080], held);
+    let sockets = [guest.listen(8080), guest.listen(8080)];
+    let clients = [exchange(waiting), exchange(further)];
+    guest.network.set_ports(vec![guest_port(8080)]);
+    for socket in sockets {
+        guest.echo(socket);
+    }
+    for client in clients {
+        assert!(client.join().unwrap().unwrap());
+    }
+}
+
+#[test]
+fn a_network_in_use_is_not_paused() {
+    let mut guest = Guest::start(40_008, &[8080]);
+    let uses = guest.network.uses();
+    let socket = guest.listen(8080);
+    let _client = guest.connect_from_host(8080);
+    guest.run_until("it is connected", |guest| guest.get(socket).is_active());
+    assert!(guest.network.has_connections() && guest.network.uses() > uses);
+    let uses = guest.network.uses();
+    assert!(!block_on(guest.network.pause_if_idle(uses)));
 }

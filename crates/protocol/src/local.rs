@@ -42,6 +42,11 @@ pub enum RuntimeRequest {
     Ports,
     /// Replaces the published ports. Returns the same as `Ports`.
     Publish(Vec<PublishedPort>),
+    /// Suspends the machine after this idle time, or not by itself. Returns `()` in a frame.
+    SuspendWhenIdle {
+        /// Idle time in seconds.
+        after_seconds: Option<u64>,
+    },
     /// Returns the notes for the user that no client has taken yet, sentences, in one frame.
     TakeNotes,
     /// Writes to another file in place of the disk's, which does not change any more. The file is

@@ -13,7 +13,8 @@ use std::{
 
 use container_engine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
 use container_kernel::Requirements;
-use container_network::{MTU, Network, Settings};
+use container_network::{HeldSockets, MTU, Network, Settings};
+use container_protocol::PublishedPort;
 use tokio::net::{UnixStream, unix::pipe};
 
 use crate::{
@@ -53,13 +54,15 @@ pub(crate) fn assemble(
     launch: &Launch,
     machine: &MachineState,
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
-    assemble_with(launch, machine, prepare_kernel(launch)?)
+    assemble_with(launch, machine, prepare_kernel(launch)?, None)
 }
 
-/// Does the same for a machine that is resumed, whose kernel is in its memory.
+/// Does the same for a machine that is resumed, whose kernel is in its memory, and whose ports may
+/// have been held.
 pub(crate) fn assemble_resumed(
     launch: &Launch,
     machine: &MachineState,
+    held: HeldSockets,
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
     let kernel = Kernel {
         image: launch.kernel.clone(),
@@ -71,13 +74,14 @@ pub(crate) fn assemble_resumed(
         unpacked: None,
         sources: None,
     };
-    assemble_with(launch, machine, kernel_files)
+    assemble_with(launch, machine, kernel_files, Some(held))
 }
 
 fn assemble_with(
     launch: &Launch,
     machine: &MachineState,
     kernel_files: KernelFiles,
+    held: Option<HeldSockets>,
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
     let settings = launch.run_settings();
     let (file_share, connections) = settings
@@ -87,7 +91,7 @@ fn assemble_with(
         .unzip();
     let (engine_share, home) = connections.unzip();
     let (network, card) = settings
-        .map(|settings| start_network(launch, &settings.network, machine))
+        .map(|settings| start_network(launch, &settings.network, machine, held))
         .transpose()?
         .unzip();
     let (channel, engine_channel) = create_channel().map_err(BootError::CreateChannel)?;
@@ -152,23 +156,38 @@ fn share_home(
     Ok((file_share, (engine_share, home)))
 }
 
+/// Returns the settings of the machine's network.
+pub(crate) fn network_settings(
+    launch: &Launch,
+    network: &NetworkLaunch,
+    published: Vec<PublishedPort>,
+) -> Settings {
+    Settings {
+        id: launch.id.to_string(),
+        address: network.address,
+        policy: network.policy,
+        published,
+        peer_directory: network.segment.clone(),
+        name_server: network.name_server,
+    }
+}
+
 fn start_network(
     launch: &Launch,
     network: &NetworkLaunch,
     machine: &MachineState,
+    held: Option<HeldSockets>,
 ) -> Result<(Arc<Network>, NetworkCard), BootError> {
-    let settings = Settings {
-        id: launch.id.to_string(),
-        address: network.address,
-        policy: network.policy,
-        published: machine.published(&network.published),
-        peer_directory: network.segment.clone(),
-        name_server: network.name_server,
-    };
+    let published = machine.published(&network.published);
+    let settings = network_settings(launch, network, published);
     let start = || {
         create_private(&network.segment)?;
         let (card, engine_card) = UnixDatagram::pair()?;
-        Ok((Network::start(card, settings)?, engine_card))
+        let started = match held {
+            Some(held) => Network::take_over(card, settings, held),
+            None => Network::start(card, settings),
+        };
+        Ok((started?, engine_card))
     };
     let (started, engine_card) = start().map_err(BootError::Network)?;
     let card = NetworkCard {

@@ -97,6 +97,12 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
             }
             write_ports(machine, &mut stream).await
         }
+        RuntimeRequest::SuspendWhenIdle { after_seconds } => {
+            machine.set_idle_time(after_seconds.map(Duration::from_secs));
+            frame::write(&mut stream, &())
+                .await
+                .map_err(io::Error::other)
+        }
         RuntimeRequest::TakeNotes => frame::write(&mut stream, &machine.take_notes())
             .await
             .map_err(io::Error::other),
@@ -108,8 +114,9 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
         }
         RuntimeRequest::Suspend { force } => suspend(machine, stream, force).await,
         RuntimeRequest::Connect => {
-            let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
+            // First, so that the machine is not suspended between the two.
             let _session = machine.begin_session();
+            let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
             splice(stream, opener.open().await?).await
         }
     }

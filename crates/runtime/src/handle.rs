@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use container_machine::ProcessLock;
+use container_machine::{IdleSuspend, ProcessLock};
 use container_protocol::{
     InitProgram, PublishedPort,
     frame::{self, FrameError},
@@ -226,6 +226,16 @@ impl Runtime {
     /// If the runtime does not answer.
     pub async fn publish(&self, ports: Vec<PublishedPort>) -> Result<Vec<PortStatus>, FindError> {
         self.request(RuntimeRequest::Publish(ports)).await
+    }
+
+    /// Sets the idle time after which the machine is suspended.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn suspend_when_idle(&self, idle: IdleSuspend) -> Result<(), FindError> {
+        let after_seconds = idle.after().map(|after| after.as_secs());
+        self.request(RuntimeRequest::SuspendWhenIdle { after_seconds })
+            .await
     }
 
     async fn request<T: DeserializeOwned>(&self, request: RuntimeRequest) -> Result<T, FindError> {

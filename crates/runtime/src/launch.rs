@@ -10,7 +10,9 @@ use std::{
 };
 
 use container_engine::EngineSettings;
-use container_machine::{KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup};
+use container_machine::{
+    IdleSuspend, KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup,
+};
 use container_network::Policy;
 use container_protocol::{BootOccasion, GuestTimeZone, PublishedPort};
 use serde::{Deserialize, Serialize};
@@ -75,6 +77,11 @@ pub struct Launch {
     pub templates: Option<PathBuf>,
     /// Directory of the machine's saved memory, which exists while the machine is suspended.
     pub suspended: PathBuf,
+    /// Runtime directory of the machine's last boot, in which a stand-in may listen.
+    pub last_runtime_directory: PathBuf,
+    /// Idle time after which the machine is suspended.
+    #[serde(default)]
+    pub idle_suspend: IdleSuspend,
 }
 
 /// Settings that only a machine that runs has.
@@ -241,12 +248,15 @@ pub async fn launch(launch: &Launch) -> Result<Runtime, LaunchError> {
 
 /// Starts this program in the runtime's role, with standard error to `log`.
 fn spawn(log: &Path) -> io::Result<Child> {
+    File::create(log)?;
+    // Appended to: the process may live longer than this log's contents (see `stand_in`).
+    let log = File::options().append(true).open(log)?;
     Command::new(env::current_exe()?)
         .arg(RUNTIME_ROLE)
         .envs(RUNTIME_MALLOC)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(File::create(log)?)
+        .stderr(log)
         // Keeps no directory of the caller's busy.
         .current_dir("/")
         .spawn()
@@ -308,6 +318,8 @@ pub(crate) mod tests {
             engine: EngineSettings::default(),
             templates: None,
             suspended: PathBuf::from("/nonexistent/suspended"),
+            last_runtime_directory: PathBuf::from("/nonexistent"),
+            idle_suspend: IdleSuspend::default(),
         }
     }
 

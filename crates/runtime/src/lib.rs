@@ -10,6 +10,7 @@
 //! | `runtime.sock` | the socket for clients ([`container_protocol::local`]) |
 //! | `initramfs` | the agent, kernel modules and interpreters that the kernel boots with |
 //! | `vmlinux` | the kernel, if it had to be unpacked; removed when the machine has booted |
+//! | `stand-in.sock` | the socket of what remains of a runtime whose machine is suspended because it was idle |
 //! | `modules.cpio` | kernel modules, if they had to be unpacked |
 //!
 //! A machine is running exactly while its runtime holds the lock in the machine's bundle.
@@ -25,6 +26,7 @@
 //! | `boot`, `assemble`, `setup` | the way from a [`Launch`] to a machine that has booted |
 //! | `supervise`, `agent_control` | a machine that has booted, to its end |
 //! | `suspend`, `resume`, `suspended` | a machine that is saved to its bundle, and continues later |
+//! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice` | connections of clients, and streams of the guest |
 //! | `checksum`, `console`, `entropy`, `log`, `ports`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
@@ -58,6 +60,7 @@ mod guest_link;
 mod guest_streams;
 mod handle;
 mod home_relay;
+mod idle;
 mod kernel_files;
 mod launch;
 mod log;
@@ -70,6 +73,7 @@ mod resume;
 mod role;
 mod setup;
 mod splice;
+mod stand_in;
 mod state;
 mod supervise;
 mod suspend;
@@ -85,6 +89,7 @@ pub use handle::{FindError, Runtime, RuntimeStatus, StopError, SuspendError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use process::runtime_main;
 pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE, TEMPLATE_ROLE};
+pub use stand_in::end_stand_in;
 pub use suspended::{discard, permit_disk};
 pub use templates::{
     RemovedTemplates, TemplateUsage, remove_templates, template_main, template_usage,

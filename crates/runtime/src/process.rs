@@ -12,6 +12,7 @@ use std::{
 
 use container_engine::{EngineExit, disk};
 use container_machine::{ProcessLock, ProcessLockError};
+use container_network::HeldSockets;
 use container_protocol::{BootOccasion, local};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -26,6 +27,7 @@ use crate::{
     directory::create_private,
     launch::{Launch, LaunchEvent, Purpose},
     resume::{ResumeError, resume},
+    stand_in::{self, Waiter},
     state::MachineState,
     supervise::{MachineEnd, supervise},
     suspended::Suspended,
@@ -93,21 +95,35 @@ fn run() -> Result<(), RunError> {
     let launch = read_launch()?;
     let directory = &launch.runtime_directory;
     let lock = ProcessLock::acquire(&launch.lock, LOCK_TIMEOUT).map_err(RunError::Lock)?;
-    let _lock = lock.ok_or(RunError::AlreadyRunning)?;
+    let lock = lock.ok_or(RunError::AlreadyRunning)?;
     await_disk(&launch.disk);
     create_private(directory).map_err(failed_to(format!("create {}", directory.display())))?;
     // One thread: the engine and the file share are killed when the thread that started them ends.
-    let events = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed_to("start the event loop"))?;
+    let events = event_loop()?;
     let outcome = events.block_on(run_machine(&launch));
     // Files that stay behind do no harm: the next boot replaces them.
     let _ = fs::remove_file(launch.socket());
     let _ = fs::remove_file(launch.initramfs());
+    let Some(held) = outcome? else {
+        return Ok(());
+    };
+    // It listens before the lock is released, so that the next runtime finds it.
+    let standing_in = event_loop()?;
+    let waiter = standing_in.block_on(async {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok((Waiter::new(&launch, held)?, terminate))
+    });
+    let (waiter, terminate) = waiter.map_err(failed_to("hold the machine's ports"))?;
     // Closes the connections of the clients that wait for the end of the machine.
     drop(events);
-    outcome
+    drop(lock);
+    standing_in.block_on(waiter.run(terminate));
+    Ok(())
+}
+
+fn event_loop() -> Result<runtime::Runtime, RunError> {
+    let events = runtime::Builder::new_current_thread().enable_all().build();
+    events.map_err(failed_to("start the event loop"))
 }
 
 /// Waits until the engine of a runtime that was killed has ended. If it does not, or the disk
@@ -142,8 +158,8 @@ fn raise_descriptor_limit() {
 }
 
 /// Boots the machine, and serves it and its clients until it ends. A machine that its guest reboots
-/// is booted again.
-async fn run_machine(launch: &Launch) -> Result<(), RunError> {
+/// is booted again. Returns the ports of a machine that was suspended because it was idle.
+async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     let socket = launch.socket();
     let listener =
         local::listen(&socket).map_err(failed_to(format!("listen on {}", socket.display())))?;
@@ -156,10 +172,11 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
     let mut is_reboot = false;
     if let Some(suspended) = find_suspended(&launch)? {
         let resumed = suspended.launch(&launch);
-        let booted = resume(&resumed, &suspended, &machine).await?;
+        let held = stand_in::take(&launch.last_runtime_directory).await;
+        let booted = resume(&resumed, &suspended, held, &machine).await?;
         report(&LaunchEvent::Up);
-        if ends(supervise(booted, &resumed, &machine).await, &machine)? {
-            return Ok(());
+        if let End::Ends(held) = end_of(supervise(booted, &resumed, &machine).await, &machine)? {
+            return Ok(held);
         }
         // The next boot is one with the current settings.
         occasion = BootOccasion::Later;
@@ -169,7 +186,7 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
         let booted = match boot(&launch, occasion, &machine).await {
             Ok(booted) => booted,
             // The machine had booted before, so this is a clean shutdown.
-            Err(BootError::Stopped) if is_reboot => return Ok(()),
+            Err(BootError::Stopped) if is_reboot => return Ok(None),
             Err(error) => return Err(RunError::Boot(error)),
         };
         report(&LaunchEvent::Up);
@@ -178,8 +195,8 @@ async fn run_machine(launch: &Launch) -> Result<(), RunError> {
         {
             tracing::warn!("cannot start to make a template: {error}");
         }
-        if ends(supervise(booted, &launch, &machine).await, &machine)? {
-            return Ok(());
+        if let End::Ends(held) = end_of(supervise(booted, &launch, &machine).await, &machine)? {
+            return Ok(held);
         }
         // A repaired machine boots as usual, and may never have done so before.
         if !launch.end_rescue() {
@@ -200,14 +217,22 @@ fn find_suspended(launch: &Launch) -> Result<Option<Suspended>, RunError> {
     }
 }
 
-/// Returns whether the runtime ends with the machine. Otherwise the machine boots again.
-fn ends(end: MachineEnd, machine: &MachineState) -> Result<bool, RunError> {
+/// What follows the end of a machine.
+enum End {
+    /// The machine boots again.
+    Reboots,
+    /// The runtime ends too, and may leave ports that are held.
+    Ends(Option<HeldSockets>),
+}
+
+fn end_of(end: MachineEnd, machine: &MachineState) -> Result<End, RunError> {
     match end {
         MachineEnd::Engine(EngineExit::Orderly) if machine.power_off() => {
             tracing::info!("rebooting");
-            Ok(false)
+            Ok(End::Reboots)
         }
-        MachineEnd::Engine(EngineExit::Orderly) | MachineEnd::Suspended => Ok(true),
+        MachineEnd::Engine(EngineExit::Orderly) => Ok(End::Ends(None)),
+        MachineEnd::Suspended(held) => Ok(End::Ends(held)),
         MachineEnd::Engine(EngineExit::Failed(message) | EngineExit::Crashed(message)) => {
             Err(RunError::Engine(message))
         }

@@ -5,6 +5,7 @@ use std::{io, sync::Arc};
 use container_engine::{EngineError, Prepared, ResumeError as EngineResumeError, Running};
 use container_file_share::{ShareReply, ShareRequest};
 use container_machine::MachineId;
+use container_network::HeldSockets;
 use container_protocol::{frame::FrameError, local::BootKind};
 
 use crate::{
@@ -84,15 +85,16 @@ fn hint(id: &MachineId) -> String {
 }
 
 /// Resumes the machine, and notes in `machine` that it is up. `launch` has the hardware that the
-/// machine was suspended with.
+/// machine was suspended with, and `held` its open ports.
 ///
 /// Until the saved memory is marked as used, every failure leaves the machine suspended.
 pub(crate) async fn resume(
     launch: &Launch,
     suspended: &Suspended,
+    held: HeldSockets,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, ResumeError> {
-    let (virtual_machine, mut host_ends) = assemble_resumed(launch, machine)?;
+    let (virtual_machine, mut host_ends) = assemble_resumed(launch, machine, held)?;
     Log::new(&launch.engine_log()).clear();
     let prepared = container_engine::engine(&launch.engine)
         .prepare(virtual_machine)

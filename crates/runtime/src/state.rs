@@ -3,7 +3,10 @@
 use std::{
     future::pending,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,10 @@ pub(crate) struct MachineState {
     suspend_ordered: Notify,
     /// Number of clients' connections to the guest.
     sessions: Arc<()>,
+    /// Number of all those since the start.
+    sessions_begun: AtomicU64,
+    /// Idle time after which the machine is suspended.
+    idle_time: watch::Sender<Option<Duration>>,
     /// Connections of clients that wait for the runtime's end. They are closed when this is
     /// dropped, which happens after the machine's processes have ended.
     waiting: Mutex<Vec<UnixStream>>,
@@ -55,9 +62,23 @@ pub(crate) struct MachineState {
 /// An order to suspend the machine. It is cancelled when its receiver is dropped.
 #[derive(Debug)]
 pub(crate) struct SuspendOrder {
-    /// Whether commands that run for clients are ended.
-    pub force: bool,
+    pub occasion: SuspendOccasion,
     pub reply: oneshot::Sender<SuspendReply>,
+}
+
+/// Why a machine is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SuspendOccasion {
+    /// A client has asked for it.
+    Requested {
+        /// Whether commands that run for clients are ended.
+        force: bool,
+    },
+    /// The machine is idle. Its ports are held, and the first use resumes it.
+    Idle {
+        /// Number of the uses of its network when it was found idle.
+        network_uses: u64,
+    },
 }
 
 /// A client's connection to the guest, until this is dropped.
@@ -95,6 +116,8 @@ impl MachineState {
             suspend_order: Mutex::default(),
             suspend_ordered: Notify::new(),
             sessions: Arc::default(),
+            sessions_begun: AtomicU64::default(),
+            idle_time: watch::Sender::new(launch.idle_suspend.after()),
             waiting: Mutex::default(),
         })
     }
@@ -145,7 +168,8 @@ impl MachineState {
     /// order is cancelled.
     pub(crate) fn suspend(&self, force: bool) -> oneshot::Receiver<SuspendReply> {
         let (reply, result) = oneshot::channel();
-        let order = SuspendOrder { force, reply };
+        let occasion = SuspendOccasion::Requested { force };
+        let order = SuspendOrder { occasion, reply };
         if let Some(other) = lock(&self.suspend_order).replace(order) {
             let message = "another request to suspend the machine has replaced this one";
             let _ = other.reply.send(SuspendReply::Failed(message.to_owned()));
@@ -179,12 +203,43 @@ impl MachineState {
 
     /// Counts a client's connection to the guest.
     pub(crate) fn begin_session(&self) -> Session {
+        self.sessions_begun.fetch_add(1, Ordering::Relaxed);
         Session(Arc::clone(&self.sessions))
+    }
+
+    /// Whether clients are connected to the guest.
+    pub(crate) fn has_sessions(&self) -> bool {
+        Arc::strong_count(&self.sessions) > 1
+    }
+
+    /// Returns the number of connections of clients since the start.
+    pub(crate) fn sessions_begun(&self) -> u64 {
+        self.sessions_begun.load(Ordering::Relaxed)
+    }
+
+    /// Sets the idle time after which the machine is suspended.
+    pub(crate) fn set_idle_time(&self, idle_time: Option<Duration>) {
+        self.idle_time.send_replace(idle_time);
+    }
+
+    /// Waits until the idle time is another than `known`, and returns it. Cancel safe.
+    pub(crate) async fn idle_time_changed(&self, known: Option<Duration>) -> Option<Duration> {
+        let mut idle_time = self.idle_time.subscribe();
+        while *idle_time.borrow_and_update() == known {
+            // An error is not possible: the sender lives as long as `self`.
+            let _ = idle_time.changed().await;
+        }
+        *idle_time.borrow()
+    }
+
+    /// Returns the idle time after which the machine is suspended.
+    pub(crate) fn idle_time(&self) -> Option<Duration> {
+        *self.idle_time.borrow()
     }
 
     /// Waits until no clients are connected to the guest.
     pub(crate) async fn sessions_ended(&self) {
-        while Arc::strong_count(&self.sessions) > 1 {
+        while self.has_sessions() {
             sleep(SESSION_INTERVAL).await;
         }
     }

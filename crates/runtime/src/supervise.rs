@@ -1,10 +1,11 @@
 //! Supervises a machine that has booted, until its engine has ended.
 
-use std::{future::pending, io, process::ExitStatus, sync::Arc};
+use std::{future::pending, io, process::ExitStatus, sync::Arc, time::Duration};
 
 use container_engine::{EngineExit, Running};
-use container_network::Network;
+use container_network::{HeldSockets, Network};
 use tokio::{
+    sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -16,10 +17,11 @@ use crate::{
     console::drain,
     file_share::FileShareProcess,
     guest_link::GuestLink,
+    idle::{IdleWatch, Sample},
     launch::Launch,
     phase::StopOrder,
-    state::{MachineState, SuspendOrder},
-    suspend::{Outcome, Suspension},
+    state::{MachineState, SuspendOccasion, SuspendOrder},
+    suspend::{Outcome, SuspendError, Suspension},
 };
 
 /// Time in seconds that a machine gets to stop when its shared home is lost. Processes that wait
@@ -27,12 +29,12 @@ use crate::{
 const HOME_LOST_GRACE: u32 = 5;
 
 /// End of a machine.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum MachineEnd {
     /// The engine has ended by itself, or was ended after a deadline.
     Engine(EngineExit),
-    /// The machine is suspended.
-    Suspended,
+    /// The machine is suspended. The ports of one that was idle are held.
+    Suspended(Option<HeldSockets>),
 }
 
 /// Serves the machine until its engine has ended. Passes orders to stop on to the guest, and ends
@@ -42,7 +44,7 @@ pub(crate) async fn supervise(
     launch: &Launch,
     machine: &MachineState,
 ) -> MachineEnd {
-    let mut supervisor = Supervisor::new(booted);
+    let mut supervisor = Supervisor::new(booted, machine);
     loop {
         match supervisor.next_event(machine).await {
             Event::EngineEnded(exit) => {
@@ -63,9 +65,19 @@ pub(crate) async fn supervise(
             Event::StopOrdered(order) => supervisor.stop_guest(order),
             Event::SuspendOrdered(order) => {
                 supervisor = match supervisor.suspend(order, launch, machine).await {
-                    Ok(supervisor) => supervisor,
+                    Ok((supervisor, _)) => supervisor,
                     Err(end) => return end,
                 };
+            }
+            Event::IdleTimeChanged(idle_time) => supervisor.idle = IdleWatch::new(idle_time),
+            Event::SampleDue => {
+                let sample = supervisor.sample(machine);
+                if supervisor.idle.observe(sample) {
+                    supervisor = match supervisor.suspend_idle(sample, launch, machine).await {
+                        Ok(supervisor) => supervisor,
+                        Err(end) => return end,
+                    };
+                }
             }
             Event::DeadlineMissed => {
                 tracing::error!("guest did not power off in time");
@@ -89,6 +101,9 @@ enum Event {
     ClockDue,
     StopOrdered(StopOrder),
     SuspendOrdered(SuspendOrder),
+    IdleTimeChanged(Option<Duration>),
+    /// The use of the machine is to be looked at.
+    SampleDue,
     DeadlineMissed,
     HomeLost(io::Result<ExitStatus>),
 }
@@ -103,6 +118,9 @@ struct Supervisor {
     fingerprint: String,
     agent: AgentControl,
     clock: Comparisons,
+    idle: IdleWatch,
+    /// Why the machine was not suspended when it was idle last.
+    idle_refusal: Option<String>,
     /// The order that was passed on to the guest.
     order: Option<StopOrder>,
     /// Deadline of `order`; absent after it was missed.
@@ -111,7 +129,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(booted: Booted) -> Supervisor {
+    fn new(booted: Booted, machine: &MachineState) -> Supervisor {
         Supervisor {
             engine: booted.engine,
             file_share: booted.file_share,
@@ -120,6 +138,8 @@ impl Supervisor {
             fingerprint: booted.fingerprint,
             agent: AgentControl::new(booted.control),
             clock: Comparisons::new(),
+            idle: IdleWatch::new(machine.idle_time()),
+            idle_refusal: None,
             order: None,
             deadline: None,
             console: booted.console,
@@ -144,6 +164,10 @@ impl Supervisor {
             }
             order = machine.suspend_order() => Event::SuspendOrdered(order),
             () = self.clock.next() => Event::ClockDue,
+            idle_time = machine.idle_time_changed(self.idle.idle_time()) => {
+                Event::IdleTimeChanged(idle_time)
+            }
+            () = self.idle.due() => Event::SampleDue,
         }
     }
 
@@ -156,13 +180,54 @@ impl Supervisor {
         });
     }
 
-    /// Suspends the machine. Returns the supervisor of a machine that continues.
+    /// Returns the machine's use at this moment.
+    fn sample(&self, machine: &MachineState) -> Sample {
+        let network = self.network.as_ref();
+        Sample {
+            is_in_use: machine.has_sessions() || network.is_some_and(|it| it.has_connections()),
+            sessions: machine.sessions_begun(),
+            network_uses: network.map(|it| it.uses()).unwrap_or_default(),
+            processor_time: self.engine.processor_time(),
+        }
+    }
+
+    /// Suspends a machine that is idle. Returns the supervisor of a machine that continues, because
+    /// it was used meanwhile or cannot be suspended. A reason that is new is noted for the user.
+    async fn suspend_idle(
+        self,
+        idle: Sample,
+        launch: &Launch,
+        machine: &MachineState,
+    ) -> Result<Supervisor, MachineEnd> {
+        tracing::info!("the machine is idle");
+        let network_uses = idle.network_uses;
+        // The order would be cancelled without a receiver.
+        let (reply, _receiver) = oneshot::channel();
+        let order = SuspendOrder {
+            occasion: SuspendOccasion::Idle { network_uses },
+            reply,
+        };
+        let (mut supervisor, error) = self.suspend(order, launch, machine).await?;
+        supervisor.idle.restart();
+        let reason = error.to_string();
+        let is_new = supervisor.idle_refusal.as_ref() != Some(&reason);
+        if is_new && !matches!(error, SuspendError::Used) {
+            tracing::warn!("the machine is idle and cannot be suspended: {reason}");
+            machine.add_note(format!(
+                "The machine was idle and could not be suspended: {reason}"
+            ));
+            supervisor.idle_refusal = Some(reason);
+        }
+        Ok(supervisor)
+    }
+
+    /// Suspends the machine. Returns the supervisor of a machine that continues, and why it does.
     async fn suspend(
         self,
         order: SuspendOrder,
         launch: &Launch,
         machine: &MachineState,
-    ) -> Result<Supervisor, MachineEnd> {
+    ) -> Result<(Supervisor, SuspendError), MachineEnd> {
         let suspension = Suspension {
             engine: self.engine,
             file_share: self.file_share,
@@ -174,6 +239,11 @@ impl Supervisor {
         let outcome = suspension
             .run(order, &self.fingerprint, launch, machine)
             .await;
+        let (parts, error) = match outcome {
+            Outcome::Continues(parts, error) => (*parts, error),
+            Outcome::Suspended(held) => return Err(MachineEnd::Suspended(held)),
+            Outcome::Lost(exit) => return Err(MachineEnd::Engine(exit)),
+        };
         let Suspension {
             engine,
             file_share,
@@ -181,19 +251,16 @@ impl Supervisor {
             link,
             agent,
             is_agent_waiting: _,
-        } = match outcome {
-            Outcome::Continues(parts) => *parts,
-            Outcome::Suspended => return Err(MachineEnd::Suspended),
-            Outcome::Lost(exit) => return Err(MachineEnd::Engine(exit)),
-        };
-        Ok(Supervisor {
+        } = parts;
+        let supervisor = Supervisor {
             engine,
             file_share,
             network,
             link,
             agent,
             ..self
-        })
+        };
+        Ok((supervisor, error))
     }
 }
 
@@ -213,7 +280,7 @@ async fn ended(file_share: &mut Option<FileShareProcess>) -> io::Result<ExitStat
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, time::Duration};
+    use std::path::Path;
 
     use container_engine::{LiveDisk, ResumeError, SaveError};
     use container_protocol::{
@@ -227,12 +294,16 @@ mod tests {
         net::UnixStream,
         sync::watch,
         task::yield_now,
-        time::timeout,
+        time::{sleep, timeout},
     };
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
     use super::*;
     use crate::{clock, guest_streams::Targets, launch, phase::tests::guest};
+
+    fn is_orderly(end: &MachineEnd) -> bool {
+        matches!(end, MachineEnd::Engine(EngineExit::Orderly))
+    }
 
     /// An engine whose process ends when the test says so.
     struct FakeEngine(watch::Sender<bool>);
@@ -253,6 +324,10 @@ mod tests {
 
         fn resume(&mut self) -> BoxFuture<'_, Result<(), ResumeError>> {
             async { Ok(()) }.boxed()
+        }
+
+        fn processor_time(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
         }
 
         fn terminate(&mut self) -> BoxFuture<'_, ()> {
@@ -330,8 +405,8 @@ mod tests {
         async fn power_off(self) -> bool {
             self.has_ended.send_replace(true);
             let exit = timeout(Duration::from_secs(10), self.supervised).await;
-            let orderly = MachineEnd::Engine(EngineExit::Orderly);
-            assert_eq!(exit.unwrap().unwrap(), orderly);
+            let exit = exit.unwrap().unwrap();
+            assert!(is_orderly(&exit), "{exit:?}");
             self.machine.power_off()
         }
 
@@ -399,8 +474,8 @@ mod tests {
         let fixture = Fixture::new().await;
         fixture.machine.stop_without_home(0);
         let exit = timeout(Duration::from_secs(10), fixture.supervised).await;
-        let orderly = MachineEnd::Engine(EngineExit::Orderly);
-        assert_eq!(exit.unwrap().unwrap(), orderly);
+        let exit = exit.unwrap().unwrap();
+        assert!(is_orderly(&exit), "{exit:?}");
     }
 
     #[tokio::test]
@@ -413,6 +488,20 @@ mod tests {
         drop(machine);
         let read = timeout(Duration::from_secs(10), client.read_u8()).await;
         assert!(read.unwrap().is_err(), "the connection is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_machine_that_cannot_be_suspended_is_noted_once() {
+        let fixture = Fixture::new().await;
+        let machine = Arc::clone(&fixture.machine);
+        sleep(Duration::from_secs(1000)).await;
+        assert_eq!(machine.take_notes(), [""; 0]);
+        machine.set_idle_time(Some(Duration::from_secs(20)));
+        sleep(Duration::from_secs(1000)).await;
+        let notes = machine.take_notes();
+        assert!(notes.len() == 1 && notes[0].contains("idle"), "{notes:?}");
+        assert!(matches!(fixture.phase(), MachinePhase::Up { .. }));
+        fixture.power_off().await;
     }
 
     #[tokio::test]

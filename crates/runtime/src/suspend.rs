@@ -7,7 +7,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use container_engine::{EngineExit, ResumeError, Running, SaveError};
 use container_file_share::{ShareReply, ShareRequest};
-use container_network::Network;
+use container_network::{HeldSockets, Network};
 use container_protocol::{ResumeToken, frame::FrameError, local::SuspendReply};
 use tokio::{
     sync::oneshot,
@@ -23,7 +23,7 @@ use crate::{
     guest_link::{GuestLink, ResumeLinkError},
     launch::Launch,
     resolver,
-    state::{MachineState, SuspendOrder},
+    state::{MachineState, SuspendOccasion, SuspendOrder},
     suspended::{Surroundings, Unpublished, read_guest_files},
 };
 
@@ -51,19 +51,21 @@ pub(crate) struct Suspension {
 
 /// Outcome of a suspension.
 pub(crate) enum Outcome {
-    /// The machine is suspended.
-    Suspended,
+    /// The machine is suspended. The ports of one that was idle are held.
+    Suspended(Option<HeldSockets>),
     /// The machine could not be suspended, and continues.
-    Continues(Box<Suspension>),
+    Continues(Box<Suspension>, SuspendError),
     /// The machine could not be suspended, and its engine has ended.
     Lost(EngineExit),
 }
 
 /// A machine cannot be suspended.
 #[derive(Debug, thiserror::Error)]
-enum SuspendError {
+pub(crate) enum SuspendError {
     #[error("commands run in the machine (to end them, use --force)")]
     Sessions,
+    #[error("the machine is in use")]
+    Used,
     #[error("a processor with virtualization cannot be saved")]
     Virtualization,
     #[error("the machine is not up")]
@@ -111,6 +113,7 @@ impl SuspendError {
     fn reply(&self) -> SuspendReply {
         match self {
             SuspendError::Sessions
+            | SuspendError::Used
             | SuspendError::Virtualization
             | SuspendError::NotUp
             | SuspendError::InUse(_) => SuspendReply::Refused(self.to_string()),
@@ -128,32 +131,38 @@ impl Suspension {
         launch: &Launch,
         machine: &MachineState,
     ) -> Outcome {
-        let SuspendOrder { force, mut reply } = order;
-        let checked = self.check(force, fingerprint, launch, machine).await;
+        let SuspendOrder {
+            occasion,
+            mut reply,
+        } = order;
+        let checked = self.check(occasion, fingerprint, launch, machine).await;
         let (surroundings, token) = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 // Fails if the client has disconnected, here and below.
                 let _ = reply.send(error.reply());
-                return Outcome::Continues(Box::new(self));
+                return Outcome::Continues(Box::new(self), error);
             }
         };
-        let saved = match self.pause(token).await {
+        let saved = match self.pause(occasion, token, machine).await {
             Ok(()) => self.save(launch, surroundings, token, &mut reply).await,
             Err(error) => Err(error),
         };
         let Err(error) = saved else {
+            let held = match occasion {
+                SuspendOccasion::Idle { .. } => self.hold().await,
+                SuspendOccasion::Requested { .. } => None,
+            };
             let _ = reply.send(SuspendReply::Suspended);
             self.engine.terminate().await;
-            return Outcome::Suspended;
+            return Outcome::Suspended(held);
         };
-        tracing::warn!("the machine cannot be suspended: {error}");
         match self.proceed(token).await {
             Ok(()) => {
                 tokio::spawn(resolver::follow_host(self.link.opener.clone()));
                 machine.end_suspension(self.link.opener.clone());
                 let _ = reply.send(error.reply());
-                Outcome::Continues(Box::new(self))
+                Outcome::Continues(Box::new(self), error)
             }
             Err(lost) => {
                 let message = format!("{error}; the machine does not continue: {lost}");
@@ -164,11 +173,12 @@ impl Suspension {
             }
         }
     }
+
     /// Checks that the machine can be suspended, and begins to. Returns what is needed to continue
     /// it.
     async fn check(
         &mut self,
-        force: bool,
+        occasion: SuspendOccasion,
         fingerprint: &str,
         launch: &Launch,
         machine: &MachineState,
@@ -176,7 +186,7 @@ impl Suspension {
         if launch.virtualization {
             return Err(SuspendError::Virtualization);
         }
-        if !force {
+        if occasion == (SuspendOccasion::Requested { force: false }) {
             let ended = timeout(SESSION_END, machine.sessions_ended()).await;
             ended.map_err(|_| SuspendError::Sessions)?;
         }
@@ -194,10 +204,22 @@ impl Suspension {
     }
 
     /// Ends everything that connects the guest with the host. Connections and commands of clients
-    /// end.
-    async fn pause(&mut self, token: ResumeToken) -> Result<(), SuspendError> {
-        if let Some(network) = &self.network {
-            network.pause().await;
+    /// end, unless the machine is suspended because it is idle: then it is not suspended.
+    async fn pause(
+        &mut self,
+        occasion: SuspendOccasion,
+        token: ResumeToken,
+        machine: &MachineState,
+    ) -> Result<(), SuspendError> {
+        match (&self.network, occasion) {
+            (Some(network), SuspendOccasion::Requested { .. }) => network.pause().await,
+            (Some(network), SuspendOccasion::Idle { network_uses }) => {
+                // From here on no client is connected to the guest, and no connection accepted.
+                if machine.has_sessions() || !network.pause_if_idle(network_uses).await {
+                    return Err(SuspendError::Used);
+                }
+            }
+            (None, _) => {}
         }
         let prepared = self.agent.prepare_suspension(token).await;
         prepared.map_err(SuspendError::Agent)?;
@@ -235,6 +257,15 @@ impl Suspension {
         });
         let completed: io::Result<Unpublished> = completed.await?;
         completed.and_then(Unpublished::publish).map_err(failed)
+    }
+
+    /// Returns the machine's open ports, which are closed otherwise.
+    async fn hold(&mut self) -> Option<HeldSockets> {
+        let held = self.network.as_ref()?.hold().await;
+        let held = held.inspect_err(|error| {
+            tracing::warn!("cannot hold the ports of the suspended machine: {error}");
+        });
+        held.ok()
     }
 
     /// Continues a machine that was not saved.

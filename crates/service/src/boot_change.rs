@@ -9,6 +9,7 @@ pub(crate) fn apply(boot: BootConfiguration, change: &BootChange) -> BootConfigu
         cpus: change.cpus.unwrap_or(boot.cpus),
         disk_capacity: change.disk_capacity.unwrap_or(boot.disk_capacity),
         home_mount: change.home_mount.unwrap_or(boot.home_mount),
+        idle_suspend: change.idle_suspend.unwrap_or(boot.idle_suspend),
         kernel: match &change.kernel {
             Some(KernelChoice::Default) => None,
             Some(KernelChoice::Image(path)) => Some(path.clone()),

@@ -59,6 +59,8 @@ pub(crate) enum BootError {
          {0})"
     )]
     Suspended(MachineId),
+    #[error("machine {0:?} is not suspended any more")]
+    NotSuspended(MachineId),
     #[error("cannot boot machine {id:?}: {cause}")]
     Launch { id: MachineId, cause: LaunchError },
     #[error(
@@ -75,7 +77,9 @@ impl RequestError for BootError {
             BootError::Bundle(error) => error.kind(),
             BootError::Runtime(error) => error.kind(),
             BootError::Check(error) => error.kind(),
-            BootError::Running(_) | BootError::Suspended(_) => FailureKind::Invalid,
+            BootError::Running(_) | BootError::Suspended(_) | BootError::NotSuspended(_) => {
+                FailureKind::Invalid
+            }
             BootError::Configuration(_)
             | BootError::Launch { .. }
             | BootError::RuntimeEnded { .. }
@@ -112,6 +116,8 @@ impl Service {
                 return Err(BootError::Suspended(id.clone()));
             }
             "resuming machine"
+        } else if request.if_suspended {
+            return Err(BootError::NotSuspended(id.clone()));
         } else {
             "booting machine"
         };
@@ -181,6 +187,8 @@ impl Service {
                 .then(|| self.directories.templates()),
             engine: configuration.engine,
             suspended: bundle.suspended(),
+            last_runtime_directory: self.runtime_directory(id, bundle)?,
+            idle_suspend: boot.idle_suspend,
         })
     }
 }

@@ -97,8 +97,11 @@ impl Service {
         // bundle.
         let runtime_directory = self.runtime_directory(id, &bundle);
         let was_default = self.bundles.remove(id)?;
-        // Nothing in it is needed, so an error is ignored.
-        let _ = runtime_directory.map(std::fs::remove_dir_all);
+        if let Ok(runtime_directory) = runtime_directory {
+            container_runtime::end_stand_in(&runtime_directory).await;
+            // Nothing in it is needed, so an error is ignored.
+            let _ = std::fs::remove_dir_all(runtime_directory);
+        }
         Ok(was_default)
     }
 }

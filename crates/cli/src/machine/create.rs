@@ -124,6 +124,7 @@ impl Create {
                     .map(KernelChoice::Image),
                 kernel_args: self.kernel_args,
                 memory: self.memory,
+                idle_suspend: None,
                 private_home: None,
                 publish: (!self.publish.is_empty())
                     .then(|| self.publish.into_iter().flat_map(|it| it.0).collect()),

@@ -23,6 +23,7 @@ const FIELDS: &[&str] = &[
     "diskSize",
     "homeMount",
     "id",
+    "idleSuspend",
     "image.descriptor.digest",
     "image.descriptor.mediaType",
     "image.descriptor.size",

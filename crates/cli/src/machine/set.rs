@@ -13,13 +13,14 @@ use crate::{failure::Failure, output, values};
 
 /// Change settings of a machine.
 ///
-/// Published ports change immediately, all other settings at the next boot. The keys are cpus,
-/// memory (2G, 4096M), disk (20G, 1T; a disk can only grow), home-mount (rw, ro, none), publish
-/// ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated by commas; empty to remove all),
-/// virtualization (true, false), kernel (a path; empty for the default kernel), kernel-args
-/// (parameters separated by spaces; empty to remove all) and private-home (directories of the
-/// shared home that the machine has for itself, separated by commas; empty to remove all). If one
-/// setting is invalid, nothing is changed.
+/// Published ports and idle-suspend change immediately, all other settings at the next boot. The
+/// keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk can only grow), home-mount (rw, ro,
+/// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated by commas; empty to
+/// remove all), idle-suspend (time without use, such as 30m or 2h, after which the machine is
+/// suspended until it is used again, or off), virtualization (true, false), kernel (a path; empty
+/// for the default kernel), kernel-args (parameters separated by spaces; empty to remove all) and
+/// private-home (directories of the shared home that the machine has for itself, separated by
+/// commas; empty to remove all). If one setting is invalid, nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -27,14 +28,15 @@ Examples:
   container machine set home-mount=ro
   container machine set -n dev disk=1T
   container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
+  container machine set -n dev idle-suspend=30m
   container machine set -n dev kernel= kernel-args='quiet init_on_alloc=1'")]
 pub(crate) struct Set {
     /// Machine; default: the default machine.
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// Settings: cpus, memory, disk, home-mount, private-home, publish, virtualization, kernel,
-    /// kernel-args.
+    /// Settings: cpus, memory, disk, home-mount, private-home, publish, idle-suspend,
+    /// virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -76,6 +78,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "disk" => change.disk_capacity = Some(parse(key, value)?),
             "home-mount" => change.home_mount = Some(parse(key, value)?),
             "private-home" => change.private_home = Some(parse(key, value)?),
+            "idle-suspend" => change.idle_suspend = Some(parse(key, value)?),
             "publish" => {
                 let ports = value.split(',').filter(|ports| !ports.is_empty());
                 let ports: Result<Vec<PublishedPorts>, Failure> =
@@ -95,7 +98,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, virtualization, kernel, kernel-args)"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, idle-suspend, virtualization, kernel, kernel-args)"
                 )));
             }
         }
@@ -129,6 +132,7 @@ mod tests {
             "home-mount=ro",
             "private-home=.cache,.local/share/containers",
             "publish=8080:80,53:53/udp",
+            "idle-suspend=30m",
             "virtualization=true",
             "kernel=",
         ])
@@ -152,6 +156,8 @@ mod tests {
             "home-mount=x",
             "private-home=/etc",
             "publish=80",
+            "idle-suspend=0s",
+            "idle-suspend=30",
             "virtualization=yes",
             "cpu=1",
             "=",

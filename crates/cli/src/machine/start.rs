@@ -42,6 +42,10 @@ pub(crate) struct Start {
     #[arg(long)]
     rescue: bool,
 
+    /// Only resume machines that are suspended; used by stand-ins of idle machines.
+    #[arg(long, hide = true, conflicts_with = "rescue")]
+    if_suspended: bool,
+
     /// Machines; default: the default machine.
     ids: Vec<MachineId>,
 }
@@ -56,8 +60,12 @@ impl Start {
             };
             return rescue(client, id).await;
         }
+        let request = BootRequest {
+            if_suspended: self.if_suspended,
+            ..BootRequest::default()
+        };
         for_each(ids, async |id| {
-            boot(client, &id).await?;
+            boot_as(client, &id, &request).await?;
             output::line(id)
         })
         .await
@@ -66,7 +74,10 @@ impl Start {
 
 /// Boots a machine without its init, and runs a shell as root in it. Returns the shell's exit code.
 async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
-    let request = BootRequest { rescue: true };
+    let request = BootRequest {
+        rescue: true,
+        ..BootRequest::default()
+    };
     let mut running = boot_as(client, id, &request).await?;
     output::note(&format!(
         "Machine {id} is running without its init. After the repair: container machine restart {id}"

@@ -6,8 +6,8 @@ use container_api::{
     ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, MachineState, Status,
 };
 use container_machine::{
-    Descriptor, DiskCapacity, HomeMount, ImageDescription, KernelParameters, Memory, Platform,
-    PrivateHome, UserSetup,
+    Descriptor, DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, Memory,
+    Platform, PrivateHome, UserSetup,
 };
 use container_protocol::local::BootKind;
 use jiff::Timestamp;
@@ -27,6 +27,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         disk_size: 7_974_912,
         home_mount: HomeMount::Rw,
         id: "dev".parse().unwrap(),
+        idle_suspend: "30m".parse().unwrap(),
         image: image("127.0.0.1:5000/machines/debian:12"),
         init: Some("/usr/lib/systemd/systemd".to_owned()),
         ip_address: Some([192, 168, 64, 2].into()),
@@ -56,6 +57,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         default: false,
         disk_size: 0,
         id: "web-1".parse().unwrap(),
+        idle_suspend: IdleSuspend::default(),
         image: image("docker.io/library/alpine:3.22"),
         init: None,
         ip_address: None,

@@ -5,6 +5,7 @@ mod command_line;
 mod control;
 pub mod disk;
 mod host_processor;
+mod processor_time;
 mod program;
 mod unused_memory;
 
@@ -294,6 +295,10 @@ impl Running for RunningQemu {
             }
         }
         .boxed()
+    }
+
+    fn processor_time(&self) -> Option<Duration> {
+        processor_time::read(self.child.id()?)
     }
 
     fn disk(&self) -> Option<Arc<dyn LiveDisk>> {

@@ -127,6 +127,7 @@ impl Configuration {
             cpus: machine.cpus.unwrap_or_else(|| host.default_cpus()),
             disk_capacity: machine.disk_size.unwrap_or_default(),
             home_mount: machine.home_mount.unwrap_or_default(),
+            idle_suspend: machine.idle_suspend,
             kernel: machine.kernel.clone(),
             kernel_args: KernelParameters::default(),
             memory: machine
@@ -166,6 +167,8 @@ mod tests {
         let private = read("[machine]\nprivate-home = [\"~/.cache\"]\n").unwrap();
         let private = private.boot_defaults().private_home;
         assert_eq!(private.to_string(), ".cache");
+        let idle = read("[machine]\nidle-suspend = \"30m\"\n").unwrap();
+        assert_eq!(idle.boot_defaults().idle_suspend.to_string(), "30m");
         let error = read("[machine]\nprivate-home = [\"/etc\"]\n").unwrap_err();
         assert!(
             error.contains("line 2") && error.contains("/etc"),

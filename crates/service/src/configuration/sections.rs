@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use container_image::{HostSettings, Limits, LocalStore, RegistryHost};
-use container_machine::{DiskCapacity, HomeMount, Memory, PrivateHome};
+use container_machine::{DiskCapacity, HomeMount, IdleSuspend, Memory, PrivateHome};
 use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 
@@ -25,6 +25,8 @@ pub(crate) struct MachineDefaults {
     pub(crate) home_mount: Option<HomeMount>,
     /// Directories of the shared home that machines have for themselves.
     pub(crate) private_home: Option<PrivateHome>,
+    /// Idle time after which machines are suspended.
+    pub(crate) idle_suspend: IdleSuspend,
     /// Whether machines may run virtual machines of their own.
     pub(crate) virtualization: Option<bool>,
     /// Path of the kernel's image.
@@ -43,6 +45,7 @@ impl Default for MachineDefaults {
             disk_size: None,
             home_mount: None,
             private_home: None,
+            idle_suspend: IdleSuspend::default(),
             virtualization: None,
             kernel: None,
             time_zone: TimeZoneSetting::default(),

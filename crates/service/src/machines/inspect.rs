@@ -35,6 +35,13 @@ impl Service {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
         let runtime = self.runtime(id).await?;
         let runtime = runtime.as_ref().map(Runtime::status);
+        let is_suspended = runtime.is_none() && bundle.is_suspended();
+        let ip_address = match runtime {
+            Some(status) => status.ip_address,
+            // Its ports may be held.
+            None if is_suspended => Some(self.bundles.address(id)?.host()),
+            None => None,
+        };
         Ok(MachineState {
             boot: runtime.and_then(|status| status.boot.clone()),
             container_id: runtime.map(|status| status.container_id.clone()),
@@ -45,9 +52,10 @@ impl Service {
             disk_size: bundle.disk_size()?,
             home_mount: boot.home_mount,
             id: machine.id,
+            idle_suspend: boot.idle_suspend,
             image: machine.image,
             init: runtime.and_then(|status| status.init().map(ToString::to_string)),
-            ip_address: runtime.and_then(|status| status.ip_address),
+            ip_address,
             kernel: boot.kernel,
             kernel_args: boot.kernel_args,
             memory: boot.memory,
@@ -59,7 +67,7 @@ impl Service {
                 Some(status) if status.has_booted() => Status::Running,
                 Some(status) if status.phase == MachinePhase::Suspending => Status::Running,
                 Some(_) => Status::Starting,
-                None if bundle.is_suspended() => Status::Suspended,
+                None if is_suspended => Status::Suspended,
                 None => Status::Stopped,
             },
             user_setup: machine.user_setup,

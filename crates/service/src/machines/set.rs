@@ -33,6 +33,8 @@ pub(crate) enum SetError {
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Publish(FindError),
+    #[error("the idle time only applies after the next boot: {0}")]
+    ApplyIdleTime(FindError),
 }
 
 impl RequestError for SetError {
@@ -42,7 +44,9 @@ impl RequestError for SetError {
             SetError::Check(error) => error.kind(),
             SetError::Runtime(error) => error.kind(),
             SetError::Shrink { .. } => FailureKind::Invalid,
-            SetError::Disk(_) | SetError::Publish(_) => FailureKind::Failed,
+            SetError::Disk(_) | SetError::Publish(_) | SetError::ApplyIdleTime(_) => {
+                FailureKind::Failed
+            }
         }
     }
 }
@@ -66,7 +70,12 @@ impl Service {
         }
         bundle.set_boot_configuration(&boot)?;
         let runtime = self.runtime(id).await?;
-        // Published ports apply to a running machine at once, everything else at its next boot.
+        if let (Some(runtime), Some(idle)) = (&runtime, change.idle_suspend) {
+            let applied = runtime.suspend_when_idle(idle).await;
+            applied.map_err(SetError::ApplyIdleTime)?;
+        }
+        // Published ports apply to a running machine at once as well, everything else at its next
+        // boot.
         let problems = match (&runtime, &change.publish) {
             (Some(runtime), Some(publish)) => {
                 let ports = runtime.publish(publish.clone()).await;
@@ -76,6 +85,7 @@ impl Service {
         };
         let other_changes = BootChange {
             publish: None,
+            idle_suspend: None,
             ..change.clone()
         };
         Ok(Changed {

@@ -57,9 +57,13 @@ impl Service {
         if !request.force {
             return Err(StopError::Suspended(id.clone()));
         }
-        container_runtime::discard(&bundle.suspended()).map_err(|cause| StopError::Discard {
+        let discarded = container_runtime::discard(&bundle.suspended());
+        discarded.map_err(|cause| StopError::Discard {
             id: id.clone(),
             cause,
-        })
+        })?;
+        let runtime_directory = self.runtime_directory(id, &bundle)?;
+        container_runtime::end_stand_in(&runtime_directory).await;
+        Ok(())
     }
 }
