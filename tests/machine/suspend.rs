@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
-    process::Stdio,
+    process::{Command, Stdio},
     thread::sleep,
     time::{Duration, UNIX_EPOCH},
 };
@@ -19,6 +19,7 @@ crate::declare::tests![
     what_would_be_lost_is_refused,
     a_killed_suspension_leaves_a_usable_machine,
     a_saved_memory_that_does_not_fit_is_kept,
+    a_full_disk_leaves_the_machine_running,
     the_disk_of_a_suspended_machine_can_be_kept_and_copied,
 ];
 
@@ -305,6 +306,43 @@ fn a_saved_memory_that_does_not_fit_is_kept(lab: &Lab) {
     fs::rename(&other, &agent).unwrap();
     // Nothing has used the memory yet.
     check_counter(&world, "tiny", before);
+    // An update while the machine runs.
+    let contents = fs::read(&agent).unwrap();
+    fs::write(&agent, contents).unwrap();
+    let error = world.error(&["suspend", "tiny"]);
+    assert!(error.contains("updated"), "{error}");
+    check_counter(&world, "tiny", before);
+}
+
+fn a_full_disk_leaves_the_machine_running(lab: &Lab) {
+    let world = World::for_root();
+    let data = world.path("data");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=512M", "none"])
+        .arg(&data)
+        .status();
+    assert!(mounted.unwrap().success());
+    world.create(&lab.image("busybox:1"), "tiny", &[]);
+    start_counter(&world, "tiny");
+    let before = count(&world, "tiny");
+    let filler = data.join("filler");
+    let fill = "head -c $(($(df --output=avail -B1 . | tail -1) - 8000000)) /dev/zero >filler";
+    let filled = Command::new("sh")
+        .args(["-c", fill])
+        .current_dir(&data)
+        .status();
+    assert!(filled.unwrap().success());
+    let error = world.error(&["suspend", "tiny"]);
+    assert!(error.contains("cannot suspend"), "{error}");
+    check_counter(&world, "tiny", before);
+    assert!(!world.bundle("tiny", ".suspended.new").exists());
+    fs::remove_file(filler).unwrap();
+    let before = count(&world, "tiny");
+    suspend(&world, "tiny");
+    check_counter(&world, "tiny", before);
+    world.stdout(&["rm", "tiny"]);
+    let unmounted = Command::new("umount").arg("--lazy").arg(&data).status();
+    assert!(unmounted.unwrap().success());
 }
 
 fn the_disk_of_a_suspended_machine_can_be_kept_and_copied(lab: &Lab) {
@@ -325,6 +363,21 @@ fn the_disk_of_a_suspended_machine_can_be_kept_and_copied(lab: &Lab) {
     let before = count(&world, "tiny");
     suspend(&world, "tiny");
     check_counter(&world, "tiny", before);
+    // After a snapshot of the running machine, it writes to another file.
+    world.stdout(&["snapshot", "create", "-n", "tiny", "second"]);
+    let before = count(&world, "tiny");
+    suspend(&world, "tiny");
+    check_counter(&world, "tiny", before);
+    world.stdout(&["snapshot", "create", "-n", "tiny", "third"]);
+    world.stdout(&["run", "-n", "tiny", "-u", "root", "echo two >/two; sync"]);
+    let boot_id = "cat /proc/sys/kernel/random/boot_id";
+    let before = world.inside("tiny", boot_id);
+    world.stdout(&["run", "-d", "-n", "tiny", "-u", "root", "reboot"]);
+    eventually("it has booted again", || {
+        let outcome = world.run(&["run", "-n", "tiny", boot_id]);
+        outcome.code == Some(0) && outcome.stdout != before
+    });
+    assert_eq!(world.inside("tiny", "cat /two"), "two\n");
     world.stdout(&["stop", "tiny"]);
     world.check_disk("tiny");
 }

@@ -32,6 +32,7 @@ use crate::{
     clock,
     console::{await_silence, drain},
     entropy::read_entropy,
+    file_identity::FileIdentity,
     file_share::FileShareProcess,
     guest_link::GuestLink,
     guest_streams::Targets,
@@ -41,6 +42,7 @@ use crate::{
     refusals, resolver,
     setup::machine_setup,
     state::MachineState,
+    suspended::installed_guest_files,
     templates::{Cold, Template, TemplateKey, TemplateUse, Templates},
 };
 
@@ -77,6 +79,8 @@ pub(crate) struct Booted {
     pub link: GuestLink,
     /// [`Prepared::fingerprint`].
     pub fingerprint: String,
+    /// The archives that the guest has booted with.
+    pub guest_files: Vec<FileIdentity>,
     /// The agent's control stream.
     pub control: Stream,
     /// Ends when the console's last output is in the boot log.
@@ -136,6 +140,7 @@ async fn try_to_boot(
     failed_template: Option<&str>,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, AttemptError> {
+    let guest_files = installed_guest_files(&launch.architecture)?;
     let (virtual_machine, mut host_ends) = assemble(launch, machine)?;
     // The logs belong to one boot.
     Log::new(&launch.boot_log).clear();
@@ -175,6 +180,7 @@ async fn try_to_boot(
                 network: starting.network,
                 link: starting.link,
                 fingerprint,
+                guest_files,
                 control,
                 console: starting.console,
                 make_template: matches!(way, TemplateUse::Cold(Cold { make: true, .. })),

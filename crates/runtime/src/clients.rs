@@ -143,7 +143,10 @@ async fn put_overlay(machine: &MachineState, overlay: &Path) -> OverlayReply {
         return OverlayReply::Failed("the machine is not up".to_owned());
     };
     match disk.put_overlay(overlay).await {
-        Ok(()) => OverlayReply::Done,
+        Ok(()) => {
+            machine.set_disk_file(overlay.to_owned());
+            OverlayReply::Done
+        }
         Err(error) => OverlayReply::Failed(error.to_string()),
     }
 }

@@ -29,7 +29,7 @@
 //! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice` | connections of clients, and streams of the guest |
-//! | `checksum`, `console`, `entropy`, `log`, `ports`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
+//! | `checksum`, `console`, `entropy`, `log`, `ports`, `file_identity`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
 //!
 //! ```no_run
 //! use container_runtime::{Launch, launch};
@@ -54,6 +54,7 @@ mod console;
 mod directory;
 mod disk;
 mod entropy;
+mod file_identity;
 mod file_share;
 mod guest_files;
 mod guest_link;

@@ -183,6 +183,8 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
         is_reboot = true;
     }
     loop {
+        // A snapshot may have made a layer of the file that it was.
+        launch.disk = machine.disk_file();
         let booted = match boot(&launch, occasion, &machine).await {
             Ok(booted) => booted,
             // The machine had booted before, so this is a clean shutdown.

@@ -18,7 +18,7 @@ use crate::{
     log::Log,
     phase::Guest,
     state::MachineState,
-    suspended::{Surroundings, Suspended, UnfitError, read_guest_files},
+    suspended::{Surroundings, Suspended, UnfitError, installed_guest_files, read_guest_files},
 };
 
 /// Error of resuming a machine.
@@ -100,6 +100,8 @@ pub(crate) async fn resume(
         .prepare(virtual_machine)
         .map_err(BootError::Engine)?;
     let fingerprint = prepared.fingerprint();
+    // Those of the machine, which is checked next.
+    let guest_files = installed_guest_files(&launch.architecture)?;
     let restored = restore(prepared, suspended, launch).await;
     let mut engine = restored.map_err(|reason| ResumeError::Unfit {
         id: launch.id.clone(),
@@ -144,6 +146,7 @@ pub(crate) async fn resume(
         network: host_ends.network,
         link,
         fingerprint,
+        guest_files,
         control,
         console,
         make_template: false,

@@ -43,6 +43,8 @@ pub(crate) struct MachineState {
     /// How the machine was booted last.
     boot: Mutex<Option<BootKind>>,
     requested: Mutex<Requested>,
+    /// The file that the engine writes the disk to.
+    disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
     notes: Mutex<Vec<String>>,
     /// The order to suspend the machine that is to be carried out next.
@@ -112,6 +114,7 @@ impl MachineState {
             phase: watch::Sender::new(phase),
             boot: Mutex::default(),
             requested: Mutex::default(),
+            disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
             suspend_order: Mutex::default(),
             suspend_ordered: Notify::new(),
@@ -301,6 +304,16 @@ impl MachineState {
     /// Returns the machine's disk; absent while the guest is not up.
     pub(crate) fn disk(&self) -> Option<Arc<dyn LiveDisk>> {
         self.phase.borrow().disk().cloned()
+    }
+
+    /// Returns the file that the engine writes the disk to, also at the next boot.
+    pub(crate) fn disk_file(&self) -> PathBuf {
+        lock(&self.disk_file).clone()
+    }
+
+    /// Notes that the engine writes to another file.
+    pub(crate) fn set_disk_file(&self, file: PathBuf) {
+        *lock(&self.disk_file) = file;
     }
 
     /// Adds a note for the user, which the next client that asks shows.

@@ -15,13 +15,14 @@ use crate::{
     boot::Booted,
     clock::Comparisons,
     console::drain,
+    file_identity::FileIdentity,
     file_share::FileShareProcess,
     guest_link::GuestLink,
     idle::{IdleWatch, Sample},
     launch::Launch,
     phase::StopOrder,
     state::{MachineState, SuspendOccasion, SuspendOrder},
-    suspend::{Outcome, SuspendError, Suspension},
+    suspend::{Origin, Outcome, SuspendError, Suspension},
 };
 
 /// Time in seconds that a machine gets to stop when its shared home is lost. Processes that wait
@@ -116,6 +117,7 @@ struct Supervisor {
     network: Option<Arc<Network>>,
     link: GuestLink,
     fingerprint: String,
+    guest_files: Vec<FileIdentity>,
     agent: AgentControl,
     clock: Comparisons,
     idle: IdleWatch,
@@ -136,6 +138,7 @@ impl Supervisor {
             network: booted.network,
             link: booted.link,
             fingerprint: booted.fingerprint,
+            guest_files: booted.guest_files,
             agent: AgentControl::new(booted.control),
             clock: Comparisons::new(),
             idle: IdleWatch::new(machine.idle_time()),
@@ -236,9 +239,11 @@ impl Supervisor {
             agent: self.agent,
             is_agent_waiting: false,
         };
-        let outcome = suspension
-            .run(order, &self.fingerprint, launch, machine)
-            .await;
+        let origin = Origin {
+            fingerprint: &self.fingerprint,
+            guest_files: &self.guest_files,
+        };
+        let outcome = suspension.run(order, origin, launch, machine).await;
         let (parts, error) = match outcome {
             Outcome::Continues(parts, error) => (*parts, error),
             Outcome::Suspended(held) => return Err(MachineEnd::Suspended(held)),
@@ -376,6 +381,7 @@ mod tests {
                 network: None,
                 link: GuestLink::new(UnixStream::pair().unwrap().0, Arc::new(targets)).unwrap(),
                 fingerprint: String::new(),
+                guest_files: Vec::new(),
                 control,
                 console: tokio::spawn(async {}),
                 make_template: false,

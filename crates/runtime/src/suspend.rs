@@ -19,6 +19,7 @@ use crate::{
     agent_control::AgentControl,
     boot_error::BootError,
     entropy::read_random,
+    file_identity::FileIdentity,
     file_share::FileShareProcess,
     guest_link::{GuestLink, ResumeLinkError},
     launch::Launch,
@@ -49,6 +50,13 @@ pub(crate) struct Suspension {
     pub is_agent_waiting: bool,
 }
 
+/// What the machine was booted with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub fingerprint: &'a str,
+    pub guest_files: &'a [FileIdentity],
+}
+
 /// Outcome of a suspension.
 pub(crate) enum Outcome {
     /// The machine is suspended. The ports of one that was idle are held.
@@ -68,6 +76,11 @@ pub(crate) enum SuspendError {
     Used,
     #[error("a processor with virtualization cannot be saved")]
     Virtualization,
+    #[error(
+        "this program was updated after the machine had booted, and the new version could not \
+         resume it (restart the machine with: container machine restart)"
+    )]
+    Updated,
     #[error("the machine is not up")]
     NotUp,
     #[error("{0}")]
@@ -115,6 +128,7 @@ impl SuspendError {
             SuspendError::Sessions
             | SuspendError::Used
             | SuspendError::Virtualization
+            | SuspendError::Updated
             | SuspendError::NotUp
             | SuspendError::InUse(_) => SuspendReply::Refused(self.to_string()),
             _ => SuspendReply::Failed(self.to_string()),
@@ -127,7 +141,7 @@ impl Suspension {
     pub(crate) async fn run(
         mut self,
         order: SuspendOrder,
-        fingerprint: &str,
+        origin: Origin<'_>,
         launch: &Launch,
         machine: &MachineState,
     ) -> Outcome {
@@ -135,7 +149,7 @@ impl Suspension {
             occasion,
             mut reply,
         } = order;
-        let checked = self.check(occasion, fingerprint, launch, machine).await;
+        let checked = self.check(occasion, origin, launch, machine).await;
         let (surroundings, token) = match checked {
             Ok(checked) => checked,
             Err(error) => {
@@ -145,7 +159,10 @@ impl Suspension {
             }
         };
         let saved = match self.pause(occasion, token, machine).await {
-            Ok(()) => self.save(launch, surroundings, token, &mut reply).await,
+            Ok(()) => {
+                self.save(launch, machine, surroundings, token, &mut reply)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let Err(error) = saved else {
@@ -179,7 +196,7 @@ impl Suspension {
     async fn check(
         &mut self,
         occasion: SuspendOccasion,
-        fingerprint: &str,
+        origin: Origin<'_>,
         launch: &Launch,
         machine: &MachineState,
     ) -> Result<(Surroundings, ResumeToken), SuspendError> {
@@ -190,6 +207,9 @@ impl Suspension {
             let ended = timeout(SESSION_END, machine.sessions_ended()).await;
             ended.map_err(|_| SuspendError::Sessions)?;
         }
+        if !origin.guest_files.iter().all(FileIdentity::is_current) {
+            return Err(SuspendError::Updated);
+        }
         let token = read_random().map_err(SuspendError::Random)?;
         let guest_files = read_guest_files(&launch.architecture)?;
         self.ask_file_share(ShareRequest::Check).await?;
@@ -197,7 +217,7 @@ impl Suspension {
             return Err(SuspendError::NotUp);
         }
         let surroundings = Surroundings {
-            fingerprint: fingerprint.to_owned(),
+            fingerprint: origin.fingerprint.to_owned(),
             guest_files,
         };
         Ok((surroundings, ResumeToken::new(token)))
@@ -234,6 +254,7 @@ impl Suspension {
     async fn save(
         &mut self,
         launch: &Launch,
+        machine: &MachineState,
         surroundings: Surroundings,
         token: ResumeToken,
         reply: &mut oneshot::Sender<SuspendReply>,
@@ -249,7 +270,10 @@ impl Suspension {
             () = reply.closed() => return Err(SuspendError::Cancelled),
         }
         let completed = spawn_blocking({
-            let launch = launch.clone();
+            let launch = Launch {
+                disk: machine.disk_file(),
+                ..launch.clone()
+            };
             move || {
                 unpublished.complete(&launch, &surroundings, token)?;
                 Ok(unpublished)

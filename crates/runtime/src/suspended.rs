@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     boot_error::BootError,
     checksum::Checksum,
+    file_identity::FileIdentity,
     guest_files::GuestFiles,
     launch::{HomeShare, Launch, Purpose},
 };
@@ -130,6 +131,17 @@ impl Hardware {
             home: launch.run_settings().and_then(|it| it.home.clone()),
         }
     }
+}
+
+/// Returns the archives of this installation that a guest with programs of `architecture` boots
+/// with.
+pub(crate) fn installed_guest_files(architecture: &str) -> Result<Vec<FileIdentity>, BootError> {
+    let GuestFiles { agent, interpreter } = GuestFiles::find(architecture)?;
+    let files = std::iter::once(agent).chain(interpreter);
+    let identities = files.map(|file| FileIdentity::read(&file));
+    identities
+        .collect::<io::Result<_>>()
+        .map_err(BootError::Initramfs)
 }
 
 /// Returns the checksums of the archives that a guest with programs of `architecture` boots with.

@@ -1,13 +1,11 @@
 //! Keys of templates.
 
-use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use crate::file_identity::FileIdentity;
 
 /// Everything that a saved virtual machine depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,28 +15,6 @@ pub(crate) struct TemplateKey {
     engine: String,
     /// Kernel image and archives of the initramfs.
     files: Vec<FileIdentity>,
-}
-
-/// A file, as far as it can be identified without reading it. A changed file has another size or
-/// time of modification, a replaced one another inode.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct FileIdentity {
-    path: PathBuf,
-    size: u64,
-    modified: (i64, i64),
-    inode: u64,
-}
-
-impl FileIdentity {
-    fn read(path: &Path) -> io::Result<FileIdentity> {
-        let about = fs::metadata(path)?;
-        Ok(FileIdentity {
-            path: path.to_owned(),
-            size: about.len(),
-            modified: (about.mtime(), about.mtime_nsec()),
-            inode: about.ino(),
-        })
-    }
 }
 
 impl TemplateKey {
@@ -61,15 +37,14 @@ impl TemplateKey {
     /// Returns whether the files are still those that the key names. Otherwise no machine can have
     /// this key.
     pub(crate) fn is_current(&self) -> bool {
-        let is_current = |file: &FileIdentity| {
-            FileIdentity::read(&file.path).is_ok_and(|current| current == *file)
-        };
-        self.files.iter().all(is_current)
+        self.files.iter().all(FileIdentity::is_current)
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Returns a key that stays current.
