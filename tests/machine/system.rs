@@ -32,14 +32,14 @@ pub(crate) fn check(world: &World, machine: &str) {
     );
     assert_eq!(limit, "67108864\n");
     root(
-        "printf '#!/bin/sh\\necho \"$@\" >> /helped\\n[ -d /proc/$2 ] && echo visible >> /helped\\nexit 1\\n' > /helper; chmod 755 /helper",
+        "printf '#!/bin/sh\\necho \"$@\" >> /helped\\n[ -d /proc/$2 ] && echo visible on $(hostname) >> /helped\\nexit 1\\n' > /helper; chmod 755 /helper",
     );
     root("echo /helper > /proc/sys/kernel/modprobe; mount -t missingfs none /tmp || true");
     assert!(root("cat /helped").contains("fs-missingfs"));
     root("echo '|/helper core %P' > /proc/sys/kernel/core_pattern; sh -c 'kill -SEGV $$' || true");
     // The command ends before the handler does.
     eventually("the handler of crashes has run in the machine", || {
-        root("cat /helped").ends_with("\nvisible\n")
+        root("cat /helped").ends_with(&format!("\nvisible on {machine}\n"))
     });
     root(
         "rm /helper /helped; echo core > /proc/sys/kernel/core_pattern; echo /sbin/modprobe > /proc/sys/kernel/modprobe",
@@ -144,7 +144,10 @@ fn broken_init_is_repaired_in_a_rescue(lab: &Lab) {
         "mv /sbin/init /sbin/good; echo '#!/nowhere' > /sbin/init; chmod +x /sbin/init",
     );
     let error = world.error(&["restart", "dev"]);
-    assert!(error.contains("cannot start the machine's init"), "{error}");
+    assert!(
+        error.contains("cannot start the machine's init") && error.contains("start --rescue"),
+        "{error}"
+    );
     let looked = rescue(&world, "id -u; cat /sbin/init\nexit 7\n");
     assert_eq!(
         (looked.code, &looked.stdout[..]),
@@ -157,6 +160,8 @@ fn broken_init_is_repaired_in_a_rescue(lab: &Lab) {
     );
     assert_eq!(world.inspect("dev")["init"], "rescue");
     assert_eq!(world.inspect("dev")["status"], "running");
+    let note = world.run(&["run", "-n", "dev", "true"]).stderr;
+    assert!(note.contains("running in a rescue"), "{note}");
     world.stdout(&["stop", "dev"]);
     assert!(world.is_stopped("dev"));
     let repaired = rescue(&world, "mv /sbin/good /sbin/init\n");

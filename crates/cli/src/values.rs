@@ -105,7 +105,10 @@ pub(crate) fn user(text: &str) -> Result<(UserReference, Option<GroupReference>)
         )));
     }
     // setresuid(2) and setresgid(2) have another meaning for it.
-    if [Some(user), group].contains(&Some("4294967295")) {
+    if [Some(user), group]
+        .map(|text| text?.parse().ok())
+        .contains(&Some(u32::MAX))
+    {
         return Err(InvalidValue::new("4294967295 is not an id"));
     }
     let user = match user.parse() {
@@ -236,7 +239,7 @@ mod tests {
             parse("ann:adm"),
             (UserReference::Name("ann".into()), Some(group("adm")))
         );
-        for text in ["7:", "", ":5", ":"] {
+        for text in ["7:", "", ":5", ":", "4294967295", "7:04294967295"] {
             assert!(user(text).is_err(), "{text}");
         }
     }

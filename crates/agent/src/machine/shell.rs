@@ -79,4 +79,18 @@ mod tests {
         write("usr/bin/zsh", "");
         assert_eq!(default_shell(&root), "/usr/bin/zsh");
     }
+
+    #[test]
+    fn shells_that_are_none_are_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = GuestRoot::at(directory.path()).unwrap();
+        let shells = |shell: &str| {
+            let user = PasswdEntry::parse(&format!("ann:x:1000:1000::/home/ann:{shell}"));
+            login_shells(user.as_ref(), &root)
+        };
+        assert_eq!(shells("/opt/fish"), ["/opt/fish", "/bin/sh"]);
+        for shell in ["", "fish", "/usr/sbin/nologin", "/bin/false"] {
+            assert_eq!(shells(shell), ["/bin/sh"], "{shell}");
+        }
+    }
 }
