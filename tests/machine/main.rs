@@ -20,6 +20,7 @@ mod exec;
 mod file_events;
 mod first_use;
 mod foreign;
+mod full_disk;
 mod home_features;
 mod home_stress;
 mod identity;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         terminals::TESTS,
         artifact::TESTS,
         disks::TESTS,
+        full_disk::TESTS,
         downloads::TESTS,
         foreign::TESTS,
         local_stores::TESTS,

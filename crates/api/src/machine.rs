@@ -210,6 +210,8 @@ pub enum Status {
     Running,
     /// The machine is booting, or booted for a commit.
     Starting,
+    /// The machine is paused, because the host cannot write its disk. It continues by itself.
+    Paused,
     /// The machine has no runtime, and its memory is saved.
     Suspended,
     /// The machine has no runtime.
@@ -268,6 +270,9 @@ pub struct MachineState {
     pub kernel_args: KernelParameters,
     /// Amount of memory at the next boot.
     pub memory: Memory,
+    /// Why the host cannot write the disk of a paused machine. Absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_reason: Option<String>,
     /// Platform of the image.
     pub platform: Platform,
     /// Directories of the shared home that the machine has for itself from the next boot on.

@@ -93,6 +93,10 @@ pub trait LiveDisk: fmt::Debug + Send + Sync {
     /// [created on a layer](crate::disk::create_on_layer). The file that was written to until now
     /// becomes that layer, and does not change any more.
     fn put_overlay<'a>(&'a self, overlay: &'a Path) -> BoxFuture<'a, Result<(), LiveDiskError>>;
+
+    /// Returns why the machine is paused if its disk cannot be written, such as "No space left on
+    /// device". The engine tries again until that succeeds, and the guest notices nothing.
+    fn pause_reason(&self) -> Option<String>;
 }
 
 /// The disk of a running machine cannot be changed. It is as before.

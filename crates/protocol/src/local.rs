@@ -104,6 +104,8 @@ pub struct RuntimeReport {
     pub phase: MachinePhase,
     /// How the machine was booted last; absent before that, and if only its disk is read.
     pub boot: Option<BootKind>,
+    /// Why the machine is paused, if the host cannot write its disk; absent otherwise.
+    pub pause_reason: Option<String>,
 }
 
 /// How a machine was booted.
@@ -168,6 +170,8 @@ struct FlatReport {
     init: Option<InitProgram>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot: Option<BootKind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pause_reason: Option<String>,
 }
 
 impl From<RuntimeReport> for FlatReport {
@@ -182,6 +186,7 @@ impl From<RuntimeReport> for FlatReport {
             suspending: report.phase == MachinePhase::Suspending,
             init: report.phase.init().cloned(),
             boot: report.boot,
+            pause_reason: report.pause_reason,
         }
     }
 }
@@ -202,6 +207,7 @@ impl From<FlatReport> for RuntimeReport {
             pid: flat.pid,
             phase,
             boot: flat.boot,
+            pause_reason: flat.pause_reason,
         }
     }
 }
@@ -299,6 +305,7 @@ mod tests {
                 pid: 9,
                 phase,
                 boot: None,
+                pause_reason: None,
             };
             let written = serde_json::to_value(&report).unwrap();
             let mut expected = json!({

@@ -61,6 +61,8 @@ pub struct RuntimeStatus {
     pub phase: MachinePhase,
     /// How the machine was booted last; absent before that.
     pub boot: Option<BootKind>,
+    /// Why the machine is paused, if the host cannot write its disk; absent otherwise.
+    pub pause_reason: Option<String>,
 }
 
 impl RuntimeStatus {
@@ -322,6 +324,7 @@ impl From<RuntimeReport> for RuntimeStatus {
             pid: report.pid,
             phase: report.phase,
             boot: report.boot,
+            pause_reason: report.pause_reason,
         }
     }
 }

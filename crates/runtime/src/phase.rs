@@ -287,6 +287,10 @@ pub(crate) mod tests {
         ) -> BoxFuture<'a, Result<(), LiveDiskError>> {
             async { Err(LiveDiskError("no engine".to_owned())) }.boxed()
         }
+
+        fn pause_reason(&self) -> Option<String> {
+            None
+        }
     }
 
     /// Returns a guest that serves nothing.

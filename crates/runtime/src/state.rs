@@ -110,6 +110,7 @@ impl MachineState {
                 pid: std::process::id(),
                 phase: phase.reported(),
                 boot: None,
+                pause_reason: None,
             },
             phase: watch::Sender::new(phase),
             boot: Mutex::default(),
@@ -127,9 +128,11 @@ impl MachineState {
 
     /// Returns the report for clients.
     pub(crate) fn report(&self) -> RuntimeReport {
+        let phase = self.phase.borrow();
         RuntimeReport {
-            phase: self.phase.borrow().reported(),
+            phase: phase.reported(),
             boot: lock(&self.boot).clone(),
+            pause_reason: phase.disk().and_then(|disk| disk.pause_reason()),
             ..self.about.clone()
         }
     }

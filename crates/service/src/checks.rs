@@ -22,6 +22,9 @@ use crate::{
 /// Free space in bytes that a boot needs on the host.
 const MIN_FREE_SPACE: u64 = 64 << 20;
 
+/// Free space in bytes on the host below which a boot warns.
+const LOW_FREE_SPACE: u64 = 2 << 30;
+
 /// A machine cannot boot on this host.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckError {
@@ -141,20 +144,30 @@ pub(crate) fn check_home(boot: &BootConfiguration, home: &Path) -> Result<(), Ch
 
 /// Refuses to boot on a full disk, where the engine would pause the guest at its first write.
 pub(crate) fn check_space(disk: &Path) -> Result<(), CheckError> {
-    // A file system that does not report its free space is not refused.
-    let Ok(statistics) = nix::sys::statvfs::statvfs(disk) else {
-        return Ok(());
-    };
-    let free = statistics
-        .blocks_available()
-        .saturating_mul(statistics.fragment_size());
-    if free < MIN_FREE_SPACE {
-        return Err(CheckError::NoSpace {
+    match free_space(disk) {
+        Some(free) if free < MIN_FREE_SPACE => Err(CheckError::NoSpace {
             disk: disk.to_owned(),
             free: free >> 20,
-        });
+        }),
+        // A file system that does not report its free space is not refused.
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Returns a warning if the host's disk is almost full.
+pub(crate) fn low_space(disk: &Path) -> Option<String> {
+    let free = free_space(disk).filter(|free| *free < LOW_FREE_SPACE)?;
+    let free = free >> 20;
+    Some(format!(
+        "{free} MiB are free on the host for the machine's disk; when they are used up, the \
+         machine is paused until there is space"
+    ))
+}
+
+fn free_space(path: &Path) -> Option<u64> {
+    let statistics = nix::sys::statvfs::statvfs(path).ok()?;
+    let blocks = statistics.blocks_available();
+    Some(blocks.saturating_mul(statistics.fragment_size()))
 }
 
 #[cfg(test)]

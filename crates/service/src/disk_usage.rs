@@ -95,7 +95,7 @@ impl Service {
         let running = all
             .machines
             .iter()
-            .filter(|it| it.status == Status::Running);
+            .filter(|it| matches!(it.status, Status::Running | Status::Paused));
         Ok(Usage {
             kind: UsageKind::Machines,
             count: all.machines.len() + all.broken.len(),

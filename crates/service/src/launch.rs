@@ -16,7 +16,7 @@ use container_runtime::{
 use uuid::Uuid;
 
 use crate::{
-    checks::{CheckError, check_home, check_kernel, check_resources, check_space},
+    checks::{CheckError, check_home, check_kernel, check_resources, check_space, low_space},
     configuration::{ConfigurationError, TimeZoneSetting},
     exclusions,
     failure::RequestError,
@@ -88,6 +88,25 @@ impl RequestError for BootError {
     }
 }
 
+/// Tells the user what keeps a running machine from being used as usual.
+pub(crate) fn note_state(
+    id: &MachineId,
+    runtime: &Runtime,
+    request: &BootRequest,
+    client: &StreamClient,
+) {
+    let status = runtime.status();
+    if status.init() == Some(&InitProgram::Rescue) && !request.rescue {
+        client.report(Progress::Note(format!("{id}: {IN_RESCUE}")));
+    }
+    if let Some(reason) = &status.pause_reason {
+        client.report(Progress::Note(format!(
+            "{id}: paused, because the host cannot write its disk ({reason}); it continues when \
+             there is space"
+        )));
+    }
+}
+
 impl Service {
     /// Boots the machine, whose lock the caller holds, unless it is running.
     pub(crate) async fn boot_locked(
@@ -98,9 +117,7 @@ impl Service {
         client: &StreamClient,
     ) -> Result<Running, BootError> {
         if let Some(runtime) = self.booted_runtime(id).await? {
-            if runtime.status().init() == Some(&InitProgram::Rescue) && !request.rescue {
-                client.report(Progress::Note(format!("{id}: {IN_RESCUE}")));
-            }
+            note_state(id, &runtime, request, client);
             return running(bundle, &runtime);
         }
         if let Err(error) = remove_expired(bundle) {
@@ -122,6 +139,9 @@ impl Service {
             "booting machine"
         };
         client.report(Progress::step(step));
+        if let Some(warning) = low_space(&bundle.disk()) {
+            client.report(Progress::Note(format!("{id}: {warning}")));
+        }
         let runtime = launch_runtime(bundle, &settings).await?;
         if occasion == BootOccasion::First && runtime.status().init() == Some(&InitProgram::BuiltIn)
         {

@@ -79,7 +79,14 @@ impl Service {
     /// Stops the machine's runtime if there is one.
     pub(crate) async fn stop_runtime(&self, id: &MachineId) -> Result<(), RuntimeError> {
         if let Some(runtime) = self.runtime(id).await? {
-            let stopped = runtime.stop(STOP_GRACE).await;
+            let is_paused = runtime.status().pause_reason.is_some();
+            // The guest of a paused machine cannot shut down.
+            let grace = if is_paused {
+                Duration::ZERO
+            } else {
+                STOP_GRACE
+            };
+            let stopped = runtime.stop(grace).await;
             stopped.map_err(|cause| RuntimeError::Stop {
                 id: id.clone(),
                 cause,

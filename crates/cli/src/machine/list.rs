@@ -145,6 +145,7 @@ fn state(status: Status) -> Cell {
     let (word, style) = match status {
         Status::Running => ("running", AnsiColor::Green.on_default()),
         Status::Starting => ("starting", AnsiColor::Yellow.on_default()),
+        Status::Paused => ("paused", AnsiColor::Red.on_default()),
         Status::Suspended => ("suspended", AnsiColor::Cyan.on_default()),
         Status::Stopped => ("stopped", Style::new().dimmed()),
     };

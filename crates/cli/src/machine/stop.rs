@@ -11,7 +11,8 @@ use crate::{each::for_each, failure::Failure, output};
 /// Stop machines.
 ///
 /// Each machine's init is asked to shut down. After a timeout the machine is powered off. Disks are
-/// kept. Stopping a stopped machine succeeds. A suspended machine is only stopped with --force.
+/// kept. Stopping a stopped machine succeeds. A machine that is suspended, or that is paused
+/// because the host's disk is full, is only stopped with --force.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -19,8 +20,8 @@ Examples:
   container machine stop dev web
   container machine stop $(container machine ls -q)")]
 pub(crate) struct Stop {
-    /// Give up the memory of suspended machines: what their programs have not written to files is
-    /// lost.
+    /// Give up the memory of suspended and paused machines: what their programs have not written to
+    /// files is lost.
     #[arg(short, long)]
     force: bool,
 

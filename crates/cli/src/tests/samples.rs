@@ -34,6 +34,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         kernel: Some("/boot/vmlinuz".into()),
         kernel_args: "quiet".parse().unwrap(),
         memory: Memory::try_from(12052 << 20).unwrap(),
+        pause_reason: None,
         platform: Platform {
             architecture: "arm64".to_owned(),
             os: "linux".to_owned(),

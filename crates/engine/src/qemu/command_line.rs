@@ -195,7 +195,7 @@ impl CommandLine {
                 escape(path)
             ),
         );
-        self.add("-device", format!("virtio-blk-pci,drive={DISK_NODE}"));
+        self.add("-device", format!("virtio-blk-pci,drive={DISK_NODE},werror=stop"));
     }
 
     fn channel(&mut self, channel: Channel, inherited: &mut Inherited) {

@@ -9,6 +9,7 @@ use std::{
         unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
     },
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,18 +17,24 @@ use futures::{FutureExt, future::BoxFuture};
 use qapi::{
     Command, Empty, ExecuteError,
     futures::{QapiService, QmpStreamTokio},
-    qmp::{self, MigrationCapability, MigrationCapabilityStatus, MigrationStatus, QmpCommand},
+    qmp::{
+        self, MigrationCapability, MigrationCapabilityStatus, MigrationStatus, QmpCommand, RunState,
+    },
 };
 use serde::Serialize;
 use tokio::{
     io::WriteHalf,
     net::UnixStream,
-    sync::Mutex,
+    sync::{Mutex, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
-use super::{command_line::DISK_NODE, unused_memory::UnusedMemory};
+use super::{
+    command_line::DISK_NODE,
+    unused_memory::UnusedMemory,
+    write_errors::{self, PauseReason},
+};
 use crate::interface::{LiveDisk, LiveDiskError};
 
 type Writer = QmpStreamTokio<WriteHalf<UnixStream>>;
@@ -59,9 +66,10 @@ pub(super) struct Ungreeted {
 
 /// A QEMU that accepts commands.
 pub(super) struct Control {
-    service: QapiService<Writer>,
+    service: Arc<QapiService<Writer>>,
     /// Reads the socket, answers included.
     events: JoinHandle<()>,
+    pause_reason: watch::Receiver<PauseReason>,
     disk: Mutex<DiskNode>,
 }
 
@@ -191,15 +199,12 @@ impl Control {
         self.ask(command).await.map(drop)
     }
 
-    /// Executes a command, and returns its answer. The command is completed also if the future is
-    /// dropped: the next one needs its answer to be read.
     async fn ask<C>(&self, command: C) -> io::Result<C::Ok>
     where
         C: QmpCommand + Command + Send + 'static,
         C::Ok: Send + 'static,
     {
-        let answer = tokio::spawn(self.service.execute(command)).await;
-        answer.map_err(io::Error::other)?.map_err(refused)
+        ask(&self.service, command).await
     }
 
     /// Asks QEMU to write its disks back and quit. QEMU may end before it answers.
@@ -241,6 +246,35 @@ impl LiveDisk for Control {
         }
         .boxed()
     }
+
+    fn pause_reason(&self) -> Option<String> {
+        self.pause_reason.borrow().as_deref().map(str::to_owned)
+    }
+}
+
+/// Continues a machine that was paused because of an error of its disk. One that is paused for
+/// another reason, such as a save, stays paused.
+async fn continue_after_error(service: &QapiService<Writer>) {
+    let continued = async {
+        if ask(service, qmp::query_status {}).await?.status == RunState::io_error {
+            ask(service, qmp::cont {}).await?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = continued.await {
+        tracing::warn!("cannot continue the machine: {error}");
+    }
+}
+
+/// Executes a command, and returns its answer. The command is completed also if the future is
+/// dropped: the next one needs its answer to be read.
+async fn ask<C>(service: &QapiService<Writer>, command: C) -> io::Result<C::Ok>
+where
+    C: QmpCommand + Command + Send + 'static,
+    C::Ok: Send + 'static,
+{
+    let answer = tokio::spawn(service.execute(command)).await;
+    answer.map_err(io::Error::other)?.map_err(refused)
 }
 
 /// `blockdev-add` of a qcow2 file without what it is an overlay of, which QEMU has open. The `qapi`
@@ -335,7 +369,15 @@ impl Ungreeted {
     pub(super) async fn connect(self) -> io::Result<Control> {
         let socket = UnixStream::from_std(self.socket)?;
         let stream = QmpStreamTokio::open(socket).await?.negotiate().await?;
-        let (service, events) = stream.spawn_tokio();
+        let (service, events) = stream.into_parts();
+        // Without it the events would not end with the service.
+        let _ = events.release();
+        let (reason, pause_reason) = watch::channel(None);
+        let events = tokio::spawn(write_errors::follow(events, reason));
+        let service = Arc::new(service);
+        let retrying = Arc::clone(&service);
+        let retry = async move || continue_after_error(&retrying).await;
+        tokio::spawn(write_errors::retry_while_paused(pause_reason.clone(), retry));
         let disk = Mutex::new(DiskNode {
             name: DISK_NODE.to_owned(),
             overlays: 0,
@@ -343,6 +385,7 @@ impl Ungreeted {
         Ok(Control {
             service,
             events,
+            pause_reason,
             disk,
         })
     }

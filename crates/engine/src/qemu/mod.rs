@@ -8,6 +8,7 @@ mod host_processor;
 mod processor_time;
 mod program;
 mod unused_memory;
+mod write_errors;
 
 use std::{
     io,

@@ -6,7 +6,7 @@ use container_protocol::InitProgram;
 use container_runtime::Runtime;
 
 use crate::{
-    launch::{BootError, running},
+    launch::{BootError, note_state, running},
     service::Service,
     stream_client::StreamClient,
 };
@@ -25,6 +25,7 @@ impl Service {
             && runtime.status().has_booted()
         {
             check_mode(id, request, &runtime)?;
+            note_state(id, &runtime, request, client);
             return running(&bundle, &runtime);
         }
         let _lock = self.locks.lock_for(client, id).await;

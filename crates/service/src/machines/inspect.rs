@@ -59,11 +59,13 @@ impl Service {
             kernel: boot.kernel,
             kernel_args: boot.kernel_args,
             memory: boot.memory,
+            pause_reason: runtime.and_then(|status| status.pause_reason.clone()),
             platform: machine.platform,
             private_home: boot.private_home,
             publish: boot.publish,
             started_date: runtime.map(|status| whole_seconds(status.started)),
             status: match runtime {
+                Some(status) if status.pause_reason.is_some() => Status::Paused,
                 Some(status) if status.has_booted() => Status::Running,
                 Some(status) if status.phase == MachinePhase::Suspending => Status::Running,
                 Some(_) => Status::Starting,

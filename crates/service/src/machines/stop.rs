@@ -18,6 +18,12 @@ pub(crate) enum StopError {
          container machine stop --force {0})"
     )]
     Suspended(MachineId),
+    #[error(
+        "machine {id:?} is paused, because the host cannot write its disk ({reason}), and stopping \
+         it would lose what it has not written (free space, and it continues; or give that up \
+         with: container machine stop --force {id})"
+    )]
+    Paused { id: MachineId, reason: String },
     #[error("cannot remove the saved memory of machine {id:?}: {cause}")]
     Discard {
         id: MachineId,
@@ -30,7 +36,7 @@ impl RequestError for StopError {
         match self {
             StopError::Bundle(error) => error.kind(),
             StopError::Runtime(error) => error.kind(),
-            StopError::Suspended(_) => FailureKind::WouldLose,
+            StopError::Suspended(_) | StopError::Paused { .. } => FailureKind::WouldLose,
             StopError::Discard { .. } => FailureKind::Failed,
         }
     }
@@ -38,14 +44,21 @@ impl RequestError for StopError {
 
 impl Service {
     /// Stops the machine in an orderly way, also while it boots: the request that boots it fails. A
-    /// stopped machine is left as it is. The saved memory of a suspended one is only given up with
-    /// `force`.
+    /// stopped machine is left as it is. The memory of a suspended or paused one is only given up
+    /// with `force`.
     pub(crate) async fn stop(
         &self,
         id: &MachineId,
         request: &StopRequest,
     ) -> Result<(), StopError> {
         let bundle = self.bundles.get(id)?;
+        if !request.force
+            && let Some(runtime) = self.runtime(id).await?
+            && let Some(reason) = &runtime.status().pause_reason
+        {
+            let (id, reason) = (id.clone(), reason.clone());
+            return Err(StopError::Paused { id, reason });
+        }
         self.stop_runtime(id).await?;
         // A request that began to boot the machine may not have had a runtime yet. It holds the
         // lock until it has booted it.

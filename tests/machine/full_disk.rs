@@ -1,0 +1,116 @@
+//! A host whose disk is full: machines wait for space, and lose nothing.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use end_to_end::{Lab, Outcome, World, eventually};
+use tempfile::TempDir;
+
+crate::declare::tests![machine_waits_for_space_on_the_host];
+
+/// A file system of 512 MiB. It is unmounted on drop.
+struct SmallFileSystem(TempDir);
+
+impl SmallFileSystem {
+    fn mount() -> SmallFileSystem {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=512m", "small"])
+            .arg(directory.path())
+            .status();
+        assert!(mounted.unwrap().success());
+        SmallFileSystem(directory)
+    }
+
+    /// Writes until nothing more fits. Returns the file to remove.
+    fn fill(&self) -> impl AsRef<Path> + use<> {
+        let path = self.0.path().join("filler");
+        let mut file = File::create(&path).unwrap();
+        let full = loop {
+            // Whole pages, so that nothing is left of the last one.
+            if let Err(error) = file.write_all(&[1; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        path
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+fn is_paused(world: &World) -> bool {
+    world.inspect("dev")["status"] == "paused"
+}
+
+/// Starts to write more than fits.
+fn write(world: &World) -> impl FnOnce() -> Outcome + use<> {
+    let line = "dd if=/dev/urandom of=/data bs=1M count=24 2> /dev/null && sync && echo written";
+    let mut command = world.machine(&["run", "-n", "dev", line]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let writer = command.spawn().unwrap();
+    || writer.wait_with_output().unwrap().into()
+}
+
+fn machine_waits_for_space_on_the_host(lab: &Lab) {
+    let small = SmallFileSystem::mount();
+    let world = World::for_root();
+    fs::remove_dir(world.path("data")).unwrap();
+    std::os::unix::fs::symlink(small.0.path(), world.path("data")).unwrap();
+    let image = lab.image("busybox:1");
+    world.create(&image, "dev", &["--home-mount", "none"]);
+
+    let filler = small.fill();
+    let written = write(&world);
+    eventually("the machine is paused", || is_paused(&world));
+    assert_eq!(
+        world.inspect("dev")["pauseReason"],
+        "No space left on device"
+    );
+    assert!(world.stdout(&["ls"]).contains("paused"));
+    let paused = world.stdout(&["ls", "-q", "--filter", "status=paused"]);
+    assert_eq!(paused, "dev\n");
+    let error = world.error(&["stop", "dev"]);
+    assert!(
+        error.contains("No space left on device")
+            && error.contains("container machine stop --force dev"),
+        "{error}"
+    );
+    let mut other = world.machine(&["run", "-n", "dev", "echo served"]);
+    let other = other.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let other = other.spawn().unwrap();
+    assert!(is_paused(&world));
+    fs::remove_file(&filler).unwrap();
+    let written = written();
+    assert_eq!(written.stdout, "written\n", "{written:?}");
+    let other = Outcome::from(other.wait_with_output().unwrap());
+    assert_eq!(other.stdout, "served\n", "{other:?}");
+    assert!(
+        other.stderr.contains("continues when there is space"),
+        "{other:?}"
+    );
+    assert_eq!(world.inspect("dev")["status"], "running");
+    world.stdout(&["stop", "dev"]);
+    world.check_disk("dev");
+
+    // The power is cut, so only what was synced counts.
+    world.inside("dev", "echo kept > /kept && sync");
+    let filler = small.fill();
+    let written = write(&world);
+    eventually("the machine is paused", || is_paused(&world));
+    world.stdout(&["stop", "--force", "dev"]);
+    assert!(world.is_stopped("dev"));
+    assert_ne!(written().stdout, "written\n");
+    let error = world.error(&["start", "dev"]);
+    assert!(error.contains("the disk is full"), "{error}");
+    fs::remove_file(&filler).unwrap();
+    assert_eq!(world.inside("dev", "cat /kept"), "kept\n");
+}
