@@ -39,7 +39,8 @@ fn peer_owner(stream: &TcpStream) -> io::Result<u32> {
     socket_owner(stream.peer_addr()?, stream.local_addr()?)
 }
 
-/// Returns the uid of the owner of the socket with this local and remote address.
+/// Returns the uid of the owner of the socket with this local and remote address. Fails for a
+/// socket that its program has closed: the kernel reports root as the owner of those.
 fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<u32> {
     let (family, any) = match local {
         SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
@@ -75,7 +76,10 @@ fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<u32> {
     let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..length]);
     match answer.map_err(io::Error::other)?.payload {
         NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-            Ok(socket.header.uid)
+            match socket.header.inode {
+                0 => Err(io::ErrorKind::NotConnected.into()),
+                _ => Ok(socket.header.uid),
+            }
         }
         NetlinkPayload::Error(error) => Err(error.to_io()),
         _ => Err(io::ErrorKind::InvalidData.into()),
@@ -94,7 +98,13 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
         assert_eq!(socket_owner(from, to).unwrap(), getuid().as_raw());
+        let (accepted, _) = listener.accept().unwrap();
         drop(client);
+        assert!(
+            socket_owner(from, to).is_err(),
+            "a closed socket has no owner"
+        );
+        drop(accepted);
         let nobody = SocketAddr::new(from.ip(), 1);
         assert!(socket_owner(nobody, to).is_err());
         assert!(has_listener(to));

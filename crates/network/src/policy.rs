@@ -11,6 +11,9 @@ use crate::address::{is_gateway, is_in_machine_network};
 pub struct Policy {
     /// Whether the gateway's address leads to the host's loopback.
     pub host_loopback: bool,
+    /// Whether the metadata services of cloud providers can be reached.
+    #[serde(default)]
+    pub cloud_metadata: bool,
     /// Whether only programs of this process's user and of root may connect to the guest.
     pub same_user_only: bool,
 }
@@ -19,7 +22,8 @@ impl Policy {
     /// Returns the address on the host's side that an address in the guest leads to.
     ///
     /// Returns `None` when the guest must not connect to: the host's loopback (which includes
-    /// other machines' listeners) and addresses that belong to no host.
+    /// other machines' listeners), addresses that belong to no host, and the services that give a
+    /// cloud provider's virtual machine its credentials.
     pub(crate) fn destination(self, wanted: SocketAddr) -> Option<SocketAddr> {
         let address = wanted.ip();
         if is_gateway(address) {
@@ -33,6 +37,7 @@ impl Policy {
         let is_forbidden = address.is_loopback()
             || address.is_multicast()
             || is_in_machine_network(address)
+            || !self.cloud_metadata && is_cloud_metadata(address)
             || match address {
                 IpAddr::V4(address) => address.octets()[0] == 0 || address.is_broadcast(),
                 IpAddr::V6(address) => {
@@ -45,6 +50,25 @@ impl Policy {
                 }
             };
         (!is_forbidden && wanted.port() != 0).then_some(wanted)
+    }
+}
+
+/// Whether a cloud provider answers at this address with what the virtual machine may know: its
+/// credentials, among other things.
+fn is_cloud_metadata(address: IpAddr) -> bool {
+    match address {
+        // Link-local addresses (RFC 3927): AWS, Azure, Google and most others use 169.254.169.254,
+        // AWS also 169.254.170.2 and .23. The others are those of Alibaba, Oracle and Azure.
+        IpAddr::V4(address) => {
+            address.is_link_local()
+                || [[100, 100, 100, 200], [192, 0, 0, 192], [168, 63, 129, 16]]
+                    .contains(&address.octets())
+        }
+        // fd00:ec2::/32 of AWS, and fd20:ce::254 of Google.
+        IpAddr::V6(address) => {
+            address.segments()[..2] == [0xfd00, 0x0ec2]
+                || address == Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)
+        }
     }
 }
 
@@ -84,6 +108,26 @@ mod tests {
         assert_eq!(to(open, gateway), Some("[::1]:80".parse().unwrap()));
         for elsewhere in ["192.0.2.7:80", "[2001:db8::7]:80"] {
             assert_eq!(to(closed, elsewhere), Some(elsewhere.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn cloud_metadata_is_reachable_only_if_allowed() {
+        let closed = Policy::default();
+        let open = Policy {
+            cloud_metadata: true,
+            ..closed
+        };
+        for address in [
+            "169.254.169.254:80",
+            "169.254.170.2:80",
+            "100.100.100.200:80",
+            "[fd00:ec2::254]:80",
+            "[fd20:ce::254]:80",
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(closed.destination(address), None, "{address}");
+            assert_eq!(open.destination(address), Some(address));
         }
     }
 }

@@ -111,6 +111,7 @@ impl Guest {
             policy: Policy {
                 host_loopback: true,
                 same_user_only: true,
+                ..Policy::default()
             },
             published: published.collect(),
             peer_directory: directory.path().to_owned(),

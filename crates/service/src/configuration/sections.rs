@@ -60,6 +60,8 @@ impl Default for MachineDefaults {
 pub(crate) struct NetworkSettings {
     /// Whether `host.container.internal` reaches listeners on the host's loopback.
     pub(crate) host_loopback: bool,
+    /// Whether machines reach the metadata services of cloud providers.
+    pub(crate) cloud_metadata: bool,
     /// Whether connections of other users to machines' ports are refused.
     pub(crate) same_user_only: bool,
 }
@@ -69,6 +71,7 @@ impl NetworkSettings {
     pub(crate) fn policy(self) -> Policy {
         Policy {
             host_loopback: self.host_loopback,
+            cloud_metadata: self.cloud_metadata,
             same_user_only: self.same_user_only,
         }
     }
