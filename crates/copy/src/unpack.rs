@@ -64,6 +64,13 @@ fn unpack_archive(
             let target = target_of_file(destination, name.as_ref())?;
             if let Some(entry) = entries.next() {
                 let mut entry = entry.map_err(CopyError::Stream)?;
+                // A link could lead to any file of this side.
+                if !is_file(entry.header().entry_type()) {
+                    return refused(
+                        &target,
+                        "was not written: the other side did not send a regular file",
+                    );
+                }
                 entry.set_preserve_permissions(false);
                 write_file(&mut entry, &target)
                     .map_err(innermost)
@@ -85,6 +92,13 @@ fn unpack_archive(
         }
         UnpackMode::Tar => refused(destination, "is not a directory"),
     }
+}
+
+fn is_file(kind: EntryType) -> bool {
+    matches!(
+        kind,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
+    )
 }
 
 /// Writes a file to a temporary directory beside the target and renames it, so that an existing
@@ -186,11 +200,8 @@ fn unpack_all<'a, R: Read + 'a>(
         entry.set_preserve_permissions(false);
         match entry.header().entry_type() {
             EntryType::Directory => directories.push(entry),
-            EntryType::Regular
-            | EntryType::Continuous
-            | EntryType::GNUSparse
-            | EntryType::Symlink
-            | EntryType::Link => unpack_entry(&mut entry, target, note)?,
+            EntryType::Symlink | EntryType::Link => unpack_entry(&mut entry, target, note)?,
+            kind if is_file(kind) => unpack_entry(&mut entry, target, note)?,
             _ => note(format!(
                 "{} skipped: it is not a file, directory or link",
                 path_of(&entry).display()

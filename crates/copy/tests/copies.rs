@@ -161,6 +161,34 @@ fn a_hard_link_replaces_an_existing_file() {
     }
 }
 
+/// A stream whose only member is a link of this kind.
+fn link_only(kind: tar::EntryType, target: &str) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_link(&mut header, "file", target).unwrap();
+    archive.into_inner().unwrap()
+}
+
+#[test]
+fn a_link_in_place_of_a_file_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let secret = place.path().join("secret");
+    fs::write(&secret, "kept").unwrap();
+    for kind in [tar::EntryType::Symlink, tar::EntryType::Link] {
+        let stream = link_only(kind, &secret.display().to_string());
+        for target in ["copy", "secret"] {
+            let to = place.path().join(target);
+            let mode = UnpackMode::Copy { name: None };
+            let refused = unpack(stream.as_slice(), &to, &mode, &mut |_| ());
+            assert!(matches!(refused, Err(CopyError::Refused { .. })));
+        }
+    }
+    assert!(!place.path().join("copy").exists());
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "kept");
+}
+
 #[test]
 fn a_hostile_stream_writes_nothing_outside_its_destination() {
     let place = tempfile::tempdir().unwrap();

@@ -195,7 +195,10 @@ impl CommandLine {
                 escape(path)
             ),
         );
-        self.add("-device", format!("virtio-blk-pci,drive={DISK_NODE},werror=stop"));
+        self.add(
+            "-device",
+            format!("virtio-blk-pci,drive={DISK_NODE},werror=stop"),
+        );
     }
 
     fn channel(&mut self, channel: Channel, inherited: &mut Inherited) {

@@ -377,7 +377,10 @@ impl Ungreeted {
         let service = Arc::new(service);
         let retrying = Arc::clone(&service);
         let retry = async move || continue_after_error(&retrying).await;
-        tokio::spawn(write_errors::retry_while_paused(pause_reason.clone(), retry));
+        tokio::spawn(write_errors::retry_while_paused(
+            pause_reason.clone(),
+            retry,
+        ));
         let disk = Mutex::new(DiskNode {
             name: DISK_NODE.to_owned(),
             overlays: 0,
