@@ -103,6 +103,13 @@ fn a_use_of_an_idle_machine_resumes_it(lab: &Lab) {
     assert_eq!(world.inside("tiny", "cat /tmp/page"), "served\n");
     assert!(is_served(&own));
 
+    // Nor does one listen that its user has suspended, also if it was suspended already.
+    await_suspended(&world, "tiny");
+    world.stdout(&["suspend", "tiny"]);
+    assert!(fetch(&own).is_err());
+    assert_eq!(world.inspect("tiny")["status"], "suspended");
+    assert_eq!(world.inside("tiny", "cat /tmp/page"), "served\n");
+
     await_suspended(&world, "tiny");
     world.stdout(&["stop", "--force", "tiny"]);
     assert!(fetch(&own).is_err(), "nothing listens for it");

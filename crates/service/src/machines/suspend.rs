@@ -1,7 +1,7 @@
 //! `suspend`: writes a running machine, programs and all, to its bundle.
 
 use container_api::{FailureKind, Progress, SuspendRequest};
-use container_machine::{BundleError, MachineId};
+use container_machine::{Bundle, BundleError, MachineId};
 use container_runtime::SuspendError as Cause;
 
 use crate::{
@@ -39,7 +39,8 @@ impl RequestError for SuspendError {
 }
 
 impl Service {
-    /// Suspends the machine. A suspended machine is left as it is. If the client disconnects, the
+    /// Suspends the machine. A suspended machine stays so; if it was suspended because it was idle,
+    /// its ports are closed, so that no use of them resumes it. If the client disconnects, the
     /// machine continues.
     pub(crate) async fn suspend(
         &self,
@@ -50,19 +51,32 @@ impl Service {
         let _lock = self.locks.lock_for(client, id).await;
         let bundle = self.bundles.get(id)?;
         let Some(runtime) = self.booted_runtime(id).await? else {
-            if bundle.is_suspended() {
-                return Ok(());
-            }
-            return Err(SuspendError::Stopped(id.clone()));
+            return self.keep_suspended(id, &bundle).await;
         };
         client.report(Progress::step("suspending machine"));
         let suspended = tokio::select! {
             suspended = runtime.suspend(request.force) => suspended,
             () = client.disconnected() => return Err(SuspendError::Cancelled(id.clone())),
         };
-        suspended.map_err(|cause| SuspendError::Suspend {
-            id: id.clone(),
-            cause,
-        })
+        match suspended {
+            // The runtime has found it idle at the same time.
+            Err(Cause::Request(_)) if self.booted_runtime(id).await?.is_none() => {
+                self.keep_suspended(id, &bundle).await
+            }
+            suspended => suspended.map_err(|cause| SuspendError::Suspend {
+                id: id.clone(),
+                cause,
+            }),
+        }
+    }
+
+    /// Closes the ports of a machine that was suspended because it was idle. Fails for one that is
+    /// stopped.
+    async fn keep_suspended(&self, id: &MachineId, bundle: &Bundle) -> Result<(), SuspendError> {
+        if !bundle.is_suspended() {
+            return Err(SuspendError::Stopped(id.clone()));
+        }
+        container_runtime::end_stand_in(&self.runtime_directory(id, bundle)?).await;
+        Ok(())
     }
 }
