@@ -42,7 +42,7 @@ check: packages ## Formatting, lints, documentation links, prose and import cycl
 
 DENY := target/tools/bin/cargo-deny
 $(DENY):
-	$(CARGO) install cargo-deny --version 0.20.2 --locked --debug --root target/tools
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install cargo-deny --version 0.20.2 --locked --debug --root target/tools
 
 .PHONY: deny
 deny: packages $(DENY) ## Check the dependencies' licences, sources, duplicates and advisories
