@@ -12,6 +12,7 @@ use super::{
     client::RegistryClient,
     error,
     http::HttpClientKind,
+    scheme::ResolvedScheme,
     session::Authorization,
 };
 use crate::credentials::{Credential, Secret};
@@ -65,7 +66,7 @@ impl RegistryClient {
                 service,
                 scopes,
             }) => self.request_token(realm, service, scopes).await?,
-            Some(Challenge::Basic) => match self.credential().await {
+            Some(Challenge::Basic) => match self.credential().await? {
                 Some(Credential::Password { username, password }) => Some(Authorization::Basic {
                     username: username.clone(),
                     password: password.clone(),
@@ -81,8 +82,15 @@ impl RegistryClient {
         Ok(new)
     }
 
-    async fn credential(&self) -> Option<&Credential> {
-        self.session.credential(&self.host, self.access()).await
+    /// Returns the credentials for the registry, if there are any.
+    async fn credential(&self) -> Result<Option<&Credential>, RegistryError> {
+        let credential = self.session.credential(&self.host, self.access()).await;
+        if credential.is_some() && self.scheme() == ResolvedScheme::AnonymousHttp {
+            return Err(RegistryError::Unencrypted {
+                registry: self.name(),
+            });
+        }
+        Ok(credential)
     }
 
     async fn request_token(
@@ -92,7 +100,7 @@ impl RegistryClient {
         requested: BTreeSet<String>,
     ) -> Result<Option<Authorization>, RegistryError> {
         let scopes = self.token_scopes(requested);
-        let credential = self.credential().await;
+        let credential = self.credential().await?;
         let http = HttpClientKind::Token.build(&self.host, &realm, self.access())?;
         let request = match credential {
             Some(Credential::IdentityToken(token)) => {

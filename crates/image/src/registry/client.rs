@@ -16,6 +16,7 @@ use super::{
     error::{self, is_busy},
     http::{HttpClientKind, describe_proxy},
     retry::{MAX_BUSY_RETRIES, backoff},
+    scheme::ResolvedScheme,
     session::Session,
 };
 use crate::{
@@ -30,6 +31,7 @@ pub(crate) struct RegistryClient {
     http: Client,
     /// `…/v2/<repository>/`.
     base_url: Url,
+    scheme: ResolvedScheme,
     pub(super) host: RegistryHost,
     environment: Environment,
     registries: Registries,
@@ -120,6 +122,7 @@ impl RegistryClient {
         Ok(RegistryClient {
             http: kind.build(host, &base_url, access)?,
             base_url,
+            scheme,
             host: host.clone(),
             environment: access.environment.clone(),
             registries: access.registries.clone(),
@@ -132,13 +135,17 @@ impl RegistryClient {
     /// Returns how this registry is accessed, with the scheme that was chosen for it.
     pub(super) fn access(&self) -> Access<'_> {
         Access {
-            scheme: match self.base_url.scheme() {
-                "http" => Scheme::Http,
-                _ => Scheme::Https,
+            scheme: match self.scheme {
+                ResolvedScheme::Http | ResolvedScheme::AnonymousHttp => Scheme::Http,
+                ResolvedScheme::Https => Scheme::Https,
             },
             environment: &self.environment,
             registries: &self.registries,
         }
+    }
+
+    pub(super) fn scheme(&self) -> ResolvedScheme {
+        self.scheme
     }
 
     pub(super) fn base_url(&self) -> &Url {

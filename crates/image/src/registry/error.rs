@@ -67,6 +67,14 @@ pub enum RegistryError {
         /// Identity under which it was asked.
         requester: Requester,
     },
+    /// The registry requests credentials over HTTP.
+    #[error(
+        "registry {registry} requests credentials, which are not sent over http to another host (choose https with --scheme https; or, if everybody in the network may read them, --scheme http)"
+    )]
+    Unencrypted {
+        /// Name of the registry.
+        registry: String,
+    },
     /// The registry rejects the stored credentials.
     #[error(
         "registry {registry} does not accept the credentials of {user} from {store} (log in again with: container registry login {registry})"

@@ -46,14 +46,17 @@ impl TryFrom<String> for Scheme {
 /// Scheme of one registry, after the choice is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResolvedScheme {
+    /// HTTP, because the user chose it or the registry is on this host.
     Http,
+    /// HTTP in a network where anybody may answer and listen, so without credentials.
+    AnonymousHttp,
     Https,
 }
 
 impl fmt::Display for ResolvedScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ResolvedScheme::Http => "http",
+            ResolvedScheme::Http | ResolvedScheme::AnonymousHttp => "http",
             ResolvedScheme::Https => "https",
         })
     }
@@ -65,7 +68,8 @@ impl Scheme {
         match self {
             Scheme::Http => ResolvedScheme::Http,
             Scheme::Https => ResolvedScheme::Https,
-            Scheme::Auto if is_private(host(address)) => ResolvedScheme::Http,
+            Scheme::Auto if is_loopback(host(address)) => ResolvedScheme::Http,
+            Scheme::Auto if is_private(host(address)) => ResolvedScheme::AnonymousHttp,
             Scheme::Auto => ResolvedScheme::Https,
         }
     }
@@ -75,6 +79,17 @@ fn host(address: &str) -> &str {
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let is_port = port.bytes().all(|letter| letter.is_ascii_digit());
     if is_port { host } else { address }
+}
+
+/// Whether a host is this one (RFC 6761, section 6.3).
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => {
+            let name = host.to_ascii_lowercase();
+            name == "localhost" || name.ends_with(".localhost")
+        }
+    }
 }
 
 /// Whether a host is in a private network: RFC 1918 and similar addresses, names without a dot, and
@@ -100,17 +115,17 @@ mod tests {
     #[test]
     fn plain_http_is_for_private_names_only() {
         let resolve = |address| Scheme::Auto.resolve(address);
+        for address in ["127.0.0.1:5000", "localhost", "a.localhost:5000"] {
+            assert_eq!(resolve(address), ResolvedScheme::Http, "{address}");
+        }
         for address in [
-            "127.0.0.1:5000",
-            "localhost",
-            "localhost:5000",
             "registry:5000",
             "192.168.1.9",
             "10.0.0.1:80",
             "nas.local",
             "registry.team.internal:5000",
         ] {
-            assert_eq!(resolve(address), ResolvedScheme::Http, "{address}");
+            assert_eq!(resolve(address), ResolvedScheme::AnonymousHttp, "{address}");
         }
         for address in [
             "registry-1.docker.io",

@@ -136,6 +136,32 @@ async fn a_token_service_does_not_forward_credentials() {
 }
 
 #[tokio::test]
+async fn credentials_are_sent_unencrypted_only_by_choice() {
+    let challenge = "401 x\r\nWWW-Authenticate: Basic realm=\"x\"\r\n";
+    let url = "http://registry.test/v2/blob";
+    // It is the proxy, so the name need not exist.
+    let server = Server::start(|_| BTreeMap::from([(url, challenge.to_owned())]));
+    let proxy = format!("http://{}", server.address);
+    let environment = Environment::from(BTreeMap::from([("http_proxy".to_owned(), proxy)]));
+    let registries = Registries::default();
+    let host: RegistryHost = "registry.test".parse().unwrap();
+    for (scheme, is_sent) in [(Scheme::Auto, false), (Scheme::Http, true)] {
+        let access = Access {
+            scheme,
+            environment: &environment,
+            registries: &registries,
+        };
+        let client = RegistryClient::for_user(&host, password(), access).unwrap();
+        let error = client.get("blob", |http, url| http.get(url)).await;
+        let error = error.unwrap_err();
+        assert!(server.received().contains(url), "{error}");
+        assert_eq!(server.received().contains(ENCODED), is_sent);
+        let is_withheld = matches!(error, RegistryError::Unencrypted { .. });
+        assert_eq!(is_withheld, !is_sent, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn requests_to_a_busy_registry_are_retried() {
     let busy = "503 busy\r\n".to_owned();
     let server = Server::start(|_| BTreeMap::from([("/v2/manifests/busy", busy.clone())]));
