@@ -98,6 +98,9 @@ fn continues(world: &World, machine: &str) {
         let resumed = world.inspect(machine);
         assert_eq!(resumed["boot"]["kind"], "resumed", "{resumed}");
         assert!(!memory(world, machine).exists(), "it is used once");
+        eventually("its disk space is freed", || {
+            !world.bundle(machine, ".suspended.used").exists()
+        });
         check_clock(world, machine);
         let read = || world.inside(machine, "cat /tmp/line") == format!("{line}\n");
         eventually("the open file is read", read);

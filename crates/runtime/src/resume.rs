@@ -114,6 +114,8 @@ pub(crate) async fn resume(
     suspended.consume().map_err(ResumeError::Consume)?;
     let lost = |reason: LostReason| ResumeError::Lost(reason);
     engine.resume().await.map_err(|error| lost(error.into()))?;
+    let used = suspended.clone();
+    tokio::task::spawn_blocking(move || used.remove_used());
     if let Some(file_share) = &mut host_ends.file_share {
         let reply = file_share.request(ShareRequest::Continue).await;
         note_lost_files(&reply.map_err(|error| lost(error.into()))?, machine);

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `suspended` | a suspended machine: its memory and `suspended.json` |
 //! | `.suspended.new` | one that is being saved, or was when its runtime was killed |
-//! | `.suspended.used` | one that was resumed or given up |
+//! | `.suspended.used` | one that was resumed or given up, until its disk space is freed |
 //!
 //! `suspended` appears and disappears by a rename. It disappears before the resumed machine runs,
 //! so that no memory is ever used with a disk that has changed since. It also names the files that
@@ -35,6 +35,10 @@ use crate::{
 const MANIFEST: &str = "suspended.json";
 const NEW_MANIFEST: &str = "suspended.json.new";
 const MEMORY: &str = "memory";
+
+/// Suffixes of the directories beside that of a suspended machine.
+const NEW: &str = "new";
+const USED: &str = "used";
 
 /// Version of the manifest.
 const VERSION: u32 = 1;
@@ -165,7 +169,7 @@ impl Unpublished {
     /// Creates the directory for a machine that will be suspended in `target`.
     pub(crate) fn create(target: &Path) -> io::Result<Unpublished> {
         remove_leftovers(target);
-        let directory = sibling(target, "new");
+        let directory = sibling(target, NEW);
         DirBuilder::new().mode(0o700).create(&directory)?;
         Ok(Unpublished {
             directory,
@@ -297,6 +301,12 @@ impl Suspended {
     pub(crate) fn consume(&self) -> io::Result<()> {
         give_up(&self.directory)
     }
+
+    /// Frees the disk space of the memory, which was [used](Self::consume).
+    pub(crate) fn remove_used(&self) {
+        // What cannot be removed is removed at the next start.
+        let _ = fs::remove_dir_all(sibling(&self.directory, USED));
+    }
 }
 
 /// Gives up a suspended machine: what is only in its memory is lost.
@@ -324,14 +334,14 @@ pub fn permit_disk(directory: &Path, disk: &Path) -> io::Result<()> {
 }
 
 fn give_up(directory: &Path) -> io::Result<()> {
-    fs::rename(directory, sibling(directory, "used"))?;
+    fs::rename(directory, sibling(directory, USED))?;
     synchronize_parent(directory)
 }
 
 /// Removes what a runtime that was killed has left. The caller is the only one that changes the
 /// machine.
 fn remove_leftovers(directory: &Path) {
-    for suffix in ["new", "used"] {
+    for suffix in [NEW, USED] {
         // Usually there are none. What cannot be removed is not used either.
         let _ = fs::remove_dir_all(sibling(directory, suffix));
     }
