@@ -131,6 +131,13 @@ fn listeners_are_forwarded_at_the_machines_address(lab: &Lab) {
         eventually("the listeners are gone", || is_refused(at(port)));
     }
     assert_eq!(ports(&world, "web"), [""; 0]);
+    // A program's name may contain what a terminal obeys.
+    inside("cp /bin/busybox /tmp/$(printf 'busybox\\033c')");
+    start(&world, "web", "exec /tmp/busybox* nc -l -p 8080");
+    let table = || world.stdout(&["port", "web"]);
+    eventually("the program listens", || table().contains("busybox"));
+    assert!(table().contains(r"busybox\u{1b}c"), "{}", table());
+    inside("kill $(pgrep -f busybox.c); rm /tmp/busybox*");
     // A stopped machine has no address; the next boot has the same one.
     world.stdout(&["stop", "web"]);
     assert!(world.inspect("web").get("ipAddress").is_none());

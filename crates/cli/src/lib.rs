@@ -29,6 +29,7 @@ mod attach;
 mod build;
 mod completion;
 mod confirm;
+mod control_characters;
 mod each;
 mod failure;
 mod filter;

@@ -12,7 +12,7 @@ use anstyle::{AnsiColor, Style};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::{control_characters, failure::Failure};
 
 /// Whether standard output still has a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +65,17 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
 /// Prints indented JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::cannot("format as JSON"))?;
-    line(text)
+    line(control_characters::escaped_json(&text))
 }
 
 /// Prints the error that ends a command, or one part of it, to standard error.
 pub(crate) fn failure(failure: &Failure) {
-    note(&format!("{} {failure}", error_prefix()));
+    let message = failure.to_string();
+    print_to_stderr(&format!(
+        "{} {}",
+        error_prefix(),
+        control_characters::shown(&message)
+    ));
 }
 
 /// Returns the word that begins every error message, coloured if standard error is.
@@ -85,7 +90,11 @@ pub(crate) fn error_prefix() -> String {
 
 /// Prints a note to standard error.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    print_to_stderr(&control_characters::shown(text));
+}
+
+fn print_to_stderr(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Prints a question to standard error without a line break.

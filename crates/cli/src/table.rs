@@ -2,6 +2,8 @@
 
 use anstyle::Style;
 
+use crate::control_characters;
+
 /// Text and style of one cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cell {
@@ -13,7 +15,7 @@ impl Cell {
     /// Returns a cell with a style, which is used if the table is coloured.
     pub(crate) fn styled(text: impl ToString, style: Style) -> Cell {
         Cell {
-            text: text.to_string(),
+            text: control_characters::shown(&text.to_string()).into_owned(),
             style,
         }
     }
