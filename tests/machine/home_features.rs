@@ -2,21 +2,26 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader, Write},
     os::{
         fd::AsRawFd,
         unix::fs::{MetadataExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, World, eventually, our_kernel};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::{
+    fs::{FlockOperation, fcntl_lock},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 
 crate::declare::tests![
     extended_attributes_are_those_of_the_host,
     access_control_lists_count_on_both_sides,
     file_capabilities_need_a_privileged_share,
+    many_names_are_those_of_the_host,
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
     a_file_system_that_hangs_delays_no_other,
@@ -99,6 +104,56 @@ fn file_capabilities_need_a_privileged_share(lab: &Lab) {
     let root = lab.root_with_tools();
     let line = line.replace('~', &root.home().display().to_string());
     assert_eq!(root.inside("dev", &line), "capable cap_net_raw=ep\n");
+}
+
+/// A lookup may refresh all names of a directory.
+fn many_names_are_those_of_the_host(lab: &Lab) {
+    for world in lab.with_tools() {
+        let directory = world.home().join("many");
+        let give = |path: &Path| {
+            if let Some(user) = world.user() {
+                chown(path, Some(user.uid), Some(user.gid)).unwrap();
+            }
+        };
+        fs::create_dir(&directory).unwrap();
+        give(&directory);
+        for number in 0..300 {
+            let path = directory.join(format!("f{number}"));
+            fs::write(&path, "contents").unwrap();
+            give(&path);
+        }
+        let replacement = world.home().join("replacement");
+        fs::write(&replacement, "another").unwrap();
+        let script = world.home().join("many_names.py");
+        fs::write(&script, include_str!("many_names.py")).unwrap();
+        let line = format!(
+            "exec python3 {} {} {}",
+            script.display(),
+            directory.display(),
+            fs::metadata(&replacement).unwrap().ino()
+        );
+        let mut command = world.machine(&["run", "-n", "dev", &line]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut program = command.spawn().unwrap();
+        let mut output = BufReader::new(program.stdout.take().unwrap()).lines();
+        assert_eq!(output.next().unwrap().unwrap(), "ready");
+        let is_free = |name: &str| {
+            let file = File::options().write(true).open(directory.join(name));
+            fcntl_lock(file.unwrap(), FlockOperation::NonBlockingLockExclusive).is_ok()
+        };
+        assert!(!is_free("f20") && is_free("f21"));
+        fs::write(directory.join("f1"), [b'x'; 1000]).unwrap();
+        fs::remove_file(directory.join("f2")).unwrap();
+        fs::rename(&replacement, directory.join("f3")).unwrap();
+        fs::set_permissions(directory.join("f4"), fs::Permissions::from_mode(0o604)).unwrap();
+        host(
+            world,
+            &format!("setfattr -n user.host -v 1 {}/f5", directory.display()),
+        );
+        program.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(output.next().unwrap().unwrap(), "seen");
+        assert!(program.wait().unwrap().success());
+    }
 }
 
 /// Each is as on the host, or fails with the error of a file system without it.

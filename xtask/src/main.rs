@@ -8,7 +8,7 @@ const USAGE: &str = "\
 Usage: cargo xtask TASK
 
   guest            build the agent, and fetch Debian's kernel and the interpreters
-  kernel           build the kernel for machines from guest/kernel.config
+  kernel           build the kernel for machines from guest/patches and kernel.config
   install PREFIX   install the built program and the guest's files under PREFIX
   images [NAME …]  build test images and push them to the test registry (default: all)
   registry PORT    serve the test images on 127.0.0.1:PORT until interrupted

@@ -67,9 +67,14 @@ pub(crate) fn distinguish_modification(attributes: &mut Attr, number: u32) {
 }
 
 fn is_just_modified(attributes: &Attr) -> bool {
+    is_recent((attributes.mtime, attributes.mtimensec))
+}
+
+/// Returns whether the file may be changed again at this time, in seconds and nanoseconds.
+pub(crate) fn is_recent((seconds, nanoseconds): (u64, u32)) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let modified = Duration::new(attributes.mtime, attributes.mtimensec);
-    now.unwrap_or_default().abs_diff(modified) < GRANULARITY
+    let time = Duration::new(seconds, nanoseconds);
+    now.unwrap_or_default().abs_diff(time) < GRANULARITY
 }
 
 #[cfg(test)]

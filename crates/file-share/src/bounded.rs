@@ -21,6 +21,7 @@ use crate::{
     error::stale_handle,
     identity::FileIdentity,
     listing::mount_id,
+    local_answers::LocalAnswers,
     locks::{Locks, Waiters},
     places::{Exclusions, Place, Places},
     replay::{Replay, own_context},
@@ -106,6 +107,7 @@ pub struct Parts<F> {
     pub(crate) locks: Locks,
     pub(crate) anonymous: AnonymousFiles,
     pub(crate) replay: Replay,
+    pub(crate) local_answers: LocalAnswers,
 }
 
 /// A directory that is open in the inner file system.
@@ -146,7 +148,8 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
     /// Wraps `inner`, which may hold up to `limit` descriptors for the guest.
     pub fn new(inner: F, limit: u64) -> BoundedFileSystem<F> {
         let (restrictions, places) = (Restrictions::default(), Places::default());
-        BoundedFileSystem::with_places(inner, limit, restrictions, places)
+        let local_answers = LocalAnswers::default();
+        BoundedFileSystem::with_places(inner, limit, restrictions, places, local_answers)
     }
 
     /// Wraps `inner`, which has these restrictions, without some directories of `root`, the shared
@@ -158,7 +161,9 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         (root, exclusions): (&File, &Exclusions),
     ) -> BoundedFileSystem<F> {
         let places = Places::new(exclusions);
-        let file_system = BoundedFileSystem::with_places(inner, limit, restrictions, places);
+        let local_answers = LocalAnswers::new(root);
+        let file_system =
+            BoundedFileSystem::with_places(inner, limit, restrictions, places, local_answers);
         file_system.find_all_hidden(root);
         file_system
     }
@@ -168,6 +173,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         limit: u64,
         restrictions: Restrictions,
         places: Places,
+        local_answers: LocalAnswers,
     ) -> BoundedFileSystem<F> {
         BoundedFileSystem(Arc::new(Parts {
             inner,
@@ -182,6 +188,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             locks: Locks::default(),
             anonymous: AnonymousFiles::default(),
             replay: Replay::default(),
+            local_answers,
         }))
     }
 
@@ -552,6 +559,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         entry: Entry,
     ) -> io::Result<Option<Entry>> {
         let (mut attributes, mut validity) = (entry.attr, entry.attr_timeout);
+        self.note_no_xattr(context, directory.guest_inode, entry.inode, &mut attributes);
         let guest_inode =
             self.with_node(context, directory, name, &entry, |table, guest_inode| {
                 if self.hidden_number(guest_inode).is_none() {

@@ -152,7 +152,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         handle: u64,
         flags: u32,
     ) -> io::Result<OpenOptions> {
-        let mut options = OpenOptions::empty();
+        let mut options = self.closing_options(context, file.guest_inode);
         let (current, _) = self.inner.getattr(context, file.inner_inode, None)?;
         let flags = i32::from_ne_bytes(flags.to_ne_bytes());
         if flags & libc::O_TRUNC == 0 {
@@ -298,6 +298,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         let (mut attributes, mut validity) =
             self.inner
                 .setattr(context, file.inner_inode, attributes, handle, valid)?;
+        self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
         self.table()
             .send_attributes(file.guest_inode, &mut attributes, &mut validity);
         Ok((attributes, validity))
@@ -399,6 +400,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
                 let handle = handle.filter(|handle| *handle != HANDLE);
                 let (mut attributes, mut validity) =
                     self.inner.getattr(context, file.inner_inode, handle)?;
+                self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
                 self.table()
                     .send_attributes(file.guest_inode, &mut attributes, &mut validity);
                 Ok((attributes, validity))
@@ -696,7 +698,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             extensions,
         )?;
         let inner_inode = entry.inode;
-        let mut options = options;
+        let mut options = options | self.closing_options(context, directory.guest_inode);
         if let Some(handle) = handle {
             let size = entry.attr.size;
             let is_database = self.probe(context, inner_inode, handle, |file| {

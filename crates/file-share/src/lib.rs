@@ -57,6 +57,8 @@ mod excluded;
 mod file_system;
 mod identity;
 mod listing;
+mod local_answering;
+mod local_answers;
 mod locking;
 mod locks;
 mod patience;

@@ -94,6 +94,7 @@ impl<F: InnerFileSystem> Requests<F> {
             return Ok(Vec::new());
         };
         repeat_init(&self.server, &saved.init).map_err(io::Error::other)?;
+        self.file_system.local_answers.begin(&saved.init);
         *self.init() = Some(saved.init.clone());
         self.file_system.restore(saved, stream)
     }
@@ -108,7 +109,9 @@ impl<F: InnerFileSystem> Requests<F> {
             Ok(Opcode::Forget | Opcode::BatchForget) => Urgency::Immediate,
             Ok(Opcode::Init) => {
                 let body = rest(header, &mut reader).unwrap_or_default();
-                *self.init() = Some([header.as_slice(), &body].concat());
+                let init = [header.as_slice(), &body].concat();
+                self.file_system.local_answers.begin(&init);
+                *self.init() = Some(init);
                 Urgency::Pooled
             }
             Ok(Opcode::Destroy) => {

@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use virtiofsd::{filesystem::ROOT_ID, fuse::Attr};
 
 use crate::{
-    attributes::{CachedAttributes, distinguish_modification},
+    attributes::{CachedAttributes, distinguish_modification, is_recent},
     error::{bad_handle, stale_handle},
     identity::FileIdentity,
+    local_answers::says_no_xattr,
 };
 
 /// The inode number that the guest uses for a file. It is never reused.
@@ -55,6 +56,8 @@ pub(crate) struct Node {
     last_use: u64,
     /// Attributes that the guest may still use. `None` for directories.
     cached: Option<CachedAttributes>,
+    /// Change time at which the file had no extended attributes.
+    no_xattr: Option<(u64, u32)>,
     /// Whether the guest has asked for a lock since it has looked the file up.
     is_locked: bool,
     /// Recent attempts to open the file that were refused because it has changed.
@@ -204,6 +207,7 @@ impl Table {
             pins: 1,
             last_use: 0,
             cached: None,
+            no_xattr: None,
             is_locked: false,
             refusals: Vec::new(),
         };
@@ -303,6 +307,7 @@ impl Table {
             pins: 0,
             last_use: 0,
             cached: None,
+            no_xattr: None,
             is_locked: false,
             refusals: Vec::new(),
         };
@@ -452,6 +457,10 @@ impl Table {
         let Some(node) = self.nodes.get_mut(&guest_inode) else {
             return;
         };
+        let changed = (attributes.ctime, attributes.ctimensec);
+        // It may be changed again without another change time.
+        let is_known = says_no_xattr(attributes) && !is_recent(changed);
+        node.no_xattr = is_known.then_some(changed);
         if node.is_directory() {
             return;
         }
@@ -470,6 +479,12 @@ impl Table {
             *validity = Duration::ZERO;
             node.cached = None;
         }
+    }
+
+    /// Returns whether an open file is known to have no extended attributes.
+    pub(crate) fn knows_no_xattr(&self, inner_inode: InnerInode, current: &Attr) -> bool {
+        let node = self.by_inner(inner_inode).and_then(|it| self.get(it));
+        node.is_some_and(|node| node.no_xattr == Some((current.ctime, current.ctimensec)))
     }
 
     /// Records that the guest no longer uses the attributes it has, because it has changed the file
@@ -656,6 +671,7 @@ impl Table {
                 pins: 0,
                 last_use: 0,
                 cached: None,
+                no_xattr: None,
                 is_locked: node.is_locked,
                 refusals: Vec::new(),
             };

@@ -1,4 +1,5 @@
-//! Builds the kernel for machines from Debian's kernel source and `guest/kernel.config`.
+//! Builds the kernel for machines from Debian's kernel source, `guest/patches` and
+//! `guest/kernel.config`.
 //!
 //! The build is reproducible: the same source, configuration and compiler give the same bytes in
 //! any directory.
@@ -49,14 +50,18 @@ pub fn build() -> Result<()> {
     let directory = directory.canonicalize()?;
     let package = package::candidate(SOURCE)?;
     let fragment = fs::read_to_string(checkout().join("guest/kernel.config"))?;
+    let patches = patches()?;
     let compiler = command::output(Command::new("gcc").arg("--version"))?;
     let linker = command::output(Command::new("ld").arg("--version"))?;
-    let inputs = Inputs::default()
+    let mut inputs = Inputs::default()
         .with(&package)
         .with(&fragment)
         .with(compiler)
         .with(linker)
         .with(include_str!("own_kernel.rs"));
+    for patch in &patches {
+        inputs = inputs.with(fs::read(patch)?);
+    }
     inputs.build_if_changed(directory.join("own-kernel.stamp"), || {
         progress::print(&format!(
             "Building the kernel from {package}: about ten minutes on two processors"
@@ -77,6 +82,9 @@ pub fn build() -> Result<()> {
                 .arg(&archive),
         )?;
         let source = scratch.join(SOURCE);
+        for patch in &patches {
+            apply(&source, patch)?;
+        }
         configure(&source, &fragment)?;
         let processors = std::thread::available_parallelism()?.get();
         command::run(
@@ -91,6 +99,26 @@ pub fn build() -> Result<()> {
         replace_kernel(&directory.join("kernels/container"), &image, &package)?;
         remove(&scratch)
     })
+}
+
+/// Returns the patches of the source, in order.
+fn patches() -> Result<Vec<PathBuf>> {
+    let directory = checkout().join("guest/patches").canonicalize()?;
+    let entries: Vec<_> = fs::read_dir(directory)?.collect::<Result<_, _>>()?;
+    let mut patches: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+    patches.sort();
+    Ok(patches)
+}
+
+fn apply(source: &Path, patch: &Path) -> Result<()> {
+    command::run(
+        Command::new("patch")
+            .args(["--strip=1", "--forward", "--silent", "--fuzz=0"])
+            .arg("--directory")
+            .arg(source)
+            .arg("--input")
+            .arg(patch),
+    )
 }
 
 /// Configures the source with the fragment's options and "no" for all others.
