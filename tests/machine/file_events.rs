@@ -221,6 +221,7 @@ fn watchers_see_changes_of_the_host(lab: &Lab) {
         await_marks(world, &[]);
         see_a_watched_file(&watched);
         see_changes_with_node(&watched);
+        see_changes_with_notify(&watched);
     }
 }
 
@@ -369,4 +370,24 @@ fn see_changes_with_node(watched: &Directory<'_>) {
     fs::remove_file(watched.path("new.js")).unwrap();
     node.lines.before("rename new.js");
     node.finish();
+    await_marks(watched.world, &[]);
+}
+
+/// A program that watches a tree sets watches in new directories.
+fn see_changes_with_notify(watched: &Directory<'_>) {
+    let program = watched.world.home().join("watcher");
+    fs::copy(env!("CARGO_BIN_EXE_watcher"), &program).unwrap();
+    let line = format!("exec {} {}", program.display(), watched.path.display());
+    let notify = Watcher::start(watched.world, &line, &[&watched.path]);
+    let subdirectory = watched.path("source");
+    fs::create_dir(&subdirectory).unwrap();
+    watched.give("source");
+    notify.lines.before("Create(Folder) source");
+    await_marks(watched.world, &[&watched.path, &subdirectory]);
+    watched.write("source/main.rs", "1");
+    notify.lines.before("Create(File) main.rs");
+    notify.lines.before("Access(Close(Write)) main.rs");
+    fs::remove_file(watched.path("source/main.rs")).unwrap();
+    notify.lines.before("Remove(File) main.rs");
+    notify.finish();
 }

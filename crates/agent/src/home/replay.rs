@@ -33,6 +33,13 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use super::node_handle;
 use crate::machine::{GuestRoot, descriptor_path};
 
+/// The change of a directory in place of one that cannot be repeated.
+const ATTRIBUTES_CHANGED: HomeTouch = HomeTouch {
+    is_modified: false,
+    has_new_attributes: true,
+    is_closed: false,
+};
+
 /// The thread that repeats changes. It ends when `batches` is dropped.
 pub(super) struct Replayer {
     /// Id of the thread.
@@ -83,9 +90,9 @@ fn serve(path: &str, batches: &Receiver<Batch>, reports: &UnboundedSender<HomeRe
         // it cannot be opened.
         if let Ok(mut home) = Home::open(path, &batch.nodes) {
             for (index, change) in batch.changes.iter().enumerate() {
-                // A change that no longer fits is skipped: the kernel learns of the current state
-                // when the caches expire.
-                let _ = home.replay(index, change);
+                if home.replay(index, change).is_err() {
+                    home.report_directories(change);
+                }
             }
         }
         if reports.send(HomeReport::Replayed).is_err() {
@@ -176,6 +183,16 @@ impl Home {
                     touch(&file, *how)
                 }
             },
+        }
+    }
+
+    /// Sends an event, that the attributes of the directories have changed, for a change that no
+    /// longer fits: the machine has changed the same names. The kernel learns of the current state
+    /// when the caches expire.
+    fn report_directories(&self, change: &HomeChange) {
+        for directory in change.nodes().filter_map(|node| self.nodes.get(&node)) {
+            // Fails if it is gone, which its watchers learn from another change.
+            let _ = touch(directory, ATTRIBUTES_CHANGED);
         }
     }
 

@@ -339,11 +339,11 @@ impl<F: InnerFileSystem> HostEvents<F> {
     fn next_changes(&self) -> Vec<HomeChange> {
         let mut state = self.state();
         let Some(changes) = state.pending.take(MAX_REPLAYED / MAX_STEPS) else {
-            let watches = state.watches.keys().take(MAX_REPLAYED).copied();
-            let watches = watches.collect::<Vec<_>>();
+            let watches: Vec<GuestInode> = state.watches.keys().copied().collect();
+            state.pending.replace_lost(watches.into_iter().map(lost));
             drop(state);
             log::warn!("too many changes of the shared home at once; watchers do not see them all");
-            return watches.into_iter().map(lost).collect();
+            return Vec::new();
         };
         drop(state);
         changes
@@ -414,13 +414,16 @@ impl<F: InnerFileSystem> HostEvents<F> {
     }
 }
 
-/// The event of a watched file whose changes were lost.
-fn lost(node: GuestInode) -> HomeChange {
-    HomeChange::Touched {
+/// Returns the change of a watched file in place of changes that were lost.
+fn lost(node: GuestInode) -> Change {
+    Change::File {
         file: HomeFile::Node(node.0),
-        how: HomeTouch {
-            has_new_attributes: true,
-            ..HomeTouch::default()
+        what: What {
+            touch: HomeTouch {
+                has_new_attributes: true,
+                ..HomeTouch::default()
+            },
+            ..What::default()
         },
         is_directory: true,
     }

@@ -88,6 +88,12 @@ impl Pending {
         };
     }
 
+    /// Adds changes in place of those that were lost, also if they are more than the limit.
+    pub(crate) fn replace_lost(&mut self, changes: impl Iterator<Item = Change>) {
+        self.changes.splice(..0, changes);
+        self.last.clear();
+    }
+
     /// Takes the first changes. Returns `None`, once, if changes were lost.
     pub(crate) fn take(&mut self, limit: usize) -> Option<Vec<Change>> {
         if std::mem::take(&mut self.has_overflowed) {
@@ -182,7 +188,15 @@ mod tests {
             pending.add(file(&number.to_string(), CREATED));
         }
         assert_eq!(pending.take(10), None);
-        assert_eq!(pending.take(10).unwrap().len(), 1);
+        pending.replace_lost((0..=MAX_PENDING).map(|number| file(&number.to_string(), MODIFIED)));
+        assert_eq!(
+            pending.take(MAX_PENDING + 1).unwrap().len(),
+            MAX_PENDING + 1
+        );
+        assert_eq!(
+            pending.take(10).unwrap(),
+            [file(&MAX_PENDING.to_string(), CREATED)]
+        );
         assert!(pending.is_empty());
     }
 }
