@@ -130,13 +130,14 @@ fn hanging_kernel_is_ended(lab: &Lab) {
 }
 
 /// Parts of warnings about the clocks of an emulated processor on a busy host.
-const CLOCK_WARNINGS: [&str; 6] = [
+const CLOCK_WARNINGS: [&str; 7] = [
     "APIC calibration not consistent with PM-Timer",
     "tsc: Unable to calibrate against PIT",
     "hrtimer: interrupt took ",
     "APIC timer disabled due to verification failure",
     "Could not switch to high resolution mode on CPU ",
     "lapic is not functional.",
+    "clocksource: Long readout interval, ",
 ];
 
 /// Returns the kernel's warnings, except those about clocks.

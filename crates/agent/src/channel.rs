@@ -4,7 +4,7 @@
 use std::{
     fs::{self, OpenOptions},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -20,6 +20,14 @@ const PORT_NAME: &str = "container.agent";
 /// Number of attempts to find the port. Its driver may still be probing the device.
 const ATTEMPTS: u32 = 500;
 
+/// Directory that exists if the kernel has the port's driver.
+const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_console";
+
+/// Number of attempts if the kernel has the driver. An emulated processor may have lost the
+/// interrupt that announces the port; the host repeats a boot that makes no progress for a shorter
+/// time than this.
+const ATTEMPTS_WITH_DRIVER: u32 = 12_000;
+
 /// Interval between the attempts.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -29,9 +37,12 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Opens the port, waiting up to five seconds for it to appear.
+    /// Opens the port, waiting for it to appear: five seconds, or two minutes if the kernel has its
+    /// driver.
     pub(crate) async fn open() -> io::Result<Channel> {
-        for _ in 0..ATTEMPTS {
+        let mut attempt = 0;
+        while attempt < ATTEMPTS || attempt < ATTEMPTS_WITH_DRIVER && Path::new(DRIVER).exists() {
+            attempt += 1;
             if let Some(device) = find_port()? {
                 let port = OpenOptions::new().read(true).write(true).open(device)?;
                 return Ok(Channel {
