@@ -103,7 +103,7 @@ impl PeerNetwork {
     }
 
     /// Returns the address of the machine with this id, which is running or is resumed when it is
-    /// used. Being looked up is a use: an empty packet tells it so.
+    /// used. A lookup counts as a use, for which an empty packet is sent.
     pub(crate) fn address_of(&self, id: &str) -> Option<Ipv4Addr> {
         // The id comes out of a DNS query, and must not lead out of the directory.
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';

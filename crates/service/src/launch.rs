@@ -88,7 +88,7 @@ impl RequestError for BootError {
     }
 }
 
-/// Tells the user what keeps a running machine from being used as usual.
+/// Sends the client a note if a running machine cannot be used as usual.
 pub(crate) fn note_state(
     id: &MachineId,
     runtime: &Runtime,
