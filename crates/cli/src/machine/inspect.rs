@@ -33,6 +33,7 @@ const FIELDS: &[&str] = &[
     "kernel",
     "kernelArgs",
     "memory",
+    "pauseReason",
     "platform.architecture",
     "platform.os",
     "platform.variant",

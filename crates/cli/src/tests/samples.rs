@@ -34,7 +34,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         kernel: Some("/boot/vmlinuz".into()),
         kernel_args: "quiet".parse().unwrap(),
         memory: Memory::try_from(12052 << 20).unwrap(),
-        pause_reason: None,
+        pause_reason: Some("No space left on device".to_owned()),
         platform: Platform {
             architecture: "arm64".to_owned(),
             os: "linux".to_owned(),
@@ -65,6 +65,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         kernel: None,
         kernel_args: KernelParameters::default(),
         memory: Memory::try_from(1 << 30).unwrap(),
+        pause_reason: None,
         platform: Platform {
             architecture: "amd64".to_owned(),
             os: "linux".to_owned(),
