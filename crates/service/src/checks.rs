@@ -164,6 +164,12 @@ pub(crate) fn low_space(disk: &Path) -> Option<String> {
     ))
 }
 
+/// Returns the space in bytes that can be used on the file system of a path, so that machines on it
+/// still boot; absent if the file system does not report its free space.
+pub(crate) fn usable_space(path: &Path) -> Option<u64> {
+    Some(free_space(path)?.saturating_sub(MIN_FREE_SPACE))
+}
+
 fn free_space(path: &Path) -> Option<u64> {
     let statistics = nix::sys::statvfs::statvfs(path).ok()?;
     let blocks = statistics.blocks_available();

@@ -65,6 +65,7 @@ impl RequestError for ImportError {
             ImportError::Check(error) => error.kind(),
             ImportError::Image(error) => error.kind(),
             ImportError::NameTaken(_) => FailureKind::Exists,
+            ImportError::Read(ReadError::NoSpace { .. }) => FailureKind::Failed,
             ImportError::Read(_) | ImportError::Digest(_) => FailureKind::Invalid,
             ImportError::Configuration(_)
             | ImportError::Disk(_)
@@ -178,7 +179,7 @@ impl Import {
             None
         };
         if description.has_image {
-            let image = members.image()?;
+            let image = members.image(self.service.bundles.directory())?;
             let images = &self.service.images;
             let loaded = images.load(&self.images, image, &self.load, &|_| {});
             loaded.map_err(ImageError::from)?;
