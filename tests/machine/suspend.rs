@@ -155,6 +155,11 @@ fn a_debian_machine_of_root_continues(lab: &Lab) {
     });
     let error = world.error(&["suspend", "--force", "deb"]);
     assert!(error.contains("locked"), "{error}");
+    let error = world.error(&["snapshot", "create", "-n", "deb", "locked"]);
+    assert!(
+        error.contains("locked") && error.contains("--disk-only"),
+        "{error}"
+    );
     world.inside("deb", "kill $(cat /tmp/locker)");
     world.inside("deb", "systemctl is-system-running --wait || true");
     // A guest that reboots after it has continued boots as usual.
@@ -339,6 +344,13 @@ fn a_full_disk_leaves_the_machine_running(lab: &Lab) {
     assert!(error.contains("cannot suspend"), "{error}");
     check_counter(&world, "tiny", before);
     assert!(!world.bundle("tiny", ".suspended.new").exists());
+    let error = world.error(&["snapshot", "create", "full"]);
+    assert!(error.contains("cannot save"), "{error}");
+    check_counter(&world, "tiny", before);
+    assert_eq!(
+        world.stdout(&["snapshot", "ls", "-n", "tiny", "--format", "{{ name }}"]),
+        ""
+    );
     fs::remove_file(filler).unwrap();
     let before = count(&world, "tiny");
     suspend(&world, "tiny");
@@ -357,8 +369,12 @@ fn the_disk_of_a_suspended_machine_can_be_kept_and_copied(lab: &Lab) {
     suspend(&world, "tiny");
     world.stdout(&["snapshot", "create", "-n", "tiny", "first"]);
     world.stdout(&["clone", "tiny", "copy"]);
-    let error = world.error(&["snapshot", "restore", "--force", "-n", "tiny", "first"]);
-    assert!(error.contains("is suspended"), "{error}");
+    world.stdout(&["snapshot", "create", "--disk-only", "-n", "tiny", "disk"]);
+    // Nothing is lost by either, because the first snapshot has the memory.
+    world.stdout(&["snapshot", "restore", "-n", "tiny", "disk"]);
+    assert_eq!(status(&world, "tiny"), "stopped");
+    world.stdout(&["snapshot", "restore", "-n", "tiny", "first"]);
+    world.stdout(&["snapshot", "rm", "-n", "tiny", "disk"]);
     check_counter(&world, "tiny", before);
     assert_eq!(world.inside("copy", "cat /one"), "one\n");
     world.stdout(&["rm", "copy"]);

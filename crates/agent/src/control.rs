@@ -14,6 +14,8 @@
 //! | `SetClock` | |
 //! | `Suspend`, any number of times | |
 //! | | `SuspendReady` or `SuspendFailed` ([`container_protocol::ResumeToken`]) |
+//! | `PrepareSnapshot`, any number of times | |
+//! | | `SnapshotReady` or `SnapshotFailed` |
 //! | `Stop`, or end of the stream | |
 //! | | `Rebooting`, if the machine asked for it |
 
@@ -177,6 +179,10 @@ enum Interruption {
     Stop(u32),
     /// The host suspends the machine.
     Suspend(ResumeToken),
+    /// The host saves the machine, which continues.
+    Snapshot(ResumeToken),
+    /// The stream has ended.
+    HostGone,
 }
 
 /// Serves the machine from the start of its init to the init's end. Also returns the last control
@@ -207,18 +213,10 @@ async fn serve_started(
     let mut tasks = Tasks::start(setup, link.opener.clone());
     frame::write(&mut control, &started).await?;
     let mut accepting = tokio::spawn(streams.clone().accept(incoming));
+    let mut snapshot = None;
     let ending = loop {
-        match serve_until_interrupted(&mut control, &mut init).await {
+        let token = match serve_until_interrupted(&mut control, &mut init).await {
             Interruption::Ending(ending) => break ending,
-            Interruption::Stop(grace_seconds) => {
-                // The host may be gone. Nothing waits for it any more.
-                drop(to_host);
-                // Reading changes may have paused init, which could then not receive the request.
-                streams.changes.cancel().await;
-                let grace = Duration::from_secs(grace_seconds.into());
-                shutdown::shut_down(&mut init, stop_method, grace).await;
-                break Ending::PowerOff;
-            }
             Interruption::Suspend(token) => {
                 if let Err(message) = prepare_suspension(tasks).await {
                     tasks = Tasks::start(setup, link.opener.clone());
@@ -228,18 +226,45 @@ async fn serve_started(
                 frame::write(&mut control, &ControlEvent::SuspendReady).await?;
                 // The host closes the stream when it has read everything.
                 let _ = timeout(LAST_EVENT_TIMEOUT, control.read_u8()).await;
-                accepting.abort();
-                let (new, mut incoming) = link.renew(token).await;
-                link = new;
-                control = receive_control(&mut incoming).await?;
-                synchronize_clock(&mut control).await?;
-                // Fails only without receivers.
-                let _ = to_host.send(link.opener.clone());
-                tasks = Tasks::start(setup, link.opener.clone());
-                accepting = tokio::spawn(streams.clone().accept(incoming));
-                frame::write(&mut control, &started).await?;
+                token
             }
-        }
+            Interruption::Snapshot(token) => {
+                snapshot = Some(token);
+                let event = match write_files().await {
+                    Ok(()) => ControlEvent::SnapshotReady,
+                    Err(message) => ControlEvent::SnapshotFailed { message },
+                };
+                // The next read notices an error.
+                let _ = frame::write(&mut control, &event).await;
+                continue;
+            }
+            Interruption::Stop(grace_seconds) => {
+                // The host may be gone. Nothing waits for it any more.
+                drop(to_host);
+                break shut_down(&streams, &mut init, stop_method, grace_seconds).await;
+            }
+            Interruption::HostGone => match snapshot {
+                // This is a copy of the machine that was saved.
+                Some(token) if link.has_ended().await => {
+                    drop(tasks);
+                    token
+                }
+                _ => {
+                    drop(to_host);
+                    break shut_down(&streams, &mut init, stop_method, HOST_GONE_GRACE).await;
+                }
+            },
+        };
+        accepting.abort();
+        let (new, mut incoming) = link.renew(token).await;
+        link = new;
+        control = receive_control(&mut incoming).await?;
+        synchronize_clock(&mut control).await?;
+        // Fails only without receivers.
+        let _ = to_host.send(link.opener.clone());
+        tasks = Tasks::start(setup, link.opener.clone());
+        accepting = tokio::spawn(streams.clone().accept(incoming));
+        frame::write(&mut control, &started).await?;
     };
     // Everything that holds a file of the machine open has to end before it is unmounted.
     streams.changes.cancel().await;
@@ -251,10 +276,28 @@ async fn serve_started(
     Ok((ending, control))
 }
 
+async fn shut_down(
+    streams: &Streams,
+    init: &mut Init,
+    stop_method: StopMethod,
+    grace_seconds: u32,
+) -> Ending {
+    // Reading changes may have paused init, which could then not receive the request.
+    streams.changes.cancel().await;
+    let grace = Duration::from_secs(grace_seconds.into());
+    shutdown::shut_down(init, stop_method, grace).await;
+    Ending::PowerOff
+}
+
 /// Ends what is used over the channel, and writes all files to the disk. Returns a message if that
 /// is not possible.
 async fn prepare_suspension(tasks: Tasks) -> Result<(), String> {
     tasks.finish().await?;
+    write_files().await
+}
+
+/// Writes all files of the machine to its disk. Returns a message if that is not possible.
+async fn write_files() -> Result<(), String> {
     let synced = tokio::task::spawn_blocking(|| {
         let disk = File::open(MACHINE)?;
         Ok(rustix::fs::syncfs(&disk)?)
@@ -308,6 +351,7 @@ async fn receive_role(incoming: &mut Incoming) -> Result<(Stream, Role), Control
         ControlRequest::SetClock(_)
         | ControlRequest::CompareClock
         | ControlRequest::Suspend { .. }
+        | ControlRequest::PrepareSnapshot { .. }
         | ControlRequest::Stop { .. } => Err(ControlError::UnexpectedRequest),
     }
 }
@@ -425,11 +469,14 @@ async fn serve_until_interrupted(control: &mut Stream, init: &mut Init) -> Inter
 
 /// Serves the host's requests until it orders a stop or closes the stream.
 async fn await_stop(control: &mut Stream) {
-    while !matches!(await_interruption(control).await, Interruption::Stop(_)) {}
+    while !matches!(
+        await_interruption(control).await,
+        Interruption::Stop(_) | Interruption::HostGone
+    ) {}
 }
 
-/// Serves the host's requests until it orders a stop or a suspension, or closes the stream. A
-/// request that does not fit is ignored: the machine is worth more.
+/// Serves the host's requests until it interrupts the machine, or closes the stream. A request that
+/// does not fit is ignored: the machine is worth more.
 async fn await_interruption(control: &mut Stream) -> Interruption {
     let mut requested = Instant::now();
     loop {
@@ -438,11 +485,12 @@ async fn await_interruption(control: &mut Stream) -> Interruption {
                 return Interruption::Stop(grace_seconds);
             }
             Ok(ControlRequest::Suspend { token }) => return Interruption::Suspend(token),
+            Ok(ControlRequest::PrepareSnapshot { token }) => return Interruption::Snapshot(token),
             Ok(ControlRequest::CompareClock) => {
                 requested = Instant::now();
                 let request = frame::write(control, &ControlEvent::ClockRequested).await;
                 if request.is_err() {
-                    return Interruption::Stop(HOST_GONE_GRACE);
+                    return Interruption::HostGone;
                 }
             }
             Ok(ControlRequest::SetClock(nanoseconds)) => {
@@ -452,7 +500,7 @@ async fn await_interruption(control: &mut Stream) -> Interruption {
             | Err(FrameError::Malformed(_)) => {
                 kernel_log::error("an unexpected request of the host is ignored");
             }
-            Err(_) => return Interruption::Stop(HOST_GONE_GRACE),
+            Err(_) => return Interruption::HostGone,
         }
     }
 }

@@ -7,13 +7,22 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{self, Incoming, Opener, Side, Stream},
 };
-use tokio::{io::split, sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    io::split,
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use crate::{channel::Channel, kernel_log, random};
 
 /// Backoff after the channel has failed while the agent waits for the host.
 const BACKOFF: Duration = Duration::from_millis(50);
+
+/// Timeout for the end of the connection after its streams have ended.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+const END_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The channel while it carries streams.
 pub(crate) struct Link {
@@ -31,6 +40,17 @@ impl Link {
             driver: tokio::spawn(driver),
         };
         (link, incoming)
+    }
+
+    /// Whether the channel carries no streams any more. Waits a moment for it, because streams end
+    /// before.
+    pub(crate) async fn has_ended(&self) -> bool {
+        let ended = async {
+            while !self.driver.is_finished() {
+                sleep(END_INTERVAL).await;
+            }
+        };
+        timeout(END_TIMEOUT, ended).await.is_ok()
     }
 
     /// Ends all streams, closes the channel, and waits until the host serves the machine again.

@@ -13,23 +13,31 @@ pub struct CloneRequest {
     pub snapshot: Option<SnapshotName>,
 }
 
-/// Request for a snapshot of a machine's disk.
+/// Request for a snapshot of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SnapshotRequest {
     /// Name of the snapshot. The machine must not have one of this name.
     pub name: SnapshotName,
     /// Time from which the snapshot may be removed; absent to keep it.
     pub expires: Option<Timestamp>,
+    /// Whether the memory of a machine that runs or is suspended is left out.
+    #[serde(default)]
+    pub disk_only: bool,
 }
 
-/// Request to restore a stopped machine's disk from a snapshot.
+/// Request to restore a machine that does not run from a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RestoreRequest {
     /// Name of the snapshot.
     pub name: SnapshotName,
     /// Whether changes that are in no snapshot are given up. Otherwise the request fails with
     /// [`FailureKind::WouldLose`](crate::FailureKind::WouldLose) if there are any.
     pub force: bool,
+    /// Whether the snapshot's memory is left out. The machine is stopped then, and not suspended.
+    #[serde(default)]
+    pub disk_only: bool,
 }
 
 /// Request to remove a snapshot.
@@ -55,8 +63,12 @@ pub struct SnapshotState {
     /// Time from which it may be removed; absent if it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_date: Option<Timestamp>,
+    /// Size in bytes of the memory on the host; absent if only the disk was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_size: Option<u64>,
     /// Name.
     pub name: SnapshotName,
-    /// Size in bytes on the host of what was written since the snapshot or clone before.
+    /// Size in bytes on the host of the memory, and of what was written to the disk since the
+    /// snapshot or clone before.
     pub size: u64,
 }

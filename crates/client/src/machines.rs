@@ -143,13 +143,15 @@ impl Client {
         Ok(created.id)
     }
 
-    /// Creates a snapshot of a machine's disk.
+    /// Creates a snapshot of a machine. Dropping the future cancels the request, and a running
+    /// machine continues.
     pub async fn create_snapshot(
         &self,
         id: &MachineId,
         request: &SnapshotRequest,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<(), ClientError> {
-        self.request(Method::POST, &path(id, "/snapshots"), request)
+        self.request_streamed(&path(id, "/snapshots"), request, progress)
             .await
     }
 
@@ -161,7 +163,7 @@ impl Client {
         Ok(all.snapshots)
     }
 
-    /// Restores a stopped machine's disk from a snapshot.
+    /// Restores a machine that does not run from a snapshot.
     pub async fn restore_snapshot(
         &self,
         id: &MachineId,

@@ -68,6 +68,9 @@ pub trait Running: Send {
     /// Waits for the machine's end. Cancel safe, and may be called again after the end.
     fn wait(&mut self) -> BoxFuture<'_, EngineExit>;
 
+    /// Pauses the machine until [`resume`](Self::resume).
+    fn pause(&mut self) -> BoxFuture<'_, Result<(), SaveError>>;
+
     /// Pauses the machine and writes its memory and devices to a sparse file. Everything that the
     /// guest has written to its disk is on the host's disk then. The machine stays paused, also if
     /// this fails or is cancelled.
@@ -99,10 +102,16 @@ pub trait LiveDisk: fmt::Debug + Send + Sync {
     fn pause_reason(&self) -> Option<String>;
 }
 
-/// The disk of a running machine cannot be changed. It is as before.
+/// The disk of a running machine cannot be changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the engine cannot write to another file: {0}")]
-pub struct LiveDiskError(pub String);
+pub enum LiveDiskError {
+    /// The disk is as before.
+    #[error("the engine cannot write to another file: {0}")]
+    Refused(String),
+    /// The engine did not answer, and may still change the disk.
+    #[error("the engine does not answer: {0}")]
+    Unknown(String),
+}
 
 /// End of an engine's process.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::{
 use container_protocol::BootOccasion;
 
 use crate::{
-    BootConfiguration, DiskFile, MachineAddress, MachineConfiguration, Snapshot,
+    BootConfiguration, DiskFile, MachineAddress, MachineConfiguration, MemoryDirectory, Snapshot,
     atomic_file::{read_json, replace, sync_parent, write_json},
     bundle_error::BundleError,
 };
@@ -29,6 +29,13 @@ const SNAPSHOTS: &str = "snapshots.json";
 const SUSPENDED: &str = "suspended";
 const DISK: &str = "disk.qcow2";
 const NEW_DISK: &str = ".disk.qcow2";
+
+/// Name of the file that describes a suspended machine, in its directory.
+pub const SUSPENDED_MANIFEST: &str = "suspended.json";
+
+/// Name of the link in the directory of a suspended machine that was restored from a snapshot: the
+/// disk that belongs to its memory. Without memory, the machine is stopped.
+pub const RESTORED_DISK: &str = "disk.qcow2";
 
 /// The bundle of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +131,7 @@ impl Bundle {
     /// Returns the file that the machine writes to. An [old disk](Self::has_old_disk) gets a name,
     /// for which the machine must be stopped.
     pub fn current_disk_file(&self) -> Result<DiskFile, BundleError> {
+        self.complete_restore()?;
         let disk = self.disk();
         if self.has_old_disk() {
             let file = DiskFile::random();
@@ -132,11 +140,23 @@ impl Bundle {
             self.use_disk_file(&file)?;
             return Ok(file);
         }
-        let target = fs::read_link(&disk).map_err(BundleError::io("read", &disk))?;
-        let name = target.to_string_lossy().into_owned();
-        DiskFile::try_from(name).map_err(|error| {
-            BundleError::io("read", &disk)(io::Error::new(io::ErrorKind::InvalidData, error))
-        })
+        read_disk_link(&disk)
+    }
+
+    /// Makes the disk of a snapshot that was restored the machine's. Nothing has used the memory
+    /// yet, because that happens with the current disk.
+    fn complete_restore(&self) -> Result<(), BundleError> {
+        let link = self.suspended().join(RESTORED_DISK);
+        if fs::symlink_metadata(&link).is_err() {
+            return Ok(());
+        }
+        self.use_disk_file(&read_disk_link(&link)?)?;
+        if !self.is_suspended() {
+            let directory = self.suspended();
+            return fs::remove_dir_all(&directory).map_err(BundleError::io("remove", &directory));
+        }
+        fs::remove_file(&link).map_err(BundleError::io("remove", &link))?;
+        sync_parent(&link)
     }
 
     /// Makes a file the disk.
@@ -184,9 +204,50 @@ impl Bundle {
         self.file(SUSPENDED)
     }
 
+    /// Returns the path of the directory with the memory of a snapshot.
+    pub fn memory(&self, memory: &MemoryDirectory) -> PathBuf {
+        self.file(memory.as_str())
+    }
+
+    /// Returns the size in bytes that the memory of a snapshot occupies on the host.
+    pub fn memory_size(&self, memory: &MemoryDirectory) -> Result<u64, BundleError> {
+        let directory = self.memory(memory);
+        let read = || -> io::Result<u64> {
+            let mut blocks = 0;
+            for entry in fs::read_dir(&directory)? {
+                blocks += entry?.metadata()?.blocks();
+            }
+            Ok(blocks * BLOCK)
+        };
+        read().map_err(BundleError::io("read", &directory))
+    }
+
+    /// Removes the memory that is of none of the machine's snapshots, and what was left of saving
+    /// one. Nothing may be saving one now.
+    pub fn remove_unused_memory(&self) -> Result<(), BundleError> {
+        let snapshots = self.snapshots()?;
+        let is_used =
+            |name: &MemoryDirectory| snapshots.iter().any(|it| it.memory.as_ref() == Some(name));
+        let remove = || -> io::Result<()> {
+            for entry in fs::read_dir(&self.directory)? {
+                let name = entry?.file_name().into_string().unwrap_or_default();
+                let is_new = name.starts_with(".memory-");
+                let memory = MemoryDirectory::try_from(name.clone());
+                if is_new || memory.is_ok_and(|memory| !is_used(&memory)) {
+                    fs::remove_dir_all(self.file(&name))?;
+                }
+            }
+            Ok(())
+        };
+        remove().map_err(BundleError::io("remove saved memory in", &self.directory))
+    }
+
     /// Returns whether the machine is suspended.
     pub fn is_suspended(&self) -> bool {
-        self.suspended().exists()
+        let directory = self.suspended();
+        let has_only_disk = !directory.join(SUSPENDED_MANIFEST).exists()
+            && fs::symlink_metadata(directory.join(RESTORED_DISK)).is_ok();
+        directory.exists() && !has_only_disk
     }
 
     /// Returns the path of the log of init's output.
@@ -295,11 +356,23 @@ fn remove_if_exists(file: &Path) -> io::Result<()> {
     }
 }
 
+/// Returns the file of the disk that a link leads to.
+fn read_disk_link(link: &Path) -> Result<DiskFile, BundleError> {
+    let read = || {
+        let name = fs::read_link(link)?.to_string_lossy().into_owned();
+        let file = DiskFile::try_from(name);
+        file.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    };
+    read().map_err(BundleError::io("read", link))
+}
+
+/// Unit of `st_blocks` in bytes (stat(3type)).
+const BLOCK: u64 = 512;
+
 /// Returns the size in bytes that a file occupies.
 fn occupied(file: &Path) -> Result<u64, BundleError> {
     let metadata = fs::metadata(file).map_err(BundleError::io("read", file))?;
-    // st_blocks counts units of 512 bytes (stat(3type)).
-    Ok(metadata.blocks() * 512)
+    Ok(metadata.blocks() * BLOCK)
 }
 
 /// A bundle that is being created in a hidden directory. It is removed if it is dropped unfinished.

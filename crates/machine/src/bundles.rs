@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use crate::{
         BootConfiguration, Descriptor, DiskCapacity, DiskFile, HomeMount, ImageDescription,
-        MachineConfiguration, Memory, Platform, UserSetup,
+        MachineConfiguration, Memory, MemoryDirectory, Platform, Snapshot, UserSetup,
     };
 
     fn id(text: &str) -> MachineId {
@@ -268,6 +268,58 @@ mod tests {
         fs::write(new.disk_file(&disk), "disk").unwrap();
         new.use_disk_file(&disk).unwrap();
         new.finish(&configuration, &boot).unwrap()
+    }
+
+    #[test]
+    fn a_restored_disk_becomes_the_machines() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        let bundle = create(&bundles, "dev");
+        let before = bundle.current_disk_file().unwrap();
+        for has_memory in [true, false] {
+            let restored = DiskFile::random();
+            let suspended = bundle.suspended();
+            fs::create_dir_all(&suspended).unwrap();
+            let link = suspended.join(crate::RESTORED_DISK);
+            std::os::unix::fs::symlink(restored.as_str(), link).unwrap();
+            let manifest = suspended.join(crate::SUSPENDED_MANIFEST);
+            if has_memory {
+                fs::write(manifest, "{}").unwrap();
+            } else {
+                fs::remove_file(manifest).unwrap();
+            }
+            assert_eq!(bundle.is_suspended(), has_memory);
+            for _ in 0..2 {
+                assert_eq!(bundle.current_disk_file().unwrap(), restored);
+                assert_eq!(bundle.is_suspended(), has_memory);
+            }
+            assert_ne!(restored, before);
+        }
+    }
+
+    #[test]
+    fn memory_of_no_snapshot_is_removed() {
+        let data = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(data.path()).unwrap();
+        let bundle = create(&bundles, "dev");
+        let (used, unused) = (MemoryDirectory::random(), MemoryDirectory::random());
+        let being_saved = bundle.file(&format!(".{unused}.new"));
+        for directory in [&bundle.memory(&used), &bundle.memory(&unused), &being_saved] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("memory"), "memory").unwrap();
+        }
+        let snapshot = Snapshot {
+            name: "one".parse().unwrap(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            expires: None,
+            layer: bundle.current_disk_file().unwrap(),
+            is_provisioned: true,
+            memory: Some(used.clone()),
+        };
+        bundle.set_snapshots(&[snapshot]).unwrap();
+        bundle.remove_unused_memory().unwrap();
+        assert!(bundle.memory_size(&used).unwrap() > 0);
+        assert!(!bundle.memory(&unused).exists() && !being_saved.exists());
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! | `disk.qcow2` | link to the overlay that the machine writes to; the overlay itself in old bundles |
 //! | `snapshots.json` | [`Snapshot`]s; absent without any |
 //! | `suspended` | directory with the saved memory of a suspended machine; `.suspended.new` and `.suspended.used` are leftovers unless its runtime runs |
+//! | `suspended/disk.qcow2` | link to the overlay of a snapshot that was restored with its memory, or in place of one; it becomes the disk before anything uses that |
+//! | `memory-…` | directories with the memory of snapshots; those that no snapshot names, and `.memory-….new`, are leftovers |
 //! | `setup.sh` | script of the image that sets the user up; absent if the image has none |
 //! | `lock` | [`ProcessLock`] of the machine's runtime |
 //! | `runtime` | path of the runtime directory of the last boot |
@@ -38,7 +40,7 @@
 //! | `directories` | the data, config and runtime directory |
 //! | `bundles`, `bundle`, `atomic_file` | all machines, the files of one, atomic replacement |
 //! | `configuration` | the two JSON files |
-//! | `snapshot`, `disk_file` | snapshots, and the files of disks |
+//! | `snapshot`, `disk_file`, `memory_directory` | snapshots, the files of disks, and saved memory |
 //! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `user`, `address` | validated values |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
@@ -76,6 +78,7 @@ mod kernel_parameters;
 mod log;
 mod malloc;
 mod memory;
+mod memory_directory;
 mod private_home;
 mod process_lock;
 mod size;
@@ -83,7 +86,7 @@ mod snapshot;
 mod user;
 
 pub use address::{InvalidMachineAddress, MachineAddress};
-pub use bundle::{Bundle, NewBundle};
+pub use bundle::{Bundle, NewBundle, RESTORED_DISK, SUSPENDED_MANIFEST};
 pub use bundle_error::BundleError;
 pub use bundles::Bundles;
 pub use configuration::{
@@ -100,6 +103,7 @@ pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
 pub use log::{last_lines, rotated_log};
 pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};
 pub use memory::{InvalidMemory, Memory};
+pub use memory_directory::{InvalidMemoryDirectoryName, MemoryDirectory};
 pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;

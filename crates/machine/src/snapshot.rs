@@ -1,11 +1,11 @@
-//! Snapshots: states of a machine's disk that it can be restored to.
+//! Snapshots: states of a machine that it can be restored to.
 
 use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::DiskFile;
+use crate::{DiskFile, MemoryDirectory};
 
 /// Maximum length of a snapshot's name.
 const MAX_LENGTH: usize = 64;
@@ -95,6 +95,9 @@ pub struct Snapshot {
     pub layer: DiskFile,
     /// Whether the machine's user was set up.
     pub is_provisioned: bool,
+    /// The machine's memory; absent if only the disk was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryDirectory>,
 }
 
 #[cfg(test)]

@@ -64,5 +64,5 @@ pub use machine::{
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};
-pub use suspend::ResumeToken;
+pub use suspend::{BREAK, ResumeToken};
 pub use template::{ChannelEvent, ChannelRequest};

@@ -61,8 +61,31 @@ pub enum RuntimeRequest {
         /// Whether commands that run for clients are ended.
         force: bool,
     },
+    /// Saves the machine, which continues. Its disk is another file afterwards, as for
+    /// `PutOverlay`. Returns a [`SnapshotReply`]. If the client closes the connection before,
+    /// nothing is saved.
+    Snapshot {
+        /// Absolute path of the file to write to.
+        overlay: PathBuf,
+        /// Absolute path of the directory for the memory, which does not exist yet.
+        memory: PathBuf,
+    },
     /// Joins this connection to a new stream to the guest agent.
     Connect,
+}
+
+/// Answer to [`RuntimeRequest::Snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SnapshotReply {
+    /// The machine is saved, and continues.
+    Saved,
+    /// The machine cannot be saved in this state; a message with the reason. Its disk is the same
+    /// file.
+    Refused(String),
+    /// The machine could not be saved, and continues; a message with the error. Its disk may be
+    /// either file.
+    Failed(String),
 }
 
 /// Answer to [`RuntimeRequest::Suspend`].
@@ -85,6 +108,8 @@ pub enum OverlayReply {
     /// The overlay is written to.
     Done,
     /// The disk is as before; a message with the reason.
+    Refused(String),
+    /// The disk may be either file; a message with the error.
     Failed(String),
 }
 

@@ -32,6 +32,11 @@ pub enum ControlRequest {
         /// Mark of the streams that follow ([`ResumeToken`]).
         token: ResumeToken,
     },
+    /// Prepare to be saved while the machine continues: write the machine's files to its disk.
+    PrepareSnapshot {
+        /// Mark of the streams of a machine that is restored ([`ResumeToken`]).
+        token: ResumeToken,
+    },
     /// Shut the machine down and power off. The stream ends with the machine.
     Stop {
         /// Grace period in seconds after which init is killed.
@@ -66,6 +71,13 @@ pub enum ControlEvent {
     SuspendReady,
     /// The machine cannot be suspended now, and continues.
     SuspendFailed {
+        /// Message with the reason.
+        message: String,
+    },
+    /// The machine can be saved. The agent that is restored from it waits for the token.
+    SnapshotReady,
+    /// The machine cannot be saved now, and continues.
+    SnapshotFailed {
         /// Message with the reason.
         message: String,
     },

@@ -14,6 +14,18 @@
 //! | `SetClock` | |
 //! | | `Started` |
 //!
+//! For a snapshot, the machine continues with its streams, and only its copy has to find the host:
+//!
+//! | host | agent |
+//! |---|---|
+//! | [`ControlRequest::PrepareSnapshot`](crate::ControlRequest::PrepareSnapshot) | |
+//! | | `SnapshotReady`, or `SnapshotFailed` |
+//! | *writes nothing after the end of a frame, and waits until all is read* | |
+//! | *the virtual machine is saved, and continues* | |
+//!
+//! The host of the restored copy first writes [`BREAK`], which is no frame, so that the agent ends
+//! its streams. Then it waits for the mark of a waiting agent, and everything is as above.
+//!
 //! The rest of the old streams may still be in the channel. Each end ignores everything before the
 //! token, which the host has chosen at random.
 
@@ -23,6 +35,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const LENGTH: usize = 16;
+
+/// Bytes that end the [streams](crate::mux) of an agent that expects a frame: no version of yamux
+/// begins a header with them.
+pub const BREAK: [u8; 12] = [0xff; 12];
 
 /// Bytes that mark the beginning of what belongs to a resumed machine.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,6 +26,7 @@ pub(crate) enum Request {
     /// The host's clock at the moment of sending.
     SetClock,
     Suspend(ResumeToken),
+    PrepareSnapshot(ResumeToken),
     Stop {
         grace_seconds: u32,
     },
@@ -36,8 +37,10 @@ enum GuestEvent {
     /// The agent has unmounted the machine and waits for the stream's end, to power off. The flag
     /// is set if the machine is to boot again.
     Ends(bool),
-    SuspendReady,
-    SuspendFailed(String),
+    /// The machine can be suspended, or saved for a snapshot.
+    Ready,
+    /// It cannot; the message of the agent.
+    NotReady(String),
 }
 
 /// The control stream of a machine that is up.
@@ -95,7 +98,7 @@ impl AgentControl {
         loop {
             match self.events.recv().await {
                 Some(GuestEvent::Ends(reboots)) => return reboots,
-                Some(GuestEvent::SuspendReady | GuestEvent::SuspendFailed(_)) => {}
+                Some(GuestEvent::Ready | GuestEvent::NotReady(_)) => {}
                 None => return pending().await,
             }
         }
@@ -111,9 +114,19 @@ impl AgentControl {
     /// Asks the agent to prepare for a suspension. Returns its message if that is not possible.
     pub(crate) async fn prepare_suspension(&mut self, token: ResumeToken) -> Result<(), String> {
         self.request(Request::Suspend(token));
+        self.await_ready().await
+    }
+
+    /// Asks the agent to prepare for a snapshot. Returns its message if that is not possible.
+    pub(crate) async fn prepare_snapshot(&mut self, token: ResumeToken) -> Result<(), String> {
+        self.request(Request::PrepareSnapshot(token));
+        self.await_ready().await
+    }
+
+    async fn await_ready(&mut self) -> Result<(), String> {
         match self.events.recv().await {
-            Some(GuestEvent::SuspendReady) => Ok(()),
-            Some(GuestEvent::SuspendFailed(message)) => Err(message),
+            Some(GuestEvent::Ready) => Ok(()),
+            Some(GuestEvent::NotReady(message)) => Err(message),
             Some(GuestEvent::Ends(reboots)) => {
                 self.end = Some(reboots);
                 Err("the machine shuts down".to_owned())
@@ -130,6 +143,7 @@ async fn send_requests(mut requests: UnboundedReceiver<Request>, mut stream: Wri
             Request::CompareClock => ControlRequest::CompareClock,
             Request::SetClock => ControlRequest::SetClock(clock::now()),
             Request::Suspend(token) => ControlRequest::Suspend { token },
+            Request::PrepareSnapshot(token) => ControlRequest::PrepareSnapshot { token },
             Request::Stop { grace_seconds } => ControlRequest::Stop { grace_seconds },
         };
         if let Err(error) = frame::write(&mut stream, &request).await {
@@ -149,17 +163,24 @@ async fn read_events(
 ) {
     loop {
         let event: Result<ControlEvent, FrameError> = frame::read(&mut stream).await;
+        let continues = matches!(
+            event,
+            Ok(ControlEvent::SuspendFailed { .. }
+                | ControlEvent::SnapshotReady
+                | ControlEvent::SnapshotFailed { .. })
+        );
         let event = match event {
             Ok(ControlEvent::ClockRequested) => {
                 // Fails if the stream has failed, which the next read notices.
                 let _ = requests.send(Request::SetClock);
                 continue;
             }
-            Ok(ControlEvent::SuspendFailed { message }) => GuestEvent::SuspendFailed(message),
-            Ok(ControlEvent::SuspendReady) => GuestEvent::SuspendReady,
+            Ok(
+                ControlEvent::SuspendFailed { message } | ControlEvent::SnapshotFailed { message },
+            ) => GuestEvent::NotReady(message),
+            Ok(ControlEvent::SuspendReady | ControlEvent::SnapshotReady) => GuestEvent::Ready,
             event => GuestEvent::Ends(matches!(event, Ok(ControlEvent::Rebooting))),
         };
-        let continues = matches!(event, GuestEvent::SuspendFailed(_));
         // Fails if the machine has ended.
         let _ = found.send(event);
         if !continues {

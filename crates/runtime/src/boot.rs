@@ -482,7 +482,9 @@ async fn set_up(
             // Only of a machine that has booted.
             ControlEvent::ClockRequested
             | ControlEvent::SuspendReady
-            | ControlEvent::SuspendFailed { .. } => {}
+            | ControlEvent::SuspendFailed { .. }
+            | ControlEvent::SnapshotReady
+            | ControlEvent::SnapshotFailed { .. } => {}
             ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
         }
     }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use container_engine::LiveDiskError;
 use container_protocol::{
     frame,
     local::{self, OverlayReply, RuntimeRequest, SuspendReply},
@@ -14,6 +15,7 @@ use container_protocol::{
 use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, UnixStream},
+    sync::oneshot,
     time::sleep,
 };
 
@@ -113,6 +115,13 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
                 .map_err(io::Error::other)
         }
         RuntimeRequest::Suspend { force } => suspend(machine, stream, force).await,
+        RuntimeRequest::Snapshot { overlay, memory } => {
+            let result = machine.snapshot(overlay, memory);
+            let reply = unless_closed(&mut stream, result).await?;
+            frame::write(&mut stream, &reply)
+                .await
+                .map_err(io::Error::other)
+        }
         RuntimeRequest::Connect => {
             // First, so that the machine is not suspended between the two.
             let _session = machine.begin_session();
@@ -124,12 +133,7 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
 
 /// Suspends the machine, unless the client closes the connection before.
 async fn suspend(machine: &MachineState, mut stream: UnixStream, force: bool) -> io::Result<()> {
-    let mut result = machine.suspend(force);
-    let reply = tokio::select! {
-        reply = &mut result => reply.map_err(io::Error::other)?,
-        // The client sends nothing.
-        _ = stream.read_u8() => return Err(io::ErrorKind::ConnectionAborted.into()),
-    };
+    let reply = unless_closed(&mut stream, machine.suspend(force)).await?;
     let is_suspended = reply == SuspendReply::Suspended;
     let written = frame::write(&mut stream, &reply).await;
     if is_suspended {
@@ -138,16 +142,26 @@ async fn suspend(machine: &MachineState, mut stream: UnixStream, force: bool) ->
     written.map_err(io::Error::other)
 }
 
+/// Waits for a result, which is dropped if the client closes the connection before.
+async fn unless_closed<T>(stream: &mut UnixStream, result: oneshot::Receiver<T>) -> io::Result<T> {
+    tokio::select! {
+        reply = result => reply.map_err(io::Error::other),
+        // The client sends nothing.
+        _ = stream.read_u8() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
 async fn put_overlay(machine: &MachineState, overlay: &Path) -> OverlayReply {
     let Some(disk) = machine.disk() else {
-        return OverlayReply::Failed("the machine is not up".to_owned());
+        return OverlayReply::Refused("the machine is not up".to_owned());
     };
     match disk.put_overlay(overlay).await {
         Ok(()) => {
             machine.set_disk_file(overlay.to_owned());
             OverlayReply::Done
         }
-        Err(error) => OverlayReply::Failed(error.to_string()),
+        Err(error @ LiveDiskError::Refused(_)) => OverlayReply::Refused(error.to_string()),
+        Err(error @ LiveDiskError::Unknown(_)) => OverlayReply::Failed(error.to_string()),
     }
 }
 

@@ -37,7 +37,10 @@ pub enum LayerError {
     Freeze(String),
     /// The engine still writes to the same file.
     #[error("{0}")]
-    Overlay(String),
+    Refused(String),
+    /// The engine may write to either file.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// A frozen disk: until this is dropped, but at most for ten seconds, nothing is written to it.
@@ -68,7 +71,8 @@ impl Runtime {
     /// Makes the engine write to `overlay`, an empty overlay of the disk's current file.
     ///
     /// # Errors
-    /// [`LayerError`]. The engine writes to the current file then.
+    /// [`LayerError`]. The engine still writes to the current file after a
+    /// [refusal](LayerError::Refused), and may write to either file after another error.
     pub async fn put_overlay(&self, overlay: &Path) -> Result<(), LayerError> {
         let connected = local::connect(self.socket()).await;
         let mut stream = connected.map_err(LayerError::Connect)?;
@@ -79,7 +83,8 @@ impl Runtime {
         });
         match reply.await? {
             OverlayReply::Done => Ok(()),
-            OverlayReply::Failed(message) => Err(LayerError::Overlay(message)),
+            OverlayReply::Refused(message) => Err(LayerError::Refused(message)),
+            OverlayReply::Failed(message) => Err(LayerError::Failed(message)),
         }
     }
 }

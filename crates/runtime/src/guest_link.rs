@@ -3,17 +3,18 @@
 use std::{io, os::unix::net::UnixStream as StdUnixStream, sync::Arc, time::Duration};
 
 use container_protocol::{
-    ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port, ResumeToken,
+    BREAK, ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port, ResumeToken,
     frame::{self, FrameError},
     mux::{self, Opener, Side, Stream},
 };
-use tokio::{net::UnixStream, task::JoinHandle, time::timeout};
+use tokio::{io::AsyncWriteExt, net::UnixStream, task::JoinHandle, time::timeout};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use crate::{
     clock,
     entropy::read_entropy,
     guest_streams::{self, Targets},
+    pausable::{Pausable, Writing},
 };
 
 /// Timeout for the agent of a machine that continues to answer.
@@ -23,6 +24,8 @@ const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 pub(crate) struct GuestLink {
     /// Opens streams to the agent.
     pub opener: Opener,
+    /// Pauses what is written to the agent.
+    pub writing: Writing,
     targets: Arc<Targets>,
     socket: StdUnixStream,
     driver: JoinHandle<Result<(), mux::ConnectionError>>,
@@ -51,10 +54,12 @@ impl GuestLink {
         let channel = channel.into_std()?;
         let socket = channel.try_clone()?;
         let channel = UnixStream::from_std(channel)?;
+        let (channel, writing) = Pausable::new(channel, socket.try_clone()?.into());
         let (opener, incoming, driver) = mux::multiplex(channel.compat(), Side::Host);
         tokio::spawn(guest_streams::serve(incoming, Arc::clone(&targets)));
         Ok(GuestLink {
             opener,
+            writing,
             targets,
             socket,
             driver: tokio::spawn(driver),
@@ -66,11 +71,7 @@ impl GuestLink {
         self.driver.abort();
         // The result is the cancellation.
         let _ = (&mut self.driver).await;
-        let mut channel = self.channel()?;
-        let mark = token.waiting_mark();
-        let waited = timeout(RESUME_TIMEOUT, mark.await_in(&mut channel)).await;
-        let waited = waited.map_err(|_| ResumeLinkError::TimedOut)?;
-        waited.map_err(ResumeLinkError::Channel)
+        await_waiting(&mut self.channel()?, token).await
     }
 
     /// Reaches the agent of a machine that was not suspended after all. Returns its control stream
@@ -92,6 +93,17 @@ impl GuestLink {
         channel.map_err(ResumeLinkError::Channel)
     }
 
+    /// Ends the streams of an agent that was saved with them, and waits until it waits to be
+    /// resumed.
+    pub(crate) async fn disconnect(
+        channel: &mut UnixStream,
+        token: ResumeToken,
+    ) -> Result<(), ResumeLinkError> {
+        let written = channel.write_all(&BREAK).await;
+        written.map_err(ResumeLinkError::Channel)?;
+        await_waiting(channel, token).await
+    }
+
     /// Reaches the agent of a machine that was suspended, and waits until it has set its clock.
     /// Also returns its control stream and what runs as init.
     pub(crate) async fn resume(
@@ -102,6 +114,17 @@ impl GuestLink {
         let resumed = timeout(RESUME_TIMEOUT, resume(channel, targets, token)).await;
         resumed.unwrap_or(Err(ResumeLinkError::TimedOut))
     }
+}
+
+/// Waits until the agent waits to be resumed.
+async fn await_waiting(
+    channel: &mut UnixStream,
+    token: ResumeToken,
+) -> Result<(), ResumeLinkError> {
+    let mark = token.waiting_mark();
+    let waited = timeout(RESUME_TIMEOUT, mark.await_in(channel)).await;
+    let waited = waited.map_err(|_| ResumeLinkError::TimedOut)?;
+    waited.map_err(ResumeLinkError::Channel)
 }
 
 async fn resume(

@@ -12,7 +12,8 @@ use container_protocol::{
     InitProgram, PublishedPort,
     frame::{self, FrameError},
     local::{
-        self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest, SuspendReply,
+        self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest, SnapshotReply,
+        SuspendReply,
     },
 };
 use serde::de::DeserializeOwned;
@@ -147,6 +148,24 @@ pub enum SuspendError {
     Failed(String),
 }
 
+/// Error of saving a machine that continues.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The request did not reach the runtime, or it ended before it answered. An older build of the
+    /// program does not know the request.
+    #[error(
+        "its runtime does not answer ({0}); if it was started by an earlier version of this \
+         program, restart it with: container machine restart"
+    )]
+    Request(FrameError),
+    /// The machine cannot be saved in this state. Its disk is the same file.
+    #[error("{0}")]
+    Refused(String),
+    /// The machine could not be saved, and continues.
+    #[error("{0}")]
+    Failed(String),
+}
+
 impl Runtime {
     /// Finds the runtime with this directory and lock file; absent if the lock is free.
     ///
@@ -277,6 +296,29 @@ impl Runtime {
             }
             SuspendReply::Refused(reason) => Err(SuspendError::Refused(reason)),
             SuspendReply::Failed(reason) => Err(SuspendError::Failed(reason)),
+        }
+    }
+
+    /// Saves the machine, which continues with `overlay` as its disk: an empty overlay of it. Its
+    /// memory is in the directory `memory` then. If the future is dropped early, nothing is saved,
+    /// but the disk may be the overlay.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn snapshot(&self, overlay: &Path, memory: &Path) -> Result<(), SnapshotError> {
+        let request = RuntimeRequest::Snapshot {
+            overlay: overlay.to_owned(),
+            memory: memory.to_owned(),
+        };
+        let asked = async {
+            let mut stream = local::connect(&self.socket).await?;
+            frame::write(&mut stream, &request).await?;
+            frame::read(&mut stream).await
+        };
+        match asked.await.map_err(SnapshotError::Request)? {
+            SnapshotReply::Saved => Ok(()),
+            SnapshotReply::Refused(reason) => Err(SnapshotError::Refused(reason)),
+            SnapshotReply::Failed(reason) => Err(SnapshotError::Failed(reason)),
         }
     }
 

@@ -26,6 +26,7 @@
 //! | `boot`, `assemble`, `setup` | the way from a [`Launch`] to a machine that has booted |
 //! | `supervise`, `agent_control` | a machine that has booted, to its end |
 //! | `suspend`, `resume`, `suspended` | a machine that is saved to its bundle, and continues later |
+//! | `snapshot`, `pausable` | a machine that is saved and continues at once |
 //! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice` | connections of clients, and streams of the guest |
@@ -65,6 +66,7 @@ mod idle;
 mod kernel_files;
 mod launch;
 mod log;
+mod pausable;
 mod phase;
 mod ports;
 mod process;
@@ -73,6 +75,7 @@ mod resolver;
 mod resume;
 mod role;
 mod setup;
+mod snapshot;
 mod splice;
 mod stand_in;
 mod state;
@@ -86,12 +89,14 @@ pub use container_network::Policy;
 pub use disk::{FrozenDisk, LayerError};
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFilesError, check_architecture};
-pub use handle::{FindError, Runtime, RuntimeStatus, StopError, SuspendError};
+pub use handle::{FindError, Runtime, RuntimeStatus, SnapshotError, StopError, SuspendError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use process::runtime_main;
 pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE, TEMPLATE_ROLE};
 pub use stand_in::end_stand_in;
-pub use suspended::{discard, permit_disk};
+pub use suspended::{
+    MemoryError, discard, is_same_memory, keep_memory, replace_by_disk, restore_memory,
+};
 pub use templates::{
     RemovedTemplates, TemplateUsage, remove_templates, template_main, template_usage,
 };

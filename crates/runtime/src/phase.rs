@@ -285,7 +285,7 @@ pub(crate) mod tests {
             &'a self,
             _overlay: &'a Path,
         ) -> BoxFuture<'a, Result<(), LiveDiskError>> {
-            async { Err(LiveDiskError("no engine".to_owned())) }.boxed()
+            async { Err(LiveDiskError::Refused("no engine".to_owned())) }.boxed()
         }
 
         fn pause_reason(&self) -> Option<String> {

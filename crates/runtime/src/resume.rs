@@ -129,6 +129,10 @@ pub(crate) async fn resume(
         home: host_ends.home,
     };
     let token = suspended.manifest.token;
+    if suspended.manifest.is_connected {
+        let ended = GuestLink::disconnect(&mut host_ends.channel, token).await;
+        ended.map_err(|error| lost(error.into()))?;
+    }
     let resumed = GuestLink::resume(host_ends.channel, Arc::new(targets), token).await;
     let (link, control, init) = resumed.map_err(|error| lost(error.into()))?;
     tracing::info!("machine resumed, init: {init}");

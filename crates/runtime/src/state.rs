@@ -14,7 +14,7 @@ use container_engine::LiveDisk;
 use container_network::Network;
 use container_protocol::{
     PublishedPort,
-    local::{BootKind, RuntimeReport, SuspendReply},
+    local::{BootKind, RuntimeReport, SnapshotReply, SuspendReply},
     mux::Opener,
 };
 use tokio::{
@@ -47,9 +47,9 @@ pub(crate) struct MachineState {
     disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
     notes: Mutex<Vec<String>>,
-    /// The order to suspend the machine that is to be carried out next.
-    suspend_order: Mutex<Option<SuspendOrder>>,
-    suspend_ordered: Notify,
+    /// The order to save the machine that is to be carried out next.
+    save_order: Mutex<Option<SaveOrder>>,
+    save_ordered: Notify,
     /// Number of clients' connections to the guest.
     sessions: Arc<()>,
     /// Number of all those since the start.
@@ -59,6 +59,23 @@ pub(crate) struct MachineState {
     /// Connections of clients that wait for the runtime's end. They are closed when this is
     /// dropped, which happens after the machine's processes have ended.
     waiting: Mutex<Vec<UnixStream>>,
+}
+
+/// An order to save the machine.
+#[derive(Debug)]
+pub(crate) enum SaveOrder {
+    Suspend(SuspendOrder),
+    Snapshot(SnapshotOrder),
+}
+
+/// An order to save the machine, which continues. It is cancelled when its receiver is dropped.
+#[derive(Debug)]
+pub(crate) struct SnapshotOrder {
+    /// The file to which the disk is written from now on.
+    pub overlay: PathBuf,
+    /// The directory for the memory.
+    pub memory: PathBuf,
+    pub reply: oneshot::Sender<SnapshotReply>,
 }
 
 /// An order to suspend the machine. It is cancelled when its receiver is dropped.
@@ -117,8 +134,8 @@ impl MachineState {
             requested: Mutex::default(),
             disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
-            suspend_order: Mutex::default(),
-            suspend_ordered: Notify::new(),
+            save_order: Mutex::default(),
+            save_ordered: Notify::new(),
             sessions: Arc::default(),
             sessions_begun: AtomicU64::default(),
             idle_time: watch::Sender::new(launch.idle_suspend.after()),
@@ -175,23 +192,51 @@ impl MachineState {
     pub(crate) fn suspend(&self, force: bool) -> oneshot::Receiver<SuspendReply> {
         let (reply, result) = oneshot::channel();
         let occasion = SuspendOccasion::Requested { force };
-        let order = SuspendOrder { occasion, reply };
-        if let Some(other) = lock(&self.suspend_order).replace(order) {
-            let message = "another request to suspend the machine has replaced this one";
-            let _ = other.reply.send(SuspendReply::Failed(message.to_owned()));
-        }
-        self.suspend_ordered.notify_one();
+        self.order_save(SaveOrder::Suspend(SuspendOrder { occasion, reply }));
         result
     }
 
-    /// Waits for an order to suspend the machine. Cancel safe.
-    pub(crate) async fn suspend_order(&self) -> SuspendOrder {
+    /// Orders the machine to be saved, and to continue with `overlay` as its disk. Returns the
+    /// receiver of the result, without which the order is cancelled.
+    pub(crate) fn snapshot(
+        &self,
+        overlay: PathBuf,
+        memory: PathBuf,
+    ) -> oneshot::Receiver<SnapshotReply> {
+        let (reply, result) = oneshot::channel();
+        self.order_save(SaveOrder::Snapshot(SnapshotOrder {
+            overlay,
+            memory,
+            reply,
+        }));
+        result
+    }
+
+    fn order_save(&self, order: SaveOrder) {
+        if let Some(other) = lock(&self.save_order).replace(order) {
+            let message = "another request to save the machine has replaced this one".to_owned();
+            // Fails if the client has disconnected.
+            let _ = match other {
+                SaveOrder::Suspend(it) => it.reply.send(SuspendReply::Failed(message)).is_ok(),
+                SaveOrder::Snapshot(it) => it.reply.send(SnapshotReply::Refused(message)).is_ok(),
+            };
+        }
+        self.save_ordered.notify_one();
+    }
+
+    /// Waits for an order to save the machine. Cancel safe.
+    pub(crate) async fn save_order(&self) -> SaveOrder {
         loop {
-            if let Some(order) = lock(&self.suspend_order).take() {
+            if let Some(order) = lock(&self.save_order).take() {
                 return order;
             }
-            self.suspend_ordered.notified().await;
+            self.save_ordered.notified().await;
         }
+    }
+
+    /// Whether the machine is up.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Up(_))
     }
 
     /// Begins to suspend the machine. Returns whether it was up.

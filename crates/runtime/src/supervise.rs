@@ -21,7 +21,8 @@ use crate::{
     idle::{IdleWatch, Sample},
     launch::Launch,
     phase::StopOrder,
-    state::{MachineState, SuspendOccasion, SuspendOrder},
+    snapshot,
+    state::{MachineState, SaveOrder, SnapshotOrder, SuspendOccasion, SuspendOrder},
     suspend::{Origin, Outcome, SuspendError, Suspension},
 };
 
@@ -64,11 +65,18 @@ pub(crate) async fn supervise(
             }
             Event::ClockDue => supervisor.agent.request(Request::CompareClock),
             Event::StopOrdered(order) => supervisor.stop_guest(order),
-            Event::SuspendOrdered(order) => {
+            Event::SaveOrdered(SaveOrder::Suspend(order)) => {
                 supervisor = match supervisor.suspend(order, launch, machine).await {
                     Ok((supervisor, _)) => supervisor,
                     Err(end) => return end,
                 };
+            }
+            Event::SaveOrdered(SaveOrder::Snapshot(order)) => {
+                if let Err(end) = supervisor.save(order, launch, machine).await {
+                    return end;
+                }
+                // It did not count while the machine was paused.
+                supervisor.agent.request(Request::CompareClock);
             }
             Event::IdleTimeChanged(idle_time) => supervisor.idle = IdleWatch::new(idle_time),
             Event::SampleDue => {
@@ -101,7 +109,7 @@ enum Event {
     /// The guest is to compare its clock with the host's.
     ClockDue,
     StopOrdered(StopOrder),
-    SuspendOrdered(SuspendOrder),
+    SaveOrdered(SaveOrder),
     IdleTimeChanged(Option<Duration>),
     /// The use of the machine is to be looked at.
     SampleDue,
@@ -165,7 +173,7 @@ impl Supervisor {
                 self.file_share = None;
                 Event::HomeLost(status)
             }
-            order = machine.suspend_order() => Event::SuspendOrdered(order),
+            order = machine.save_order() => Event::SaveOrdered(order),
             () = self.clock.next() => Event::ClockDue,
             idle_time = machine.idle_time_changed(self.idle.idle_time()) => {
                 Event::IdleTimeChanged(idle_time)
@@ -222,6 +230,28 @@ impl Supervisor {
             supervisor.idle_refusal = Some(reason);
         }
         Ok(supervisor)
+    }
+
+    /// Saves the machine for a snapshot, after which it continues. Returns the end of one that does
+    /// not.
+    async fn save(
+        &mut self,
+        order: SnapshotOrder,
+        launch: &Launch,
+        machine: &MachineState,
+    ) -> Result<(), MachineEnd> {
+        let parts = snapshot::Parts {
+            engine: self.engine.as_mut(),
+            file_share: self.file_share.as_mut(),
+            link: &self.link,
+            agent: &mut self.agent,
+        };
+        let origin = Origin {
+            fingerprint: &self.fingerprint,
+            guest_files: &self.guest_files,
+        };
+        let saved = parts.save(order, origin, launch, machine).await;
+        saved.map_err(MachineEnd::Engine)
     }
 
     /// Suspends the machine. Returns the supervisor of a machine that continues, and why it does.
@@ -325,6 +355,10 @@ mod tests {
 
         fn save<'a>(&'a mut self, _: &'a Path) -> BoxFuture<'a, Result<(), SaveError>> {
             async { Err(SaveError::Failed("not a real engine".to_owned())) }.boxed()
+        }
+
+        fn pause(&mut self) -> BoxFuture<'_, Result<(), SaveError>> {
+            async { Ok(()) }.boxed()
         }
 
         fn resume(&mut self) -> BoxFuture<'_, Result<(), ResumeError>> {

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Timeout for an engine to end that has failed.
-const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time in which the connections of commands that have just ended are closed.
 const SESSION_END: Duration = Duration::from_secs(1);
@@ -275,7 +275,7 @@ impl Suspension {
                 ..launch.clone()
             };
             move || {
-                unpublished.complete(&launch, &surroundings, token)?;
+                unpublished.complete(&launch, &surroundings, token, false)?;
                 Ok(unpublished)
             }
         });

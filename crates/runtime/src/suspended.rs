@@ -1,26 +1,32 @@
-//! The saved memory of a suspended machine, in its bundle.
+//! The saved memory of a suspended machine or of a snapshot, in the machine's bundle.
 //!
 //! | directory | content |
 //! |---|---|
 //! | `suspended` | a suspended machine: its memory and `suspended.json` |
-//! | `.suspended.new` | one that is being saved, or was when its runtime was killed |
+//! | `.suspended.new` | one that is being saved or restored, or was when that was killed |
 //! | `.suspended.used` | one that was resumed or given up, until its disk space is freed |
+//! | `memory-…` | the memory of a snapshot, in the same form |
 //!
 //! `suspended` appears and disappears by a rename. It disappears before the resumed machine runs,
-//! so that no memory is ever used with a disk that has changed since. It also names the files that
-//! the disk may be, with the size and time of modification of each.
+//! so that no memory is ever used with a disk that has changed since. It also names the file of the
+//! disk, with size and time of modification. The disk may also be an empty overlay of it.
+//!
+//! A memory file never changes. A suspended machine and snapshots of it have hard links of one.
 
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, File, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
-use container_engine::EngineSettings;
-use container_machine::KernelParameters;
+use container_engine::{EngineSettings, disk};
+use container_machine::{
+    DiskFile, KernelParameters, MachineId, RESTORED_DISK, SUSPENDED_MANIFEST as MANIFEST,
+};
 use container_protocol::ResumeToken;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -31,9 +37,7 @@ use crate::{
     launch::{HomeShare, Launch, Purpose},
 };
 
-/// Names of the files of a suspended machine.
-const MANIFEST: &str = "suspended.json";
-const NEW_MANIFEST: &str = "suspended.json.new";
+/// Name of the file with the memory.
 const MEMORY: &str = "memory";
 
 /// Suffixes of the directories beside that of a suspended machine.
@@ -57,6 +61,12 @@ pub(crate) struct Manifest {
     disks: Vec<DiskState>,
     /// Mark of the streams of the resumed machine.
     pub token: ResumeToken,
+    /// Whether the agent was saved while it served streams, which it has to end first.
+    #[serde(default)]
+    pub is_connected: bool,
+    /// The machine's id at that time.
+    #[serde(default)]
+    machine: Option<MachineId>,
     hardware: Hardware,
 }
 
@@ -111,6 +121,31 @@ pub(crate) enum UnfitError {
     Disk,
 }
 
+/// The memory of a snapshot cannot be kept or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Its files cannot be read or linked.
+    #[error("cannot use the saved memory in {}: {cause}", path.display())]
+    Io {
+        /// Directory of the memory.
+        path: PathBuf,
+        /// Error of the file system.
+        cause: io::Error,
+    },
+    /// The disk is not that of the suspended machine.
+    #[error(
+        "the disk has changed since the machine was suspended, so its memory does not fit (keep \
+         the disk alone with --disk-only)"
+    )]
+    Disk,
+    /// The machine had another name. Its programs know it.
+    #[error(
+        "its memory is that of a machine named {0:?} (rename the machine, or restore the disk \
+         alone with --disk-only)"
+    )]
+    Renamed(MachineId),
+}
+
 impl DiskState {
     fn read(disk: &Path) -> io::Result<DiskState> {
         let about = fs::metadata(disk)?;
@@ -119,6 +154,23 @@ impl DiskState {
             size: about.len(),
             modified: (about.mtime(), about.mtime_nsec()),
         })
+    }
+}
+
+impl Manifest {
+    /// Returns whether a disk has the contents that the machine was saved with: it is the same
+    /// file, or an overlay of it to which nothing was written.
+    fn is_of(&self, disk: &Path) -> io::Result<bool> {
+        let layers = disk::read_layers(disk).unwrap_or_default();
+        for file in std::iter::once(disk.to_owned()).chain(layers) {
+            if self.disks.contains(&DiskState::read(&file)?) {
+                return Ok(true);
+            }
+            if !disk::is_unwritten(&file).unwrap_or(false) {
+                break;
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -189,6 +241,7 @@ impl Unpublished {
         launch: &Launch,
         surroundings: &Surroundings,
         token: ResumeToken,
+        is_connected: bool,
     ) -> io::Result<()> {
         let memory = self.memory();
         fs::set_permissions(&memory, Permissions::from_mode(0o600))?;
@@ -201,9 +254,21 @@ impl Unpublished {
             memory: Checksum::read(&memory)?,
             disks: vec![DiskState::read(&launch.disk)?],
             token,
+            is_connected,
+            machine: Some(launch.id.clone()),
             hardware: Hardware::of(launch),
         };
-        write_synchronized(&self.directory.join(MANIFEST), &manifest)?;
+        self.write(&manifest)
+    }
+
+    /// Takes the memory of another directory, and describes it.
+    fn link(&self, from: &Path, manifest: &Manifest) -> io::Result<()> {
+        fs::hard_link(from.join(MEMORY), self.memory())?;
+        self.write(manifest)
+    }
+
+    fn write(&self, manifest: &Manifest) -> io::Result<()> {
+        write_synchronized(&self.directory.join(MANIFEST), manifest)?;
         File::open(&self.directory)?.sync_all()
     }
 
@@ -211,6 +276,20 @@ impl Unpublished {
     pub(crate) fn publish(self) -> io::Result<()> {
         fs::rename(&self.directory, &self.target)?;
         synchronize_parent(&self.target)
+    }
+
+    /// Makes the machine a suspended one, in place of one that may be there.
+    fn replace(self) -> io::Result<()> {
+        let (new, target) = (&self.directory, &self.target);
+        if !target.exists() {
+            return self.publish();
+        }
+        if renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE).is_ok() {
+            return synchronize_parent(target);
+        }
+        // Some file systems cannot. A crash between the two leaves a stopped machine.
+        give_up(target)?;
+        self.publish()
     }
 }
 
@@ -281,11 +360,11 @@ impl Suspended {
         if self.manifest.guest_files != found.guest_files {
             return Err(UnfitError::Agent);
         }
-        let disk = DiskState::read(disk).map_err(UnfitError::Read)?;
-        if !self.manifest.disks.contains(&disk) {
-            return Err(UnfitError::Disk);
+        if self.manifest.is_of(disk).map_err(UnfitError::Read)? {
+            Ok(())
+        } else {
+            Err(UnfitError::Disk)
         }
-        Ok(())
     }
 
     /// Checks that the memory is what was written.
@@ -319,18 +398,92 @@ pub fn discard(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Permits another file as the disk of a suspended machine, which has the same contents: an empty
-/// overlay of the current one.
+/// Keeps the memory of a suspended machine in another directory, for a snapshot. `layer` has the
+/// contents of `disk`, the machine's, and does not change any more.
 ///
 /// # Errors
-/// If the machine's description cannot be read or written. It is as before then.
-pub fn permit_disk(directory: &Path, disk: &Path) -> io::Result<()> {
-    let mut manifest = read_manifest(directory)?;
-    manifest.disks.push(DiskState::read(disk)?);
-    let new = directory.join(NEW_MANIFEST);
-    write_synchronized(&new, &manifest)?;
-    fs::rename(new, directory.join(MANIFEST))?;
-    File::open(directory)?.sync_all()
+/// [`MemoryError`]. The directory does not exist then.
+pub fn keep_memory(
+    suspended: &Path,
+    disk: &Path,
+    layer: &Path,
+    to: &Path,
+) -> Result<(), MemoryError> {
+    let keep = || {
+        let manifest = read_manifest(suspended)?;
+        if !manifest.is_of(disk)? {
+            return Ok(false);
+        }
+        let manifest = Manifest {
+            disks: vec![DiskState::read(layer)?],
+            ..manifest
+        };
+        let new = Unpublished::create(to)?;
+        new.link(suspended, &manifest)?;
+        new.publish()?;
+        Ok(true)
+    };
+    if keep().map_err(memory_error(suspended))? {
+        Ok(())
+    } else {
+        Err(MemoryError::Disk)
+    }
+}
+
+/// Makes `id` a suspended machine with the memory of a snapshot, and with `disk`. It takes the
+/// place of a memory that the machine may have. Afterwards, or after a crash,
+/// [`Bundle::current_disk_file`](container_machine::Bundle::current_disk_file) returns `disk`.
+///
+/// # Errors
+/// [`MemoryError`]. The machine is as before then.
+pub fn restore_memory(
+    memory: &Path,
+    id: &MachineId,
+    disk: &DiskFile,
+    suspended: &Path,
+) -> Result<(), MemoryError> {
+    let failed = memory_error(memory);
+    let manifest = read_manifest(memory).map_err(&failed)?;
+    if let Some(machine) = manifest.machine.clone().filter(|machine| machine != id) {
+        return Err(MemoryError::Renamed(machine));
+    }
+    let restore = || {
+        let new = Unpublished::create(suspended)?;
+        symlink(disk.as_str(), new.directory.join(RESTORED_DISK))?;
+        new.link(memory, &manifest)?;
+        new.replace()
+    };
+    restore().map_err(failed)
+}
+
+/// Makes a suspended machine a stopped one with `disk`. Otherwise as [`restore_memory`].
+///
+/// # Errors
+/// [`MemoryError`]. The machine is as before then.
+pub fn replace_by_disk(suspended: &Path, disk: &DiskFile) -> Result<(), MemoryError> {
+    let replace = || {
+        let new = Unpublished::create(suspended)?;
+        symlink(disk.as_str(), new.directory.join(RESTORED_DISK))?;
+        File::open(&new.directory)?.sync_all()?;
+        new.replace()
+    };
+    replace().map_err(memory_error(suspended))
+}
+
+/// Returns whether two directories have the same memory.
+pub fn is_same_memory(one: &Path, other: &Path) -> bool {
+    let file = |directory: &Path| {
+        let file = fs::metadata(directory.join(MEMORY)).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    file(one).is_some_and(|found| file(other) == Some(found))
+}
+
+fn memory_error(path: &Path) -> impl Fn(io::Error) -> MemoryError {
+    |cause| MemoryError::Io {
+        path: path.to_owned(),
+        cause,
+    }
 }
 
 fn give_up(directory: &Path) -> io::Result<()> {
@@ -386,7 +539,7 @@ mod tests {
         fn new() -> Fixture {
             let bundle = tempfile::tempdir().unwrap();
             let disk = bundle.path().join("disk-1.qcow2");
-            fs::write(&disk, "disk").unwrap();
+            disk::create_empty(&disk, 1 << 20).unwrap();
             let launch = Launch {
                 disk,
                 ..launch::tests::example()
@@ -402,7 +555,7 @@ mod tests {
             let new = Unpublished::create(&self.directory()).unwrap();
             fs::write(new.memory(), "memory").unwrap();
             let token = ResumeToken::new([7; 16]);
-            new.complete(&self.launch, &surroundings("qemu", &[]), token)
+            new.complete(&self.launch, &surroundings("qemu", &[]), token, false)
                 .unwrap();
             new
         }
@@ -465,20 +618,62 @@ mod tests {
         assert!(fixture.find().is_none());
     }
 
+    /// Creates an empty overlay of the file `disk-1.qcow2`.
+    fn overlay(fixture: &Fixture, name: &str) -> PathBuf {
+        let overlay = fixture.bundle.path().join(name);
+        disk::create_on_layer("disk-1.qcow2", &overlay, 1 << 20).unwrap();
+        overlay
+    }
+
     #[test]
-    fn an_overlay_may_become_the_disk() {
+    fn an_empty_overlay_may_become_the_disk() {
         let fixture = Fixture::new();
         fixture.unpublished().publish().unwrap();
-        let overlay = fixture.bundle.path().join("disk-2.qcow2");
-        fs::write(&overlay, "empty").unwrap();
         let check = |disk: &Path| {
             let suspended = fixture.find().unwrap();
             suspended.check(&surroundings("qemu", &[]), disk)
         };
-        assert!(check(&overlay).is_err());
-        permit_disk(&fixture.directory(), &overlay).unwrap();
+        let overlay = overlay(&fixture, "disk-2.qcow2");
         check(&overlay).unwrap();
-        // The one before still may: the machine may have been killed before it was replaced.
         check(&fixture.launch.disk).unwrap();
+        fs::write(&fixture.launch.disk, "changed").unwrap();
+        assert!(matches!(check(&overlay), Err(UnfitError::Disk)));
+    }
+
+    #[test]
+    fn the_memory_of_a_snapshot_is_restored_any_number_of_times() {
+        let fixture = Fixture::new();
+        fixture.unpublished().publish().unwrap();
+        let (suspended, disk) = (fixture.directory(), &fixture.launch.disk);
+        let kept = fixture.bundle.path().join("memory-1");
+        keep_memory(&suspended, disk, disk, &kept).unwrap();
+        assert!(is_same_memory(&suspended, &kept));
+        fixture.find().unwrap().consume().unwrap();
+        assert!(!is_same_memory(&suspended, &kept));
+        let id = &fixture.launch.id;
+        for name in ["disk-2.qcow2", "disk-3.qcow2"] {
+            // The second time in place of the first.
+            let overlay = overlay(&fixture, name);
+            let file = DiskFile::try_from(name.to_owned()).unwrap();
+            restore_memory(&kept, id, &file, &suspended).unwrap();
+            let found = fixture.find().unwrap();
+            found.check_memory().unwrap();
+            found.check(&surroundings("qemu", &[]), &overlay).unwrap();
+            let link = fs::read_link(suspended.join(RESTORED_DISK)).unwrap();
+            assert_eq!(link, Path::new(name));
+            assert!(!sibling(&suspended, NEW).exists());
+        }
+        replace_by_disk(&suspended, &DiskFile::random()).unwrap();
+        assert!(!suspended.join(MANIFEST).exists());
+        let other = "other".parse().unwrap();
+        let file = DiskFile::random();
+        let renamed = restore_memory(&kept, &other, &file, &suspended);
+        assert!(matches!(renamed, Err(MemoryError::Renamed(_))));
+        restore_memory(&kept, id, &file, &suspended).unwrap();
+        fs::write(disk, "changed").unwrap();
+        let again = fixture.bundle.path().join("memory-2");
+        let unfit = keep_memory(&suspended, disk, disk, &again);
+        assert!(matches!(unfit, Err(MemoryError::Disk)));
+        assert!(!again.exists());
     }
 }

@@ -120,7 +120,8 @@ impl Service {
             note_state(id, &runtime, request, client);
             return running(bundle, &runtime);
         }
-        if let Err(error) = remove_expired(bundle) {
+        let removed = remove_expired(bundle).and_then(|()| Ok(bundle.remove_unused_memory()?));
+        if let Err(error) = removed {
             tracing::warn!("cannot remove expired snapshots of machine {id:?}: {error}");
         }
         let mut settings = self.launch_settings(id, bundle)?;

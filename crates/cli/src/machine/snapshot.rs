@@ -1,5 +1,7 @@
 //! `container machine snapshot`
 
+use std::io::{self, IsTerminal};
+
 use clap::{Args, Subcommand};
 use container_api::{
     FailureKind, RemoveSnapshotRequest, RestoreRequest, SnapshotRequest, SnapshotState,
@@ -14,21 +16,22 @@ use crate::{
     failure::Failure,
     format::{FormatError, ListFormat},
     output,
+    progress::{self, ProgressMode},
     size::size,
     table::{Cell, table},
 };
 
 /// Fields for templates.
-const FIELDS: &[&str] = &["createdDate", "expiresDate", "name", "size"];
+const FIELDS: &[&str] = &["createdDate", "expiresDate", "memorySize", "name", "size"];
 
 /// Format of dates in tables.
 const DATE: &str = "%Y-%m-%d %H:%M:%S";
 
-/// Keep states of a machine's disk, and restore them.
+/// Keep states of a machine, and restore them.
 ///
-/// A snapshot is created at once, whatever the size of the disk, and takes only the space of what
-/// is overwritten afterwards. It does not contain the shared home, nor the memory of a running
-/// machine.
+/// A snapshot has the disk, and takes only the space of what is overwritten afterwards. Of a
+/// machine that runs or is suspended, it also has the memory, so that programs continue where they
+/// were. It does not contain the shared home.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -59,15 +62,18 @@ struct Target {
     id: Option<MachineId>,
 }
 
-/// Keep the current state of the disk.
+/// Keep the current state of a machine.
 ///
-/// Files that a running machine has written are in the snapshot, and the machine continues. A
-/// snapshot that has expired is removed at the next boot or snapshot command of the machine.
+/// The memory of a running machine is saved as well, for which the machine is paused; then it
+/// continues, with its commands and connections. Interrupting the command leaves no snapshot. With
+/// --disk-only, the disk alone is kept, at once, with the files that the machine has written.
+///
+/// A snapshot that has expired is removed at the next boot or snapshot command of the machine.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   container machine snapshot create before-upgrade
-  container machine snapshot create -n dev nightly-12 --expire 7d")]
+  container machine snapshot create -n dev nightly-12 --disk-only --expire 7d")]
 struct Create {
     #[command(flatten)]
     target: Target,
@@ -76,6 +82,10 @@ struct Create {
     #[arg(value_name = "SNAPSHOT")]
     snapshot: SnapshotName,
 
+    /// Keep the disk alone, without the memory of a machine that runs or is suspended.
+    #[arg(long)]
+    disk_only: bool,
+
     /// Time for which the snapshot is kept, such as 12h, 7d or 2w; default: until it is removed.
     #[arg(long, value_name = "TIME", value_parser = positive_time)]
     expire: Option<Span>,
@@ -83,7 +93,8 @@ struct Create {
 
 /// List the snapshots of a machine, the oldest first.
 ///
-/// SIZE is the space of what was written between the snapshot or clone before and this one.
+/// SIZE is the space of what was written between the snapshot or clone before and this one, and of
+/// the memory. MEMORY is that of the memory alone, and empty if only the disk was kept.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -98,7 +109,10 @@ struct List {
     format: ListFormat,
 }
 
-/// Restore the disk of a stopped machine.
+/// Restore a machine that is stopped or suspended.
+///
+/// After a snapshot with memory, the machine is suspended: the next `run` or `start` resumes it
+/// where it was. With --disk-only, or after a snapshot without memory, it is stopped.
 ///
 /// All snapshots remain, also later ones. Changes that are in no snapshot are lost: on a terminal
 /// there is a question, otherwise --force is required.
@@ -118,6 +132,10 @@ struct Restore {
     /// Give up changes that are in no snapshot.
     #[arg(short, long)]
     force: bool,
+
+    /// Restore the disk alone, without the snapshot's memory.
+    #[arg(long)]
+    disk_only: bool,
 }
 
 /// Remove snapshots.
@@ -171,8 +189,18 @@ impl Create {
         let request = SnapshotRequest {
             name: self.snapshot,
             expires: self.expire.map(from_now).transpose()?,
+            disk_only: self.disk_only,
         };
-        client.create_snapshot(&id, &request).await?;
+        let mode = if io::stderr().is_terminal() {
+            ProgressMode::Auto
+        } else {
+            ProgressMode::None
+        };
+        let cancelled = format!("Cancelled; {id} continues");
+        progress::show_while(mode, &cancelled, async |show| {
+            client.create_snapshot(&id, &request, show).await
+        })
+        .await?;
         output::line(request.name)
     }
 }
@@ -196,17 +224,18 @@ impl List {
 }
 
 fn snapshot_table(snapshots: &[SnapshotState], here: &TimeZone, is_coloured: bool) -> String {
-    let headings = ["NAME", "CREATED", "EXPIRES", "SIZE"];
+    let headings = ["NAME", "CREATED", "EXPIRES", "SIZE", "MEMORY"];
     let date = |date: Timestamp| {
         let date = date.to_zoned_datetime(here.clone());
         date.strftime(DATE).to_string()
     };
-    let row = |snapshot: &SnapshotState| -> [Cell; 4] {
+    let row = |snapshot: &SnapshotState| -> [Cell; 5] {
         [
             snapshot.name.to_string().into(),
             date(snapshot.created_date).into(),
             snapshot.expires_date.map(date).unwrap_or_default().into(),
             size(snapshot.size).into(),
+            snapshot.memory_size.map(size).unwrap_or_default().into(),
         ]
     };
     table(headings, snapshots.iter().map(row), is_coloured)
@@ -218,12 +247,13 @@ impl Restore {
         let mut request = RestoreRequest {
             name: self.snapshot,
             force: self.force,
+            disk_only: self.disk_only,
         };
         match client.restore_snapshot(&id, &request).await {
             Err(ClientError::Service(failure))
                 if failure.kind == FailureKind::WouldLose && is_interactive() =>
             {
-                let what = format!("Changes on the disk of {id} that are in no snapshot are lost.");
+                let what = format!("Changes of {id} that are in no snapshot are lost.");
                 if !confirm(&what)? {
                     return Err(Failure::new("cancelled; nothing was restored"));
                 }
@@ -256,12 +286,14 @@ mod tests {
         let monday = SnapshotState {
             created_date: "2026-03-02T08:15:00Z".parse().unwrap(),
             expires_date: None,
+            memory_size: None,
             name: "monday".parse().unwrap(),
             size: 7 << 20,
         };
         let tuesday = SnapshotState {
             created_date: "2026-03-03T08:15:00Z".parse().unwrap(),
             expires_date: Some("2026-03-10T08:15:00Z".parse().unwrap()),
+            memory_size: Some(300 << 20),
             name: "tuesday".parse().unwrap(),
             size: 3 << 30,
         };

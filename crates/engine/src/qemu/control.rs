@@ -106,6 +106,11 @@ impl Control {
             .await
     }
 
+    /// Pauses the machine.
+    pub(super) async fn pause(&self) -> io::Result<()> {
+        in_time(RESTORE_TIMEOUT, self.execute(qmp::stop {})).await
+    }
+
     /// Pauses the machine of a QEMU process and saves it to a file.
     /// [`enable_files`](Self::enable_files) comes first.
     pub(super) async fn save(&self, file: &Path, process: Option<u32>) -> io::Result<()> {
@@ -220,7 +225,11 @@ impl Control {
         C::Ok: Send + 'static,
     {
         let changed = in_time(ANSWER_TIMEOUT, self.execute(command)).await;
-        changed.map_err(|error| LiveDiskError(error.to_string()))
+        changed.map_err(|error| match error.kind() {
+            // What `refused` returns for an answer.
+            ErrorKind::Unsupported => LiveDiskError::Refused(error.to_string()),
+            _ => LiveDiskError::Unknown(error.to_string()),
+        })
     }
 }
 

@@ -197,6 +197,11 @@ struct RunningQemu {
 }
 
 impl RunningQemu {
+    fn control(&self) -> Result<&Control, SaveError> {
+        let closed = || SaveError::Failed("its control socket is closed".to_owned());
+        self.control.as_deref().ok_or_else(closed)
+    }
+
     /// Kills a QEMU that did not start the machine. The error quotes its output, or `fallback` if
     /// it printed nothing.
     async fn refuse(&mut self, fallback: &str) -> EngineError {
@@ -259,12 +264,17 @@ impl Running for RunningQemu {
         .boxed()
     }
 
+    fn pause(&mut self) -> BoxFuture<'_, Result<(), SaveError>> {
+        async {
+            let paused = self.control()?.pause().await;
+            paused.map_err(|error| SaveError::Failed(error.to_string()))
+        }
+        .boxed()
+    }
+
     fn save<'a>(&'a mut self, file: &'a Path) -> BoxFuture<'a, Result<(), SaveError>> {
         async {
-            let Some(control) = &self.control else {
-                let reason = "its control socket is closed".to_owned();
-                return Err(SaveError::Failed(reason));
-            };
+            let control = self.control()?;
             let unsupported = |error: io::Error| SaveError::Unsupported(error.to_string());
             control.enable_files().await.map_err(unsupported)?;
             let saved = control.save(file, self.child.id()).await;

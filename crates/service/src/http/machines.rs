@@ -180,12 +180,11 @@ async fn create_snapshot(
     State(shared): State<Shared>,
     MachinePath(id): MachinePath,
     JsonBody(request): JsonBody<SnapshotRequest>,
-) -> Reply<()> {
+) -> Response {
     let service = Arc::clone(&shared.service);
-    completed(&shared, async move {
-        service.create_snapshot(&id, request).await
+    streamed(&shared, |client| async move {
+        service.create_snapshot(&id, request, &client).await
     })
-    .await
 }
 
 async fn restore(

@@ -9,7 +9,7 @@ use container_image::{
     ArchiveFormat, ImageArchive, ImageError, ImageToSave, SaveError, StoreError,
 };
 use container_machine::{
-    Bundle, BundleError, DiskFile, MachineConfiguration, MachineId, NewBundle,
+    Bundle, BundleError, DiskFile, MachineConfiguration, MachineId, NewBundle, Snapshot,
 };
 
 use super::{
@@ -74,7 +74,7 @@ impl Service {
         let _lock = self.locks.lock(id).await;
         let bundle = self.bundles.get(id)?;
         remove_expired(&bundle)?;
-        if self.booted_runtime(id).await?.is_none() {
+        if self.booted_runtime(id).await?.is_none() && !bundle.is_suspended() {
             // Otherwise every export would add a layer.
             merge_unnamed(&bundle).await?;
         }
@@ -82,7 +82,11 @@ impl Service {
         let disk = self.layer_of_disk(id, &bundle).await?;
         let mut description = Description::new(machine, bundle.boot_configuration()?, disk);
         if request.snapshots {
-            description.snapshots = bundle.snapshots()?;
+            // Memory does not fit another host.
+            let snapshots = bundle.snapshots()?.into_iter();
+            description.snapshots = snapshots
+                .map(|it| Snapshot { memory: None, ..it })
+                .collect();
         }
         let base;
         (description.layers, base) = layers_and_base(&bundle, &description)?;

@@ -14,7 +14,8 @@ use container_image::{
     Digest, ImageError, InvalidDigest, LoadOptions, Platform, SharedGuard, StoreError,
 };
 use container_machine::{
-    BootConfiguration, BundleError, DiskFile, MachineConfiguration, MachineId, NewBundle, UserSetup,
+    BootConfiguration, BundleError, DiskFile, MachineConfiguration, MachineId, NewBundle, Snapshot,
+    UserSetup,
 };
 use tokio::task::spawn_blocking;
 
@@ -187,7 +188,10 @@ impl Import {
         machine_archive::finish(archive)?;
         counter.report();
         adopt_layers(&new, &description, base)?;
-        new.set_snapshots(&description.snapshots)?;
+        // An archive has no memory, whatever its snapshots say.
+        let snapshots = description.snapshots.iter().cloned();
+        let snapshots = snapshots.map(|it| Snapshot { memory: None, ..it });
+        new.set_snapshots(&snapshots.collect::<Vec<_>>())?;
         self.set_occasion(&new, &description, &machine)?;
         Ok(Imported {
             new,

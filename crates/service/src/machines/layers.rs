@@ -32,11 +32,6 @@ pub(crate) enum LayerError {
         id: MachineId,
         cause: container_runtime::LayerError,
     },
-    #[error("cannot note the new disk of the suspended machine {id:?}: {cause}")]
-    Suspended {
-        id: MachineId,
-        cause: std::io::Error,
-    },
     #[error(transparent)]
     TaskPanicked(#[from] TaskPanicked),
 }
@@ -47,10 +42,9 @@ impl RequestError for LayerError {
             LayerError::Bundle(error) => error.kind(),
             LayerError::Runtime(error) => error.kind(),
             LayerError::OldDisk(_) => FailureKind::Invalid,
-            LayerError::Disk(_)
-            | LayerError::Running { .. }
-            | LayerError::Suspended { .. }
-            | LayerError::TaskPanicked(_) => FailureKind::Failed,
+            LayerError::Disk(_) | LayerError::Running { .. } | LayerError::TaskPanicked(_) => {
+                FailureKind::Failed
+            }
         }
     }
 }
@@ -83,14 +77,6 @@ impl Service {
         remove_unused(bundle)?;
         let overlay = create_on_layer(bundle, &layer, &bundle.disk())?;
         let Some(runtime) = runtime else {
-            if bundle.is_suspended() {
-                let path = bundle.disk_file(&overlay);
-                let permitted = container_runtime::permit_disk(&bundle.suspended(), &path);
-                permitted.map_err(|cause| LayerError::Suspended {
-                    id: id.clone(),
-                    cause,
-                })?;
-            }
             bundle.use_disk_file(&overlay)?;
             return Ok(layer);
         };
@@ -101,10 +87,23 @@ impl Service {
         let frozen = runtime.freeze_disk().await.map_err(&failed)?;
         bundle.use_disk_file(&overlay)?;
         let put = runtime.put_overlay(&bundle.disk_file(&overlay)).await;
-        put.map_err(failed)?;
         drop(frozen);
+        if let Err(container_runtime::LayerError::Refused(_)) = put {
+            take_back(bundle, &layer, &overlay)?;
+        }
+        put.map_err(failed)?;
         Ok(layer)
     }
+}
+
+/// Makes a layer the disk again, because the engine did not change to its overlay.
+pub(super) fn take_back(
+    bundle: &Bundle,
+    layer: &DiskFile,
+    overlay: &DiskFile,
+) -> Result<(), BundleError> {
+    bundle.use_disk_file(layer)?;
+    bundle.remove_disk_file(overlay)
 }
 
 /// Creates an empty overlay of a layer, with the capacity of `like`.
@@ -136,7 +135,8 @@ pub(super) fn layers_below(bundle: &Bundle, file: &DiskFile) -> Result<Vec<DiskF
         .collect())
 }
 
-/// Removes the files that are neither the disk or a snapshot, nor layers of one.
+/// Removes the files that are neither the disk or a snapshot, nor layers of one, and the memory
+/// that is of no snapshot.
 pub(super) fn remove_unused(bundle: &Bundle) -> Result<(), LayerError> {
     let mut used = HashSet::new();
     let snapshots = bundle.snapshots()?.into_iter().map(|it| it.layer);
@@ -149,11 +149,12 @@ pub(super) fn remove_unused(bundle: &Bundle) -> Result<(), LayerError> {
             bundle.remove_disk_file(&file)?;
         }
     }
-    Ok(())
+    Ok(bundle.remove_unused_memory()?)
 }
 
 /// Merges the layers that are of no snapshot, and that only one file is on, into that. So blocks
-/// that were overwritten since are freed. Files that a clone has too remain. The machine must be
+/// that were overwritten since are freed. Files that a clone has too remain, as do those on which a
+/// snapshot with memory is: its disk must be the file that it was saved with. The machine must be
 /// stopped.
 pub(super) async fn merge_unnamed(bundle: &Bundle) -> Result<(), LayerError> {
     while let Some((layer, on_top)) = find_mergeable(bundle)? {
@@ -182,8 +183,14 @@ fn find_mergeable(bundle: &Bundle) -> Result<Option<(DiskFile, DiskFile)>, Layer
                 on_top.push(file);
             }
         }
+        let has_memory = |file: &DiskFile| {
+            snapshots
+                .iter()
+                .any(|it| it.layer == *file && it.memory.is_some())
+        };
         if let [on_top] = on_top[..]
             && !bundle.shares_disk_file(on_top)?
+            && !has_memory(on_top)
         {
             return Ok(Some((layer.clone(), on_top.clone())));
         }

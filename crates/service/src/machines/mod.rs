@@ -9,6 +9,7 @@ mod export;
 mod import;
 mod inspect;
 mod layers;
+mod memory;
 mod ports;
 mod rename;
 mod set;

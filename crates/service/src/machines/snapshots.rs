@@ -1,13 +1,17 @@
-//! `snapshot`: keeps states of a machine's disk, and restores them.
+//! `snapshot`: keeps states of a machine's disk and memory, and restores them.
 
 use container_api::{FailureKind, RestoreRequest, SnapshotRequest, SnapshotState, Snapshots};
 use container_engine::disk::{self, DiskError};
 use container_machine::{Bundle, BundleError, MachineId, Snapshot, SnapshotName};
 use jiff::Timestamp;
 
-use super::layers::{self, LayerError, create_on_layer, layer_below};
+use super::{
+    layers::{self, LayerError, create_on_layer, layer_below},
+    memory::MemoryError,
+};
 use crate::{
-    failure::RequestError, runtime::RuntimeError, service::Service, timestamp::whole_seconds,
+    failure::RequestError, runtime::RuntimeError, service::Service, stream_client::StreamClient,
+    timestamp::whole_seconds,
 };
 
 /// A snapshot cannot be created, restored or removed.
@@ -19,6 +23,8 @@ pub(crate) enum SnapshotError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Layer(#[from] LayerError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(
@@ -32,13 +38,8 @@ pub(crate) enum SnapshotError {
     #[error("machine {0:?} is running (stop it first with: container machine stop {0})")]
     Running(MachineId),
     #[error(
-        "machine {0:?} is suspended (resume it with: container machine start {0}, and stop it, or \
-         give its memory up with: container machine stop --force {0})"
-    )]
-    Suspended(MachineId),
-    #[error(
-        "the disk of machine {id:?} has changes that are in no snapshot (keep them with: container \
-         machine snapshot create -n {id} NAME, or give them up with --force)"
+        "machine {id:?} has changes that are in no snapshot (keep them with: container machine \
+         snapshot create -n {id} NAME, or give them up with --force)"
     )]
     WouldLose { id: MachineId },
 }
@@ -48,10 +49,11 @@ impl RequestError for SnapshotError {
         match self {
             SnapshotError::Bundle(error) => error.kind(),
             SnapshotError::Layer(error) => error.kind(),
+            SnapshotError::Memory(error) => error.kind(),
             SnapshotError::Runtime(error) => error.kind(),
             SnapshotError::NotFound { .. } => FailureKind::NotFound,
             SnapshotError::Exists { .. } => FailureKind::Exists,
-            SnapshotError::Running(_) | SnapshotError::Suspended(_) => FailureKind::Invalid,
+            SnapshotError::Running(_) => FailureKind::Invalid,
             SnapshotError::WouldLose { .. } => FailureKind::WouldLose,
             SnapshotError::Disk(_) => FailureKind::Failed,
         }
@@ -59,27 +61,40 @@ impl RequestError for SnapshotError {
 }
 
 impl Service {
-    /// Keeps the current contents of the machine's disk as a snapshot.
+    /// Keeps the current contents of the machine's disk as a snapshot, and of its memory if it runs
+    /// or is suspended. A machine that runs continues. If the client disconnects while the memory
+    /// is saved, there is no snapshot.
     pub(crate) async fn create_snapshot(
         &self,
         id: &MachineId,
         request: SnapshotRequest,
+        client: &StreamClient,
     ) -> Result<(), SnapshotError> {
-        let _lock = self.locks.lock(id).await;
+        let _lock = self.locks.lock_for(client, id).await;
         let bundle = self.bundles.get(id)?;
         remove_expired(&bundle)?;
         let mut snapshots = bundle.snapshots()?;
-        let SnapshotRequest { name, expires } = request;
+        let SnapshotRequest {
+            name,
+            expires,
+            disk_only,
+        } = request;
         if snapshots.iter().any(|it| it.name == name) {
             let id = id.clone();
             return Err(SnapshotError::Exists { id, name });
         }
+        let (layer, memory) = if disk_only {
+            (self.layer_of_disk(id, &bundle).await?, None)
+        } else {
+            self.layer_and_memory(id, &bundle, client).await?
+        };
         snapshots.push(Snapshot {
-            layer: self.layer_of_disk(id, &bundle).await?,
+            layer,
             name,
             created: whole_seconds(Timestamp::now()),
             expires: expires.map(whole_seconds),
             is_provisioned: bundle.is_provisioned(),
+            memory,
         });
         Ok(bundle.set_snapshots(&snapshots)?)
     }
@@ -91,18 +106,21 @@ impl Service {
         remove_expired(&bundle)?;
         let mut snapshots = Vec::new();
         for snapshot in bundle.snapshots()? {
+            let memory = snapshot.memory.as_ref();
+            let memory_size = memory.map(|it| bundle.memory_size(it)).transpose()?;
             snapshots.push(SnapshotState {
                 created_date: snapshot.created,
                 expires_date: snapshot.expires,
-                size: bundle.disk_file_size(&snapshot.layer)?,
+                size: bundle.disk_file_size(&snapshot.layer)? + memory_size.unwrap_or_default(),
+                memory_size,
                 name: snapshot.name,
             });
         }
         Ok(Snapshots { snapshots })
     }
 
-    /// Restores the machine's disk from a snapshot. Changes that are in no snapshot are lost, and
-    /// refused without `force`.
+    /// Restores the machine's disk from a snapshot, and its memory, with which it is suspended
+    /// then. Changes that are in no snapshot are lost, and refused without `force`.
     pub(crate) async fn restore(
         &self,
         id: &MachineId,
@@ -114,9 +132,7 @@ impl Service {
         if self.booted_runtime(id).await?.is_some() {
             return Err(SnapshotError::Running(id.clone()));
         }
-        if bundle.is_suspended() {
-            return Err(SnapshotError::Suspended(id.clone()));
-        }
+        let memory = snapshot.memory.as_ref().filter(|_| !request.disk_only);
         if !request.force && has_unsaved_changes(&bundle)? {
             return Err(SnapshotError::WouldLose { id: id.clone() });
         }
@@ -124,12 +140,18 @@ impl Service {
         let restored = create_on_layer(&bundle, layer, &bundle.disk_file(layer))?;
         // In this order: a crash in between may cause the user to be set up again, and never leaves
         // a machine without its user.
-        if snapshot.is_provisioned {
-            bundle.use_disk_file(&restored)?;
-            bundle.set_provisioned(true)?;
-        } else {
+        if !snapshot.is_provisioned {
             bundle.set_provisioned(false)?;
-            bundle.use_disk_file(&restored)?;
+        }
+        match memory {
+            Some(memory) => self.restore_memory(id, &bundle, memory, &restored)?,
+            None if bundle.is_suspended() => {
+                self.replace_memory_by_disk(id, &bundle, &restored).await?;
+            }
+            None => bundle.use_disk_file(&restored)?,
+        }
+        if snapshot.is_provisioned {
+            bundle.set_provisioned(true)?;
         }
         Ok(layers::remove_unused(&bundle)?)
     }
@@ -182,10 +204,18 @@ pub(crate) fn remove_expired(bundle: &Bundle) -> Result<(), LayerError> {
     layers::remove_unused(bundle)
 }
 
-/// Returns whether a stopped machine's disk has changes that are in none of its snapshots.
+/// Returns whether a machine that does not run has a disk or a memory that is in none of its
+/// snapshots.
 fn has_unsaved_changes(bundle: &Bundle) -> Result<bool, SnapshotError> {
     let layer = layer_below(bundle)?;
     let snapshots = bundle.snapshots()?;
-    let is_snapshot = snapshots.iter().any(|it| Some(&it.layer) == layer.as_ref());
+    let is_suspended = bundle.is_suspended();
+    let has_memory_of = |snapshot: &Snapshot| {
+        let memory = snapshot.memory.as_ref().map(|it| bundle.memory(it));
+        memory.is_some_and(|it| container_runtime::is_same_memory(&it, &bundle.suspended()))
+    };
+    let is_snapshot = snapshots
+        .iter()
+        .any(|it| Some(&it.layer) == layer.as_ref() && (!is_suspended || has_memory_of(it)));
     Ok(!is_snapshot || !disk::is_unwritten(&bundle.disk())?)
 }
