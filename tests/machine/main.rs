@@ -39,6 +39,7 @@ mod registries;
 mod rootless;
 mod sessions;
 mod snapshots;
+mod ssh;
 mod ssh_agent;
 mod stopping;
 mod streams;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         together::TESTS,
         verbs::TESTS,
         ssh_agent::TESTS,
+        ssh::TESTS,
         logs::TESTS,
         first_use::TESTS,
         commands::TESTS,

@@ -13,13 +13,13 @@ crate::declare::tests![
 ];
 
 /// An SSH agent with one key that has `name` as its comment.
-struct Agent {
+pub(crate) struct Agent {
     process: Child,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 impl Agent {
-    fn start(world: &World, name: &str) -> Agent {
+    pub(crate) fn start(world: &World, name: &str) -> Agent {
         let directory = world.home().join(format!("agent-{name}"));
         let socket = directory.join("socket");
         let command = |program: &str| world.command(program.as_ref());

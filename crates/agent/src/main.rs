@@ -40,6 +40,7 @@ mod namespace_thread;
 mod nonblocking_file;
 mod paths;
 mod power;
+mod processes;
 mod pty;
 mod random;
 mod relay;

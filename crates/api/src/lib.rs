@@ -23,6 +23,8 @@
 //! | `POST /v1/import?…`, an [`ImportRequest`] | archive | stream with [`Created`] |
 //! | `GET /v1/machines/{id}/logs` | | [`Logs`] |
 //! | `GET /v1/machines/{id}/ports` | | [`Ports`] |
+//! | `POST /v1/machines/{id}/ssh` | | [`SshServer`](container_protocol::SshServer) |
+//! | `POST /v1/ssh` | | [`SshClientFiles`] |
 //! | `POST /v1/registries/login` | [`LoginRequest`] | [`Login`] |
 //! | `POST /v1/registries/logout` | [`LogoutRequest`] | [`LoggedOut`] |
 //! | `POST /v1/registries/logins` | [`ListLoginsRequest`] | [`Logins`] |
@@ -52,6 +54,7 @@
 //! | module | content |
 //! |---|---|
 //! | `machine`, `snapshot`, `archive`, `commit`, `image`, `registry`, `system`, `disk_usage` | requests and replies |
+//! | `ssh` | files of SSH clients |
 //! | `stream` | events of streamed replies |
 //! | `environment` | the caller's environment variables |
 //!
@@ -84,6 +87,7 @@ mod image;
 mod machine;
 mod registry;
 mod snapshot;
+mod ssh;
 mod stream;
 mod system;
 
@@ -107,6 +111,7 @@ pub use registry::{
 pub use snapshot::{
     CloneRequest, RemoveSnapshotRequest, RestoreRequest, SnapshotRequest, SnapshotState, Snapshots,
 };
+pub use ssh::SshClientFiles;
 pub use stream::{Layers, Progress, Step, StreamEvent};
 pub use system::{
     Ability, AcceleratorChoice, AcceleratorInfo, DirectoryInfo, EngineInfo, HostInfo, KernelInfo,

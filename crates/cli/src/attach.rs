@@ -8,12 +8,15 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use container_client::exec::{CommandControls, RunningCommand, Streams};
+use container_client::exec::{CommandControls, CommandEnd, RunningCommand, Streams};
 use container_protocol::{ExitStatus, TerminalSize};
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind};
 
-use crate::{failure::Failure, interrupt::listen};
+use crate::{
+    failure::Failure,
+    interrupt::{listen, unless_interrupted},
+};
 
 /// Size of the buffer between the command's output and this process's.
 const BUFFER: usize = 64 * 1024;
@@ -28,7 +31,32 @@ pub(crate) async fn attach(
     streams: Streams,
 ) -> Result<ExitStatus, Failure> {
     let (end, controls) = command.into_parts();
-    let (outputs, raw) = match streams {
+    let (outputs, raw) = connect(streams)?;
+    let forwarding = tokio::spawn(forward_signals(controls, raw.is_some()));
+    let ended = wait(end, outputs).await;
+    forwarding.abort();
+    // The terminal is restored before anything is printed about the command.
+    drop(raw);
+    ended
+}
+
+/// Connects the streams, and waits until the command ends and its output is written. Signals end
+/// this process.
+pub(crate) async fn attach_without_signals(
+    command: RunningCommand,
+    streams: Streams,
+) -> Result<ExitStatus, Failure> {
+    let (end, _controls) = command.into_parts();
+    let (outputs, _raw) = connect(streams)?;
+    unless_interrupted(wait(end, outputs)).await?
+}
+
+/// Running copies of a command's output.
+type Outputs = Vec<JoinHandle<io::Result<()>>>;
+
+/// Starts to copy between the streams and those of this process.
+fn connect(streams: Streams) -> Result<(Outputs, Option<RawTerminal>), Failure> {
+    Ok(match streams {
         Streams::Pipes {
             stdin,
             stdout,
@@ -48,8 +76,11 @@ pub(crate) async fn attach(
             (vec![copy_output(terminal, duplicate(io::stdout())?)], raw)
         }
         Streams::Detached => (Vec::new(), None),
-    };
-    let forwarding = tokio::spawn(forward_signals(controls, raw.is_some()));
+    })
+}
+
+/// Waits until the command has ended and its output is written.
+async fn wait(end: CommandEnd, outputs: Outputs) -> Result<ExitStatus, Failure> {
     let status = end.wait().await;
     let mut written = Ok(());
     for output in outputs {
@@ -58,9 +89,6 @@ pub(crate) async fn attach(
             written = Err(error);
         }
     }
-    forwarding.abort();
-    // The terminal is restored before anything is printed about the command.
-    drop(raw);
     let status = status?;
     written.map_err(Failure::cannot("write the command's output"))?;
     Ok(status)

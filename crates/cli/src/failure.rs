@@ -9,7 +9,7 @@ use container_client::{
 };
 use container_copy::CopyError;
 use container_kernel::{ExtractError, FetchError, KernelsError, SourceError};
-use container_machine::DirectoriesError;
+use container_machine::{BundleError, DirectoriesError};
 use container_protocol::StartFailure;
 
 use crate::template::TemplateError;
@@ -32,6 +32,9 @@ pub(crate) enum Failure {
     /// The directories of the environment cannot be used.
     #[error(transparent)]
     Directories(#[from] DirectoriesError),
+    /// The files of the SSH client cannot be read or written.
+    #[error(transparent)]
+    Files(#[from] BundleError),
     /// A kernel cannot be added, chosen or removed.
     #[error(transparent)]
     Kernels(#[from] KernelsError),

@@ -65,7 +65,7 @@ mod tests {
         pages.run(Cli::command()).unwrap();
         let command = Cli::command();
         let machine = command.find_subcommand("machine").unwrap();
-        for verb in machine.get_subcommands() {
+        for verb in machine.get_subcommands().filter(|it| !it.is_hide_set()) {
             let page = format!("container-machine-{}.1", verb.get_name());
             let text = std::fs::read_to_string(directory.path().join(&page)).unwrap();
             let examples = text.split_once(".SH EXAMPLES\n.nf\n").unwrap().1;

@@ -4,10 +4,11 @@ use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, Committed, CreateRequest,
     Created, DefaultMachine, Deleted, DiskUsage, ExportRequest, Freed, ImportRequest, Logs,
     MachineState, Machines, Ports, Progress, PruneRequest, RemoveSnapshotRequest, RenameRequest,
-    RestoreRequest, Running, SnapshotRequest, SnapshotState, Snapshots, StopRequest,
-    SuspendRequest, SystemInfo,
+    RestoreRequest, Running, SnapshotRequest, SnapshotState, Snapshots, SshClientFiles,
+    StopRequest, SuspendRequest, SystemInfo,
 };
 use container_machine::MachineId;
+use container_protocol::SshServer;
 use hyper::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -196,6 +197,18 @@ impl Client {
     /// Returns the host addresses at which ports of a running machine are reached.
     pub async fn ports(&self, id: &MachineId) -> Result<Ports, ClientError> {
         self.request(Method::GET, &path(id, "/ports"), &()).await
+    }
+
+    /// Returns the SSH server for one connection to a machine. The host's SSH client then knows the
+    /// machine's host key.
+    pub async fn ssh_server(&self, id: &MachineId) -> Result<SshServer, ClientError> {
+        self.request(Method::POST, &path(id, "/ssh"), &()).await
+    }
+
+    /// Returns the files with which `ssh` reaches the machines, and creates its key if it is
+    /// missing.
+    pub async fn ssh_client_files(&self) -> Result<SshClientFiles, ClientError> {
+        self.request(Method::POST, "/v1/ssh", &()).await
     }
 
     /// Returns the paths of a machine's logs.

@@ -23,6 +23,35 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Bun
     replace(path, &text)
 }
 
+/// Creates a file, unless it exists, and returns its content. All who create it at the same time
+/// get the same content.
+pub(crate) fn create_or_read(path: &Path, content: &str) -> Result<String, BundleError> {
+    let create = || -> io::Result<bool> {
+        let mut file = tempfile::NamedTempFile::new_in(parent(path))?;
+        file.write_all(content.as_bytes())?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.error),
+        }
+    };
+    if create().map_err(BundleError::io("create", path))? {
+        sync_parent(path)?;
+        return Ok(content.to_owned());
+    }
+    fs::read_to_string(path).map_err(BundleError::io("read", path))
+}
+
+/// Reads a text file; `None` if it does not exist.
+pub(crate) fn read_if_exists(path: &Path) -> Result<Option<String>, BundleError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(BundleError::io("read", path)(cause)),
+    }
+}
+
 /// Replaces a file, and returns after the content is on the disk.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), BundleError> {
     let written = || -> io::Result<()> {

@@ -14,7 +14,7 @@ use container_protocol::BootOccasion;
 
 use crate::{
     BootConfiguration, DiskFile, MachineAddress, MachineConfiguration, MemoryDirectory, Snapshot,
-    atomic_file::{read_json, replace, sync_parent, write_json},
+    atomic_file::{create_or_read, read_if_exists, read_json, replace, sync_parent, write_json},
     bundle_error::BundleError,
 };
 
@@ -27,6 +27,7 @@ const PROVISIONED: &str = "provisioned";
 const RENEW_IDENTITY: &str = "renew-identity";
 const SNAPSHOTS: &str = "snapshots.json";
 const SUSPENDED: &str = "suspended";
+const SSH_HOST_KEY: &str = "ssh_host_ed25519_key";
 const DISK: &str = "disk.qcow2";
 const NEW_DISK: &str = ".disk.qcow2";
 
@@ -263,6 +264,16 @@ impl Bundle {
     /// Returns the path of the image's set-up script, if the image has one.
     pub fn setup_script(&self) -> Option<PathBuf> {
         Some(self.file(SETUP_SCRIPT)).filter(|script| script.exists())
+    }
+
+    /// Returns the machine's private host key for SSH; `None` before the first connection.
+    pub fn ssh_host_key(&self) -> Result<Option<String>, BundleError> {
+        read_if_exists(&self.file(SSH_HOST_KEY))
+    }
+
+    /// Stores the machine's private host key, unless it has one. Returns the one that it has.
+    pub fn create_ssh_host_key(&self, key: &str) -> Result<String, BundleError> {
+        create_or_read(&self.file(SSH_HOST_KEY), key)
     }
 
     /// Returns the path of the file that the machine's runtime locks for its lifetime.

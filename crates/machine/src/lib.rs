@@ -17,6 +17,7 @@
 //! | `lock` | [`ProcessLock`] of the machine's runtime |
 //! | `runtime` | path of the runtime directory of the last boot |
 //! | `address` | [`MachineAddress`]; absent before the first boot |
+//! | `ssh_host_ed25519_key` | private host key for SSH; absent before the first connection |
 //! | `provisioned` | empty; present after the machine's user was set up |
 //! | `renew-identity` | empty; present in a clone before its first boot |
 //! | `stdio.log`, `boot.log` | output of init and of the kernel |
@@ -41,6 +42,7 @@
 //! | `bundles`, `bundle`, `atomic_file` | all machines, the files of one, atomic replacement |
 //! | `configuration` | the two JSON files |
 //! | `snapshot`, `disk_file`, `memory_directory` | snapshots, the files of disks, and saved memory |
+//! | `ssh_files` | the files of the host's SSH client |
 //! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `user`, `address` | validated values |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
@@ -83,6 +85,7 @@ mod private_home;
 mod process_lock;
 mod size;
 mod snapshot;
+mod ssh_files;
 mod user;
 
 pub use address::{InvalidMachineAddress, MachineAddress};
@@ -108,4 +111,5 @@ pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;
 pub use snapshot::{InvalidSnapshotName, Snapshot, SnapshotName};
+pub use ssh_files::SshFiles;
 pub use user::{UserSetup, home_directory};

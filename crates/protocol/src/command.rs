@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::os_text::OsText;
+use crate::{os_text::OsText, ssh::SshServer};
 
 /// A command to run; the first message on [`Port::Command`](crate::Port::Command).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub enum CommandLine {
     Program(Vec<OsText>),
     /// The guest's half of a copy, by the agent's own program with the user's rights.
     Copy(GuestCopy),
+    /// An SSH server with the user's rights, for one connection.
+    Ssh(SshServer),
 }
 
 /// Variables that a command gets because its caller has them, and what the machine needs to adapt

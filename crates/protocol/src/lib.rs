@@ -44,6 +44,7 @@ mod os_text;
 mod port;
 mod published;
 pub mod relay;
+mod ssh;
 mod suspend;
 mod template;
 
@@ -64,5 +65,6 @@ pub use machine::{
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};
+pub use ssh::SshServer;
 pub use suspend::{BREAK, ResumeToken};
 pub use template::{ChannelEvent, ChannelRequest};

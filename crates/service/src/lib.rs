@@ -18,6 +18,7 @@
 //! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
 //! | `machine_archive` | format of exported machines |
 //! | `archive_stream` | archives as bodies of requests and replies |
+//! | `ssh_key` | generating and reading keys for SSH |
 //! | `pull_options`, `progress`, `stream_client` | parts of the verbs that stream progress |
 //! | `service`, `locks`, `activity` | shared state: stores, locks per machine, running requests |
 //! | `configuration`, `host_resources` | `config.toml`; CPUs and memory of the host |
@@ -64,6 +65,7 @@ mod pull_options;
 mod registries;
 mod runtime;
 mod service;
+mod ssh_key;
 mod stream_client;
 mod system;
 mod timestamp;

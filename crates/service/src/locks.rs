@@ -1,8 +1,8 @@
-//! Locks that serialize changes of a machine.
+//! Locks that serialize changes of a machine, and of a file about all machines.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use container_api::Progress;
@@ -16,6 +16,7 @@ use crate::stream_client::StreamClient;
 #[derive(Debug, Default)]
 pub(crate) struct Locks {
     machines: Mutex<HashMap<MachineId, Arc<tokio::sync::Mutex<()>>>>,
+    known_hosts: Mutex<()>,
 }
 
 impl Locks {
@@ -56,6 +57,13 @@ impl Locks {
                 lock.lock_owned().await
             }
         }
+    }
+
+    /// Waits for the lock of the file with the machines' SSH host keys.
+    pub(crate) fn lock_known_hosts(&self) -> MutexGuard<'_, ()> {
+        self.known_hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn machine(&self, id: &MachineId) -> Arc<tokio::sync::Mutex<()>> {

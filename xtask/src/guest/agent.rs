@@ -15,8 +15,8 @@ use crate::{
 /// A separate target keeps the agent's `RUSTFLAGS` from rebuilding the host's programs.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the agent and writes it as `init` into a cpio archive.
-pub(super) fn build(archive: &Path) -> Result<()> {
+/// Builds the agent and writes it as `init` into a cpio archive, with the SSH server as `sshd`.
+pub(super) fn build(archive: &Path, ssh_server: &Path) -> Result<()> {
     progress::print("Building the guest agent");
     let target = target();
     command::run(
@@ -30,10 +30,13 @@ pub(super) fn build(archive: &Path) -> Result<()> {
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
     let program = target.join(TARGET).join("agent/container-agent");
-    let agent = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    let read = |program: &Path| {
+        fs::read(program).with_context(|| format!("cannot read {}", program.display()))
+    };
     let mut contents = Initramfs::default();
     contents.directory("dev");
     contents.character_device("dev/console", 5, 1);
-    contents.file("init", 0o755, agent);
+    contents.file("init", 0o755, read(&program)?);
+    contents.file("sshd", 0o755, read(ssh_server)?);
     Ok(contents.write(archive)?)
 }

@@ -1,10 +1,12 @@
-//! Builds the files that a guest boots with, under `target/guest`: the initramfs with the agent,
-//! the kernels with their modules, and interpreters for programs of other architectures.
+//! Builds the files that a guest boots with, under `target/guest`: the initramfs with the agent and
+//! the SSH server, the kernels with their modules, and interpreters for programs of other
+//! architectures.
 
 mod agent;
 pub mod interpreters;
 pub mod kernel;
 mod kernels;
+mod openssh;
 pub mod own_kernel;
 pub mod package;
 
@@ -20,7 +22,8 @@ use crate::directories::target;
 pub fn build() -> Result<()> {
     let directory = target().join("guest");
     fs::create_dir_all(&directory)?;
-    agent::build(&directory.join("initramfs.cpio"))?;
+    let ssh_server = openssh::build(&directory)?;
+    agent::build(&directory.join("initramfs.cpio"), &ssh_server)?;
     kernel::fetch(&directory)?;
     interpreters::fetch(&directory)
 }

@@ -63,7 +63,7 @@ pub(super) struct Program {
 /// directories.
 #[derive(Debug)]
 pub(super) struct Login {
-    /// The program to execute, usually the shell, and shells to fall back to. Not empty.
+    /// The program to execute, usually the shell, and shells to fall back to.
     pub programs: Vec<Program>,
     /// File that stays open in the command: its line, if it is too long for an argument.
     pub line: Option<OwnedFd>,
@@ -193,7 +193,7 @@ fn programs(shells: Vec<String>, command: &CommandLine, line: Option<&OwnedFd>) 
                 };
                 vec![name.into(), "-c".into(), text]
             }
-            CommandLine::Program(_) | CommandLine::Copy(_) => vec![],
+            CommandLine::Program(_) | CommandLine::Copy(_) | CommandLine::Ssh(_) => vec![],
         };
         Program {
             path: shell.into(),
@@ -220,6 +220,8 @@ fn programs(shells: Vec<String>, command: &CommandLine, line: Option<&OwnedFd>) 
                 is_shell: false,
             }]
         }
+        // Added when its files exist.
+        CommandLine::Ssh(_) => vec![],
     }
 }
 

@@ -12,6 +12,7 @@ mod run;
 mod session;
 pub(crate) mod session_leader;
 mod spawn;
+mod ssh;
 mod start;
 mod terminal;
 mod terminfo;

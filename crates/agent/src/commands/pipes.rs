@@ -30,12 +30,14 @@ struct Output {
 }
 
 impl Pipes {
-    /// Creates the pipes and starts copying. The command's ends belong to `uid`.
+    /// Creates the pipes and starts copying. The command's ends belong to `uid`. When the host has
+    /// closed `stdin`, `at_end` is called before the command's input ends.
     pub(super) fn new(
         stdin: Stream,
         stdout: Stream,
         stderr: Stream,
         uid: u32,
+        at_end: impl FnOnce() + Send + 'static,
     ) -> io::Result<(spawn::StandardStreams, Pipes)> {
         let (sender, receiver) = pipe::pipe()?;
         let (stdout_sender, stdout_receiver) = pipe::pipe()?;
@@ -46,7 +48,11 @@ impl Pipes {
             stderr: owned_by(uid, stderr_sender.into_blocking_fd()?)?,
             controlling_terminal: false,
         };
-        tokio::spawn(feed(stdin, sender));
+        tokio::spawn(async move {
+            let mut sender = sender;
+            feed(stdin, &mut sender).await;
+            at_end();
+        });
         let outputs = vec![
             Output::start(stdout_receiver, stdout),
             Output::start(stderr_receiver, stderr),
@@ -84,7 +90,7 @@ fn owned_by(uid: u32, end: OwnedFd) -> io::Result<OwnedFd> {
 
 /// Copies input from the host to the command. If the command closes its input, the stream is
 /// dropped, which the host sees as a reset.
-async fn feed(mut from: Stream, mut to: Sender) {
+async fn feed(mut from: Stream, to: &mut Sender) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if to.write_all(&buffer[..count]).await.is_err() {

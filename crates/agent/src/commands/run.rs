@@ -1,10 +1,14 @@
 //! Runs one command from its request to its end.
 
-use std::{io, os::unix::process::ExitStatusExt};
+use std::{
+    io,
+    os::unix::process::ExitStatusExt,
+    sync::{Arc, OnceLock},
+};
 
 use container_protocol::{
-    CommandControl, CommandEvent, CommandId, CommandRequest, ExitStatus, Port, StartFailure, Stdio,
-    TerminalSize, frame, mux::Stream,
+    CommandControl, CommandEvent, CommandId, CommandLine, CommandRequest, ExitStatus, Port,
+    StartFailure, Stdio, TerminalSize, frame, mux::Stream,
 };
 use nix::libc;
 
@@ -16,6 +20,7 @@ use super::{
     rendezvous::Rendezvous,
     session::{self, NoSession, Session},
     spawn::{self, SpawnError, Started},
+    ssh::{self, SshFiles},
     start::{self, Boot},
     terminal::CommandTerminal,
 };
@@ -33,6 +38,8 @@ enum RunError {
     NoStreams,
     #[error("cannot open the machine's root directory: {0}")]
     Root(io::Error),
+    #[error("cannot write the files of the SSH server in the machine: {0}")]
+    Ssh(io::Error),
     #[error("cancelled: the host has closed the command's stream")]
     Cancelled,
 }
@@ -85,7 +92,7 @@ pub(super) async fn serve(
         return;
     };
     let outcome = match start(boot, rendezvous, id, &request, &mut control).await {
-        Ok((started, streams)) => supervise(started, streams, &request, &mut control).await,
+        Ok(running) => supervise(running, &request, &mut control).await,
         // The machine is shutting down. The host sees the stream end, as for a command that the
         // shutdown killed.
         Err(_) if !boot.init.is_running() => return,
@@ -129,15 +136,20 @@ impl HostStreams {
         })
     }
 
-    /// Starts to copy, and returns the other ends for the command of this user.
-    fn connect(self, uid: u32) -> io::Result<(spawn::StandardStreams, Streams)> {
+    /// Starts to copy, and returns the other ends for the command of this user. Calls `at_end` when
+    /// the host has closed a pipe for input, before the command's input ends.
+    fn connect(
+        self,
+        uid: u32,
+        at_end: impl FnOnce() + Send + 'static,
+    ) -> io::Result<(spawn::StandardStreams, Streams)> {
         Ok(match self {
             HostStreams::Pipes {
                 stdin,
                 stdout,
                 stderr,
             } => {
-                let (ends, pipes) = Pipes::new(stdin, stdout, stderr, uid)?;
+                let (ends, pipes) = Pipes::new(stdin, stdout, stderr, uid, at_end)?;
                 (ends, Streams::Pipes(pipes))
             }
             HostStreams::Terminal(stream, size) => {
@@ -149,20 +161,55 @@ impl HostStreams {
     }
 }
 
+/// A command that has been started.
+struct Running {
+    started: Started,
+    streams: Streams,
+    /// Files that it needs while it runs.
+    _files: Option<SshFiles>,
+}
+
 async fn start(
     boot: &Boot,
     rendezvous: &Rendezvous,
     id: CommandId,
     request: &CommandRequest,
     control: &mut Stream,
-) -> Result<(Started, Streams), RunError> {
+) -> Result<Running, RunError> {
     // Before the wait for the boot: the rendezvous drops them after a while.
     let streams = HostStreams::take(rendezvous, id, request.stdio).await?;
-    let (login, session) = wait_for_boot(boot, request, control).await?;
-    let (ends, streams) = streams.connect(login.uid).map_err(RunError::Streams)?;
+    let (mut login, session) = wait_for_boot(boot, request, control).await?;
+    let files = match &request.command {
+        CommandLine::Ssh(server) => {
+            let files = SshFiles::write(&boot.init, id, server, request, &login);
+            Some(files.map_err(RunError::Ssh)?)
+        }
+        _ => None,
+    };
+    let server = Arc::new(OnceLock::new());
+    if let Some(files) = &files {
+        login.programs.push(files.program());
+    }
+    let ssh_server = Arc::clone(&server);
+    let at_end = move || {
+        if let Some(server) = ssh_server.get() {
+            ssh::hang_up(*server);
+        }
+    };
+    let (ends, streams) = streams
+        .connect(login.uid, at_end)
+        .map_err(RunError::Streams)?;
     let cgroup = session.map(|session| session.cgroup);
     let started = spawn::in_machine(boot.init.pid, login, ends, cgroup.as_deref()).await?;
-    Ok((started, streams))
+    if files.is_some() {
+        // Set only here.
+        let _ = server.set(started.child.id().unwrap_or_default());
+    }
+    Ok(Running {
+        started,
+        streams,
+        _files: files,
+    })
 }
 
 /// Waits until the command may start. Reports to the host what it waits for.
@@ -221,12 +268,12 @@ async fn send_note(events: &mut (impl tokio::io::AsyncWrite + Unpin), note: &str
 
 /// Serves the host's control messages until the command has ended, and returns its outcome.
 async fn supervise(
-    started: Started,
-    mut streams: Streams,
+    running: Running,
     request: &CommandRequest,
     control: &mut Stream,
 ) -> CommandEvent {
-    let Started { mut child, notes } = started;
+    let Started { mut child, notes } = running.started;
+    let mut streams = running.streams;
     for message in notes {
         let _ = frame::write(control, &CommandEvent::Note { message }).await;
     }
@@ -245,8 +292,9 @@ async fn supervise(
                 },
                 Err(_) => {
                     is_connected = false;
-                    // A closed terminal sends SIGHUP too.
-                    if request.stdio != Stdio::Detached {
+                    // A closed terminal sends SIGHUP too. An SSH server ends when its input does.
+                    let is_server = matches!(request.command, CommandLine::Ssh(_));
+                    if request.stdio != Stdio::Detached && !is_server {
                         deliver(process, libc::SIGHUP);
                     }
                 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::machine::GuestRoot;
+use crate::{machine::GuestRoot, processes::children};
 
 /// The program that busybox starts without an inittab (init/init.c, `parse_inittab`).
 const DEFAULT_SYSINIT: &str = "/etc/init.d/rcS";
@@ -81,19 +81,6 @@ fn words(process: &str) -> Vec<String> {
         .take_while(|word| !word.contains(|letter| "~`!$^&*()=|\\{}[];\"'<>?".contains(letter)))
         .map(str::to_owned)
         .collect()
-}
-
-fn children(parent: u32) -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter(move |id: &u32| parent_of(*id) == Some(parent))
-}
-
-fn parent_of(process: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The second field, the program's name in parentheses, may contain spaces and parentheses.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn arguments(process: u32) -> Vec<String> {

@@ -55,7 +55,7 @@ pub(super) struct CallerVariables {
 }
 
 impl CallerVariables {
-    /// Returns the caller's variables.
+    /// Returns the caller's variables, without the SSH agent.
     pub(super) fn new() -> CallerVariables {
         let mut environment: Vec<(OsText, OsText)> = Vec::new();
         let mut adapted = Vec::new();
@@ -68,12 +68,17 @@ impl CallerVariables {
             }
             environment.push((name.into(), value.into()));
         }
-        if ssh_agent().is_some() {
-            environment.push(("SSH_AUTH_SOCK".into(), SSH_AUTH_SOCKET.into()));
-        }
         CallerVariables {
             environment,
             adapted,
+        }
+    }
+
+    /// Adds the variable for the caller's SSH agent, if there is one.
+    pub(super) fn add_ssh_agent(&mut self) {
+        if ssh_agent().is_some() {
+            self.environment
+                .push(("SSH_AUTH_SOCK".into(), SSH_AUTH_SOCKET.into()));
         }
     }
 

@@ -177,6 +177,7 @@ impl CommandOptions {
     /// Returns the caller's variables and, after them, the requested ones.
     fn variables(&self) -> Result<CallerVariables, Failure> {
         let mut variables = CallerVariables::new();
+        variables.add_ssh_agent();
         for file in &self.env_file {
             let text =
                 fs::read(file).map_err(Failure::cannot(format!("read {}", file.display())))?;
@@ -231,7 +232,7 @@ impl CommandOptions {
     }
 }
 
-fn machine_user(running: &Running) -> Identity {
+pub(super) fn machine_user(running: &Running) -> Identity {
     Identity {
         user: UserReference::Id(running.user.uid),
         group: None,

@@ -21,6 +21,8 @@ mod run;
 mod set;
 mod set_default;
 mod snapshot;
+mod ssh_config;
+mod ssh_proxy;
 mod start;
 mod stop;
 mod suspend;
@@ -55,6 +57,9 @@ pub(crate) enum Machine {
     Commit(commit::Commit),
     Clone(clone::Clone),
     Snapshot(snapshot::Snapshot),
+    SshConfig(ssh_config::SshConfig),
+    #[command(hide = true)]
+    SshProxy(ssh_proxy::SshProxy),
     Export(export::Export),
     Import(import::Import),
     Rename(rename::Rename),
@@ -91,6 +96,8 @@ impl Machine {
             Machine::Commit(commit) => commit.run(&client).await?,
             Machine::Clone(clone) => clone.run(&client).await?,
             Machine::Snapshot(snapshot) => snapshot.run(&client).await?,
+            Machine::SshConfig(ssh_config) => ssh_config.run(&client).await?,
+            Machine::SshProxy(ssh_proxy) => return ssh_proxy.run(&client).await,
             Machine::Export(export) => export.run(&client).await?,
             Machine::Import(import) => import.run(&client).await?,
             Machine::Rename(rename) => rename.run(&client).await?,

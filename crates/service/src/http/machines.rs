@@ -11,9 +11,10 @@ use axum::{
 use container_api::{
     BootChange, BootRequest, Changed, CloneRequest, CommitRequest, CreateRequest, Created,
     DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs, MachineState, Machines, Ports,
-    RemoveSnapshotRequest, RenameRequest, RestoreRequest, SnapshotRequest, Snapshots, StopRequest,
-    SuspendRequest,
+    RemoveSnapshotRequest, RenameRequest, RestoreRequest, SnapshotRequest, Snapshots,
+    SshClientFiles, StopRequest, SuspendRequest,
 };
+use container_protocol::SshServer;
 
 use super::{
     refusal::Refusal,
@@ -43,6 +44,8 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/machines/{id}/snapshots/remove", post(remove_snapshot))
         .route("/v1/machines/{id}/logs", get(logs))
         .route("/v1/machines/{id}/ports", get(ports))
+        .route("/v1/machines/{id}/ssh", post(ssh_server))
+        .route("/v1/ssh", post(ssh_client_files))
         .route("/v1/default", get(default_machine).put(set_default))
 }
 
@@ -218,6 +221,17 @@ async fn logs(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Rep
 
 async fn ports(State(shared): State<Shared>, MachinePath(id): MachinePath) -> Reply<Ports> {
     Ok(Json(shared.service.ports(&id).await?))
+}
+
+async fn ssh_server(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+) -> Reply<SshServer> {
+    Ok(Json(shared.service.ssh_server(&id)?))
+}
+
+async fn ssh_client_files(State(shared): State<Shared>) -> Reply<SshClientFiles> {
+    Ok(Json(shared.service.ssh_client_files()?))
 }
 
 async fn default_machine(State(shared): State<Shared>) -> Reply<DefaultMachine> {

@@ -14,6 +14,7 @@ mod ports;
 mod rename;
 mod set;
 mod snapshots;
+mod ssh;
 mod stop;
 mod suspend;
 
