@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    io::Read,
-    process::{Command, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
 };
 
 use end_to_end::{Lab, World};
@@ -15,6 +15,7 @@ crate::declare::tests![
     command_may_close_its_input,
     background_process_does_not_delay_the_end,
     open_input_does_not_delay_the_end,
+    many_commands_run_at_once,
 ];
 
 const BYTES: u64 = 256 << 20;
@@ -134,4 +135,26 @@ fn open_input_does_not_delay_the_end(lab: &Lab) {
     let output = client.wait_with_output().unwrap();
     drop(input);
     assert_eq!(output.stdout, b"abc");
+}
+
+/// Each command has four streams.
+fn many_commands_run_at_once(lab: &Lab) {
+    let world = lab.root();
+    let start = |_| {
+        let mut cat = world.machine(&["run", "-n", "dev", "cat"]);
+        let cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped());
+        cat.spawn().unwrap()
+    };
+    let mut commands: Vec<Child> = (0..150).map(start).collect();
+    for (number, command) in commands.iter_mut().enumerate() {
+        writeln!(command.stdin.as_mut().unwrap(), "{number}").unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(command.stdout.as_mut().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("{number}\n"));
+    }
+    for command in &mut commands {
+        drop(command.stdin.take());
+        assert!(command.wait().unwrap().success());
+    }
 }

@@ -38,6 +38,7 @@ mod listeners;
 mod machine;
 mod namespace_thread;
 mod nonblocking_file;
+mod open_files;
 mod paths;
 mod power;
 mod processes;
@@ -85,6 +86,8 @@ fn run_agent(helper_root: HelperRoot) -> ExitCode {
 enum AgentError {
     #[error("cannot mount the agent's file systems: {0}")]
     Mount(io::Error),
+    #[error("cannot raise the limit of open files: {0}")]
+    OpenFiles(io::Error),
     #[error("cannot load the kernel's modules: {0}")]
     Modules(kernel_modules::ModuleError),
     #[error(transparent)]
@@ -97,6 +100,7 @@ enum AgentError {
 
 fn boot_and_serve(helper_root: HelperRoot) -> Result<(), AgentError> {
     mounts::mount_for_agent().map_err(AgentError::Mount)?;
+    open_files::raise_limit().map_err(AgentError::OpenFiles)?;
     kernel_modules::load_all().map_err(AgentError::Modules)?;
     interpreters::register_all()?;
     // One thread is enough, and small in memory: the agent only moves bytes.

@@ -22,7 +22,7 @@ use nix::{
 use container_protocol::InitProgram;
 
 use crate::{
-    built_in_init,
+    built_in_init, open_files,
     paths::{INIT, INIT_CGROUP, MACHINE, MACHINE_CGROUP},
 };
 
@@ -98,6 +98,7 @@ pub(crate) fn run() -> ExitCode {
     let Err(error) = match Stage::parse(std::env::args().skip(1)) {
         Some(Stage::Init { program, hostname }) => take_report_pipe().and_then(|pipe| {
             report = Box::new(pipe);
+            open_files::set_limit_of_init()?;
             enter_namespaces(&hostname)?;
             if !program.is_systemd() {
                 delegate_cgroups()?;
@@ -114,6 +115,7 @@ pub(crate) fn run() -> ExitCode {
         }),
         Some(Stage::SetUp { program }) => unshare(CloneFlags::CLONE_NEWNS)
             .map_err(io::Error::from)
+            .and_then(|()| open_files::set_limit_of_init())
             .and_then(|()| execute_script(&program)),
         None => Err(io::Error::other("invalid arguments of a stage")),
     };

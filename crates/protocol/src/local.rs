@@ -13,12 +13,22 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::sleep,
+};
 
 use crate::{machine::InitProgram, port::Transport, published::PublishedPort};
+
+/// Attempts to connect to a process whose queue of connections is full, besides the last.
+const BUSY_ATTEMPTS: u32 = 1000;
+
+/// Delay between them.
+const BUSY_DELAY: Duration = Duration::from_millis(20);
 
 /// The first frame on a connection to a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,6 +275,13 @@ pub struct PortStatus {
 /// As connect(2).
 pub async fn connect(socket: &Path) -> io::Result<UnixStream> {
     let (_directory, short) = short_path(socket)?;
+    for _ in 0..BUSY_ATTEMPTS {
+        match UnixStream::connect(&short).await {
+            // Its queue of connections is full.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BUSY_DELAY).await,
+            connected => return connected,
+        }
+    }
     UnixStream::connect(short).await
 }
 

@@ -2,12 +2,12 @@
 //!
 //! Commands start without PAM and without systemd, so both files are read here.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, io};
 
 use container_protocol::InitProgram;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 
-use crate::machine::GuestRoot;
+use crate::{machine::GuestRoot, open_files};
 
 /// Soft limit on open files, unless the machine has a higher one. Above it `select(2)` does not
 /// work; programs that need more raise it up to the hard one.
@@ -123,16 +123,10 @@ fn resolve(kind: &Kind, pair: Option<Pair>) -> Option<(Resource, rlim_t, rlim_t)
     let mut hard = pair.hard.unwrap_or(inherited.1);
     let mut soft = pair.soft.unwrap_or(inherited.0);
     if is_open_files {
-        hard = hard.max(MIN_HARD_OPEN_FILES).min(most_open_files());
+        hard = hard.max(MIN_HARD_OPEN_FILES).min(open_files::maximum());
         soft = soft.max(SOFT_OPEN_FILES);
     }
     Some((kind.resource, soft.min(hard), hard))
-}
-
-/// Returns the maximum of a limit on open files, above which setrlimit(2) fails.
-fn most_open_files() -> rlim_t {
-    let text = fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
-    text.trim().parse().unwrap_or(HARD_OPEN_FILES)
 }
 
 /// Returns the texts of systemd's settings, later ones taking precedence (systemd-system.conf(5)).
@@ -391,8 +385,11 @@ other - core 1
     fn open_files_have_a_minimum() {
         let open_files = KINDS.iter().find(|kind| kind.item == "nofile").unwrap();
         let low = resolve(open_files, pair(10, 20)).unwrap();
-        assert!(low.1 >= 1024 && low.2 >= MIN_HARD_OPEN_FILES.min(most_open_files()));
+        assert!(low.1 >= 1024 && low.2 >= MIN_HARD_OPEN_FILES.min(open_files::maximum()));
         let (_, soft, hard) = resolve(open_files, None).unwrap();
-        assert_eq!((soft, hard), (1024, HARD_OPEN_FILES.min(most_open_files())));
+        assert_eq!(
+            (soft, hard),
+            (1024, HARD_OPEN_FILES.min(open_files::maximum()))
+        );
     }
 }

@@ -8,10 +8,11 @@ use std::{
 };
 
 use container_protocol::{Port, mux::Stream};
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
-/// Timeout for a stream to be taken by its command, and for a command to get a stream.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// Timeout for a stream to be taken by its command. Among hundreds of others, a command may start
+/// long after the host has opened its streams.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Streams without a command yet, and commands without their stream yet.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ impl Rendezvous {
         }
     }
 
-    /// Takes a stream, waiting for it to arrive. Returns `None` on a timeout.
+    /// Takes a stream, waiting for it to arrive. Returns `None` if another command waits for it.
     pub(super) async fn take(&self, port: Port) -> Option<Stream> {
         let arrival = {
             let mut waiting = self.waiting();
@@ -60,8 +61,22 @@ impl Rendezvous {
                 }
             }
         };
-        let stream = timeout(TIMEOUT, arrival).await;
-        self.waiting().remove(&port);
-        stream.ok()?.ok()
+        let _forget = Forget { of: self, port };
+        arrival.await.ok()
+    }
+}
+
+/// Removes a command that waits for a stream, when this is dropped.
+struct Forget<'rendezvous> {
+    of: &'rendezvous Rendezvous,
+    port: Port,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.of.waiting();
+        if matches!(waiting.get(&self.port), Some(Waiting::Command(_))) {
+            waiting.remove(&self.port);
+        }
     }
 }

@@ -34,7 +34,7 @@ enum RunError {
     Spawn(#[from] SpawnError),
     #[error("cannot create the command's streams: {0}")]
     Streams(io::Error),
-    #[error("timed out waiting for the host to open the command's streams")]
+    #[error("the host has opened the command's streams for another command")]
     NoStreams,
     #[error("cannot open the machine's root directory: {0}")]
     Root(io::Error),
@@ -176,9 +176,7 @@ async fn start(
     request: &CommandRequest,
     control: &mut Stream,
 ) -> Result<Running, RunError> {
-    // Before the wait for the boot: the rendezvous drops them after a while.
-    let streams = HostStreams::take(rendezvous, id, request.stdio).await?;
-    let (mut login, session) = wait_for_boot(boot, request, control).await?;
+    let (streams, mut login, session) = prepare(boot, rendezvous, id, request, control).await?;
     let files = match &request.command {
         CommandLine::Ssh(server) => {
             let files = SshFiles::write(&boot.init, id, server, request, &login);
@@ -212,23 +210,27 @@ async fn start(
     })
 }
 
-/// Waits until the command may start. Reports to the host what it waits for.
-async fn wait_for_boot(
+/// Waits for the command's streams, and until it may start. Reports to the host what it waits for.
+async fn prepare(
     boot: &Boot,
+    rendezvous: &Rendezvous,
+    id: CommandId,
     request: &CommandRequest,
     control: &mut Stream,
-) -> Result<(Login, Option<Session>), RunError> {
+) -> Result<(HostStreams, Login, Option<Session>), RunError> {
     let (mut requests, mut events) = tokio::io::split(control);
     // The caller has ended if it closes the stream. Nothing else is requested before the start.
     let cancelled = async { while frame::read::<CommandControl>(&mut requests).await.is_ok() {} };
     let prepared = async {
+        // Before the wait for the boot: the rendezvous drops them after a while.
+        let streams = HostStreams::take(rendezvous, id, request.stdio).await?;
         let prepare = log_in(boot, request);
         let note = async || send_note(&mut events, start::WAITING).await;
         let (login, session, problem) = start::with_note(prepare, note).await?;
         if let Some(problem) = problem {
             send_note(&mut events, problem).await;
         }
-        Ok((login, session))
+        Ok((streams, login, session))
     };
     tokio::select! {
         prepared = prepared => prepared,
