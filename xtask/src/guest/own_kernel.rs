@@ -38,6 +38,10 @@ const REPRODUCIBLE: [(&str, &str); 4] = [
 /// Path of the source in the debugging information, which build IDs are computed from.
 const SOURCE_DIRECTORY: &str = "/usr/src/linux";
 
+/// Less debugging information, which saves a tenth of the time. The type information is the same.
+const DEBUGGING: &str = "-fno-var-tracking-assignments -gno-statement-frontiers \
+                         -gno-variable-location-views";
+
 /// Options of pahole, which writes the type information. They replace those of the kernel's build,
 /// which let pahole use several threads and so produce a different order in each build.
 const PAHOLE_FLAGS: &str = "PAHOLE_FLAGS=--btf_gen_floats";
@@ -188,7 +192,7 @@ fn make(source: &Path) -> Command {
     for flags in ["KCFLAGS", "KAFLAGS"] {
         let source = source.display();
         make.arg(format!(
-            "{flags}=-fdebug-prefix-map={source}={SOURCE_DIRECTORY}"
+            "{flags}=-fdebug-prefix-map={source}={SOURCE_DIRECTORY} {DEBUGGING}"
         ));
     }
     // This may run in a make, whose options must not apply to the kernel's.
