@@ -58,8 +58,8 @@ use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Each test runs a machine with two processors. More at once only slow each other down.
-    arguments.test_threads.get_or_insert(2);
+    // A machine often waits for something. More at once only slow each other down.
+    arguments.test_threads.get_or_insert(3);
     let lab = Arc::new(Lab::default());
     let files = [
         stopping::TESTS,
