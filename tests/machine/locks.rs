@@ -230,7 +230,7 @@ fn interrupt_flock(fixture: &Fixture<'_>) {
     let line = "python3 -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import fcntl; fcntl.flock(open(\"file\"), fcntl.LOCK_EX)' & waiter=$!; sleep 1; kill -INT $waiter; wait $waiter; echo $?";
     assert_eq!(inside(line), "130\n");
     // Stopped and continued, it waits on.
-    let line = "flock -w 30 file true & waiter=$!; sleep 1; kill -STOP $waiter; sleep 1; grep ^State /proc/$waiter/status; kill -CONT $waiter; sleep 1; kill -0 $waiter && kill $waiter";
+    let line = "flock -w 30 file true & waiter=$!; sleep 1; kill -STOP $waiter; sleep 1; grep ^State /proc/$waiter/status; kill -CONT $waiter; sleep 1; kill -0 $waiter && kill $waiter; wait $waiter || true";
     assert_eq!(inside(line), "State:\tT (stopped)\n");
 }
 
