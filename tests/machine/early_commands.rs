@@ -54,9 +54,17 @@ fn systemd_keeps_files_of_the_first_command(lab: &Lab) {
                     | sudo tee /etc/systemd/system/hold.service > /dev/null; \
                     sudo systemctl enable -q hold";
     world.inside("dev", prepared);
+    // A service that takes longer than the rest of the boot.
+    let slow = "printf '[Service]\\nType=oneshot\\nExecStart=sleep 5\\n\
+                ExecStart=touch /run/slow\\n[Install]\\nWantedBy=multi-user.target\\n' \
+                | sudo tee /etc/systemd/system/slow.service > /dev/null; \
+                sudo systemctl enable -q slow";
+    world.inside("dev", slow);
     let booted = "systemctl is-system-running --wait";
     assert_files_are_kept(&world, "dev", booted);
 
+    world.stdout(&["stop", "dev"]);
+    world.stdout(&["run", "-n", "dev", "--wait-boot", "test -e /run/slow"]);
     world.inside("dev", "sudo touch /held");
     world.stdout(&["stop", "dev"]);
     let mut waiting = world.machine(&["run", "-n", "dev", "echo x > /tmp/waited; echo done"]);
@@ -94,6 +102,13 @@ fn sysvinit_keeps_files_of_the_first_command(lab: &Lab) {
     world.inside("classic", "touch /tmp/of-last-boot /tmp/other");
     let booted = "grep -q 'init \\[2\\]' /proc/1/cmdline";
     assert_files_are_kept(&world, "classic", booted);
+    world.stdout(&[
+        "run",
+        "-n",
+        "classic",
+        "--wait-boot",
+        "! grep -qs 'init.d/[r]c' /proc/[0-9]*/cmdline",
+    ]);
     // The boot does empty the directory.
     world.inside("classic", "test ! -e /tmp/of-last-boot");
 }
@@ -105,10 +120,14 @@ fn busybox_init_keeps_files_of_the_first_command(lab: &Lab) {
                     printf '#!/bin/sh\\nsleep 3\\nmount -t tmpfs -o mode=1777 none /tmp\\n\
                     rm -rf /var/tmp/* /run/early\\n' > /etc/init.d/rcS; \
                     chmod 755 /etc/init.d/rcS; \
+                    printf '#!/bin/sh\\nsleep 3\\ntouch /run/slow\\n' > /etc/init.d/slow; \
+                    chmod 755 /etc/init.d/slow; \
                     printf '::sysinit:/bin/true\\n::sysinit:/etc/init.d/rcS\\n\
-                    ::respawn:/bin/sleep 1000000\\n' > /etc/inittab";
+                    ::wait:/etc/init.d/slow\\n::respawn:/bin/sleep 1000000\\n' > /etc/inittab";
     world.stdout(&["run", "-n", "tiny", "--root", prepared]);
     assert_files_are_kept(&world, "tiny", "mount | grep -q 'on /tmp type tmpfs'");
+    world.stdout(&["stop", "tiny"]);
+    world.stdout(&["run", "-n", "tiny", "--wait-boot", "test -e /run/slow"]);
 }
 
 fn built_in_init_keeps_files_of_the_first_command(lab: &Lab) {

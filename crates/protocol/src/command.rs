@@ -35,6 +35,8 @@ pub enum Start {
     /// open.
     #[default]
     Settled,
+    /// The services that init starts at a boot have been started too.
+    Services,
     /// The machine's init has been started.
     Immediate,
 }

@@ -12,7 +12,7 @@ use container_protocol::{
 };
 use nix::libc;
 
-use crate::{init::NotSettled, machine::GuestRoot, signal};
+use crate::{init::NotReached, machine::GuestRoot, signal};
 
 use super::{
     login::{Login, LoginError},
@@ -249,12 +249,15 @@ async fn log_in(
     let root = GuestRoot::of_process(boot.init.pid).map_err(RunError::Root)?;
     let mut login = Login::resolve(request, &boot.init)?;
     let (session, problem) = match settled {
-        Ok(()) => match boot.session(login.uid, request.start).await {
-            Ok(session) => (Some(session), None),
-            Err(NoSession::Unavailable) => (None, None),
-            Err(NoSession::TimedOut) => (None, Some(start::NO_SESSION)),
-        },
-        Err(NotSettled) => (None, Some(start::NOT_SETTLED)),
+        Err(NotReached::Settled) => (None, Some(start::NOT_SETTLED)),
+        Ok(()) | Err(NotReached::Services) => {
+            let late = settled.err().map(|_| start::NO_SERVICES);
+            match boot.session(login.uid, request.start).await {
+                Ok(session) => (Some(session), late),
+                Err(NoSession::Unavailable) => (None, late),
+                Err(NoSession::TimedOut) => (None, Some(start::NO_SESSION)),
+            }
+        }
     };
     for (name, value) in session::variables(&root, login.uid, session.as_ref()) {
         login.environment.set_missing(name, value);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the machine's user | the boot to have [settled](InitProcess::settle), and the user's session |
 //! | root and other users | the boot to have settled |
+//! | anybody with `--wait-boot` | the same, and services to be started |
 //! | anybody with `--no-wait` | nothing |
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use super::session::{NoSession, Session, UserSession};
-use crate::init::{InitProcess, NotSettled};
+use crate::init::{InitProcess, NotReached};
 
 /// Time after which a waiting command says what it waits for.
 const SLOW: Duration = Duration::from_secs(20);
@@ -29,6 +30,10 @@ pub(super) const NOT_SETTLED: &str = "The machine's boot is not complete after 2
                                       container machine logs). The command starts anyway; its \
                                       files in /tmp and /run may be removed or hidden later.";
 
+/// Note about a command that has waited for services in vain.
+pub(super) const NO_SERVICES: &str = "The machine's services are not all started after 10 minutes \
+                                      (see: container machine logs). The command starts anyway.";
+
 /// Note about a command without a session because logind is slow.
 pub(super) const NO_SESSION: &str = "systemd-logind does not answer, so the command has no login \
                                      session: systemctl --user and other programs that need one \
@@ -40,7 +45,8 @@ pub(super) struct Boot {
     /// The machine's init.
     pub init: InitProcess,
     uid: u32,
-    settled: OnceCell<Result<(), NotSettled>>,
+    settled: OnceCell<Result<(), NotReached>>,
+    services: OnceCell<Result<(), NotReached>>,
     session: UserSession,
 }
 
@@ -50,16 +56,22 @@ impl Boot {
             init,
             uid,
             settled: OnceCell::new(),
+            services: OnceCell::new(),
             session: UserSession::default(),
         }
     }
 
     /// Waits until a command may start.
-    pub(super) async fn wait(&self, start: Start) -> Result<(), NotSettled> {
-        match start {
-            Start::Immediate => Ok(()),
-            Start::Settled => *self.settled.get_or_init(|| self.init.settle()).await,
+    pub(super) async fn wait(&self, start: Start) -> Result<(), NotReached> {
+        if start == Start::Immediate {
+            return Ok(());
         }
+        (*self.settled.get_or_init(|| self.init.settle()).await)?;
+        if start == Start::Services {
+            let services = self.services.get_or_init(|| self.init.start_services());
+            (*services.await)?;
+        }
+        Ok(())
     }
 
     /// Returns the login session for a command of this user. Only the machine's user has one, under

@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use container_protocol::InitProgram;
 
-use super::inittab::sysinit_process;
+use super::inittab::{self, SYSINIT};
 use crate::{machine::GuestRoot, paths::INIT};
 
 /// Returns the image's init if the image has an init system, else the built-in one.
@@ -37,7 +37,7 @@ fn is_busybox_set_up(root: &GuestRoot) -> io::Result<bool> {
 
 /// Returns the program of a `sysinit` line.
 fn sysinit_program(line: &str) -> Option<&str> {
-    sysinit_process(line)?.split_whitespace().next()
+    inittab::process(line, SYSINIT)?.split_whitespace().next()
 }
 
 /// Returns whether the program exists, in busybox init's search path if the path is relative.

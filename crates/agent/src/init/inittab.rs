@@ -1,13 +1,19 @@
-//! The `sysinit` programs of busybox init.
+//! The programs of an inittab that init waits for.
 
 use std::fs;
 
 use crate::{machine::GuestRoot, processes::children};
 
+/// Action of the programs that init runs first, and waits for.
+pub(super) const SYSINIT: &str = "sysinit";
+
+/// Action of the programs that init waits for when it enters a runlevel.
+pub(super) const WAIT: &str = "wait";
+
 /// The program that busybox starts without an inittab (init/init.c, `parse_inittab`).
 const DEFAULT_SYSINIT: &str = "/etc/init.d/rcS";
 
-/// The `sysinit` lines of an inittab.
+/// The lines of an inittab with one action.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Inittab {
     /// Words of each program, up to the first that is for a shell.
@@ -15,29 +21,31 @@ pub(super) struct Inittab {
 }
 
 impl Inittab {
-    /// Reads the machine's inittab.
-    pub(super) fn read(root: &GuestRoot) -> Inittab {
-        Inittab::parse(&root.read_or_empty("/etc/inittab").unwrap_or_default())
+    /// Reads the lines with an action from the machine's inittab.
+    pub(super) fn read(root: &GuestRoot, action: &str) -> Inittab {
+        let text = root.read_or_empty("/etc/inittab").unwrap_or_default();
+        Inittab::parse(&text, action)
     }
 
-    fn parse(text: &str) -> Inittab {
-        if text.trim().is_empty() {
+    fn parse(text: &str, action: &str) -> Inittab {
+        if text.trim().is_empty() && action == SYSINIT {
             return Inittab {
                 programs: vec![vec![DEFAULT_SYSINIT.to_owned()]],
             };
         }
-        let programs = text.lines().filter_map(sysinit_process).map(words);
+        let processes = text.lines().filter_map(|line| process(line, action));
+        let programs = processes.map(words);
         Inittab {
             programs: programs.filter(|words| !words.is_empty()).collect(),
         }
     }
 
-    /// Returns a number that changes while init runs, or nothing while a `sysinit` program runs.
+    /// Returns a number that changes while init runs, or nothing while one of the programs runs.
     pub(super) fn activity(&self, init: u32) -> Option<u64> {
         let is_running = children(init).any(|child| {
             let arguments = arguments(child);
             // A child that has not executed its program yet has the arguments of init.
-            self.is_sysinit(&arguments) || arguments == self::arguments(init)
+            self.has(&arguments) || arguments == self::arguments(init)
         });
         if is_running {
             return None;
@@ -51,9 +59,9 @@ impl Inittab {
         is_sleeping.then_some(switches)
     }
 
-    /// Returns whether a process with these arguments is a `sysinit` program. A script's arguments
+    /// Returns whether a process with these arguments is one of the programs. A script's arguments
     /// follow those of its interpreter.
-    fn is_sysinit(&self, arguments: &[String]) -> bool {
+    fn has(&self, arguments: &[String]) -> bool {
         self.programs.iter().any(|words| {
             arguments
                 .windows(words.len())
@@ -62,16 +70,16 @@ impl Inittab {
     }
 }
 
-/// Returns the process of a `sysinit` line (`id:runlevels:action:process`).
-pub(super) fn sysinit_process(line: &str) -> Option<&str> {
+/// Returns the process of a line with an action (`id:runlevels:action:process`).
+pub(super) fn process<'a>(line: &'a str, action: &str) -> Option<&'a str> {
     let line = line.trim_start();
     if line.starts_with('#') {
         return None;
     }
     let mut fields = line.splitn(4, ':').skip(2);
-    let (action, process) = (fields.next()?, fields.next()?);
+    let (of_line, process) = (fields.next()?, fields.next()?);
     // A leading hyphen asks for a login shell.
-    (action.trim() == "sysinit").then(|| process.trim_start_matches('-').trim())
+    (of_line.trim() == action).then(|| process.trim_start_matches('-').trim())
 }
 
 /// Returns the words of a process before the first that a shell would interpret.
@@ -94,9 +102,13 @@ fn arguments(process: u32) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn is_sysinit(inittab: &str, arguments: &[&str]) -> bool {
+    fn has(inittab: &str, action: &str, arguments: &[&str]) -> bool {
         let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
-        Inittab::parse(inittab).is_sysinit(&arguments)
+        Inittab::parse(inittab, action).has(&arguments)
+    }
+
+    fn is_sysinit(inittab: &str, arguments: &[&str]) -> bool {
+        has(inittab, SYSINIT, arguments)
     }
 
     #[test]
@@ -104,6 +116,10 @@ mod tests {
         let openrc = "# x\n::sysinit:/sbin/openrc boot\n::wait:/sbin/openrc default\n";
         assert!(is_sysinit(openrc, &["/sbin/openrc", "boot"]));
         assert!(!is_sysinit(openrc, &["/sbin/openrc", "default"]));
+        assert!(has(openrc, WAIT, &["/sbin/openrc", "default"]));
+        let classic = "l2:2:wait:/etc/init.d/rc 2\n";
+        assert!(has(classic, WAIT, &["/bin/sh", "/etc/init.d/rc", "2"]));
+        assert!(!has("", WAIT, &["/bin/sh", "/etc/init.d/rcS"]));
         assert!(is_sysinit("", &["/bin/sh", "/etc/init.d/rcS"]));
         let shell = "::sysinit:/bin/mount -a > /dev/null\n";
         assert!(is_sysinit(shell, &["/bin/mount", "-a"]));

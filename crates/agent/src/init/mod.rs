@@ -13,7 +13,7 @@ use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
     process::Child,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{machine::GuestRoot, namespace_thread, paths::INIT, stage::Stage};
@@ -23,6 +23,9 @@ use console::{Console, ConsoleLog};
 /// Time from the start of init after which nothing waits for the boot any more. A unit of systemd
 /// has 90 s to start or fail, and a host may be slow.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Timeout for init to start its services. systemd gives up a service that hangs after 90 s.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Error of starting init.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +71,14 @@ pub(crate) struct InitProcess {
     pub settle_deadline: Instant,
 }
 
-/// The boot has not settled in time.
+/// A point of the boot was not reached in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotSettled;
+pub(crate) enum NotReached {
+    /// The boot has not settled.
+    Settled,
+    /// Services are still being started.
+    Services,
+}
 
 impl InitProcess {
     /// Returns whether init has not begun to exit.
@@ -83,10 +91,17 @@ impl InitProcess {
 
     /// Waits until nothing of the boot removes or hides files that a command writes (see
     /// [`settled`]), until the deadline at most.
-    pub(crate) async fn settle(&self) -> Result<(), NotSettled> {
+    pub(crate) async fn settle(&self) -> Result<(), NotReached> {
         let settled = settled::wait(&self.program, self.pid);
         let in_time = timeout_at(self.settle_deadline, settled).await;
-        in_time.map_err(|_| NotSettled)
+        in_time.map_err(|_| NotReached::Settled)
+    }
+
+    /// Waits until init has started its services, for ten minutes at most.
+    pub(crate) async fn start_services(&self) -> Result<(), NotReached> {
+        let started = settled::wait_for_services(&self.program, self.pid);
+        let in_time = timeout(SERVICES_TIMEOUT, started).await;
+        in_time.map_err(|_| NotReached::Services)
     }
 }
 

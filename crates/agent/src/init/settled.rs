@@ -1,22 +1,23 @@
-//! Waits until the boot no longer removes or hides files that a command writes.
+//! Waits until the boot no longer removes or hides files that a command writes, or until services
+//! are started.
 //!
 //! Early boot mounts file systems over directories (`/tmp`, those of fstab) and empties directories
 //! (`/tmp`, `/run`). Each init has one point after which it has done so, and which comes before the
 //! services that it starts:
 //!
-//! | init | point |
-//! |---|---|
-//! | systemd | `sysinit.target` and the system bus' socket: a socket unit after both creates a file |
-//! | sysvinit | the switch to the default runlevel, which its process title shows |
-//! | busybox init | the end of the `sysinit` programs of its inittab, also those of OpenRC |
-//! | built-in, any other | the start |
+//! | init | point | services are started |
+//! |---|---|---|
+//! | systemd | `sysinit.target` and the system bus' socket: a socket unit after both creates a file | `default.target`, in the same way |
+//! | sysvinit | the switch to the default runlevel, which its process title shows | the end of the `wait` programs of its inittab |
+//! | busybox init | the end of the `sysinit` programs of its inittab, also those of OpenRC | the end of the `wait` programs |
+//! | built-in, any other | the start | the start |
 
 use std::{fs, io, os::fd::AsFd, time::Duration};
 
 use container_protocol::InitProgram;
 use tokio::time::sleep;
 
-use super::inittab::Inittab;
+use super::inittab::{Inittab, SYSINIT, WAIT};
 use crate::machine::GuestRoot;
 
 /// Interval at which the boot is looked at.
@@ -25,25 +26,60 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Directory of units that exist until the machine stops (systemd.unit(5)).
 const UNITS: &str = "/run/systemd/system";
 
-/// Name of the socket unit that marks the point, and of the service that such a unit must have.
-const MARKER: &str = "container-boot-settled";
+/// A point of systemd's boot, which a socket unit marks. It needs no program of the image.
+struct Marker {
+    /// Name of the socket unit, and of the service that such a unit must have.
+    name: &'static str,
+    /// File that the unit creates. Nothing ever writes to it.
+    file: &'static str,
+    /// Target that starts the unit.
+    target: &'static str,
+    /// Units that are started before.
+    after: &'static str,
+}
 
-/// File that the socket unit creates.
-const MARKER_FILE: &str = "/run/container/boot-settled";
+const SETTLED: Marker = Marker {
+    name: "container-boot-settled",
+    file: "/run/container/boot-settled",
+    target: "sysinit.target",
+    after: "sysinit.target dbus.socket",
+};
 
-/// The socket unit. It needs no program of the image. Nothing ever writes to the file.
-const MARKER_SOCKET: &str = "\
-[Unit]
-Description=Point of the boot from which commands of the host run
-DefaultDependencies=no
-After=sysinit.target dbus.socket
-Conflicts=shutdown.target
-Before=shutdown.target
+const SERVICES: Marker = Marker {
+    name: "container-boot-complete",
+    file: "/run/container/boot-complete",
+    target: "default.target",
+    after: "default.target",
+};
 
-[Socket]
-ListenFIFO=/run/container/boot-settled
-SocketMode=0600
-";
+impl Marker {
+    fn socket(&self) -> String {
+        format!(
+            "[Unit]\n\
+             Description=Point of the boot from which commands of the host run\n\
+             DefaultDependencies=no\n\
+             After={}\n\
+             Conflicts=shutdown.target\n\
+             Before=shutdown.target\n\
+             [Socket]\n\
+             ListenFIFO={}\n\
+             SocketMode=0600\n",
+            self.after, self.file
+        )
+    }
+
+    fn install(&self, root: &GuestRoot) -> io::Result<()> {
+        let wants = format!("{UNITS}/{}.wants", self.target);
+        root.make_directory(&wants)?;
+        let unit = |suffix: &str| format!("{UNITS}/{}.{suffix}", self.name);
+        root.write(&unit("socket"), &self.socket(), 0o644)?;
+        root.write(&unit("service"), MARKER_SERVICE, 0o644)?;
+        let link = format!("{}.socket", self.name);
+        let wants = root.directory(&wants)?;
+        rustix::fs::symlinkat(format!("../{link}"), wants.as_fd(), &link)?;
+        Ok(())
+    }
+}
 
 const MARKER_SERVICE: &str = "\
 [Unit]
@@ -58,12 +94,12 @@ ExecStart=/bin/true
 /// Way to recognize that the boot has settled.
 #[derive(Debug)]
 enum Sign {
-    /// The file that the socket unit creates.
+    /// The files that the socket units create.
     Systemd,
-    /// The process title of sysvinit.
+    /// The process title of sysvinit, and its programs.
     SysVInit,
-    /// No `sysinit` program runs.
-    Busybox(Inittab),
+    /// The programs of the inittab.
+    Busybox,
     /// Nothing of the boot touches the files of others.
     None,
 }
@@ -76,7 +112,7 @@ impl Sign {
         let name = program.rsplit('/').next().unwrap_or(program);
         match name {
             "systemd" => Sign::Systemd,
-            "busybox" => Sign::Busybox(Inittab::read(root)),
+            "busybox" => Sign::Busybox,
             // The only init that has this name and this file.
             "init" if root.exists("/etc/inittab") => Sign::SysVInit,
             _ => Sign::None,
@@ -89,14 +125,8 @@ pub(super) fn prepare(root: &GuestRoot, program: &InitProgram) -> io::Result<()>
     if !matches!(Sign::choose(program, root), Sign::Systemd) {
         return Ok(());
     }
-    let wants = format!("{UNITS}/sysinit.target.wants");
-    root.make_directory(&wants)?;
-    root.write(&format!("{UNITS}/{MARKER}.socket"), MARKER_SOCKET, 0o644)?;
-    root.write(&format!("{UNITS}/{MARKER}.service"), MARKER_SERVICE, 0o644)?;
-    let link = format!("{MARKER}.socket");
-    let wants = root.directory(&wants)?;
-    rustix::fs::symlinkat(format!("../{link}"), wants.as_fd(), &link)?;
-    Ok(())
+    SETTLED.install(root)?;
+    SERVICES.install(root)
 }
 
 /// Waits until the boot of the init with this process id has settled. There is no timeout.
@@ -104,9 +134,21 @@ pub(super) async fn wait(program: &InitProgram, pid: u32) {
     let Ok(root) = GuestRoot::open() else { return };
     match Sign::choose(program, &root) {
         Sign::None => {}
-        Sign::Systemd => until(|| root.exists(MARKER_FILE)).await,
+        Sign::Systemd => until(|| root.exists(SETTLED.file)).await,
         Sign::SysVInit => until(|| is_in_runlevel(pid)).await,
-        Sign::Busybox(inittab) => wait_for_inittab(&inittab, pid).await,
+        Sign::Busybox => wait_for_inittab(&Inittab::read(&root, SYSINIT), pid).await,
+    }
+}
+
+/// Waits until that init has started its services. The boot must have settled. There is no timeout.
+pub(super) async fn wait_for_services(program: &InitProgram, pid: u32) {
+    let Ok(root) = GuestRoot::open() else { return };
+    match Sign::choose(program, &root) {
+        Sign::None => {}
+        Sign::Systemd => until(|| root.exists(SERVICES.file)).await,
+        Sign::SysVInit | Sign::Busybox => {
+            wait_for_inittab(&Inittab::read(&root, WAIT), pid).await;
+        }
     }
 }
 
@@ -125,8 +167,8 @@ fn is_in_runlevel(pid: u32) -> bool {
     level.is_some_and(is_runlevel)
 }
 
-/// Waits until busybox init has run its `sysinit` programs, one after the other. In between there
-/// is a moment without any, so init must not have run between two observations.
+/// Waits until init has run the programs of its inittab, one after the other. In between there is a
+/// moment without any, so init must not have run between two observations.
 async fn wait_for_inittab(inittab: &Inittab, pid: u32) {
     let mut last = None;
     loop {

@@ -86,6 +86,14 @@ pub(super) struct CommandOptions {
     #[arg(short, long)]
     tty: bool,
 
+    /// Wait until the machine's init has started its services.
+    ///
+    /// With systemd, that is when `default.target` is reached, also if services have failed; with
+    /// other inits, when the programs that /etc/inittab waits for have ended. After 10 minutes the
+    /// command starts anyway, with a note.
+    #[arg(long, conflicts_with = "no_wait")]
+    wait_boot: bool,
+
     /// Working directory; default: the current directory if the machine shares it, else the home
     /// directory.
     #[arg(short, long, visible_alias = "cwd", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(values::directory))]
@@ -112,6 +120,8 @@ impl CommandOptions {
             working_directory: self.working_directory(&id, &running)?,
             start: if self.no_wait {
                 Start::Immediate
+            } else if self.wait_boot {
+                Start::Services
             } else {
                 Start::Settled
             },
