@@ -1,7 +1,7 @@
 //! Multiplexes many streams over one byte stream: yamux
 //! (<https://github.com/hashicorp/yamux/blob/master/spec.md>).
 //!
-//! Each stream has its own window, so memory is bounded on both sides: at most [`WINDOW`] bytes of
+//! Each stream has its own window, so memory is bounded on both sides: at most `WINDOW` bytes of
 //! a stream may be received and not yet read. A side that has opened many streams waits for one to
 //! end before it opens another, because yamux ends the connection at its own limit.
 //!
