@@ -1,15 +1,16 @@
 //! Forwarding of the host's SSH agent.
 
 use std::{
+    io::{BufRead, BufReader, Read},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, World, eventually};
 
 crate::declare::tests![
     keys_of_the_caller_are_available,
-    agent_of_the_most_recent_caller_is_used,
+    the_agent_is_available_while_its_caller_runs_a_command,
 ];
 
 /// An SSH agent with one key that has `name` as its comment.
@@ -48,12 +49,20 @@ impl Agent {
 
     /// Runs a shell line in the machine as a caller with this agent.
     fn run(&self, world: &World, line: &str) -> Outcome {
-        let mut command: Command = world.machine(&["run", "-n", "dev", line]);
+        let child = self.start_command(world, &[], line);
+        child.wait_with_output().unwrap().into()
+    }
+
+    /// Starts a shell line in the machine as a caller with this agent.
+    fn start_command(&self, world: &World, options: &[&str], line: &str) -> Child {
+        let arguments = [&["run", "-n", "dev"], options, &[line]].concat();
+        let mut command = world.machine(&arguments);
         command
             .env("SSH_AUTH_SOCK", &self.socket)
-            .output()
-            .unwrap()
-            .into()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
     }
 }
 
@@ -63,6 +72,10 @@ impl Drop for Agent {
         self.process.wait().unwrap();
     }
 }
+
+/// Shell line that stays connected to the forwarded agent until the agent's end closes the
+/// connection.
+const CONNECT: &str = "perl -MSocket -e '$| = 1; socket(S, PF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un(\"/var/host-services/ssh-auth.sock\")) or die; syswrite(S, \"\\0\\0\\0\\1\\x0b\"); sysread(S, $x, 4096) > 0 or die; print \"connected\\n\"; sysread(S, $x, 4096); print \"closed\\n\"'";
 
 /// Shell line of a caller without an agent that uses the forwarded one.
 const ASK: &str = "SSH_AUTH_SOCK=/var/host-services/ssh-auth.sock ssh-add -l";
@@ -92,26 +105,65 @@ fn keys_of_the_caller_are_available(lab: &Lab) {
     }
 }
 
-fn agent_of_the_most_recent_caller_is_used(lab: &Lab) {
+fn the_agent_is_available_while_its_caller_runs_a_command(lab: &Lab) {
     let world = World::for_user();
     world.create(&lab.image("debian-systemd:12"), "dev", &[]);
-    let none = world.run(&["run", "-n", "dev", ASK]);
-    assert_eq!(none.code, Some(1), "no caller had an agent: {none:?}");
+    let asked = || world.run(&["run", "-n", "dev", ASK]);
+    assert_eq!(asked().code, Some(1), "no caller had an agent");
     let ann = Agent::start(&world, "ann");
+    let mut long = ann.start_command(&world, &[], "ssh-add -l; cat");
+    let mut line = String::new();
+    let output = long.stdout.as_mut().unwrap();
+    BufReader::new(output).read_line(&mut line).unwrap();
+    assert!(line.contains(" ann "), "{line}");
+    // Root of the machine may use it too, and a client of it that stays connected.
+    assert!(world.inside("dev", ASK).contains(" ann "));
+    let kept = world
+        .machine(&["run", "-n", "dev", CONNECT])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut kept = kept.unwrap();
+    let mut connected = String::new();
+    let mut output = BufReader::new(kept.stdout.take().unwrap());
+    output.read_line(&mut connected).unwrap();
+    assert_eq!(connected, "connected\n");
+    drop(long.stdin.take());
+    assert!(long.wait().unwrap().success());
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "closed\n");
+    kept.wait().unwrap();
+    assert_eq!(asked().code, Some(1), "the caller's command has ended");
+    let refused = ann.start_command(&world, &["--no-ssh-agent"], "echo ${SSH_AUTH_SOCK-unset}");
+    assert_eq!(text(refused), "unset\n");
+
+    world.configure("[machine]\nssh-agent = \"never\"\n");
+    let refused = ann.start_command(&world, &[], "echo ${SSH_AUTH_SOCK-unset}");
+    assert_eq!(text(refused), "unset\n");
+    let requested = ann.start_command(&world, &["--ssh-agent"], "ssh-add -l");
+    assert!(text(requested).contains(" ann "));
+    assert_eq!(asked().code, Some(1), "the caller's command has ended");
+
+    world.configure("[machine]\nssh-agent = \"always\"\n");
     ann.run(&world, "true");
     assert!(world.inside("dev", ASK).contains(" ann "));
     let bob = Agent::start(&world, "bob");
     bob.run(&world, "true");
     assert!(world.inside("dev", ASK).contains(" bob "));
     drop(bob);
-    let gone = world.run(&["run", "-n", "dev", ASK]);
-    assert_ne!(gone.code, Some(0), "{gone:?}");
+    assert_ne!(asked().code, Some(0));
     assert!(
         ann.run(&world, ASK).stdout.contains(" ann "),
         "the machine uses the next caller's agent"
     );
     world.stdout(&["restart", "dev"]);
-    assert!(ann.run(&world, ASK).stdout.contains(" ann "));
+    assert_ne!(asked().code, Some(0), "the machine has stopped since");
     world.stdout(&["stop", "dev"]);
     world.check_disk("dev");
+}
+
+fn text(child: Child) -> String {
+    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    outcome.stdout
 }

@@ -8,7 +8,7 @@ use std::{
 
 use container_machine::{
     DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, MachineId, Memory,
-    Platform, PrivateHome, UserSetup,
+    Platform, PrivateHome, SshAgentUse, UserSetup,
 };
 use container_protocol::{
     PublishedPort,
@@ -144,6 +144,9 @@ pub struct Running {
     pub user: UserSetup,
     /// The shared home directory; absent if the machine shares none.
     pub shared_home: Option<PathBuf>,
+    /// When the machine may use the client's SSH agent.
+    #[serde(default)]
+    pub ssh_agent: SshAgentUse,
     /// How the machine was booted; clients print it with `--debug`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootKind>,

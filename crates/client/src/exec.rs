@@ -90,14 +90,31 @@ pub enum Streams {
     Detached,
 }
 
-/// Forwards the machine's SSH agent socket to the one at `agent`, in place of an earlier one.
-pub async fn forward_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecError> {
+/// Lets the machine use the SSH agent at `agent` until it stops, in place of an earlier one.
+pub async fn give_ssh_agent(socket: &Path, agent: PathBuf) -> Result<(), ExecError> {
     let mut stream = connect(socket).await?;
     let request = RuntimeRequest::UseSshAgent { socket: agent };
     frame::write(&mut stream, &request).await?;
     // The runtime closes the connection when the new agent is in use.
     let _ = stream.read_u8().await;
     Ok(())
+}
+
+/// An SSH agent that a machine may use until this is dropped.
+#[derive(Debug)]
+pub struct LentSshAgent(#[expect(dead_code, reason = "only kept open")] UnixStream);
+
+/// Lets the machine use the SSH agent at `agent`. Returns nothing if its runtime is of an older
+/// build.
+pub async fn lend_ssh_agent(
+    socket: &Path,
+    agent: PathBuf,
+) -> Result<Option<LentSshAgent>, ExecError> {
+    let mut stream = connect(socket).await?;
+    let request = RuntimeRequest::LendSshAgent { socket: agent };
+    frame::write(&mut stream, &request).await?;
+    let reply = frame::read::<()>(&mut stream).await;
+    Ok(reply.is_ok().then_some(LentSshAgent(stream)))
 }
 
 /// Timeout for a machine that is stopping.

@@ -43,7 +43,7 @@
 //! | `configuration` | the two JSON files |
 //! | `snapshot`, `disk_file`, `memory_directory` | snapshots, the files of disks, and saved memory |
 //! | `ssh_files` | the files of the host's SSH client |
-//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `user`, `address` | validated values |
+//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
 //!
@@ -85,6 +85,7 @@ mod private_home;
 mod process_lock;
 mod size;
 mod snapshot;
+mod ssh_agent_use;
 mod ssh_files;
 mod user;
 
@@ -111,5 +112,6 @@ pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;
 pub use snapshot::{InvalidSnapshotName, Snapshot, SnapshotName};
+pub use ssh_agent_use::SshAgentUse;
 pub use ssh_files::SshFiles;
 pub use user::{UserSetup, home_directory};

@@ -42,9 +42,15 @@ pub enum RuntimeRequest {
         /// Grace period in seconds after which init is killed.
         grace_seconds: u32,
     },
-    /// Makes the SSH agent that listens on this socket of the host the machine's. The runtime
-    /// closes the connection when this is done.
+    /// Makes the SSH agent that listens on this socket of the host the machine's until it stops.
+    /// The runtime closes the connection when this is done.
     UseSshAgent {
+        /// Absolute path of the socket.
+        socket: PathBuf,
+    },
+    /// Makes the SSH agent that listens on this socket of the host the machine's until the client
+    /// closes the connection. Returns `()` in a frame.
+    LendSshAgent {
         /// Absolute path of the socket.
         socket: PathBuf,
     },

@@ -88,7 +88,15 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
             Ok(())
         }
         RuntimeRequest::UseSshAgent { socket } => {
-            machine.set_ssh_agent(socket);
+            machine.ssh_agents().give(socket);
+            Ok(())
+        }
+        RuntimeRequest::LendSshAgent { socket } => {
+            let _lent = machine.ssh_agents().lend(socket);
+            let written = frame::write(&mut stream, &()).await;
+            written.map_err(io::Error::other)?;
+            // The client sends nothing.
+            let _ = stream.read_u8().await;
             Ok(())
         }
         RuntimeRequest::Ports => write_ports(machine, &mut stream).await,

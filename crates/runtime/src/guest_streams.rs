@@ -65,11 +65,16 @@ impl Targets {
     }
 }
 
-/// Joins a guest's stream to the SSH agent of the last client that named one. Without an agent the
-/// stream is closed, as a connection to an agent that has ended would be.
+/// Joins a guest's stream to the SSH agent that the machine may use, as long as it may. Without an
+/// agent the stream is closed, as a connection to an agent that has ended would be.
 async fn join_ssh_agent(machine: &MachineState, guest: Stream) -> io::Result<()> {
-    let socket = machine.ssh_agent().ok_or(io::ErrorKind::NotConnected)?;
-    splice(UnixStream::connect(socket).await?, guest).await
+    let agents = machine.ssh_agents();
+    let agent = agents.current().ok_or(io::ErrorKind::NotConnected)?;
+    let client = UnixStream::connect(agent.socket).await?;
+    tokio::select! {
+        joined = splice(client, guest) => joined,
+        () = agent.ended.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
 }
 
 /// Keeps the network's forwarded ports equal to the guest's listeners until the stream ends.

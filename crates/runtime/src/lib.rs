@@ -77,6 +77,7 @@ mod role;
 mod setup;
 mod snapshot;
 mod splice;
+mod ssh_agents;
 mod stand_in;
 mod state;
 mod supervise;

@@ -26,6 +26,7 @@ use tokio::{
 use crate::{
     launch::Launch,
     phase::{Guest, Phase, StopOrder},
+    ssh_agents::SshAgents,
 };
 
 /// Time that the guest may take to unmount and power off after init's grace period.
@@ -43,6 +44,7 @@ pub(crate) struct MachineState {
     /// How the machine was booted last.
     boot: Mutex<Option<BootKind>>,
     requested: Mutex<Requested>,
+    ssh_agents: SshAgents,
     /// The file that the engine writes the disk to.
     disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
@@ -107,8 +109,6 @@ pub(crate) struct Session(#[expect(dead_code, reason = "only counted")] Arc<()>)
 /// Settings that clients have changed since the launch.
 #[derive(Debug, Default)]
 struct Requested {
-    /// Socket of the SSH agent that the machine uses.
-    ssh_agent: Option<PathBuf>,
     /// Published ports; those of the launch if absent.
     published: Option<Vec<PublishedPort>>,
 }
@@ -132,6 +132,7 @@ impl MachineState {
             phase: watch::Sender::new(phase),
             boot: Mutex::default(),
             requested: Mutex::default(),
+            ssh_agents: SshAgents::default(),
             disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
             save_order: Mutex::default(),
@@ -374,14 +375,9 @@ impl MachineState {
         std::mem::take(&mut *lock(&self.notes))
     }
 
-    /// Returns the socket of the SSH agent that the machine uses; absent without one.
-    pub(crate) fn ssh_agent(&self) -> Option<PathBuf> {
-        lock(&self.requested).ssh_agent.clone()
-    }
-
-    /// Sets the socket of the SSH agent that the machine uses.
-    pub(crate) fn set_ssh_agent(&self, socket: PathBuf) {
-        lock(&self.requested).ssh_agent = Some(socket);
+    /// Returns the SSH agents that the machine may use.
+    pub(crate) fn ssh_agents(&self) -> &SshAgents {
+        &self.ssh_agents
     }
 
     /// Returns the ports that a boot publishes: the requested ones, or else those of the launch.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use container_api::{BootRequest, FailureKind, Progress, Running};
 use container_machine::{
     BootConfiguration, Bundle, BundleError, Directories, HomeMount, MachineConfiguration,
-    MachineId, last_lines,
+    MachineId, SshAgentUse, last_lines,
 };
 use container_protocol::{BootOccasion, GuestTimeZone, InitProgram};
 use container_runtime::{
@@ -118,7 +118,7 @@ impl Service {
     ) -> Result<Running, BootError> {
         if let Some(runtime) = self.booted_runtime(id).await? {
             note_state(id, &runtime, request, client);
-            return running(bundle, &runtime);
+            return self.running(bundle, &runtime);
         }
         let removed = remove_expired(bundle).and_then(|()| Ok(bundle.remove_unused_memory()?));
         if let Err(error) = removed {
@@ -154,7 +154,27 @@ impl Service {
                 client.report(Progress::Note(format!("{id}: {problem}")));
             }
         }
-        running(bundle, &runtime)
+        self.running(bundle, &runtime)
+    }
+
+    /// Returns the reply for a machine that has booted.
+    pub(crate) fn running(&self, bundle: &Bundle, runtime: &Runtime) -> Result<Running, BootError> {
+        // A machine that has booted has its user set up, except in a rescue. Recorded here and not
+        // at the launch, because the service that launched it may have been killed before.
+        let is_rescue = runtime.status().init() == Some(&InitProgram::Rescue);
+        if !is_rescue {
+            bundle.note_boot()?;
+        }
+        let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
+        let configuration = self.configuration();
+        Ok(Running {
+            socket: runtime.socket().to_owned(),
+            shared_home: (boot.home_mount != HomeMount::None).then_some(machine.home),
+            user: machine.user_setup,
+            // A command runs also while the configuration cannot be read.
+            ssh_agent: configuration.map_or(SshAgentUse::Never, |it| it.ssh_agent()),
+            boot: runtime.status().boot.clone(),
+        })
     }
 
     /// Checks that the machine can boot, and returns all settings of the boot.
@@ -270,21 +290,4 @@ fn time_zone(setting: &TimeZoneSetting, bundle: &Bundle) -> Option<GuestTimeZone
         return None;
     }
     setting.resolve()
-}
-
-/// Returns the reply for a machine that has booted.
-pub(crate) fn running(bundle: &Bundle, runtime: &Runtime) -> Result<Running, BootError> {
-    // A machine that has booted has its user set up, except in a rescue. Recorded here and not at
-    // the launch, because the service that launched it may have been killed before.
-    let is_rescue = runtime.status().init() == Some(&InitProgram::Rescue);
-    if !is_rescue {
-        bundle.note_boot()?;
-    }
-    let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
-    Ok(Running {
-        socket: runtime.socket().to_owned(),
-        shared_home: (boot.home_mount != HomeMount::None).then_some(machine.home),
-        user: machine.user_setup,
-        boot: runtime.status().boot.clone(),
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
+    path::Path,
     pin::pin,
     time::Duration,
 };
@@ -10,12 +10,13 @@ use std::{
 use container_api::{BootRequest, Running};
 use container_client::{
     Client,
-    exec::{self, RunningCommand, Streams},
+    exec::{self, ExecError, LentSshAgent, RunningCommand, Streams},
 };
 use container_machine::MachineId;
 use container_protocol::CommandRequest;
 use tokio::time::sleep;
 
+use super::caller::OfferedAgent;
 use crate::{
     failure::Failure,
     interrupt::unless_interrupted,
@@ -66,6 +67,14 @@ async fn wait_for_start<T>(id: &MachineId, start: impl Future<Output = T>) -> Re
     start.await
 }
 
+/// A command that runs.
+pub(super) struct StartedCommand {
+    pub(super) command: RunningCommand,
+    pub(super) streams: Streams,
+    /// Kept until the command ends.
+    pub(super) ssh_agent: Option<LentSshAgent>,
+}
+
 /// Starts a command in a machine that was running a moment ago, with the caller's SSH agent. If the
 /// machine is stopping, waits until it has stopped and boots it again.
 pub(super) async fn start_command(
@@ -73,13 +82,16 @@ pub(super) async fn start_command(
     id: &MachineId,
     running: &mut Running,
     request: &CommandRequest,
-    ssh_agent: Option<PathBuf>,
-) -> Result<(RunningCommand, Streams), Failure> {
+    agent: Option<&OfferedAgent>,
+) -> Result<StartedCommand, Failure> {
     let start = async |socket: &Path| {
-        if let Some(agent) = &ssh_agent {
-            exec::forward_ssh_agent(socket, agent.clone()).await?;
-        }
-        exec::start(socket, request, output::note).await
+        let ssh_agent = offer_agent(socket, agent).await?;
+        let (command, streams) = exec::start(socket, request, output::note).await?;
+        Ok::<_, ExecError>(StartedCommand {
+            command,
+            streams,
+            ssh_agent,
+        })
     };
     match wait_for_start(id, start(&running.socket)).await? {
         Err(error)
@@ -90,5 +102,19 @@ pub(super) async fn start_command(
             Ok(wait_for_start(id, start(&running.socket)).await??)
         }
         started => Ok(started?),
+    }
+}
+
+async fn offer_agent(
+    socket: &Path,
+    agent: Option<&OfferedAgent>,
+) -> Result<Option<LentSshAgent>, ExecError> {
+    match agent {
+        Some(OfferedAgent::Lent(agent)) => exec::lend_ssh_agent(socket, agent.clone()).await,
+        Some(OfferedAgent::Given(agent)) => {
+            exec::give_ssh_agent(socket, agent.clone()).await?;
+            Ok(None)
+        }
+        None => Ok(None),
     }
 }

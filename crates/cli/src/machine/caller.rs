@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use container_machine::MachineId;
+use container_machine::{MachineId, SshAgentUse};
 use container_protocol::{HandedOn, OsText, SSH_AUTH_SOCKET};
 
 use crate::values::Variable;
@@ -74,12 +74,10 @@ impl CallerVariables {
         }
     }
 
-    /// Adds the variable for the caller's SSH agent, if there is one.
+    /// Adds the variable for the caller's SSH agent, before the requested ones.
     pub(super) fn add_ssh_agent(&mut self) {
-        if ssh_agent().is_some() {
-            self.environment
-                .push(("SSH_AUTH_SOCK".into(), SSH_AUTH_SOCKET.into()));
-        }
+        self.environment
+            .insert(0, ("SSH_AUTH_SOCK".into(), SSH_AUTH_SOCKET.into()));
     }
 
     /// Adds requested variables, which the machine does not adapt. A variable without a value gets
@@ -112,8 +110,30 @@ impl CallerVariables {
     }
 }
 
-/// Returns the socket of the caller's SSH agent, if there is one.
-pub(super) fn ssh_agent() -> Option<PathBuf> {
+/// The caller's SSH agent that a machine may use, by the socket where it listens.
+#[derive(Debug)]
+pub(super) enum OfferedAgent {
+    /// Until the command ends.
+    Lent(PathBuf),
+    /// Until the machine stops.
+    Given(PathBuf),
+}
+
+/// Returns the caller's SSH agent, if there is one and the machine may use it. `is_requested` is
+/// the caller's own decision.
+pub(super) fn offered_agent(
+    allowed: SshAgentUse,
+    is_requested: Option<bool>,
+) -> Option<OfferedAgent> {
+    let socket = ssh_agent()?;
+    match (is_requested, allowed) {
+        (Some(false), _) | (None, SshAgentUse::Never) => None,
+        (_, SshAgentUse::Always) => Some(OfferedAgent::Given(socket)),
+        (Some(true), _) | (None, SshAgentUse::Run) => Some(OfferedAgent::Lent(socket)),
+    }
+}
+
+fn ssh_agent() -> Option<PathBuf> {
     let socket = env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty())?;
     std::path::absolute(socket).ok()
 }

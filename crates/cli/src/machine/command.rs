@@ -19,7 +19,7 @@ use container_protocol::{
 };
 
 use super::{
-    boot::{boot, start_command},
+    boot::{StartedCommand, boot, start_command},
     caller::{self, CallerVariables},
     target::one_or_default,
 };
@@ -82,6 +82,15 @@ pub(super) struct CommandOptions {
     #[arg(long)]
     no_wait: bool,
 
+    /// Let the machine use the caller's SSH agent while the command runs, whatever config.toml
+    /// says.
+    #[arg(long, overrides_with = "no_ssh_agent")]
+    ssh_agent: bool,
+
+    /// Do not let the machine use the caller's SSH agent.
+    #[arg(long, overrides_with = "ssh_agent")]
+    no_ssh_agent: bool,
+
     /// Run the command on a terminal.
     #[arg(short, long)]
     tty: bool,
@@ -103,13 +112,17 @@ pub(super) struct CommandOptions {
 impl CommandOptions {
     /// Boots the machine if necessary and runs the command. Returns its exit code.
     pub(super) async fn run(self, client: &Client, command: CommandLine) -> Result<u8, Failure> {
-        let variables = self.variables()?;
+        let mut variables = self.variables()?;
         let identity = self.identity()?;
         if self.detach && command == CommandLine::Login {
             return Err(Failure::new("--detach requires a command"));
         }
         let id = one_or_default(client, self.name.clone()).await?;
         let mut running = boot(client, &id).await?;
+        let agent = caller::offered_agent(running.ssh_agent, self.requests_agent());
+        if agent.is_some() {
+            variables.add_ssh_agent();
+        }
         let (environment, handed_on) = variables.for_machine(&id);
         let request = CommandRequest {
             stdio: self.stdio(&command),
@@ -126,8 +139,11 @@ impl CommandOptions {
                 Start::Settled
             },
         };
-        let agent = caller::ssh_agent();
-        let (command, streams) = start_command(client, &id, &mut running, &request, agent).await?;
+        let StartedCommand {
+            command,
+            streams,
+            ssh_agent: _agent,
+        } = start_command(client, &id, &mut running, &request, agent.as_ref()).await?;
         if self.detach {
             output::line(id)?;
             return Ok(0);
@@ -142,6 +158,11 @@ impl CommandOptions {
             ));
         }
         Ok(status.shell_code())
+    }
+
+    /// Returns whether the command is to have the caller's SSH agent, if an option says so.
+    fn requests_agent(&self) -> Option<bool> {
+        (self.ssh_agent || self.no_ssh_agent).then_some(self.ssh_agent)
     }
 
     fn stdio(&self, command: &CommandLine) -> Stdio {
@@ -187,7 +208,6 @@ impl CommandOptions {
     /// Returns the caller's variables and, after them, the requested ones.
     fn variables(&self) -> Result<CallerVariables, Failure> {
         let mut variables = CallerVariables::new();
-        variables.add_ssh_agent();
         for file in &self.env_file {
             let text =
                 fs::read(file).map_err(Failure::cannot(format!("read {}", file.display())))?;

@@ -175,8 +175,8 @@ impl Copy {
             stdio: Stdio::Pipes,
             start: Start::Settled,
         };
-        let (command, streams) = start_command(client, &id, &mut running, &request, None).await?;
-        unless_interrupted(connect(command, streams, transfer)).await?
+        let started = start_command(client, &id, &mut running, &request, None).await?;
+        unless_interrupted(connect(started.command, started.streams, transfer)).await?
     }
 }
 

@@ -60,8 +60,10 @@ impl SshProxy {
             stdio: Stdio::Pipes,
             start: Start::Settled,
         };
-        let (command, streams) = start_command(client, &id, &mut running, &request, None).await?;
-        Ok(attach_without_signals(command, streams).await?.shell_code())
+        let started = start_command(client, &id, &mut running, &request, None).await?;
+        Ok(attach_without_signals(started.command, started.streams)
+            .await?
+            .shell_code())
     }
 }
 

@@ -13,7 +13,7 @@ use container_protocol::{
 
 use super::{
     boot::{boot, boot_as, start_command},
-    caller::{CallerVariables, ssh_agent},
+    caller::CallerVariables,
     target::all_or_default,
 };
 use crate::{
@@ -101,8 +101,8 @@ async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
         },
         start: StartPoint::Immediate,
     };
-    let (command, streams) = start_command(client, id, &mut running, &request, ssh_agent()).await?;
-    Ok(attach(command, streams).await?.shell_code())
+    let started = start_command(client, id, &mut running, &request, None).await?;
+    Ok(attach(started.command, started.streams).await?.shell_code())
 }
 
 /// Restart machines.

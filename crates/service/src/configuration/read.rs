@@ -5,7 +5,7 @@ use std::{env, fs, io, path::Path};
 use container_api::RecommendedKernel;
 use container_engine::EngineSettings;
 use container_image::{Reference, Registries, check_ca_file};
-use container_machine::{BootConfiguration, Directories, KernelParameters, Memory};
+use container_machine::{BootConfiguration, Directories, KernelParameters, Memory, SshAgentUse};
 use serde::Deserialize;
 
 use super::{
@@ -118,6 +118,11 @@ impl Configuration {
     pub(crate) fn uses_templates(&self) -> bool {
         let is_disabled = env::var(TEMPLATES_VARIABLE).is_ok_and(|it| it == "false");
         self.machine.templates && !is_disabled
+    }
+
+    /// Returns when machines may use the SSH agent of clients.
+    pub(crate) fn ssh_agent(&self) -> SshAgentUse {
+        self.machine.ssh_agent
     }
 
     /// Returns the boot configuration of a machine for which nothing is requested.

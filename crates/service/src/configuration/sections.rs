@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use container_image::{HostSettings, Limits, LocalStore, RegistryHost};
-use container_machine::{DiskCapacity, HomeMount, IdleSuspend, Memory, PrivateHome};
+use container_machine::{DiskCapacity, HomeMount, IdleSuspend, Memory, PrivateHome, SshAgentUse};
 use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 
@@ -33,6 +33,8 @@ pub(crate) struct MachineDefaults {
     pub(crate) kernel: Option<PathBuf>,
     /// Time zone of new machines.
     pub(crate) time_zone: TimeZoneSetting,
+    /// When machines may use the SSH agent of clients.
+    pub(crate) ssh_agent: SshAgentUse,
     /// Whether machines start from templates.
     pub(crate) templates: bool,
 }
@@ -49,6 +51,7 @@ impl Default for MachineDefaults {
             virtualization: None,
             kernel: None,
             time_zone: TimeZoneSetting::default(),
+            ssh_agent: SshAgentUse::default(),
             templates: true,
         }
     }

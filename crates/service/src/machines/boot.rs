@@ -6,7 +6,7 @@ use container_protocol::InitProgram;
 use container_runtime::Runtime;
 
 use crate::{
-    launch::{BootError, note_state, running},
+    launch::{BootError, note_state},
     service::Service,
     stream_client::StreamClient,
 };
@@ -26,7 +26,7 @@ impl Service {
         {
             check_mode(id, request, &runtime)?;
             note_state(id, &runtime, request, client);
-            return running(&bundle, &runtime);
+            return self.running(&bundle, &runtime);
         }
         let _lock = self.locks.lock_for(client, id).await;
         // The previous holder of the lock may have deleted the machine.
