@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    process::Stdio,
     thread::sleep,
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -67,6 +68,55 @@ fn damage(file: &Path) {
     file.write_all_at(&[!byte[0]], at).unwrap();
 }
 
+/// Runs a line in each machine, in all of them at once. Returns the outputs.
+fn at_once<const COUNT: usize>(
+    world: &World,
+    machines: [&str; COUNT],
+    line: &str,
+) -> [String; COUNT] {
+    let started = machines.map(|machine| {
+        let mut run = world.machine(&["run", "-n", machine, line]);
+        // Not every image has every file that the lines print.
+        let run = run.stdout(Stdio::piped()).stderr(Stdio::null());
+        run.spawn().unwrap()
+    });
+    started.map(|run| {
+        let output = run.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    })
+}
+
+/// Starts machines from one template at the same time, and resumes machines at the same time.
+fn several_at_once(world: &World, image: &str) {
+    let machines = ["a", "b", "c", "d"];
+    for machine in machines {
+        world.create(image, machine, &["--no-boot"]);
+    }
+    let identities = at_once(world, machines, IDENTITY);
+    let mut lines: Vec<&str> = identities.iter().flat_map(|it| it.lines()).collect();
+    let count = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!(lines.len(), count, "{identities:?}");
+    for machine in machines {
+        let boot = world.inspect(machine)["boot"].take();
+        assert_eq!(boot, json!({"kind": "template"}), "{machine}");
+    }
+    world.stdout(&["stop", "d"]);
+    let resumed = ["a", "b", "c"];
+    let boot_id = "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | md5sum";
+    let before = at_once(world, resumed, boot_id);
+    world.stdout(&["suspend", "a", "b", "c"]);
+    let after = at_once(world, resumed, boot_id);
+    for (machine, (before, after)) in resumed.iter().zip(before.iter().zip(&after)) {
+        assert_eq!(world.inspect(machine)["boot"]["kind"], "resumed");
+        assert_eq!(before.lines().next(), after.lines().next());
+        assert_ne!(before, after, "the random numbers differ");
+    }
+    world.stdout(&["rm", "a", "b", "c", "d"]);
+}
+
 fn machines_start_from_a_template(lab: &Lab) {
     let world = World::for_user().with_templates();
     let image = lab.image("debian-systemd:12");
@@ -126,8 +176,10 @@ fn machines_start_from_a_template(lab: &Lab) {
     container(&["system", "prune", "--force"]);
     assert!(memory.exists());
 
+    world.stdout(&["stop", "first", "second"]);
+    several_at_once(&world, &lab.image("busybox:1"));
+
     // A damaged template is removed, and the kernel boots.
-    world.stdout(&["stop", "second"]);
     damage(&memory);
     world.inside("second", "true");
     let damaged = reason(&world, "second");
