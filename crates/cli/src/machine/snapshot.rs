@@ -196,7 +196,7 @@ impl Create {
         } else {
             ProgressMode::None
         };
-        let cancelled = format!("Cancelled; {id} continues");
+        let cancelled = format!("Cancelled; {id} has no new snapshot");
         progress::show_while(mode, &cancelled, async |show| {
             client.create_snapshot(&id, &request, show).await
         })
