@@ -20,7 +20,8 @@ use crate::{command, inputs::Inputs, progress};
 const SOURCE: &str = "openssh";
 const PACKAGE: &str = "openssh-server";
 
-/// Options of `configure`. Paths are those of a machine, where the guest agent creates `SERVER`.
+/// Options of `configure`. Paths are those of a machine, where the guest agent creates
+/// `/run/container/ssh`.
 const OPTIONS: [&str; 18] = [
     "--without-openssl",
     "--without-zlib",
