@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::Stdio,
+    process::{Child, Stdio},
     thread::sleep,
     time::Duration,
 };
@@ -137,6 +137,13 @@ fn clone_of_a_running_machine_has_its_own_identity(lab: &Lab) {
     world.inside("dev", "rm /var/lib/before-clone && sync");
 }
 
+/// Starts to create a snapshot that may fail.
+fn start_snapshot(world: &World, name: &str) -> Child {
+    let mut create = world.machine(&["snapshot", "create", name]);
+    let create = create.stdout(Stdio::null()).stderr(Stdio::null());
+    create.spawn().unwrap()
+}
+
 /// The service is killed at many moments of a snapshot and of a restore.
 fn killed_service_leaves_the_state_before_or_after(lab: &Lab) {
     let world = World::for_root();
@@ -148,12 +155,7 @@ fn killed_service_leaves_the_state_before_or_after(lab: &Lab) {
     world.stdout(&["stop", "tiny"]);
     for round in 0..12 {
         let name = format!("round-{round}");
-        let mut create = world
-            .machine(&["snapshot", "create", &name])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut create = start_snapshot(&world, &name);
         sleep(Duration::from_millis(8 * round));
         world.processes("service").iter().for_each(|it| it.kill());
         create.wait().unwrap();
@@ -333,12 +335,7 @@ fn snapshots_keep_and_restore_the_memory(lab: &Lab) {
     for round in 0..4 {
         world.inside("tiny", "true");
         let name = format!("round-{round}");
-        let mut create = world
-            .machine(&["snapshot", "create", &name])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut create = start_snapshot(&world, &name);
         sleep(Duration::from_millis(250 * round));
         let victims = if round % 2 == 0 {
             world.processes("service")
