@@ -123,10 +123,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 /// Interval between checks whether it has stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits until the machine is not running any more. Returns false after a timeout.
+/// Waits until nothing of this boot runs any more, also if the machine reboots. Returns false after
+/// a timeout.
 pub async fn wait_until_stopped(socket: &Path) -> bool {
     let stopped = async {
-        while is_running(socket).await {
+        // A machine that shuts down has booted too. The service would return it as running.
+        while phase(socket).await.is_some_and(|it| it.init().is_some()) {
             sleep(STOP_CHECK_INTERVAL).await;
         }
     };
@@ -135,15 +137,17 @@ pub async fn wait_until_stopped(socket: &Path) -> bool {
 
 /// Returns whether the machine has booted and is not stopping.
 pub async fn is_running(socket: &Path) -> bool {
-    let asked = async {
-        let mut stream = connect(socket).await.ok()?;
-        frame::write(&mut stream, &RuntimeRequest::Report)
-            .await
-            .ok()?;
-        frame::read::<RuntimeReport>(&mut stream).await.ok()
-    };
-    let report = asked.await;
-    report.is_some_and(|report| matches!(report.phase, MachinePhase::Up { .. }))
+    matches!(phase(socket).await, Some(MachinePhase::Up { .. }))
+}
+
+/// Returns the machine's phase, or nothing if its runtime has ended.
+async fn phase(socket: &Path) -> Option<MachinePhase> {
+    let mut stream = connect(socket).await.ok()?;
+    frame::write(&mut stream, &RuntimeRequest::Report)
+        .await
+        .ok()?;
+    let report: RuntimeReport = frame::read(&mut stream).await.ok()?;
+    Some(report.phase)
 }
 
 /// Returns notes of the machine for its user, each of which is returned once. Empty if the machine
