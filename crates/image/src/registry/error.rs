@@ -309,10 +309,10 @@ pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-/// Message of [`read_message`] for a registry without space.
+/// Message of [`read_message`] for a registry without space, and part of Go's message for ENOSPC.
 const NO_SPACE: &str = "no space left";
 
-/// Debian's docker-registry reports a full disk by the number of the system error (ENOSPC) only.
+/// Number of the system error for a full disk.
 const ENOSPC: u64 = 28;
 
 /// Reads the message of an error response.
@@ -332,7 +332,7 @@ pub(super) async fn read_message(mut response: Response) -> String {
 pub(super) fn parse_message(body: &[u8]) -> String {
     let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let first = parsed.as_ref().map(|body| &body["errors"][0]);
-    if first.is_some_and(|first| first["detail"]["Enclosed"]["Err"] == ENOSPC) {
+    if first.is_some_and(|first| is_out_of_space(&first["detail"])) {
         return NO_SPACE.to_owned();
     }
     let message = first.and_then(|first| first["message"].as_str());
@@ -346,5 +346,39 @@ pub(super) fn parse_message(body: &[u8]) -> String {
         "no message".to_owned()
     } else {
         line
+    }
+}
+
+/// Whether the detail of an error means a full disk. It is only specified to be JSON. The CNCF
+/// registry puts its own error there: a system error, one in a storage driver's error, or a text.
+fn is_out_of_space(detail: &serde_json::Value) -> bool {
+    let is_text = detail.as_str().is_some_and(|text| text.contains(NO_SPACE));
+    is_text || detail["Err"] == ENOSPC || detail["Enclosed"]["Err"] == ENOSPC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Responses of docker-registry 2.8.2 whose disk is full, with shorter paths.
+    #[test]
+    fn full_disk_is_recognized() {
+        let start = r#"{"DriverName":"filesystem","Enclosed":{"Op":"mkdir","Path":"/a","Err":28}}"#;
+        let commit = r#"{"Op":"write","Path":"/a/data","Err":28}"#;
+        let body = r#""write /a/data: no space left on device""#;
+        for detail in [start, commit, body] {
+            let response = format!(
+                r#"{{"errors":[{{"code":"UNKNOWN","message":"unknown error","detail":{detail}}}]}}"#
+            );
+            assert_eq!(parse_message(response.as_bytes()), NO_SPACE, "{detail}");
+        }
+    }
+
+    #[test]
+    fn other_errors_keep_their_message() {
+        for detail in [r#"{"Op":"write","Path":"/a","Err":5}"#, r#""no""#, "28"] {
+            let response = format!(r#"{{"errors":[{{"message":"mine","detail":{detail}}}]}}"#);
+            assert_eq!(parse_message(response.as_bytes()), "mine", "{detail}");
+        }
     }
 }
