@@ -3,13 +3,14 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::Stdio,
     thread::{self, sleep},
     time::{Duration, Instant},
 };
 
 use end_to_end::{Lab, World, eventually};
+use xtask::ports::unused_address;
 
 crate::declare::tests![
     a_use_of_an_idle_machine_resumes_it,
@@ -49,9 +50,7 @@ fn a_use_of_an_idle_machine_resumes_it(lab: &Lab) {
     let serve = "echo served >/tmp/page; httpd -p 8080 -h /tmp; \
                  exec httpd -f -p 127.0.0.1:9090 -h /tmp";
     world.stdout(&["run", "-d", "-n", "tiny", serve]);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let published = free.local_addr().unwrap().to_string();
-    drop(free);
+    let published = unused_address().unwrap().to_string();
     let publish = format!("publish={published}:8080");
     let outcome = world.run(&["set", "-n", "tiny", &publish, "idle-suspend=2s"]);
     assert_eq!(outcome.stderr, "", "it applies at once");

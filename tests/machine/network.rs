@@ -13,6 +13,7 @@ use std::{
 
 use end_to_end::{Lab, World, eventually};
 use sha2::{Digest, Sha256};
+use xtask::ports::unused_address;
 
 crate::declare::tests![
     guest_reaches_package_servers,
@@ -487,12 +488,7 @@ fn resolver_follows_the_host(lab: &Lab) {
 
 fn ports_are_published(lab: &Lab) {
     let world = World::for_user();
-    // Returns an address with a port that was free a moment ago.
-    let free = || {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
-    let (first, second) = (free(), free());
+    let (first, second) = (unused_address().unwrap(), unused_address().unwrap());
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let held_port = held.local_addr().unwrap().port();
     let publish = format!("{}:8080", first.port());

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -12,7 +12,10 @@ use end_to_end::{
     Authority, Fault, Lab, Outcome, TcpRelay, Terminal, TokenService, World, eventually,
 };
 use tempfile::TempDir;
-use xtask::registry::{AccessControl, Registry, Tls, TokenIssuer, storage};
+use xtask::{
+    ports::unused_address,
+    registry::{AccessControl, Registry, Tls, TokenIssuer, storage},
+};
 
 crate::declare::tests![
     registry_with_password_needs_a_login,
@@ -471,9 +474,7 @@ struct Proxy {
 
 impl Proxy {
     fn start() -> Proxy {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = unused_address().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name);
         let log = file("log");
@@ -556,7 +557,7 @@ fn proxy_variables_of_the_caller_are_used(lab: &Lab) {
     assert!(said.contains("registry.internal"), "{said}");
     assert!(said.contains("using the image fetched before"), "{said}");
 
-    let down = format!("http://proxy:hush@127.0.0.1:{}", unused_port());
+    let down = format!("http://proxy:hush@{}", unused_address().unwrap());
     let image = named(&lab.image("busybox-plain:1"));
     let error = refused(
         pull(&world, &image).env("http_proxy", &down),
@@ -574,11 +575,6 @@ fn proxy_variables_of_the_caller_are_used(lab: &Lab) {
     assert!(!log.contains("hush"), "{log}");
 }
 
-fn unused_port() -> u16 {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    free.local_addr().unwrap().port()
-}
-
 fn mirrors_precede_their_registry(lab: &Lab) {
     let world = World::for_root();
     let image = lab.image("busybox:1");
@@ -586,7 +582,7 @@ fn mirrors_precede_their_registry(lab: &Lab) {
     let storage = tempfile::tempdir().unwrap();
     let empty = Registry::start(storage.path()).unwrap();
     let empty = empty.address();
-    let down = format!("127.0.0.1:{}", unused_port());
+    let down = unused_address().unwrap();
     // The registry does not exist. Of its mirrors, the first is down and the second is empty.
     world.configure(&format!(
         "[registry.host.\"registry.internal\"]\nmirrors = [\"{down}\", \"{empty}/cache\", \"{live}\"]\n"
@@ -711,23 +707,32 @@ fn refused_pushes_are_explained(lab: &Lab) {
     drop(registry);
     refused(&mut container(&world, &push), "cannot connect to registry");
 
-    let full = world.path("full");
-    fs::create_dir(&full).unwrap();
-    let mut mount = Command::new("mount");
-    mount
-        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
-        .arg(&full);
-    assert!(mount.status().unwrap().success());
-    let registry = Registry::start(&full).unwrap();
+    let full = FullDisk::mount();
+    let registry = Registry::start(full.0.path()).unwrap();
     let image = store_image_as(&world, lab, &registry.address().to_string());
     let push = format!("image push {image}");
     refused(&mut container(&world, &push), "no space left");
-    drop(registry);
-    assert!(
-        Command::new("umount")
-            .arg(&full)
-            .status()
-            .unwrap()
-            .success()
-    );
+}
+
+/// A file system that is too small for an image. It is unmounted on drop.
+struct FullDisk(TempDir);
+
+impl FullDisk {
+    fn mount() -> FullDisk {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "full"])
+            .arg(directory.path())
+            .status();
+        assert!(mounted.unwrap().success());
+        FullDisk(directory)
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        // Whatever lists mounts keeps them busy for a moment.
+        let mut umount = Command::new("umount");
+        let _ = umount.arg("--lazy").arg(self.0.path()).status();
+    }
 }

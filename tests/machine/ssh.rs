@@ -3,12 +3,12 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    net::TcpListener,
     path::PathBuf,
     process::{Command, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, Terminal, World, eventually};
+use xtask::ports::unused_address;
 
 use crate::ssh_agent::Agent;
 
@@ -53,11 +53,6 @@ fn succeed(command: &mut Command) -> String {
 /// Runs a command over SSH, which must succeed, and returns its standard output.
 fn over_ssh(world: &World, line: &str) -> String {
     succeed(&mut client(world, "ssh", &["dev.machine", line]))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// Variables that only one of the two has, or whose value may differ.
@@ -180,6 +175,7 @@ const SERVER: &str = "python3 -m http.server --bind 127.0.0.1";
 
 fn ports_and_sockets_are_forwarded(lab: &Lab) {
     let world = lab.user_with_tools();
+    let free_port = || unused_address().unwrap().port();
     let [local, socks, second] = [free_port(), free_port(), free_port()];
     let host = free_port();
     let mut server = world.command("python3".as_ref());

@@ -2,6 +2,7 @@
 //!
 //! - [`guest`] builds the files that a guest boots with, under `target/guest`.
 //! - [`images`] builds the test images, and [`registry`] serves them.
+//! - [`ports`] chooses ports for servers.
 //! - [`installation`] installs the built program.
 //! - [`check`] checks the source text.
 //! - [`demo`] and [`first_machine`] show the program to people.
@@ -25,6 +26,7 @@ pub mod first_machine;
 pub mod guest;
 pub mod images;
 pub mod installation;
+pub mod ports;
 pub mod progress;
 pub mod registry;
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::NamedTempFile;
 
-use crate::{directories::target, progress};
+use crate::{directories::target, ports::unused_address, progress};
 
 /// Timeout for a new registry to accept connections.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -102,8 +102,7 @@ impl Registry {
 
     /// Starts a registry with restrictions on a free port.
     pub fn start_restricted(storage: &Path, access: &AccessControl) -> Result<Registry> {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        Self::start_on(free, storage, access)
+        Self::start_on(unused_address()?, storage, access)
     }
 
     /// Starts a registry with restrictions on a fixed address.
