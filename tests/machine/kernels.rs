@@ -3,9 +3,9 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::UdpSocket,
+    net::{SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
     thread,
 };
 
@@ -311,8 +311,8 @@ fn kernels_are_downloaded(_: &Lab) {
         let bytes = fs::read(served.join(archive)).unwrap();
         format!("sha256:{:x}", Sha256::digest(bytes))
     };
-    let server = serve(&served);
-    let url = |archive: &str| format!("http://{server}/{archive}");
+    let server = WebServer::start(&served);
+    let url = |archive: &str| format!("http://{}/{archive}", server.address);
     let set = |arguments: &[&str]| system(&world, &[&["kernel", "set"], arguments].concat());
 
     let member = ["--binary", "opt/kata/vmlinux.link"];
@@ -326,7 +326,7 @@ fn kernels_are_downloaded(_: &Lab) {
     .concat());
     assert!(wrong.error().contains("nothing was changed"), "{wrong:?}");
     // A broken download leaves nothing.
-    let broken = TcpRelay::start(server, Fault::BreakAfter(1 << 20)).address();
+    let broken = TcpRelay::start(server.address, Fault::BreakAfter(1 << 20)).address();
     let broken = format!("http://{broken}/k.tar.gz");
     let broken = set(&[
         &["--tar", &broken, "--digest", &digest("k.tar.gz")],
@@ -386,18 +386,32 @@ fn kernels_are_downloaded(_: &Lab) {
     assert!(kernels(&world).contains("vmlinux-1*"));
 }
 
-/// Serves a directory over HTTP until the tests end.
-fn serve(directory: &Path) -> std::net::SocketAddr {
-    let address = unused_address().unwrap();
-    let mut server = Command::new("busybox");
-    server
-        .args(["httpd", "-f", "-p", &address.to_string(), "-h"])
-        .arg(directory);
-    thread::spawn(move || server.status());
-    eventually("the server listens", || {
-        std::net::TcpStream::connect(address).is_ok()
-    });
-    address
+/// A server of a directory over HTTP, until this is dropped.
+struct WebServer {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl WebServer {
+    fn start(directory: &Path) -> WebServer {
+        let address = unused_address().unwrap();
+        let mut server = Command::new("busybox");
+        server
+            .args(["httpd", "-f", "-p", &address.to_string(), "-h"])
+            .arg(directory);
+        let process = server.spawn().unwrap();
+        let server = WebServer { process, address };
+        eventually("the server listens", || TcpStream::connect(address).is_ok());
+        server
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        // Fails if it has ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn missing_kernel_options_are_named(lab: &Lab) {
