@@ -25,8 +25,8 @@ use container_protocol::{
     HomeChange, HomeEntry, HomeFile, REPLAY_DIRECTORY, REPLAY_SOURCE, REPLAY_TARGET,
 };
 use virtiofsd::{
-    filesystem::{Context, Entry, FileSystem},
-    fuse::{Attr, AttrOut, EntryOut, InHeader, Opcode, OpenOut},
+    filesystem::{Context, Entry, FileSystem, GetxattrReply},
+    fuse::{Attr, AttrOut, EntryOut, GetxattrIn, GetxattrOut, InHeader, Opcode, OpenOut},
 };
 use vm_memory::ByteValued;
 
@@ -38,6 +38,9 @@ use crate::{
 
 /// Time for which the guest may cache the attributes of [`REPLAY_DIRECTORY`], which never change.
 const DIRECTORY_VALIDITY: Duration = Duration::from_secs(3600);
+
+/// Limit of an extended attribute in bytes (`XATTR_SIZE_MAX` of Linux).
+const MAX_ATTRIBUTE: u32 = 64 << 10;
 
 /// Number that is added to the nanoseconds of a modification time, so that the guest takes the
 /// contents that it has cached for outdated.
@@ -60,18 +63,11 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
                 let found = self.look_up_replayed(context, inode, first_name(body)?)?;
                 Some(found.map(entry))
             }
-            Opcode::Getattr
-                if is_made_up_number(inode)
-                    || self.is_made_up(inode)
-                    || self.getattr(context, inode, None).is_err() =>
-            {
-                Some(self.replayed_attributes(context, inode))
-            }
+            Opcode::Getattr => Some(self.current_attributes(context, inode)),
             Opcode::Setattr => Some(self.replayed_attributes(context, inode)),
-            Opcode::Getxattr | Opcode::Listxattr
-                if is_made_up_number(inode) || self.is_made_up(inode) =>
-            {
-                Some(Err(io::Error::from_raw_os_error(libc::ENODATA)))
+            Opcode::Getxattr => Some(self.extended_attribute(context, inode, body)),
+            Opcode::Listxattr if is_made_up_number(inode) || self.is_made_up(inode) => {
+                Some(Err(no_attribute()))
             }
             Opcode::Mknod | Opcode::Mkdir | Opcode::Symlink => {
                 Some(self.create_replayed(context, inode).map(entry))
@@ -87,11 +83,9 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             }
             Opcode::Forget
             | Opcode::BatchForget
-            | Opcode::Getattr
             | Opcode::Readlink
             | Opcode::Statfs
             | Opcode::Release
-            | Opcode::Getxattr
             | Opcode::Listxattr
             | Opcode::Flush
             | Opcode::Opendir
@@ -213,6 +207,41 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         self.replay.make_up(inode.0, file_type)
     }
 
+    /// Answers with the attributes of a file, which may have just been removed on the host.
+    fn current_attributes(&self, context: Context, inode: u64) -> io::Result<Vec<u8>> {
+        if is_made_up_number(inode) || self.is_made_up(inode) {
+            return self.replayed_attributes(context, inode);
+        }
+        match self.getattr(context, inode, None) {
+            Ok((attributes, validity)) => Ok(attributes_answer(attributes, validity)),
+            Err(_) => self.replayed_attributes(context, inode),
+        }
+    }
+
+    /// Answers with an extended attribute of a file, which may have just been removed on the host.
+    /// The guest's kernel asks for access control lists when it opens a file.
+    fn extended_attribute(&self, context: Context, inode: u64, body: &[u8]) -> io::Result<Vec<u8>> {
+        if is_made_up_number(inode) || self.is_made_up(inode) {
+            return Err(no_attribute());
+        }
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let (request, name) = body
+            .split_at_checked(size_of::<GetxattrIn>())
+            .ok_or_else(invalid)?;
+        let mut parsed = GetxattrIn::default();
+        parsed.as_mut_slice().copy_from_slice(request);
+        let name = first_name(name).ok_or_else(invalid)?;
+        match self.getxattr(context, inode, name, parsed.size.min(MAX_ATTRIBUTE)) {
+            Ok(GetxattrReply::Value(value)) => Ok(value),
+            Ok(GetxattrReply::Count(size)) => {
+                let answer = GetxattrOut { size, padding: 0 };
+                Ok(answer.as_slice().to_vec())
+            }
+            Err(error) if self.getattr(context, inode, None).is_ok() => Err(error),
+            Err(_) => Err(no_attribute()),
+        }
+    }
+
     /// Answers with the attributes of a file, of which the guest has "changed" some.
     fn replayed_attributes(&self, context: Context, inode: u64) -> io::Result<Vec<u8>> {
         let (attr, validity) = if inode == DIRECTORY_NUMBER {
@@ -233,13 +262,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             };
             (attributes, Duration::ZERO)
         };
-        let answer = AttrOut {
-            attr_valid: validity.as_secs(),
-            attr_valid_nsec: validity.subsec_nanos(),
-            dummy: 0,
-            attr,
-        };
-        Ok(answer.as_slice().to_vec())
+        Ok(attributes_answer(attr, validity))
     }
 
     /// Returns attributes for a file that the guest knows, and that is gone.
@@ -443,6 +466,16 @@ fn location(entry: &HomeEntry) -> Location {
     }
 }
 
+fn attributes_answer(attr: Attr, validity: Duration) -> Vec<u8> {
+    let answer = AttrOut {
+        attr_valid: validity.as_secs(),
+        attr_valid_nsec: validity.subsec_nanos(),
+        dummy: 0,
+        attr,
+    };
+    answer.as_slice().to_vec()
+}
+
 /// Returns the name that a request consists of.
 fn first_name(body: &[u8]) -> Option<&CStr> {
     CStr::from_bytes_until_nul(body).ok()
@@ -450,6 +483,10 @@ fn first_name(body: &[u8]) -> Option<&CStr> {
 
 fn not_found() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOENT)
+}
+
+fn no_attribute() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENODATA)
 }
 
 /// The error of a request that does not fit the change that was announced.
