@@ -129,8 +129,9 @@ fn await_marks(world: &World, watched: &[&Path]) {
     });
 }
 
-/// Returns the inode numbers of the files that a world's file share watches (proc_pid_fdinfo(5)) for
-/// programs of the machine. Its second group of marks is for names that the machine has cached.
+/// Returns the inode numbers of the files that a world's file share watches for programs of the
+/// machine (proc_pid_fdinfo(5)). Its second group of marks is for names that the machine has
+/// cached.
 fn marks(world: &World) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
     for process in world.processes("file-share") {
@@ -227,6 +228,7 @@ fn watchers_see_changes_of_the_host(lab: &Lab) {
         see_a_burst(&watched, &inside.lines);
         inside.finish();
         await_marks(world, &[]);
+        see_that_changes_were_lost(world);
         see_a_watched_file(&watched);
         see_changes_with_node(&watched);
         see_changes_with_notify(&watched);
@@ -350,6 +352,29 @@ fn see_a_burst(watched: &Directory<'_>, inside: &Lines) {
             assert_eq!(count, Some(&1), "{event} {name}");
         }
     }
+}
+
+/// While the machine is paused, more files are created than may wait to be repeated.
+fn see_that_changes_were_lost(world: &World) {
+    let many = Directory::create(world, "many");
+    let inside = Watcher::start(world, &inotifywait(&many.path), &[&many.path]);
+    let engines = world.engines();
+    for engine in &engines {
+        engine.pause();
+    }
+    for number in 0..40_000 {
+        File::create(many.path(&number.to_string())).unwrap();
+    }
+    for engine in &engines {
+        engine.resume();
+    }
+    inside.lines.before("ATTRIB,ISDIR");
+    many.write("calm", "");
+    inside.lines.before("CREATE calm");
+    let list = format!("ls {} | wc -l", many.path.display());
+    assert_eq!(world.inside("dev", &list).trim(), "40001");
+    inside.finish();
+    await_marks(world, &[]);
 }
 
 /// A program may watch a file and not its directory, as `tail -F` and editors do.
