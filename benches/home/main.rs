@@ -2,104 +2,259 @@
 //! with the directory on the host.
 //!
 //! `cargo bench` prints a table of seconds. `ROUNDS` is the number of rounds (5), `FILES` that of
-//! the files (5000). Times are taken in the machine, so that starting a command does not count.
+//! the files (20,000; a git working tree has 2.5 times as many). Times are taken in the machine, so
+//! that starting a command does not count.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+mod projects;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use container_benches::{host, rounds};
 use end_to_end::{Lab, Outcome, World, our_kernel};
+use projects::make_projects;
 
-/// What is measured: a name and a shell line, which runs in an empty directory at first, and finds
-/// what the lines before it have left. `COLD` stands for dropping caches.
-const WORK: [(&str, &str); 9] = [
-    ("unpack", "tar -xf $ARCHIVE"),
-    ("`git status`, cold", "COLD git -C tree status"),
-    ("`git status`, again", "git -C tree status"),
-    ("`ls -lR`, cold", "COLD ls -lR tree"),
-    (
-        "read all files, cold",
-        "COLD find tree -type f -exec cat {} +",
-    ),
-    (
-        "write 200 MB",
-        "dd if=/dev/zero of=big bs=1M count=200 conv=fsync",
-    ),
-    ("read 200 MB, cold", "COLD cat big"),
-    (
-        "append 2,000 lines",
-        "for i in $(seq 2000); do echo $i >> lines; done",
-    ),
-    ("`rm -r`", "rm -r tree big lines"),
+/// What is measured. The shell lines run in a directory that is empty at first, and that has what
+/// the lines before have left. `$INPUTS` is a directory on the machine's disk, or the host's.
+struct Work {
+    name: &'static str,
+    /// Runs on the host, if the directory can be reached there.
+    prepare: &'static str,
+    line: &'static str,
+    /// Whether caches are dropped before.
+    is_cold: bool,
+    /// Whether the host has the programs.
+    is_for_host: bool,
+}
+
+/// Work without preparation.
+const PLAIN: Work = Work {
+    name: "",
+    prepare: "",
+    line: "",
+    is_cold: false,
+    is_for_host: true,
+};
+
+const WORK: [Work; 12] = [
+    Work {
+        name: "untar",
+        line: "tar -xf $INPUTS/files.tar",
+        ..PLAIN
+    },
+    Work {
+        name: "`ls -lR`, cold",
+        line: "ls -lR files",
+        is_cold: true,
+        ..PLAIN
+    },
+    Work {
+        name: "read all files, cold",
+        line: "find files -type f -exec cat {} +",
+        is_cold: true,
+        ..PLAIN
+    },
+    Work {
+        name: "`rm -r`",
+        line: "rm -r files",
+        ..PLAIN
+    },
+    Work {
+        name: "`git status`, cold",
+        prepare: "tar -xf $INPUTS/tree.tar && sleep 1 && git -C tree update-index --refresh",
+        line: "git -C tree status",
+        is_cold: true,
+        ..PLAIN
+    },
+    Work {
+        name: "`git status`, again",
+        line: "git -C tree status",
+        ..PLAIN
+    },
+    Work {
+        name: "`npm ci`",
+        prepare: "mkdir app",
+        line: "cp $INPUTS/app/package*.json app && cd app && NPM_CI",
+        is_for_host: false,
+        ..PLAIN
+    },
+    Work {
+        name: "`rm -r node_modules`",
+        line: "rm -r app",
+        is_for_host: false,
+        ..PLAIN
+    },
+    Work {
+        name: "`cargo build`",
+        prepare: "cp -r $INPUTS/crate .",
+        line: "cd crate && CARGO_BUILD",
+        is_for_host: false,
+        ..PLAIN
+    },
+    Work {
+        name: "write 200 MB",
+        line: "dd if=/dev/zero of=big bs=1M count=200 conv=fsync",
+        ..PLAIN
+    },
+    Work {
+        name: "read 200 MB, cold",
+        line: "cat big",
+        is_cold: true,
+        ..PLAIN
+    },
+    Work {
+        name: "append 2,000 lines",
+        line: "for i in $(seq 2000); do echo $i >> lines; done",
+        ..PLAIN
+    },
 ];
 
+/// Where the work is done: a directory in the machine and its path on the host, if they exist.
+struct Place {
+    inside: Option<PathBuf>,
+    on_host: Option<PathBuf>,
+}
+
 fn main() {
-    let files = std::env::var("FILES").map_or(5000, |files| files.parse().unwrap());
+    let files = std::env::var("FILES").map_or(20_000, |files| files.parse().unwrap());
     let lab = Lab::default();
     let world = World::for_root();
     add_9p(&world);
     let image = lab.image("debian-tools:12");
     let kernel = our_kernel().display().to_string();
     world.create(&image, "dev", &["--kernel", &kernel]);
-    let shared = world.home().join("shared");
-    fs::create_dir(&shared).unwrap();
     world.inside("dev", "mkdir -p /nine /disk && mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,cache=none nine /nine");
-    let archive = world.home().join("archive.tar").display().to_string();
-    on_host(&world, &make_archive(files, &archive));
-    world.inside("dev", &format!("cp {archive} /archive.tar"));
+    let shared = world.home().join("shared");
+    let on_host = world.path("on-host");
+    for directory in [&shared, &on_host] {
+        fs::create_dir(directory).unwrap();
+    }
+    let inputs = world.home().join("inputs");
+    fs::create_dir(&inputs).unwrap();
+    run_on_host(&world, &inputs, &make_archive("files", files));
+    run_on_host(&world, &inputs, &make_repository("tree", files * 5 / 2));
+    make_projects(&world, &inputs);
+    world.inside("dev", &format!("cp -r {} /", inputs.display()));
     println!("{}, {files} files\n", host());
     println!("| work | shared home | 9p | machine's disk | host |");
     println!("|---|---:|---:|---:|---:|");
     let places = [
-        shared.display().to_string(),
-        "/nine".to_owned(),
-        "/disk".to_owned(),
+        Place {
+            inside: Some(shared.clone()),
+            on_host: Some(shared),
+        },
+        Place {
+            inside: Some("/nine".into()),
+            on_host: Some(world.path("nine")),
+        },
+        Place {
+            inside: Some("/disk".into()),
+            on_host: None,
+        },
+        Place {
+            inside: None,
+            on_host: Some(on_host),
+        },
     ];
     let mut times = vec![[const { Vec::new() }; 4]; WORK.len()];
     for _ in 0..rounds() {
-        for (row, (_, line)) in times.iter_mut().zip(WORK) {
+        for (row, work) in times.iter_mut().zip(&WORK) {
             for (place, times) in places.iter().zip(row.iter_mut()) {
-                let line = timed(line, place, "/archive.tar");
-                times.push(world.inside("dev", &line).trim().parse().unwrap());
+                times.extend(take(&world, &inputs, place, work));
             }
-            let directory = world.path("on-host");
-            fs::create_dir_all(&directory).unwrap();
-            let line = timed(line, &directory.display().to_string(), &archive);
-            row[3].push(on_host(&world, &line).trim().parse().unwrap());
+        }
+        for place in &places {
+            place.run(&world, &inputs, "rm -rf ./*");
         }
     }
-    for ((name, _), row) in WORK.iter().zip(&mut times) {
+    for (work, row) in WORK.iter().zip(&mut times) {
         let cells: Vec<String> = row.iter_mut().map(|times| median(times)).collect();
-        println!("| {name} | {} |", cells.join(" | "));
+        println!("| {} | {} |", work.name, cells.join(" | "));
     }
 }
 
-/// Returns a shell line that does the work and prints the nanoseconds it took.
-fn timed(line: &str, place: &str, archive: &str) -> String {
-    let (cold, line) = match line.strip_prefix("COLD ") {
-        Some(line) => ("sync; echo 3 > /proc/sys/vm/drop_caches;", line),
-        None => ("", line),
+impl Place {
+    /// Runs a shell line in this place, on the host if possible.
+    fn run(&self, world: &World, inputs: &Path, line: &str) -> String {
+        match (&self.on_host, &self.inside) {
+            (Some(directory), _) => {
+                let line = format!("cd {} && {line}", directory.display());
+                run_on_host(world, inputs, &line)
+            }
+            (None, Some(_)) => self.run_inside(world, line),
+            (None, None) => unreachable!("a place without a directory"),
+        }
+    }
+
+    fn run_inside(&self, world: &World, line: &str) -> String {
+        let directory = self.inside.as_ref().unwrap().display();
+        world.inside("dev", &format!("cd {directory}; INPUTS=/inputs; {line}"))
+    }
+}
+
+/// Does the work once, and returns the nanoseconds it took. Returns `None` on a host without the
+/// programs.
+fn take(world: &World, inputs: &Path, place: &Place, work: &Work) -> Option<u64> {
+    if place.inside.is_none() && !work.is_for_host {
+        return None;
+    }
+    if !work.prepare.is_empty() {
+        place.run(world, inputs, &format!("{} > /dev/null", work.prepare));
+    }
+    let line = work
+        .line
+        .replace("NPM_CI", projects::NPM_CI)
+        .replace("CARGO_BUILD", projects::CARGO_BUILD);
+    let cold = if work.is_cold {
+        "sync; echo 3 > /proc/sys/vm/drop_caches;"
+    } else {
+        ""
     };
+    // Names and attributes that were looked up before expire within two seconds.
+    let line = format!(
+        "sleep 2; {cold} begin=$(date +%s%N) && ({line}) > $INPUTS/output 2>&1 && echo $(($(date +%s%N) - begin)) || cat $INPUTS/output >&2"
+    );
+    let time = if place.inside.is_some() {
+        place.run_inside(world, &line)
+    } else {
+        place.run(world, inputs, &line)
+    };
+    Some(time.trim().parse().unwrap())
+}
+
+/// Returns a shell line that archives `files` files.
+fn make_archive(name: &str, files: u32) -> String {
     format!(
-        "cd {place} && ARCHIVE={archive} && {cold} begin=$(date +%s%N) && ({line}) > /dev/null 2>&1 && echo $(($(date +%s%N) - begin))"
+        "mkdir {name} && cd {name} && for i in $(seq {files}); do d=d$((i % 200)); mkdir -p $d && echo contents of $i > $d/f$i; done && cd .. && tar -cf {name}.tar {name} && rm -r {name}"
     )
 }
 
 /// Returns a shell line that archives a git repository with `files` files.
-fn make_archive(files: u32, archive: &str) -> String {
+///
+/// Its index compares times and sizes only: the numbers of files differ in 9p.
+fn make_repository(name: &str, files: u32) -> String {
+    let make = make_archive(name, files);
     format!(
-        "mkdir tree && cd tree && git init -q && for i in $(seq {files}); do d=d$((i % 100)); mkdir -p $d && echo contents of $i > $d/f$i; done && git add -A && git -c user.name=a -c user.email=a@b commit -q -m all && tar -C .. -cf {archive} tree && rm -r ../tree"
+        "{make} && tar -xf {name}.tar && cd {name} && git init -q && git config core.checkStat minimal && git add -A && git -c user.name=a -c user.email=a@b commit -q -m all && git gc -q && cd .. && tar -cf {name}.tar {name} && rm -r {name}"
     )
 }
 
 fn median(times: &mut [u64]) -> String {
     times.sort_unstable();
-    let nanoseconds = times[times.len() / 2];
-    format!("{:.2}", nanoseconds as f64 / 1e9)
+    match times.get(times.len() / 2) {
+        Some(nanoseconds) => format!("{:.2}", *nanoseconds as f64 / 1e9),
+        None => String::new(),
+    }
 }
 
-fn on_host(world: &World, line: &str) -> String {
+/// Runs a shell line on the host, in the directory of inputs.
+fn run_on_host(world: &World, inputs: &Path, line: &str) -> String {
     let mut command = world.command(Path::new("/bin/sh"));
+    command.current_dir(inputs).env("INPUTS", inputs);
     let outcome = Outcome::from(command.args(["-c", line]).output().unwrap());
     assert_eq!(outcome.code, Some(0), "{line}: {outcome:?}");
     outcome.stdout
