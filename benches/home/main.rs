@@ -4,7 +4,12 @@
 //! `cargo bench` prints a table of seconds. `ROUNDS` is the number of rounds (5), `FILES` that of
 //! the files (20,000; a git working tree has 2.5 times as many). Times are taken in the machine, so
 //! that starting a command does not count.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
 
 mod projects;
 
@@ -216,14 +221,16 @@ fn take(world: &World, inputs: &Path, place: &Place, work: &Work) -> Option<u64>
     };
     // Names and attributes that were looked up before expire within two seconds.
     let line = format!(
-        "sleep 2; {cold} begin=$(date +%s%N) && ({line}) > $INPUTS/output 2>&1 && echo $(($(date +%s%N) - begin)) || cat $INPUTS/output >&2"
+        "sleep 2; {cold} begin=$(date +%s%N) && ({line}) > $INPUTS/output 2>&1 && echo $(($(date +%s%N) - begin)) || {{ cat $INPUTS/output >&2; exit 1; }}"
     );
     let time = if place.inside.is_some() {
         place.run_inside(world, &line)
     } else {
         place.run(world, inputs, &line)
     };
-    Some(time.trim().parse().unwrap())
+    let time = time.trim().parse().unwrap();
+    eprintln!("{}: {:.2}", work.name, seconds(time));
+    Some(time)
 }
 
 /// Returns a shell line that archives `files` files.
@@ -239,16 +246,20 @@ fn make_archive(name: &str, files: u32) -> String {
 fn make_repository(name: &str, files: u32) -> String {
     let make = make_archive(name, files);
     format!(
-        "{make} && tar -xf {name}.tar && cd {name} && git init -q && git config core.checkStat minimal && git add -A && git -c user.name=a -c user.email=a@b commit -q -m all && git gc -q && cd .. && tar -cf {name}.tar {name} && rm -r {name}"
+        "{make} && tar -xf {name}.tar && cd {name} && git init -q && git config core.checkStat minimal && git config gc.auto 0 && git add -A && git -c user.name=a -c user.email=a@b commit -q -m all && git gc -q && cd .. && tar -cf {name}.tar {name} && rm -r {name}"
     )
 }
 
 fn median(times: &mut [u64]) -> String {
     times.sort_unstable();
     match times.get(times.len() / 2) {
-        Some(nanoseconds) => format!("{:.2}", *nanoseconds as f64 / 1e9),
+        Some(nanoseconds) => format!("{:.2}", seconds(*nanoseconds)),
         None => String::new(),
     }
+}
+
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
 }
 
 /// Runs a shell line on the host, in the directory of inputs.

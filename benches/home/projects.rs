@@ -71,7 +71,7 @@ pub(crate) fn make_projects(world: &World, inputs: &Path) {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
     let sysroot = String::from_utf8(sysroot.unwrap().stdout).unwrap();
     let line = format!(
-        "cd {} && mkdir -p {at}/toolchain/bin && cp --parents -r bin/cargo bin/rustc lib/*.so lib/rustlib/x86_64-unknown-linux-gnu/lib {at}/toolchain",
+        "cd {} && mkdir -p {at}/toolchain/bin && cp --parents -r bin/cargo bin/rustc lib/*.so* lib/rustlib/x86_64-unknown-linux-gnu/lib {at}/toolchain",
         sysroot.trim()
     );
     run(Command::new("sh").args(["-c", &line]));
