@@ -113,4 +113,19 @@ fn machine_waits_for_space_on_the_host(lab: &Lab) {
     assert!(error.contains("the disk is full"), "{error}");
     fs::remove_file(&filler).unwrap();
     assert_eq!(world.inside("dev", "cat /kept"), "kept\n");
+
+    world.stdout(&["stop", "dev"]);
+    let removals = [
+        "machine rm dev",
+        &format!("image rm {image}"),
+        "system prune --all --force",
+    ];
+    for removal in removals {
+        let filler = small.fill();
+        let words: Vec<&str> = removal.split(' ').collect();
+        let outcome = Outcome::from(world.container(&words).output().unwrap());
+        assert_eq!(outcome.code, Some(0), "{removal}: {outcome:?}");
+        fs::remove_file(&filler).unwrap();
+    }
+    assert_eq!(world.bundles(), [""; 0]);
 }

@@ -152,18 +152,16 @@ impl Bundles {
     pub fn remove(&self, id: &MachineId) -> Result<bool, BundleError> {
         let bundle = self.get(id)?;
         let was_default = self.default_machine()?.as_ref() == Some(id);
+        // Hidden by a rename first, so that a machine never exists without some of its files. A
+        // rename needs no space, so that it succeeds on a full disk.
+        let hidden = format!(".gone-{id}-{}", uuid::Uuid::new_v4().simple());
+        let hidden = self.machines.join(hidden);
+        fs::rename(bundle.directory(), &hidden)
+            .map_err(BundleError::io("remove", bundle.directory()))?;
         if was_default {
             fs::remove_file(&self.default).map_err(BundleError::io("remove", &self.default))?;
         }
-        // Hidden by a rename first, so that a machine never exists without some of its files.
-        let hidden = tempfile::Builder::new()
-            .prefix(&format!(".gone-{id}-"))
-            .tempdir_in(&self.machines)
-            .map_err(BundleError::io("create a directory in", &self.machines))?;
-        fs::rename(bundle.directory(), hidden.path().join("bundle"))
-            .map_err(BundleError::io("remove", bundle.directory()))?;
-        let path = hidden.path().to_owned();
-        hidden.close().map_err(BundleError::io("remove", &path))?;
+        fs::remove_dir_all(&hidden).map_err(BundleError::io("remove", &hidden))?;
         Ok(was_default)
     }
 

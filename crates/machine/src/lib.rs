@@ -44,6 +44,7 @@
 //! | `snapshot`, `disk_file`, `memory_directory` | snapshots, the files of disks, and saved memory |
 //! | `ssh_files` | the files of the host's SSH client |
 //! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
+//! | `disk_reserve` | disk space for removals |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
 //!
@@ -72,6 +73,7 @@ mod configuration;
 mod directories;
 mod disk_capacity;
 mod disk_file;
+mod disk_reserve;
 mod dns;
 mod home_mount;
 mod id;
@@ -99,6 +101,7 @@ pub use configuration::{
 pub use directories::{Directories, DirectoriesError};
 pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
 pub use disk_file::{DiskFile, InvalidDiskFileName};
+pub use disk_reserve::{DiskReserve, ReleasedReserve};
 pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};

@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -13,8 +14,8 @@ use nix::fcntl::{Flock, FlockArg};
 /// Interval between two attempts to lock a file that another process holds.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// An exclusively locked file (flock(2)) with this process's id in decimal. The kernel releases the
-/// lock when the process ends, however it ends.
+/// An exclusively locked file (flock(2)) with this process's id in decimal, padded with spaces. The
+/// kernel releases the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub struct ProcessLock {
     _file: Flock<File>,
@@ -66,16 +67,16 @@ impl ProcessLock {
             Ok(_) => None,
             Err(_) => {
                 let text = fs::read_to_string(path).ok()?;
-                // Older versions of the service wrote a newline after the number.
                 Some(text.trim().parse().unwrap_or_default())
             }
         }
     }
 }
 
-fn write_process_id(mut file: &File) -> io::Result<()> {
-    file.set_len(0)?;
-    write!(file, "{}", std::process::id())
+/// Writes the id over the previous one, in all its places, because that needs no space on a full
+/// disk.
+fn write_process_id(file: &File) -> io::Result<()> {
+    file.write_all_at(format!("{:<10}", std::process::id()).as_bytes(), 0)
 }
 
 #[cfg(test)]
@@ -96,11 +97,11 @@ mod tests {
     }
 
     #[test]
-    fn a_process_id_is_read_with_and_without_a_newline() {
+    fn a_process_id_is_read_with_space_around_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         let _lock = ProcessLock::acquire(&path, Duration::ZERO).unwrap();
-        for text in ["42", "42\n"] {
+        for text in ["42", "42\n", "42        "] {
             fs::write(&path, text).unwrap();
             assert_eq!(ProcessLock::holder(&path), Some(42));
         }

@@ -11,7 +11,8 @@ use std::{
 
 use container_image::{ImageStore, StoreError};
 use container_machine::{
-    BundleError, Bundles, Directories, DirectoriesError, ProcessLock, ProcessLockError,
+    BundleError, Bundles, Directories, DirectoriesError, DiskReserve, ProcessLock,
+    ProcessLockError,
 };
 use container_protocol::local;
 use nix::fcntl::{Flock, FlockArg};
@@ -86,6 +87,7 @@ fn run() -> Result<(), ServiceError> {
     let images = ImageStore::open(&directories.images())?;
     let event_loop = tokio::runtime::Runtime::new().map_err(ServiceError::EventLoop)?;
     event_loop.block_on(serve(Service {
+        reserve: DiskReserve::new(&directories.data),
         directories,
         bundles,
         images,

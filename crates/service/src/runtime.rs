@@ -103,6 +103,7 @@ impl Service {
         // Determined before the bundle is gone; an error does not prevent the removal of a damaged
         // bundle.
         let runtime_directory = self.runtime_directory(id, &bundle);
+        let _space = self.reserve.release();
         let was_default = self.bundles.remove(id)?;
         if let Ok(runtime_directory) = runtime_directory {
             container_runtime::end_stand_in(&runtime_directory).await;

@@ -1,7 +1,7 @@
 //! The state that all requests share.
 
 use container_image::ImageStore;
-use container_machine::{Bundles, Directories};
+use container_machine::{Bundles, Directories, DiskReserve};
 
 use crate::{
     configuration::{Configuration, ConfigurationError},
@@ -14,6 +14,7 @@ pub(crate) struct Service {
     pub(crate) directories: Directories,
     pub(crate) bundles: Bundles,
     pub(crate) images: ImageStore,
+    pub(crate) reserve: DiskReserve,
     pub(crate) locks: Locks,
 }
 

@@ -62,6 +62,7 @@ impl Service {
         client: &StreamClient,
     ) -> Result<Freed, RemoveImagesError> {
         let guard = self.lock_images(client).await?;
+        let _space = self.reserve.release();
         let inventory = self.inventory()?;
         let roots = complete_roots(&inventory.uses)?;
         match request {
@@ -77,6 +78,7 @@ impl Service {
         client: &StreamClient,
     ) -> Result<Freed, RemoveImagesError> {
         let guard = self.lock_images(client).await?;
+        let _space = self.reserve.release();
         let roots = complete_roots(&ImageUses::read(&self.bundles)?)?;
         Ok(to_wire(guard.prune(&roots, request.all)?))
     }

@@ -168,8 +168,10 @@ impl Service {
         find_snapshot(id, &bundle, name)?;
         let mut snapshots = bundle.snapshots()?;
         snapshots.retain(|it| it.name != *name);
+        let space = self.reserve.release();
         bundle.set_snapshots(&snapshots)?;
         layers::remove_unused(&bundle)?;
+        drop(space);
         if self.booted_runtime(id).await?.is_none() && !bundle.is_suspended() {
             layers::merge_unnamed(&bundle).await?;
         }
