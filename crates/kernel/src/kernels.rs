@@ -1,8 +1,11 @@
 //! The kernels of an installation and of its user.
 
 use std::{
-    env, fs, io,
+    env,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+    process,
 };
 
 use crate::{
@@ -170,12 +173,16 @@ impl Kernels {
         fs::create_dir_all(&self.own).map_err(&failed)?;
         let new = tempfile::NamedTempFile::new_in(&self.own).map_err(&failed)?;
         fs::write(new.path(), name.as_str()).map_err(&failed)?;
+        // Before the rename: otherwise the file could be empty after a crash of the host.
+        new.as_file().sync_all().map_err(&failed)?;
         let persisted = new.persist(self.own.join(DEFAULT));
         persisted.map_err(|error| failed(error.error))?;
+        self.sync().map_err(&failed)?;
         Ok(kernel)
     }
 
-    /// Prepares and adds a kernel. A failure or a crash leaves no kernel with this name.
+    /// Prepares and adds a kernel. A failure or a crash, also of the host, leaves no kernel with
+    /// this name.
     ///
     /// # Errors
     /// If the image cannot be used, the name is in use, or the files cannot be written.
@@ -192,6 +199,7 @@ impl Kernels {
         let scratch = tempfile::tempdir_in(&self.own).map_err(&failed)?;
         install(image, source, scratch.path())?;
         fs::rename(scratch.path(), self.own.join(name.as_str())).map_err(&failed)?;
+        self.sync().map_err(&failed)?;
         self.get(name)
     }
 
@@ -204,11 +212,16 @@ impl Kernels {
             return Err(KernelsError::Shipped(name.clone()));
         }
         let failed = self.files_error("remove from");
-        // The kernel disappears in one step; its files are deleted afterwards.
-        let scratch = tempfile::tempdir_in(&self.own).map_err(&failed)?;
-        fs::rename(self.own.join(name.as_str()), scratch.path().join("removed"))
-            .map_err(&failed)?;
-        scratch.close().map_err(&failed)
+        // The kernel disappears in one step, which needs no disk space; its files are deleted
+        // afterwards.
+        let hidden = self.own.join(format!(".removed-{name}-{}", process::id()));
+        fs::rename(self.own.join(name.as_str()), &hidden).map_err(&failed)?;
+        fs::remove_dir_all(&hidden).map_err(&failed)
+    }
+
+    /// Returns after the names of the user's kernels are on the disk.
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.own)?.sync_all()
     }
 
     fn files_error(&self, action: &'static str) -> impl Fn(io::Error) -> KernelsError {

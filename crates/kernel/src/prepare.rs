@@ -1,7 +1,8 @@
 //! Checking a kernel, and preparing it for booting.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -147,7 +148,8 @@ pub fn prepare(
     Ok((image, modules))
 }
 
-/// Prepares a kernel permanently: writes its files into an empty directory. `source` says where it
+/// Prepares a kernel permanently: writes its files into an empty directory, and returns after they
+/// are on the disk. `source` says where it
 /// comes from, for people to read.
 ///
 /// # Errors
@@ -185,7 +187,16 @@ pub fn install(
     let text = serde_json::to_vec_pretty(&metadata)
         .map_err(|error| write_error(path)(io::Error::from(error)))?;
     fs::write(directory.join(METADATA), text).map_err(write_error(path))?;
+    sync_files(directory).map_err(write_error(path))?;
     Ok(metadata)
+}
+
+/// Returns after the files in a directory are on the disk.
+fn sync_files(directory: &Path) -> io::Result<()> {
+    for file in fs::read_dir(directory)? {
+        File::open(file?.path())?.sync_all()?;
+    }
+    File::open(directory)?.sync_all()
 }
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
