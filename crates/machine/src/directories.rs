@@ -71,8 +71,8 @@ impl Directories {
             config: config.join("container"),
             runtime: runtime_directory(),
         };
-        make_private(&directories.data)?;
-        make_private(&directories.runtime)?;
+        create_private(&directories.data)?;
+        create_private(&directories.runtime)?;
         Ok(directories)
     }
 
@@ -140,8 +140,23 @@ fn runtime_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/container-{uid}"))
 }
 
-/// Creates a directory with mode 0700, and fails if it belongs to another user.
-fn make_private(directory: &Path) -> Result<(), DirectoriesError> {
+/// Creates the runtime directory of a machine, which [`Directories::runtime_directory`] returned,
+/// and the two above it that are this program's. All of them may have been removed, for example by
+/// a cleaner of `/tmp`, and created by another user since.
+///
+/// # Errors
+/// If one cannot be created, or belongs to another user.
+pub fn create_runtime_directory(directory: &Path) -> Result<(), DirectoriesError> {
+    let mut own: Vec<&Path> = directory.ancestors().take(3).collect();
+    own.reverse();
+    own.into_iter().try_for_each(create_private)
+}
+
+/// Creates a directory with its parents and with mode 0700.
+///
+/// # Errors
+/// If it cannot be created, or belongs to another user.
+pub fn create_private(directory: &Path) -> Result<(), DirectoriesError> {
     let failed = |cause| DirectoriesError::Create {
         path: directory.to_owned(),
         cause,
@@ -159,4 +174,29 @@ fn make_private(directory: &Path) -> Result<(), DirectoriesError> {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_directory_is_not_created_in_one_of_another_user() {
+        let parent = tempfile::tempdir().unwrap();
+        let base = parent.path().join("container");
+        let directory = base.join("machines/dev");
+        create_runtime_directory(&directory).unwrap();
+        for own in [&base, &base.join("machines"), &directory] {
+            assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
+        }
+        if !getuid().is_root() {
+            return;
+        }
+        fs::remove_dir_all(&base).unwrap();
+        fs::create_dir(&base).unwrap();
+        std::os::unix::fs::chown(&base, Some(12_345), None).unwrap();
+        let refused = create_runtime_directory(&directory);
+        assert!(matches!(refused, Err(DirectoriesError::OwnedByOther(path)) if path == base));
+        assert!(!base.join("machines").exists());
+    }
 }

@@ -98,7 +98,7 @@ pub use bundles::Bundles;
 pub use configuration::{
     BootConfiguration, Descriptor, ImageDescription, MachineConfiguration, Platform,
 };
-pub use directories::{Directories, DirectoriesError};
+pub use directories::{Directories, DirectoriesError, create_private, create_runtime_directory};
 pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
 pub use disk_file::{DiskFile, InvalidDiskFileName};
 pub use disk_reserve::{DiskReserve, ReleasedReserve};

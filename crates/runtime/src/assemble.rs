@@ -13,13 +13,13 @@ use std::{
 
 use container_engine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
 use container_kernel::Requirements;
+use container_machine::create_private;
 use container_network::{HeldSockets, MTU, Network, Settings};
 use container_protocol::PublishedPort;
 use tokio::net::{UnixStream, unix::pipe};
 
 use crate::{
     boot_error::BootError,
-    directory::create_private,
     file_share::{FileShareProcess, TAG},
     home_relay::HomeRelay,
     kernel_files::{KernelChoice, KernelFiles},
@@ -181,7 +181,7 @@ fn start_network(
     let published = machine.published(&network.published);
     let settings = network_settings(launch, network, published);
     let start = || {
-        create_private(&network.segment)?;
+        create_private(&network.segment).map_err(io::Error::other)?;
         let (card, engine_card) = UnixDatagram::pair()?;
         let started = match held {
             Some(held) => Network::take_over(card, settings, held),

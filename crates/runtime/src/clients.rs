@@ -8,6 +8,7 @@ use std::{
 };
 
 use container_engine::LiveDiskError;
+use container_machine::create_runtime_directory;
 use container_protocol::{
     frame,
     local::{self, OverlayReply, RuntimeRequest, SuspendReply},
@@ -19,7 +20,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{directory::create_private, splice::splice, state::MachineState};
+use crate::{splice::splice, state::MachineState};
 
 /// Interval at which the socket's existence is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,7 +41,8 @@ pub(crate) async fn serve(machine: Arc<MachineState>, socket: PathBuf, mut liste
         }
         listener = loop {
             let directory = socket.parent().unwrap_or(Path::new("/"));
-            match create_private(directory).and_then(|()| local::listen(&socket)) {
+            let created = create_runtime_directory(directory).map_err(io::Error::other);
+            match created.and_then(|()| local::listen(&socket)) {
                 Ok(listener) => break listener,
                 Err(error) => {
                     tracing::warn!("cannot listen on {} again: {error}", socket.display());

@@ -52,7 +52,6 @@ mod checksum;
 mod clients;
 mod clock;
 mod console;
-mod directory;
 mod disk;
 mod entropy;
 mod file_identity;

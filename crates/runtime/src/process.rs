@@ -11,7 +11,9 @@ use std::{
 };
 
 use container_engine::{EngineExit, disk};
-use container_machine::{ProcessLock, ProcessLockError};
+use container_machine::{
+    DirectoriesError, ProcessLock, ProcessLockError, create_runtime_directory,
+};
 use container_network::HeldSockets;
 use container_protocol::{BootOccasion, local};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -24,7 +26,6 @@ use crate::{
     boot::boot,
     boot_error::BootError,
     clients,
-    directory::create_private,
     launch::{Launch, LaunchEvent, Purpose},
     resume::{ResumeError, resume},
     stand_in::{self, Waiter},
@@ -54,6 +55,8 @@ enum RunError {
     ReadLaunch(io::Error),
     #[error("invalid launch on standard input: {0}")]
     InvalidLaunch(serde_json::Error),
+    #[error(transparent)]
+    Directory(#[from] DirectoriesError),
     #[error("{0}")]
     Lock(ProcessLockError),
     #[error("the machine is already running, in another runtime process")]
@@ -93,11 +96,10 @@ fn run() -> Result<(), RunError> {
     nix::unistd::setsid().map_err(RunError::Session)?;
     raise_descriptor_limit();
     let launch = read_launch()?;
-    let directory = &launch.runtime_directory;
     let lock = ProcessLock::acquire(&launch.lock, LOCK_TIMEOUT).map_err(RunError::Lock)?;
     let lock = lock.ok_or(RunError::AlreadyRunning)?;
     await_disk(&launch.disk);
-    create_private(directory).map_err(failed_to(format!("create {}", directory.display())))?;
+    create_runtime_directory(&launch.runtime_directory)?;
     // One thread: the engine and the file share are killed when the thread that started them ends.
     let events = event_loop()?;
     let outcome = events.block_on(run_machine(&launch));
@@ -185,6 +187,7 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     loop {
         // A snapshot may have made a layer of the file that it was.
         launch.disk = machine.disk_file();
+        create_runtime_directory(&launch.runtime_directory)?;
         let booted = match boot(&launch, occasion, &machine).await {
             Ok(booted) => booted,
             // The machine had booted before, so this is a clean shutdown.

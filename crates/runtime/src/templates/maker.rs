@@ -42,7 +42,6 @@ use crate::{
     assemble::{create_channel, create_console},
     boot_error::BootError,
     checksum::Checksum,
-    directory::create_private,
     file_share::{FileShareProcess, TAG},
     kernel_files::KernelChoice,
     launch::{HomeShare, Launch},
@@ -336,7 +335,7 @@ fn assemble(
 /// Serves an empty directory, which the template does not mount.
 fn share_nothing(scratch: &Path) -> io::Result<(FileShareProcess, FileShare)> {
     let path = scratch.join("home");
-    create_private(&path)?;
+    fs::create_dir(&path)?;
     let home = HomeShare {
         path,
         read_only: false,

@@ -8,12 +8,13 @@ use std::{
     time::SystemTime,
 };
 
+use container_machine::create_private;
 use container_protocol::local::BootKind;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::key::TemplateKey;
-use crate::{checksum::Checksum, directory::create_private};
+use crate::checksum::Checksum;
 
 /// Maximum number of templates. Those that were not used for longest are removed.
 const MAX_TEMPLATES: usize = 8;
@@ -147,7 +148,7 @@ impl Templates {
 
     /// Creates the directory.
     pub(crate) fn create(&self) -> io::Result<()> {
-        create_private(&self.directory)
+        create_private(&self.directory).map_err(io::Error::other)
     }
 
     /// Returns the lock of the process that makes a template.
