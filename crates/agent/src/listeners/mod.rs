@@ -12,6 +12,7 @@ pub(crate) use sockets::addresses_of;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    convert::Infallible,
     fs, io,
     ops::RangeInclusive,
     time::Duration,
@@ -22,7 +23,7 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{Opener, Stream},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::kernel_log;
 use pace::Pace;
@@ -31,6 +32,12 @@ use sockets::{ListeningSocket, SocketList};
 /// A listener that has ended is still reported for this long. A server that restarts listens again
 /// by then, and clients on the host are not refused in between.
 const LINGER: Duration = Duration::from_millis(30);
+
+/// Delay after an error.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// Maximum number of listeners in a report, which then fits in a frame.
+const MAX_LISTENERS: usize = 16_384;
 
 /// Error of reporting listeners.
 #[derive(Debug, thiserror::Error)]
@@ -43,27 +50,31 @@ enum ReportError {
     Send(FrameError),
 }
 
-/// Reports listeners to the host until this is dropped. A failure is only logged: the machine works
-/// without forwarded ports.
+/// Reports listeners to the host until this is dropped. After an error, for example for lack of
+/// memory, the reports begin again.
 pub(crate) async fn report(opener: Opener) {
-    let reported = async {
-        let mut host = opener.open().await.map_err(ReportError::Open)?;
-        frame::write(&mut host, &HostPort::Listeners)
-            .await
-            .map_err(ReportError::Send)?;
-        report_changes(&mut host).await
-    };
-    if let Err(error) = reported.await {
-        kernel_log::error(&format!(
-            "cannot report the machine's listeners to the host: {error}"
-        ));
+    let mut pace = Pace::new();
+    let mut logged = String::new();
+    loop {
+        let Err(error) = report_changes(&opener, &mut pace).await;
+        let error = error.to_string();
+        if logged != error {
+            kernel_log::error(&format!(
+                "cannot report the machine's listeners to the host: {error}"
+            ));
+            logged = error;
+        }
+        sleep(RETRY_DELAY).await;
     }
 }
 
-async fn report_changes(host: &mut Stream) -> Result<(), ReportError> {
+async fn report_changes(opener: &Opener, pace: &mut Pace) -> Result<Infallible, ReportError> {
+    let mut host: Stream = opener.open().await.map_err(ReportError::Open)?;
+    frame::write(&mut host, &HostPort::Listeners)
+        .await
+        .map_err(ReportError::Send)?;
     let mut sockets = SocketList::open().map_err(ReportError::Sockets)?;
     let ephemeral = ephemeral_ports();
-    let mut pace = Pace::new();
     let mut lingering = Lingering::default();
     let mut reported = BTreeSet::new();
     let mut names: HashMap<u32, String> = HashMap::new();
@@ -83,7 +94,7 @@ async fn report_changes(host: &mut Stream) -> Result<(), ReportError> {
             {
                 names = programs::names_by_inode(current.iter().map(|socket| socket.inode));
             }
-            let listeners = current.iter().map(|socket| Listener {
+            let listeners = current.iter().take(MAX_LISTENERS).map(|socket| Listener {
                 transport: socket.transport,
                 address: socket.address,
                 process: names
@@ -91,7 +102,7 @@ async fn report_changes(host: &mut Stream) -> Result<(), ReportError> {
                     .filter(|name| !name.is_empty())
                     .cloned(),
             });
-            frame::write(host, &listeners.collect::<Vec<_>>())
+            frame::write(&mut host, &listeners.collect::<Vec<_>>())
                 .await
                 .map_err(ReportError::Send)?;
             reported = current;
@@ -135,5 +146,46 @@ fn ephemeral_ports() -> RangeInclusive<u16> {
         (Some(Ok(first)), Some(Ok(last))) => first..=last,
         // The kernel's default.
         _ => 32768..=60999,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use container_protocol::mux::{Side, multiplex};
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reports_begin_again_after_an_error() {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let (_opener, mut incoming, driver) = multiplex(host.compat(), Side::Host);
+        tokio::spawn(driver);
+        let (opener, _incoming, driver) = multiplex(guest.compat(), Side::Guest);
+        tokio::spawn(driver);
+        let reporter = tokio::spawn(async move {
+            let mut pace = Pace::polling();
+            loop {
+                let Err(_) = report_changes(&opener, &mut pace).await;
+            }
+        });
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            open.push(listener);
+            let mut stream = incoming.recv().await.unwrap();
+            let port = frame::read::<HostPort>(&mut stream).await.unwrap();
+            assert_eq!(port, HostPort::Listeners);
+            let is_reported = async |stream: &mut Stream| {
+                let listeners = frame::read::<Vec<Listener>>(stream).await.unwrap();
+                listeners.iter().any(|it| it.address == address)
+            };
+            while !is_reported(&mut stream).await {}
+            // The next change finds that the host's end of the stream is closed.
+        }
+        reporter.abort();
     }
 }

@@ -41,6 +41,14 @@ impl Pace {
         }
         Pace {
             events: events.ok(),
+            ..Pace::polling()
+        }
+    }
+
+    /// Reads at an interval.
+    pub(super) fn polling() -> Pace {
+        Pace {
+            events: None,
             last_read: Instant::now(),
             reads_since_event: 0,
         }
