@@ -58,6 +58,17 @@ impl ConnectQueue {
         waiting.push_back(accepted);
     }
 
+    /// Removes and returns the connections that have waited for too long.
+    pub(crate) fn take_overdue(&mut self) -> Vec<AcceptedConnection> {
+        let mut overdue = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            while let Some(first) = waiting.pop_front_if(|it| it.is_overdue()) {
+                overdue.push(first);
+            }
+        }
+        overdue
+    }
+
     /// Schedules a retry of a connection that the guest has refused. Returns the connection if its
     /// time is over.
     pub(crate) fn retry(&self, refused: AcceptedConnection) -> Result<(), AcceptedConnection> {
@@ -98,5 +109,30 @@ impl ConnectQueue {
         }
         self.waiting.retain(|_, waiting| !waiting.is_empty());
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_have_waited_for_too_long_are_removed() {
+        let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut queue = ConnectQueue::new();
+        for seconds in [3600, 1] {
+            let client = TcpStream::connect(host.local_addr().unwrap());
+            queue.push(AcceptedConnection {
+                stream: client.await.unwrap(),
+                guest_port: 80,
+                accepted_at: Instant::now() - Duration::from_secs(seconds),
+            });
+        }
+        assert_eq!(queue.take_overdue().len(), 1);
+        assert_eq!(queue.len(), 1);
     }
 }

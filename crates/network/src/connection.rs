@@ -16,7 +16,7 @@ use std::{
     net::{Shutdown, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -28,6 +28,15 @@ use crate::{host_listeners::AcceptedConnection, udp::is_unreachable};
 /// Size of each of a connection's two buffers in the stack. The kernels of host and guest have
 /// buffers of their own.
 const BUFFER_SIZE: usize = 512 << 10;
+
+/// Time that the guest has to acknowledge the end of the host's data, that of an unacknowledged
+/// segment on Linux (tcp(7), `tcp_retries2`). A guest that hangs would otherwise collect the
+/// connections of clients that have gone.
+const END_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Time on the stack's clock without any segment of the guest after which a connection ends that is
+/// over [`END_TIMEOUT`]. A slow reader acknowledges that its window is closed.
+const SILENCE: Duration = END_TIMEOUT;
 
 /// A connection to a server on the host's side that is being established.
 pub(crate) type HostConnect = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
@@ -63,6 +72,8 @@ struct Joined {
     host_is_done: bool,
     /// The guest has sent all its data, and the host's side has been shut down.
     guest_is_done: bool,
+    /// Since when the guest has not acknowledged the end of the host's data; absent if it has.
+    unacknowledged_end: Option<Instant>,
 }
 
 /// The result of polling a connection. After anything but `Open` the connection is closed.
@@ -153,7 +164,7 @@ impl Connection {
                 }
             },
             Stage::ConnectingGuest { accepted, preface } => {
-                if socket.state() == State::SynSent {
+                if socket.state() == State::SynSent && !accepted.is_overdue() {
                     self.stage = Stage::ConnectingGuest { accepted, preface };
                     return Progress::Open;
                 }
@@ -180,6 +191,7 @@ impl Joined {
             stream,
             host_is_done: false,
             guest_is_done: false,
+            unacknowledged_end: None,
         }
     }
 
@@ -191,6 +203,7 @@ impl Joined {
             tracing::debug!("a connection of the host failed: {error}");
             socket.abort();
         }
+        self.limit_end(socket);
         let is_done = self.host_is_done && self.guest_is_done;
         match socket.state() {
             State::Closed | State::TimeWait if is_done => Progress::Closed,
@@ -199,6 +212,23 @@ impl Joined {
                 Progress::Closed
             }
             _ => Progress::Open,
+        }
+    }
+
+    /// Lets the stack end the connection if the guest does not answer the end of the host's data.
+    fn limit_end(&mut self, socket: &mut Socket<'_>) {
+        if !matches!(
+            socket.state(),
+            State::FinWait1 | State::Closing | State::LastAck
+        ) {
+            self.unacknowledged_end = None;
+            socket.set_timeout(None);
+            return;
+        }
+        let since = *self.unacknowledged_end.get_or_insert_with(Instant::now);
+        // The stack counts from the last segment of the guest, which may be older than the end.
+        if since.elapsed() > END_TIMEOUT {
+            socket.set_timeout(Some(SILENCE.into()));
         }
     }
 

@@ -58,6 +58,18 @@ pub(crate) struct AcceptedConnection {
     pub accepted_at: Instant,
 }
 
+/// Time that the guest has to accept a connection, similar to that of a Linux client (tcp(7),
+/// `tcp_syn_retries`). A guest that hangs would otherwise collect the connections of clients that
+/// have gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl AcceptedConnection {
+    /// Returns whether the guest has had its time to accept the connection.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.accepted_at.elapsed() > CONNECT_TIMEOUT
+    }
+}
+
 /// A datagram that a program on the host has sent.
 #[derive(Debug)]
 pub(crate) struct ReceivedDatagram {

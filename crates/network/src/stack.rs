@@ -381,6 +381,9 @@ impl Stack {
     /// Moves data of all connections, and asks the guest for those that wait.
     fn poll_connections(&mut self, context: &mut Context<'_>) {
         let polled = self.tcp.poll_connections(&mut self.link, context);
+        for overdue in self.connect_queue.take_overdue() {
+            reset(&overdue.stream);
+        }
         for refused in polled.refused {
             self.retry_or_reset(refused);
         }

@@ -258,3 +258,45 @@ impl TcpStack {
         Some(Duration::from(delay) / CLOCK_SPEEDUP)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixDatagram, task::Waker};
+
+    use container_machine::MachineAddress;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_a_hanging_guest_does_not_accept_end() {
+        let (card, _guest) = UnixDatagram::pair().unwrap();
+        card.set_nonblocking(true).unwrap();
+        let card = tokio::net::UnixDatagram::from_std(card).unwrap();
+        let address = MachineAddress::from_index(0);
+        let mut link = Link::new(card, address);
+        let mut tcp = TcpStack::new(&mut link, 10);
+        let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut clients = Vec::new();
+        for seconds in [1, 3600] {
+            clients.push(
+                TcpStream::connect(host.local_addr().unwrap())
+                    .await
+                    .unwrap(),
+            );
+            let accepted = AcceptedConnection {
+                stream: host.accept().await.unwrap().0,
+                guest_port: 80,
+                accepted_at: HostInstant::now() - Duration::from_secs(seconds),
+            };
+            tcp.connect_to_guest((address.guest(), 80).into(), accepted, Vec::new());
+        }
+        assert_eq!(tcp.len(), 2);
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = tcp.poll_connections(&mut link, &mut context);
+        assert_eq!(polled.refused.len(), 1);
+        assert!(polled.refused[0].is_overdue());
+        assert_eq!(polled.connecting.get(&80), Some(&1));
+        assert_eq!(tcp.len(), 1);
+    }
+}
