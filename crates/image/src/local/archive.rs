@@ -1,14 +1,21 @@
 //! Archives that other programs write, in the format of `docker save`.
 
-use std::process::Stdio;
+use std::{io, process::Stdio, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream},
     process::{Child, ChildStderr, Command},
+    time::timeout,
 };
 
 use super::LocalStoreError;
 use crate::Environment;
+
+/// Timeout for the next bytes of an archive. Programs send nothing while they pack a large layer.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Bytes of an archive that are read at once.
+pub(crate) const CHUNK: usize = 256 << 10;
 
 /// Stream of an archive with one image.
 pub(crate) struct LocalArchive {
@@ -43,6 +50,28 @@ impl ArchiveWriter {
     }
 }
 
+/// Passes an archive on. What reads from the other end of `to` sees the archive's end when this
+/// returns or is dropped, so that it never waits for a program that hangs.
+///
+/// # Errors
+/// If the archive cannot be read, or nothing arrives for the time `stall`.
+pub(crate) async fn pass_on(
+    mut from: impl AsyncRead + Unpin,
+    mut to: DuplexStream,
+    stall: Duration,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let read = timeout(stall, from.read(&mut buffer)).await;
+        let read = read.map_err(|_| io::Error::other("it has stopped sending"))??;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        // The reader refuses the rest if it has ended, and has an error of its own.
+        if bytes.is_empty() || to.write_all(bytes).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
 /// Prepares a command that runs in the caller's environment.
 pub(super) fn command(name: &str, environment: &Environment) -> Command {
     let mut command = Command::new(name);
@@ -54,4 +83,28 @@ pub(super) fn command(name: &str, environment: &Environment) -> Command {
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_hangs_does_not_make_the_reader_wait() {
+        let (mut program, archive) = duplex(16);
+        let (to, mut reader) = duplex(16);
+        program.write_all(b"half").await.unwrap();
+        let error = pass_on(archive, to, Duration::from_millis(1)).await;
+        assert_eq!(error.unwrap_err().to_string(), "it has stopped sending");
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"half");
+
+        let (_program, archive) = duplex(16);
+        let (to, mut reader) = duplex(16);
+        drop(pass_on(archive, to, STALL_TIMEOUT));
+        reader.read_to_end(&mut read).await.unwrap();
+    }
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 pub use error::LocalStoreError;
 
-pub(crate) use archive::LocalArchive;
+pub(crate) use archive::{CHUNK, LocalArchive, STALL_TIMEOUT, pass_on};
 
 use crate::{Digest, Environment, Listener, Platform, Reference};
 use engine::EngineImage;

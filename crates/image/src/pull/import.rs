@@ -79,16 +79,21 @@ impl Pull<'_> {
             name_override: Some(self.reference.clone()),
         };
         let (store, guard) = (self.store.clone(), self.store.lock_shared().await?);
-        let bytes = SyncIoBridge::new(archive.bytes);
-        let loaded = spawn_blocking(move || store.load(&guard, bytes, &options, &|_| {})).await;
+        let (to, bytes) = tokio::io::duplex(local::CHUNK);
+        let bytes = SyncIoBridge::new(bytes);
+        let load = spawn_blocking(move || store.load(&guard, bytes, &options, &|_| {}));
+        // Not in the thread, which nothing interrupts: it holds the store's lock.
+        let passed_on = local::pass_on(archive.bytes, to, local::STALL_TIMEOUT);
+        let (passed_on, loaded) = tokio::join!(passed_on, load);
+        let failed = |reason: String| LocalStoreError {
+            store: origin.clone(),
+            reason,
+        };
+        passed_on.map_err(|error| failed(error.to_string()))?;
         // If the program failed, its message is more specific than that of a truncated archive.
         if let Some(writer) = archive.writer {
             writer.finish().await?;
         }
-        let failed = |reason: String| LocalStoreError {
-            store: origin,
-            reason,
-        };
         match loaded {
             Ok(Ok(_)) => Ok(self.store.mark_imported(self.reference)?),
             Ok(Err(error)) => Err(failed(error.to_string()).into()),
