@@ -23,9 +23,9 @@
 //! | `stdio.log`, `boot.log` | output of init and of the kernel |
 //! | `runtime.log`, `file-share.log`, `engine.log` | output of the host's processes of the machine |
 //!
-//! A log that has reached its size limit is renamed to `NAME.log.1` ([`rotated_log`]). `runtime` is
-//! stored because the environment of a later command may name another runtime directory than that
-//! of the boot.
+//! A log that has reached its size limit is renamed to `NAME.log.1` ([`rotated_log`]), except
+//! `engine.log`, which keeps its beginning. `runtime` is stored because the environment of a later
+//! command may name another runtime directory than that of the boot.
 //!
 //! # What a crash leaves
 //!
@@ -107,7 +107,7 @@ pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use idle_suspend::{IdleSuspend, InvalidIdleSuspend};
 pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
-pub use log::{last_lines, rotated_log};
+pub use log::{BoundedStderr, last_lines, rotated_log};
 pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};
 pub use memory::{InvalidMemory, Memory};
 pub use memory_directory::{InvalidMemoryDirectoryName, MemoryDirectory};

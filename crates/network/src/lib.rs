@@ -27,6 +27,7 @@
 //! | `peers` | packets and names of the user's other machines |
 //! | `name_server`, `host_name_server` | DNS for the guest; DNS for the host |
 //! | `host_resolver` | the host's `resolv.conf` |
+//! | `throttle` | messages about what the guest does, of which there may be any number |
 //! | `refusals` | connections to the host's loopback that a setting would allow |
 //! | `policy`, `address`, `settings` | which destinations are allowed, addresses, settings |
 //!
@@ -85,6 +86,7 @@ mod settings;
 mod stack;
 mod stand_in;
 mod tcp_stack;
+mod throttle;
 mod udp;
 mod usage;
 

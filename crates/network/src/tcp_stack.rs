@@ -21,6 +21,7 @@ use crate::{
     host_listeners::AcceptedConnection,
     link::{Link, StackDevice},
     packet::Packet,
+    throttle::Throttle,
 };
 
 /// Speed-up of the clock given to smoltcp. RFC 6298 (2.4) sets a minimum retransmission timeout of
@@ -60,6 +61,8 @@ pub(crate) struct TcpStack {
     sockets: SocketSet<'static>,
     connections: HashMap<FlowKey, (SocketHandle, Connection)>,
     max_connections: usize,
+    /// Connections of the guest that were one too many.
+    refused: Throttle,
     next_gateway_port: u16,
     started_at: HostInstant,
     /// Sockets of closed connections. They are kept until their last segment has been sent.
@@ -92,6 +95,7 @@ impl TcpStack {
             sockets: SocketSet::new(Vec::new()),
             connections: HashMap::new(),
             max_connections,
+            refused: Throttle::default(),
             next_gateway_port: FIRST_GATEWAY_PORT,
             started_at: HostInstant::now(),
             closed: Vec::new(),
@@ -122,10 +126,13 @@ impl TcpStack {
         connect: HostConnect,
     ) {
         if !self.has_space(0) {
-            tracing::warn!(
-                "connection of the guest refused: the limit of {} connections is reached",
-                self.max_connections
-            );
+            if let Some(more) = self.refused.admit() {
+                tracing::warn!(
+                    "connection of the guest refused: the limit of {} connections is reached \
+                     ({more} more refused before)",
+                    self.max_connections
+                );
+            }
             return;
         }
         let mut socket = stack_socket();

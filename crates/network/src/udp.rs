@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,7 @@ use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
 use crate::{
     address::{GATEWAY, GATEWAY6},
     packet::{Datagram, Packet},
+    throttle::Throttle,
 };
 
 /// Limit of sockets. Beyond it, the least recently used one is closed.
@@ -34,6 +36,7 @@ const BUFFER_SIZE: usize = 65536;
 pub(crate) struct UdpFlows {
     flows: HashMap<SocketAddr, UdpFlow>,
     to_guest: mpsc::Sender<Vec<u8>>,
+    failed: Arc<Mutex<Throttle>>,
 }
 
 struct UdpFlow {
@@ -48,6 +51,7 @@ impl UdpFlows {
         UdpFlows {
             flows: HashMap::new(),
             to_guest,
+            failed: Arc::default(),
         }
     }
 
@@ -64,7 +68,8 @@ impl UdpFlows {
                 }
             }
             let (outgoing, datagrams) = mpsc::channel(QUEUE_CAPACITY);
-            tokio::spawn(run_flow(guest, datagrams, self.to_guest.clone()));
+            let failed = Arc::clone(&self.failed);
+            tokio::spawn(run_flow(guest, datagrams, self.to_guest.clone(), failed));
             let used_at = Instant::now();
             self.flows.insert(guest, UdpFlow { outgoing, used_at });
         }
@@ -80,6 +85,7 @@ async fn run_flow(
     guest: SocketAddr,
     mut outgoing: mpsc::Receiver<(SocketAddr, Datagram)>,
     to_guest: mpsc::Sender<Vec<u8>>,
+    failed: Arc<Mutex<Throttle>>,
 ) {
     let unspecified: IpAddr = match guest {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -88,7 +94,12 @@ async fn run_flow(
     let socket = match UdpSocket::bind((unspecified, 0)).await {
         Ok(socket) => socket,
         Err(error) => {
-            tracing::warn!("cannot open a UDP socket for the guest: {error}");
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(more) = failed.admit() {
+                tracing::warn!(
+                    "cannot open a UDP socket for the guest: {error} ({more} more before)"
+                );
+            }
             return;
         }
     };

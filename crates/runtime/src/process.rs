@@ -12,7 +12,7 @@ use std::{
 
 use container_engine::{EngineExit, disk};
 use container_machine::{
-    DirectoriesError, ProcessLock, ProcessLockError, create_runtime_directory,
+    BoundedStderr, DirectoriesError, ProcessLock, ProcessLockError, create_runtime_directory,
 };
 use container_network::HeldSockets;
 use container_protocol::{BootOccasion, local};
@@ -77,7 +77,7 @@ enum RunError {
 /// describes until it ends. Reports on standard output whether it booted.
 pub fn runtime_main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(|| BoundedStderr)
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         .init();

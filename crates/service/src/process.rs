@@ -11,7 +11,7 @@ use std::{
 
 use container_image::{ImageStore, StoreError};
 use container_machine::{
-    BundleError, Bundles, Directories, DirectoriesError, DiskReserve, ProcessLock,
+    BoundedStderr, BundleError, Bundles, Directories, DirectoriesError, DiskReserve, ProcessLock,
     ProcessLockError,
 };
 use container_protocol::local;
@@ -57,7 +57,7 @@ enum ServiceError {
 /// environment names until the service is idle or replaced.
 pub fn service_main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(|| BoundedStderr)
         .with_ansi(false)
         .with_max_level(tracing::Level::INFO)
         .init();

@@ -2,8 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    fs::File,
-    io,
+    io::{self, PipeWriter},
     os::fd::{OwnedFd, RawFd},
     path::Path,
     process::{Command, Stdio},
@@ -35,20 +34,20 @@ impl Inherited {
     }
 }
 
-/// Starts `program` with its output to `log`. It is killed when the calling thread ends.
+/// Starts `program` with both its outputs in the pipe `output`. It is killed when the calling
+/// thread ends.
 pub(super) fn spawn(
     program: &Path,
     arguments: &[String],
     inherited: Inherited,
-    log: &Path,
+    output: PipeWriter,
 ) -> io::Result<Child> {
-    let log = File::options().create(true).append(true).open(log)?;
     let mut command = Command::new(program);
     command
         .args(arguments)
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+        .stdout(output.try_clone()?)
+        .stderr(output);
     let mappings = inherited.descriptors.into_iter().enumerate();
     let mappings = mappings.map(|(position, parent_fd)| FdMapping {
         child_fd: Inherited::number(position),

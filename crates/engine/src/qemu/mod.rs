@@ -5,6 +5,7 @@ mod command_line;
 mod control;
 pub mod disk;
 mod host_processor;
+mod output;
 mod processor_time;
 mod program;
 mod unused_memory;
@@ -21,7 +22,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
-use tokio::{process::Child, time::timeout};
+use tokio::{net::unix::pipe, process::Child, time::timeout};
 
 use crate::{
     accelerator::Accelerator,
@@ -36,6 +37,7 @@ use crate::{
 use child::Inherited;
 use command_line::CommandLine;
 use control::{Control, Ungreeted};
+use output::Output;
 use program::{IMAGE_TOOL, SYSTEM, find};
 
 /// Timeout from QEMU's start to the greeting on its control socket.
@@ -123,17 +125,21 @@ struct PreparedQemu {
 impl PreparedQemu {
     /// Starts QEMU, and waits for its greeting.
     async fn spawn(self) -> Result<RunningQemu, EngineError> {
-        let log_start = std::fs::metadata(&self.log).map_or(0, |log| log.len());
         let arguments = self.line.arguments();
-        let child = child::spawn(&self.program, arguments, self.inherited, &self.log)
-            .map_err(|cause| start_error(&self.program, cause))?;
+        let start = || {
+            let log = output::open_log(&self.log)?;
+            let (ours, qemus) = io::pipe()?;
+            let output = pipe::Receiver::from_owned_fd(ours.into())?;
+            let child = child::spawn(&self.program, arguments, self.inherited, qemus)?;
+            Ok((child, Output::read(output, log)))
+        };
+        let (child, output) = start().map_err(|cause| start_error(&self.program, cause))?;
         let mut running = RunningQemu {
             program: self.program.display().to_string(),
             is_emulated: self.accelerator == Accelerator::Tcg,
             child,
             control: None,
-            log: self.log,
-            log_start,
+            output,
         };
         match timeout(START_TIMEOUT, self.control.connect()).await {
             Ok(Ok(control)) => {
@@ -191,9 +197,7 @@ struct RunningQemu {
     child: Child,
     /// Absent before the greeting and after [`Running::terminate`].
     control: Option<Arc<Control>>,
-    log: PathBuf,
-    /// Length of the log before this QEMU started.
-    log_start: u64,
+    output: Output,
 }
 
 impl RunningQemu {
@@ -214,21 +218,13 @@ impl RunningQemu {
         // Fails if it has ended already.
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
-        let output = self.output().unwrap_or_default();
+        let output = self.output.end().await;
         let message = if output.is_empty() {
             fallback.to_owned()
         } else {
             output
         };
         (self.program.clone(), message)
-    }
-
-    /// Returns what this QEMU wrote to its log.
-    fn output(&self) -> io::Result<String> {
-        let log = std::fs::read(&self.log)?;
-        let start = usize::try_from(self.log_start).unwrap_or_default();
-        let output = String::from_utf8_lossy(log.get(start..).unwrap_or_default());
-        Ok(output.trim().to_owned())
     }
 }
 
@@ -249,7 +245,7 @@ impl Running for RunningQemu {
             match self.child.wait().await {
                 Ok(status) if status.success() => EngineExit::Orderly,
                 Ok(status) => {
-                    let output = self.output().unwrap_or_default();
+                    let output = self.output.end().await;
                     exit_of(
                         self.is_emulated,
                         status,
