@@ -144,18 +144,21 @@ async fn serve_machine(
             };
             let (ending, last_control) = serve_started(setup, init, host, served).await?;
             control = last_control;
-            (ending == Ending::Reboot).then_some(ControlEvent::Rebooting)
+            match ending {
+                Ending::PowerOff => ControlEvent::PoweringOff,
+                Ending::Reboot => ControlEvent::Rebooting,
+            }
         }
         Err(error) => {
             let message = error.to_string();
             kernel_log::error(&message);
-            Some(ControlEvent::Failed { message })
+            ControlEvent::Failed { message }
         }
     };
     helper_root.leave_machine().await;
     mounts::unmount_machine();
-    if let Some(event) = last_event {
-        frame::write(&mut control, &event).await?;
+    // Fails if the host has gone.
+    if frame::write(&mut control, &last_event).await.is_ok() {
         // The host closes the stream after it has read the event. Powering off before could lose
         // the event in the channel.
         let _ = timeout(LAST_EVENT_TIMEOUT, control.read_u8()).await;

@@ -21,6 +21,8 @@
 //! | `provisioned` | empty; present after the machine's user was set up |
 //! | `renew-identity` | empty; present in a clone before its first boot |
 //! | `stdio.log`, `boot.log` | output of init and of the kernel |
+//! | `boot.log.previous` | output of the kernel during the boot before; absent before the second |
+//! | `crashed` | why the machine crashed, for the next boot; absent if it has not |
 //! | `runtime.log`, `file-share.log`, `engine.log` | output of the host's processes of the machine |
 //!
 //! A log that has reached its size limit is renamed to `NAME.log.1` ([`rotated_log`]), except
@@ -107,7 +109,7 @@ pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use idle_suspend::{IdleSuspend, InvalidIdleSuspend};
 pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
-pub use log::{BoundedStderr, last_lines, rotated_log};
+pub use log::{BoundedStderr, last_lines, previous_log, rotated_log};
 pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};
 pub use memory::{InvalidMemory, Memory};
 pub use memory_directory::{InvalidMemoryDirectoryName, MemoryDirectory};

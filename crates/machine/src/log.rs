@@ -56,6 +56,13 @@ pub fn rotated_log(log: &Path) -> PathBuf {
     PathBuf::from(rotated)
 }
 
+/// Returns where the log of the boot before the last one is kept.
+pub fn previous_log(log: &Path) -> PathBuf {
+    let mut previous = log.as_os_str().to_owned();
+    previous.push(".previous");
+    PathBuf::from(previous)
+}
+
 /// Returns the last `count` lines of a log, for an error message; empty if it cannot be read.
 pub fn last_lines(log: &Path, count: usize) -> String {
     let text = fs::read(log).unwrap_or_default();

@@ -81,6 +81,9 @@ pub enum ControlEvent {
         /// Message with the reason.
         message: String,
     },
+    /// The machine is unmounted and powers off, because its init has ended or the host ordered a
+    /// stop. A machine that ends without this event or [`Rebooting`](Self::Rebooting) has crashed.
+    PoweringOff,
     /// Init requested a reboot. The machine is unmounted and powers off, for the host to boot it
     /// again.
     Rebooting,

@@ -17,7 +17,7 @@ use tokio::{
 use crate::clock;
 
 /// Timeout for the guest's last event after the engine has ended.
-const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Request for the guest.
 #[derive(Debug, Clone, Copy)]
@@ -32,11 +32,20 @@ pub(crate) enum Request {
     },
 }
 
+/// End of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GuestEnd {
+    /// The agent has unmounted the machine, and waits for the stream's end to power off.
+    PowersOff,
+    /// The same, and the machine is to boot again.
+    Reboots,
+    /// The stream has ended without an announcement.
+    Unannounced,
+}
+
 /// Event of the guest.
 enum GuestEvent {
-    /// The agent has unmounted the machine and waits for the stream's end, to power off. The flag
-    /// is set if the machine is to boot again.
-    Ends(bool),
+    Ends(GuestEnd),
     /// The machine can be suspended, or saved for a snapshot.
     Ready,
     /// It cannot; the message of the agent.
@@ -51,7 +60,7 @@ pub(crate) struct AgentControl {
     sending: JoinHandle<()>,
     events: UnboundedReceiver<GuestEvent>,
     /// The guest's end, if it was noticed while something else was waited for.
-    end: Option<bool>,
+    end: Option<GuestEnd>,
 }
 
 impl AgentControl {
@@ -89,26 +98,26 @@ impl AgentControl {
         let _ = (&mut self.sending).await;
     }
 
-    /// Waits until the guest is about to end. Returns whether it reboots. Cancel safe; never
-    /// returns a second time.
-    pub(crate) async fn end(&mut self) -> bool {
-        if let Some(reboots) = self.end.take() {
-            return reboots;
+    /// Waits until the guest is about to end. Cancel safe; never returns a second time.
+    pub(crate) async fn end(&mut self) -> GuestEnd {
+        if let Some(end) = self.end.take() {
+            return end;
         }
         loop {
             match self.events.recv().await {
-                Some(GuestEvent::Ends(reboots)) => return reboots,
+                Some(GuestEvent::Ends(end)) => return end,
                 Some(GuestEvent::Ready | GuestEvent::NotReady(_)) => {}
                 None => return pending().await,
             }
         }
     }
 
-    /// Returns whether the guest had announced a reboot that was not read before the engine ended,
+    /// Returns the end that the guest had announced, if that was not read before the engine ended,
     /// as may happen on a busy host.
-    pub(crate) async fn read_announced_reboot(&mut self) -> bool {
+    pub(crate) async fn read_announced_end(&mut self) -> GuestEnd {
         // The channel is closed, so the read ends after what is buffered.
-        timeout(EVENT_TIMEOUT, self.end()).await.unwrap_or_default()
+        let end = timeout(EVENT_TIMEOUT, self.end()).await;
+        end.unwrap_or(GuestEnd::Unannounced)
     }
 
     /// Asks the agent to prepare for a suspension. Returns its message if that is not possible.
@@ -127,8 +136,8 @@ impl AgentControl {
         match self.events.recv().await {
             Some(GuestEvent::Ready) => Ok(()),
             Some(GuestEvent::NotReady(message)) => Err(message),
-            Some(GuestEvent::Ends(reboots)) => {
-                self.end = Some(reboots);
+            Some(GuestEvent::Ends(end)) => {
+                self.end = Some(end);
                 Err("the machine shuts down".to_owned())
             }
             None => Err("the machine has ended".to_owned()),
@@ -179,7 +188,9 @@ async fn read_events(
                 ControlEvent::SuspendFailed { message } | ControlEvent::SnapshotFailed { message },
             ) => GuestEvent::NotReady(message),
             Ok(ControlEvent::SuspendReady | ControlEvent::SnapshotReady) => GuestEvent::Ready,
-            event => GuestEvent::Ends(matches!(event, Ok(ControlEvent::Rebooting))),
+            Ok(ControlEvent::PoweringOff) => GuestEvent::Ends(GuestEnd::PowersOff),
+            Ok(ControlEvent::Rebooting) => GuestEvent::Ends(GuestEnd::Reboots),
+            _ => GuestEvent::Ends(GuestEnd::Unannounced),
         };
         // Fails if the machine has ended.
         let _ = found.send(event);

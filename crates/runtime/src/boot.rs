@@ -13,7 +13,7 @@ use std::{
 };
 
 use container_engine::{EngineError, EngineExit, Prepared, Running, disk};
-use container_machine::last_lines;
+use container_machine::{last_lines, previous_log};
 use container_network::Network;
 use container_protocol::{
     BootOccasion, ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port,
@@ -113,6 +113,10 @@ pub(crate) async fn boot(
 ) -> Result<Booted, BootError> {
     let mut attempt = 1;
     let mut failed_template = None;
+    // A boot that only reads the disk has logs of its own.
+    if launch.run_settings().is_some() {
+        Log::new(&launch.boot_log).keep_as(&previous_log(&launch.boot_log));
+    }
     loop {
         if machine.is_stopping() {
             return Err(BootError::Stopped);
@@ -485,7 +489,9 @@ async fn set_up(
             | ControlEvent::SuspendFailed { .. }
             | ControlEvent::SnapshotReady
             | ControlEvent::SnapshotFailed { .. } => {}
-            ControlEvent::Rebooting => return Err(FrameError::Ended.into()),
+            ControlEvent::PoweringOff | ControlEvent::Rebooting => {
+                return Err(FrameError::Ended.into());
+            }
         }
     }
 }

@@ -214,6 +214,11 @@ impl Launch {
         self.boot_log.with_file_name("file-share.log")
     }
 
+    /// Returns the path of the file that says why the machine crashed.
+    pub(crate) fn crash_file(&self) -> PathBuf {
+        self.boot_log.with_file_name("crashed")
+    }
+
     /// Returns the path of the engine's log, which errors quote.
     pub(crate) fn engine_log(&self) -> PathBuf {
         self.boot_log.with_file_name("engine.log")

@@ -52,6 +52,7 @@ mod checksum;
 mod clients;
 mod clock;
 mod console;
+mod crash;
 mod disk;
 mod entropy;
 mod file_identity;

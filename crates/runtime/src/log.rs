@@ -39,6 +39,11 @@ impl Log {
         }
     }
 
+    /// Renames the log. If that fails, for example because there is none, nothing is kept.
+    pub(crate) fn keep_as(&self, path: &Path) {
+        let _ = fs::rename(&self.path, path);
+    }
+
     /// Appends the output of `from` until it ends. Output is batched over `interval`. If the log
     /// cannot be written, output is dropped: a writer in the guest must not wait for it.
     pub(crate) async fn write_from(self, mut from: impl AsyncRead + Unpin, interval: Duration) {

@@ -26,6 +26,7 @@ use crate::{
     boot::boot,
     boot_error::BootError,
     clients,
+    crash::{self, GUEST_CRASHED},
     launch::{Launch, LaunchEvent, Purpose},
     resume::{ResumeError, resume},
     stand_in::{self, Waiter},
@@ -71,6 +72,8 @@ enum RunError {
     Suspended,
     #[error("{0}")]
     Engine(String),
+    #[error("the machine crashed: {GUEST_CRASHED}")]
+    GuestCrashed,
 }
 
 /// Runs the role [`RUNTIME_ROLE`](crate::RUNTIME_ROLE): runs the machine that standard input
@@ -177,7 +180,11 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
         let held = stand_in::take(&launch.last_runtime_directory).await;
         let booted = resume(&resumed, &suspended, held, &machine).await?;
         report(&LaunchEvent::Up);
-        if let End::Ends(held) = end_of(supervise(booted, &resumed, &machine).await, &machine)? {
+        if let End::Ends(held) = end_of(
+            supervise(booted, &resumed, &machine).await,
+            &launch,
+            &machine,
+        )? {
             return Ok(held);
         }
         // The next boot is one with the current settings.
@@ -194,13 +201,20 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
             Err(BootError::Stopped) if is_reboot => return Ok(None),
             Err(error) => return Err(RunError::Boot(error)),
         };
+        if let Some(note) = crash::take_note(&launch) {
+            machine.add_note(note);
+        }
         report(&LaunchEvent::Up);
         if booted.make_template
             && let Err(error) = templates::order(&launch).await
         {
             tracing::warn!("cannot start to make a template: {error}");
         }
-        if let End::Ends(held) = end_of(supervise(booted, &launch, &machine).await, &machine)? {
+        if let End::Ends(held) = end_of(
+            supervise(booted, &launch, &machine).await,
+            &launch,
+            &machine,
+        )? {
             return Ok(held);
         }
         // A repaired machine boots as usual, and may never have done so before.
@@ -230,7 +244,7 @@ enum End {
     Ends(Option<HeldSockets>),
 }
 
-fn end_of(end: MachineEnd, machine: &MachineState) -> Result<End, RunError> {
+fn end_of(end: MachineEnd, launch: &Launch, machine: &MachineState) -> Result<End, RunError> {
     match end {
         MachineEnd::Engine(EngineExit::Orderly) if machine.power_off() => {
             tracing::info!("rebooting");
@@ -239,7 +253,15 @@ fn end_of(end: MachineEnd, machine: &MachineState) -> Result<End, RunError> {
         MachineEnd::Engine(EngineExit::Orderly) => Ok(End::Ends(None)),
         MachineEnd::Suspended(held) => Ok(End::Ends(held)),
         MachineEnd::Engine(EngineExit::Failed(message) | EngineExit::Crashed(message)) => {
+            // One that hung may have been killed by an order to stop.
+            if !machine.is_stopping() {
+                crash::record(launch, &message);
+            }
             Err(RunError::Engine(message))
+        }
+        MachineEnd::GuestCrashed => {
+            crash::record(launch, GUEST_CRASHED);
+            Err(RunError::GuestCrashed)
         }
     }
 }

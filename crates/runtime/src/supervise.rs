@@ -7,11 +7,11 @@ use container_network::{HeldSockets, Network};
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
-    agent_control::{AgentControl, Request},
+    agent_control::{AgentControl, GuestEnd, Request},
     boot::Booted,
     clock::Comparisons,
     console::drain,
@@ -30,11 +30,16 @@ use crate::{
 /// for a file there never end, so a longer grace period would not help.
 const HOME_LOST_GRACE: u32 = 5;
 
+/// Timeout for the end of an engine that has disconnected from the shared home.
+const ENGINE_END_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// End of a machine.
 #[derive(Debug)]
 pub(crate) enum MachineEnd {
     /// The engine has ended by itself, or was ended after a deadline.
     Engine(EngineExit),
+    /// The guest has ended the engine without shutting down.
+    GuestCrashed,
     /// The machine is suspended. The ports of one that was idle are held.
     Suspended(Option<HeldSockets>),
 }
@@ -46,20 +51,23 @@ pub(crate) async fn supervise(
     launch: &Launch,
     machine: &MachineState,
 ) -> MachineEnd {
-    let mut supervisor = Supervisor::new(booted, machine);
+    let mut supervisor = Supervisor::new(booted, launch, machine);
     loop {
         match supervisor.next_event(machine).await {
             Event::EngineEnded(exit) => {
-                if supervisor.agent.read_announced_reboot().await {
-                    machine.reboot();
+                if supervisor.end.is_none() {
+                    let end = supervisor.agent.read_announced_end().await;
+                    supervisor.note_end(end, machine);
                 }
                 drain(&mut supervisor.console).await;
-                return MachineEnd::Engine(exit);
+                return if supervisor.has_crashed(&exit) && !machine.is_stopping() {
+                    MachineEnd::GuestCrashed
+                } else {
+                    MachineEnd::Engine(exit)
+                };
             }
-            Event::GuestEnds(reboots) => {
-                if reboots {
-                    machine.reboot();
-                }
+            Event::GuestEnds(end) => {
+                supervisor.note_end(end, machine);
                 // The agent waits for this before it powers off.
                 supervisor.agent.close();
             }
@@ -92,6 +100,8 @@ pub(crate) async fn supervise(
                 tracing::error!("guest did not power off in time");
                 supervisor.engine.terminate().await;
             }
+            // The engine disconnects before it ends, so this may be noticed first.
+            Event::HomeLost(Ok(status)) if status.success() && supervisor.engine_ends().await => {}
             Event::HomeLost(status) => {
                 tracing::error!("process of the shared home ended ({status:?})");
                 machine.stop_without_home(HOME_LOST_GRACE);
@@ -103,9 +113,8 @@ pub(crate) async fn supervise(
 /// Event in the life of a machine that has booted.
 enum Event {
     EngineEnded(EngineExit),
-    /// The agent has unmounted the machine and waits for the control stream's end, to power off.
-    /// The flag is set if the machine is to boot again.
-    GuestEnds(bool),
+    /// The control stream is to be closed.
+    GuestEnds(GuestEnd),
     /// The guest is to compare its clock with the host's.
     ClockDue,
     StopOrdered(StopOrder),
@@ -127,6 +136,10 @@ struct Supervisor {
     fingerprint: String,
     guest_files: Vec<FileIdentity>,
     agent: AgentControl,
+    /// The guest's end; absent while it runs.
+    end: Option<GuestEnd>,
+    /// Whether a guest is to announce its end; one of which only the disk is read does not.
+    announces_end: bool,
     clock: Comparisons,
     idle: IdleWatch,
     /// Why the machine was not suspended when it was idle last.
@@ -139,7 +152,8 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(booted: Booted, machine: &MachineState) -> Supervisor {
+    fn new(booted: Booted, launch: &Launch, machine: &MachineState) -> Supervisor {
+        let announces_end = launch.run_settings().is_some();
         Supervisor {
             engine: booted.engine,
             file_share: booted.file_share,
@@ -163,7 +177,7 @@ impl Supervisor {
             // In this order: a guest that powers off ends its engine, and that ends the file share.
             biased;
             exit = self.engine.wait() => Event::EngineEnded(exit),
-            reboots = self.agent.end() => Event::GuestEnds(reboots),
+            end = self.agent.end() => Event::GuestEnds(end),
             order = machine.stop_order(self.order) => Event::StopOrdered(order),
             () = passed(self.deadline) => {
                 self.deadline = None;
@@ -180,6 +194,27 @@ impl Supervisor {
             }
             () = self.idle.due() => Event::SampleDue,
         }
+    }
+
+    fn note_end(&mut self, end: GuestEnd, machine: &MachineState) {
+        if end == GuestEnd::Reboots {
+            machine.reboot();
+        }
+        self.end = Some(end);
+    }
+
+    /// Returns whether the guest has ended the engine without shutting down.
+    fn has_crashed(&self, exit: &EngineExit) -> bool {
+        self.announces_end
+            && self.end == Some(GuestEnd::Unannounced)
+            && *exit == EngineExit::Orderly
+    }
+
+    /// Returns whether the engine, which has disconnected from the shared home, ends.
+    async fn engine_ends(&mut self) -> bool {
+        timeout(ENGINE_END_TIMEOUT, self.engine.wait())
+            .await
+            .is_ok()
     }
 
     /// Asks the guest to stop, unless it is about to end anyway.
@@ -329,7 +364,7 @@ mod tests {
         net::UnixStream,
         sync::watch,
         task::yield_now,
-        time::{sleep, timeout},
+        time::sleep,
     };
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
@@ -441,8 +476,11 @@ mod tests {
             assert!(read.is_err(), "the runtime closes the stream");
         }
 
-        /// Ends the engine. Returns whether the machine boots again.
-        async fn power_off(self) -> bool {
+        /// Announces the power-off as the agent does, and ends the engine. Returns whether the
+        /// machine boots again.
+        async fn power_off(mut self) -> bool {
+            // Fails if a reboot was announced.
+            let _ = frame::write(&mut self.agent, &ControlEvent::PoweringOff).await;
             self.has_ended.send_replace(true);
             let exit = timeout(Duration::from_secs(10), self.supervised).await;
             let exit = exit.unwrap().unwrap();
@@ -461,6 +499,15 @@ mod tests {
         fixture.reboot().await;
         assert_eq!(fixture.phase(), MachinePhase::Booting);
         assert!(fixture.power_off().await);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_ends_unannounced_has_crashed() {
+        let fixture = Fixture::new().await;
+        drop(fixture.agent);
+        fixture.has_ended.send_replace(true);
+        let end = fixture.supervised.await.unwrap();
+        assert!(matches!(end, MachineEnd::GuestCrashed), "{end:?}");
     }
 
     #[tokio::test]

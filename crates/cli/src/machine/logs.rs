@@ -10,7 +10,7 @@ use std::{
 
 use clap::Args;
 use container_client::Client;
-use container_machine::{MachineId, rotated_log};
+use container_machine::{MachineId, previous_log, rotated_log};
 
 use super::target::one_or_default;
 use crate::{
@@ -27,7 +27,8 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 Examples:
   container machine logs dev
   container machine logs -n 20 -f dev
-  container machine logs --boot dev")]
+  container machine logs --boot dev
+  container machine logs --boot --previous dev")]
 pub(crate) struct Logs {
     /// Machine; default: the default machine.
     id: Option<MachineId>,
@@ -35,6 +36,10 @@ pub(crate) struct Logs {
     /// Show the kernel's console.
     #[arg(long)]
     boot: bool,
+
+    /// Show the console of the boot before the last one, for example of one that crashed.
+    #[arg(long, requires = "boot", conflicts_with = "follow")]
+    previous: bool,
 
     /// Keep printing new output.
     #[arg(short, long)]
@@ -50,7 +55,11 @@ impl Logs {
     pub(crate) async fn run(self, client: &Client) -> Result<(), Failure> {
         let id = one_or_default(client, self.id).await?;
         let logs = client.logs(&id).await?;
-        let mut log = LogReader::new(if self.boot { logs.boot } else { logs.stdio });
+        let mut log = LogReader::new(match (self.boot, self.previous) {
+            (true, true) => previous_log(&logs.boot),
+            (true, false) => logs.boot,
+            (false, _) => logs.stdio,
+        });
         let mut text = fs::read(rotated_log(&log.path)).unwrap_or_default();
         text.extend(log.read_new()?);
         let mut reader = output::bytes(last_lines(&text, self.lines))?;
