@@ -1,6 +1,7 @@
 //! Stopped, killed and hanging machines, and their data.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::Stdio,
     time::{Duration, Instant},
@@ -14,6 +15,7 @@ crate::declare::tests![
     stop_shuts_down_and_keeps_written_data,
     stop_right_after_the_start_shuts_down,
     machine_boots_after_its_engine_was_killed,
+    crash_power_off_and_kill_are_distinguished,
     killed_runtime_ends_all_processes_of_its_machine,
     machines_keep_running_when_the_service_is_killed,
     killed_file_share_stops_its_machine,
@@ -98,6 +100,38 @@ fn machine_boots_after_its_engine_was_killed(lab: &Lab) {
         world.processes("file-share").is_empty()
     });
     assert_eq!(world.inside("tiny", "echo again"), "again\n");
+}
+
+fn crash_power_off_and_kill_are_distinguished(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    let notes = || world.run(&["run", "-n", "plain", "true"]).stderr;
+    let is_stopped = || eventually("the machine is stopped", || world.is_stopped("plain"));
+
+    world.run(&["run", "-n", "plain", "echo c > /proc/sysrq-trigger"]);
+    is_stopped();
+    let note = notes();
+    assert!(note.contains("had crashed"), "{note}");
+    assert!(note.contains("logs --boot --previous plain"), "{note}");
+    assert_eq!(notes(), "");
+    let console = world.stdout(&["logs", "--boot", "--previous", "plain"]);
+    assert!(console.contains("Kernel panic"), "{console}");
+
+    world.run(&["run", "-n", "plain", "poweroff"]);
+    is_stopped();
+    let log = fs::read_to_string(world.bundle("plain", "runtime.log")).unwrap();
+    assert!(!log.contains("ERROR"), "{log}");
+    let note = notes();
+    assert!(!note.contains("crashed"), "{note}");
+
+    // A machine that hangs.
+    world.engines()[0].pause();
+    assert_eq!(world.stdout(&["kill", "plain"]), "plain\n");
+    assert!(world.is_stopped("plain"));
+    let note = notes();
+    assert!(!note.contains("crashed"), "{note}");
+    assert_eq!(world.stdout(&["stop", "--time", "0", "plain"]), "plain\n");
+    world.check_disk("plain");
 }
 
 fn killed_runtime_ends_all_processes_of_its_machine(lab: &Lab) {

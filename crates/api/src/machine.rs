@@ -117,6 +117,10 @@ pub struct BootRequest {
 pub struct StopRequest {
     /// Whether the saved memory of a suspended machine is given up.
     pub force: bool,
+    /// Time in seconds that init has to stop its services; absent for the default.
+    pub grace_seconds: Option<u32>,
+    /// Whether a running machine is powered off at once. Others are left as they are.
+    pub power_cut: bool,
 }
 
 /// Request to suspend a machine.
@@ -215,6 +219,8 @@ pub enum Status {
     Starting,
     /// The machine is paused, because the host cannot write its disk. It continues by itself.
     Paused,
+    /// The machine is up, and its guest does not answer.
+    Unresponsive,
     /// The machine has no runtime, and its memory is saved.
     Suspended,
     /// The machine has no runtime.

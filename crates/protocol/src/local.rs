@@ -41,6 +41,9 @@ pub enum RuntimeRequest {
     Stop {
         /// Grace period in seconds after which init is killed.
         grace_seconds: u32,
+        /// Whether the machine is powered off at once, without shutting down.
+        #[serde(default)]
+        power_cut: bool,
     },
     /// Makes the SSH agent that listens on this socket of the host the machine's until it stops.
     /// The runtime closes the connection when this is done.
@@ -147,6 +150,8 @@ pub struct RuntimeReport {
     pub boot: Option<BootKind>,
     /// Why the machine is paused, if the host cannot write its disk; absent otherwise.
     pub pause_reason: Option<String>,
+    /// Whether the guest of a machine that is up does not answer.
+    pub unresponsive: bool,
 }
 
 /// How a machine was booted.
@@ -213,6 +218,8 @@ struct FlatReport {
     boot: Option<BootKind>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pause_reason: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unresponsive: bool,
 }
 
 impl From<RuntimeReport> for FlatReport {
@@ -228,6 +235,7 @@ impl From<RuntimeReport> for FlatReport {
             init: report.phase.init().cloned(),
             boot: report.boot,
             pause_reason: report.pause_reason,
+            unresponsive: report.unresponsive,
         }
     }
 }
@@ -249,6 +257,7 @@ impl From<FlatReport> for RuntimeReport {
             phase,
             boot: flat.boot,
             pause_reason: flat.pause_reason,
+            unresponsive: flat.unresponsive,
         }
     }
 }
@@ -354,6 +363,7 @@ mod tests {
                 phase,
                 boot: None,
                 pause_reason: None,
+                unresponsive: false,
             };
             let written = serde_json::to_value(&report).unwrap();
             let mut expected = json!({

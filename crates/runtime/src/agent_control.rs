@@ -1,6 +1,6 @@
 //! The agent's control stream of a machine that is up.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use container_protocol::{
     ControlEvent, ControlRequest, ResumeToken,
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::clock;
+use crate::{clock, heartbeat::Heartbeat};
 
 /// Timeout for the guest's last event after the engine has ended.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,26 +61,38 @@ pub(crate) struct AgentControl {
     events: UnboundedReceiver<GuestEvent>,
     /// The guest's end, if it was noticed while something else was waited for.
     end: Option<GuestEnd>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 impl AgentControl {
-    pub(crate) fn new(control: Stream) -> AgentControl {
+    pub(crate) fn new(control: Stream, heartbeat: Arc<Heartbeat>) -> AgentControl {
+        heartbeat.note_answer();
         let (from_guest, to_guest) = split(control);
         let (requests, outgoing) = unbounded_channel();
         let (found, events) = unbounded_channel();
         // A task of its own: a read of a frame must not be cancelled half-way.
-        tokio::spawn(read_events(from_guest, requests.clone(), found));
+        let answered = Arc::clone(&heartbeat);
+        tokio::spawn(read_events(from_guest, requests.clone(), found, answered));
         AgentControl {
             requests: Some(requests),
             sending: tokio::spawn(send_requests(outgoing, to_guest)),
             events,
             end: None,
+            heartbeat,
         }
+    }
+
+    /// Returns the control of the same guest over a new stream.
+    pub(crate) fn renewed(&self, control: Stream) -> AgentControl {
+        AgentControl::new(control, Arc::clone(&self.heartbeat))
     }
 
     /// Sends the guest a request, without waiting until it is read.
     pub(crate) fn request(&self, request: Request) {
         if let Some(requests) = &self.requests {
+            if let Request::CompareClock = request {
+                self.heartbeat.note_request();
+            }
             // Fails if the stream has failed. The engine's end follows.
             let _ = requests.send(request);
         }
@@ -169,6 +181,7 @@ async fn read_events(
     mut stream: ReadHalf<Stream>,
     requests: UnboundedSender<Request>,
     found: UnboundedSender<GuestEvent>,
+    heartbeat: Arc<Heartbeat>,
 ) {
     loop {
         let event: Result<ControlEvent, FrameError> = frame::read(&mut stream).await;
@@ -180,6 +193,7 @@ async fn read_events(
         );
         let event = match event {
             Ok(ControlEvent::ClockRequested) => {
+                heartbeat.note_answer();
                 // Fails if the stream has failed, which the next read notices.
                 let _ = requests.send(Request::SetClock);
                 continue;

@@ -20,7 +20,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{splice::splice, state::MachineState};
+use crate::{phase::StopOrder, splice::splice, state::MachineState};
 
 /// Interval at which the socket's existence is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -85,8 +85,16 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
         RuntimeRequest::Report => frame::write(&mut stream, &machine.report())
             .await
             .map_err(io::Error::other),
-        RuntimeRequest::Stop { grace_seconds } => {
-            machine.stop_for(stream, grace_seconds);
+        RuntimeRequest::Stop {
+            grace_seconds,
+            power_cut,
+        } => {
+            let order = if power_cut {
+                StopOrder::power_cut()
+            } else {
+                StopOrder::in_order(grace_seconds)
+            };
+            machine.stop_for(stream, order);
             Ok(())
         }
         RuntimeRequest::UseSshAgent { socket } => {

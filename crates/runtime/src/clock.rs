@@ -20,8 +20,8 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
-/// Interval of comparisons that no event of the host causes.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// Interval of comparisons that no event of the host causes. They show that the guest answers.
+const INTERVAL: Duration = Duration::from_secs(20);
 
 /// Expiration of the timer in seconds since 1970. It is only read when the clock is set.
 const NEVER: i64 = i64::MAX / 1_000_000_000;

@@ -64,6 +64,8 @@ pub struct RuntimeStatus {
     pub boot: Option<BootKind>,
     /// Why the machine is paused, if the host cannot write its disk; absent otherwise.
     pub pause_reason: Option<String>,
+    /// Whether the guest of a machine that is up does not answer.
+    pub unresponsive: bool,
 }
 
 impl RuntimeStatus {
@@ -328,11 +330,26 @@ impl Runtime {
     /// # Errors
     /// [`StopError`].
     pub async fn stop(&self, grace: Duration) -> Result<(), StopError> {
+        self.order_stop(grace, false).await
+    }
+
+    /// Powers the machine off at once, and waits until its processes have ended.
+    ///
+    /// # Errors
+    /// [`StopError`].
+    pub async fn cut_power(&self) -> Result<(), StopError> {
+        self.order_stop(Duration::ZERO, true).await
+    }
+
+    async fn order_stop(&self, grace: Duration, power_cut: bool) -> Result<(), StopError> {
         let Ok(mut stream) = local::connect(&self.socket).await else {
             return Ok(());
         };
         let grace_seconds = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
-        let request = RuntimeRequest::Stop { grace_seconds };
+        let request = RuntimeRequest::Stop {
+            grace_seconds,
+            power_cut,
+        };
         frame::write(&mut stream, &request)
             .await
             .map_err(StopError::Request)?;
@@ -367,6 +384,7 @@ impl From<RuntimeReport> for RuntimeStatus {
             phase: report.phase,
             boot: report.boot,
             pause_reason: report.pause_reason,
+            unresponsive: report.unresponsive,
         }
     }
 }

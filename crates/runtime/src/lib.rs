@@ -30,7 +30,7 @@
 //! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice` | connections of clients, and streams of the guest |
-//! | `checksum`, `console`, `entropy`, `log`, `ports`, `file_identity`, `guest_files`, `kernel_files`, `directory` | single parts of the above |
+//! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `log`, `ports`, `file_identity`, `guest_files`, `kernel_files` | single parts of the above |
 //!
 //! ```no_run
 //! use container_runtime::{Launch, launch};
@@ -61,6 +61,7 @@ mod guest_files;
 mod guest_link;
 mod guest_streams;
 mod handle;
+mod heartbeat;
 mod home_relay;
 mod idle;
 mod kernel_files;

@@ -36,6 +36,9 @@ use container_protocol::{InitProgram, local::MachinePhase, mux::Opener};
 
 use crate::launch::Purpose;
 
+/// Time that the guest may take to unmount and power off after init's grace period.
+const POWER_OFF: Duration = Duration::from_secs(30);
+
 /// Phase of a running machine.
 #[derive(Debug)]
 pub(crate) enum Phase {
@@ -88,6 +91,16 @@ pub(crate) struct StopOrder {
 }
 
 impl StopOrder {
+    /// Creates an order to shut down, after which the guest powers off.
+    pub(crate) fn in_order(grace_seconds: u32) -> StopOrder {
+        StopOrder::new(grace_seconds, POWER_OFF)
+    }
+
+    /// Creates an order to end the engine at once.
+    pub(crate) fn power_cut() -> StopOrder {
+        StopOrder::new(0, Duration::ZERO)
+    }
+
     /// Creates an order from now on. `power_off` is the time that the guest may take after the
     /// grace period.
     pub(crate) fn new(grace_seconds: u32, power_off: Duration) -> StopOrder {
@@ -203,6 +216,11 @@ impl Phase {
             guest: None,
         };
         false
+    }
+
+    /// Returns whether the guest is set up and serves commands.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self, Phase::Up(_))
     }
 
     /// Returns the order to stop; absent if there was none.

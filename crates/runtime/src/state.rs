@@ -24,13 +24,11 @@ use tokio::{
 };
 
 use crate::{
+    heartbeat::Heartbeat,
     launch::Launch,
     phase::{Guest, Phase, StopOrder},
     ssh_agents::SshAgents,
 };
-
-/// Time that the guest may take to unmount and power off after init's grace period.
-const POWER_OFF: Duration = Duration::from_secs(30);
 
 /// Interval at which the number of clients is read before a suspension.
 const SESSION_INTERVAL: Duration = Duration::from_millis(10);
@@ -60,6 +58,7 @@ pub(crate) struct MachineState {
     idle_time: watch::Sender<Option<Duration>>,
     /// Connections of clients that wait for the runtime's end. They are closed when this is
     /// dropped, which happens after the machine's processes have ended.
+    heartbeat: Arc<Heartbeat>,
     waiting: Mutex<Vec<UnixStream>>,
 }
 
@@ -128,6 +127,7 @@ impl MachineState {
                 phase: phase.reported(),
                 boot: None,
                 pause_reason: None,
+                unresponsive: false,
             },
             phase: watch::Sender::new(phase),
             boot: Mutex::default(),
@@ -140,6 +140,7 @@ impl MachineState {
             sessions: Arc::default(),
             sessions_begun: AtomicU64::default(),
             idle_time: watch::Sender::new(launch.idle_suspend.after()),
+            heartbeat: Arc::default(),
             waiting: Mutex::default(),
         })
     }
@@ -151,6 +152,7 @@ impl MachineState {
             phase: phase.reported(),
             boot: lock(&self.boot).clone(),
             pause_reason: phase.disk().and_then(|disk| disk.pause_reason()),
+            unresponsive: phase.is_up() && self.heartbeat.is_overdue(),
             ..self.about.clone()
         }
     }
@@ -172,15 +174,18 @@ impl MachineState {
 
     /// Orders the machine to stop.
     pub(crate) fn stop(&self, grace_seconds: u32) {
-        let order = StopOrder::new(grace_seconds, POWER_OFF);
+        self.order_stop(StopOrder::in_order(grace_seconds));
+    }
+
+    fn order_stop(&self, order: StopOrder) {
         self.phase.send_modify(|phase| phase.stop(order));
     }
 
     /// Orders the machine to stop, and keeps the client's connection open until the runtime ends.
-    pub(crate) fn stop_for(&self, client: UnixStream, grace_seconds: u32) {
+    pub(crate) fn stop_for(&self, client: UnixStream, order: StopOrder) {
         // First, so that the connection is never closed before the order is noted.
         lock(&self.waiting).push(client);
-        self.stop(grace_seconds);
+        self.order_stop(order);
     }
 
     /// Keeps a client's connection open until the runtime ends.
@@ -237,7 +242,12 @@ impl MachineState {
 
     /// Whether the machine is up.
     pub(crate) fn is_up(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Up(_))
+        self.phase.borrow().is_up()
+    }
+
+    /// Returns whether the guest answers.
+    pub(crate) fn heartbeat(&self) -> Arc<Heartbeat> {
+        Arc::clone(&self.heartbeat)
     }
 
     /// Begins to suspend the machine. Returns whether it was up.

@@ -161,7 +161,9 @@ impl Supervisor {
             link: booted.link,
             fingerprint: booted.fingerprint,
             guest_files: booted.guest_files,
-            agent: AgentControl::new(booted.control),
+            agent: AgentControl::new(booted.control, machine.heartbeat()),
+            end: None,
+            announces_end,
             clock: Comparisons::new(),
             idle: IdleWatch::new(machine.idle_time()),
             idle_refusal: None,
@@ -570,7 +572,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let (mut client, connection) = tokio::net::UnixStream::pair().unwrap();
         let machine = fixture.machine.clone();
-        machine.stop_for(connection, 60);
+        machine.stop_for(connection, StopOrder::in_order(60));
         assert!(!fixture.power_off().await);
         drop(machine);
         let read = timeout(Duration::from_secs(10), client.read_u8()).await;
@@ -588,6 +590,27 @@ mod tests {
         let notes = machine.take_notes();
         assert!(notes.len() == 1 && notes[0].contains("idle"), "{notes:?}");
         assert!(matches!(fixture.phase(), MachinePhase::Up { .. }));
+        fixture.power_off().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_does_not_answer_is_unresponsive() {
+        let mut fixture = Fixture::new().await;
+        let unresponsive = |fixture: &Fixture| fixture.machine.report().unresponsive;
+        let request: ControlRequest = frame::read(&mut fixture.agent).await.unwrap();
+        assert_eq!(request, ControlRequest::CompareClock);
+        assert!(!unresponsive(&fixture));
+        sleep(Duration::from_secs(40)).await;
+        assert!(unresponsive(&fixture));
+        let event = ControlEvent::ClockRequested;
+        frame::write(&mut fixture.agent, &event).await.unwrap();
+        // Those that were sent meanwhile come first.
+        while frame::read::<ControlRequest>(&mut fixture.agent)
+            .await
+            .unwrap()
+            == ControlRequest::CompareClock
+        {}
+        assert!(!unresponsive(&fixture));
         fixture.power_off().await;
     }
 

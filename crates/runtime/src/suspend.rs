@@ -304,7 +304,7 @@ impl Suspension {
         }
         if std::mem::take(&mut self.is_agent_waiting) {
             let (control, _) = self.link.renew(token).await?;
-            self.agent = AgentControl::new(control);
+            self.agent = self.agent.renewed(control);
         }
         Ok(())
     }

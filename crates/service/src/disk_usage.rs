@@ -92,10 +92,12 @@ impl Service {
 
     async fn usage_of_machines(&self) -> Result<Usage, DiskUsageError> {
         let all = self.states().await?;
-        let running = all
-            .machines
-            .iter()
-            .filter(|it| matches!(it.status, Status::Running | Status::Paused));
+        let running = all.machines.iter().filter(|it| {
+            matches!(
+                it.status,
+                Status::Running | Status::Paused | Status::Unresponsive
+            )
+        });
         Ok(Usage {
             kind: UsageKind::Machines,
             count: all.machines.len() + all.broken.len(),

@@ -16,6 +16,21 @@ const STOP_GRACE: Duration = Duration::from_secs(60);
 /// Interval at which the state of a booting machine is read.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Way to stop a machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shutdown {
+    /// Init stops its services, and is killed after the grace period.
+    InOrder { grace: Duration },
+    /// The machine is powered off at once.
+    PowerCut,
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown::InOrder { grace: STOP_GRACE }
+    }
+}
+
 /// The runtime of a machine cannot be found or stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeError {
@@ -78,15 +93,24 @@ impl Service {
 
     /// Stops the machine's runtime if there is one.
     pub(crate) async fn stop_runtime(&self, id: &MachineId) -> Result<(), RuntimeError> {
+        self.stop_runtime_as(id, Shutdown::default()).await
+    }
+
+    /// Stops the machine's runtime, if there is one, in this way.
+    pub(crate) async fn stop_runtime_as(
+        &self,
+        id: &MachineId,
+        shutdown: Shutdown,
+    ) -> Result<(), RuntimeError> {
         if let Some(runtime) = self.runtime(id).await? {
-            let is_paused = runtime.status().pause_reason.is_some();
-            // The guest of a paused machine cannot shut down.
-            let grace = if is_paused {
-                Duration::ZERO
-            } else {
-                STOP_GRACE
+            let stopped = match shutdown {
+                Shutdown::PowerCut => runtime.cut_power().await,
+                // The guest of a paused machine cannot shut down.
+                Shutdown::InOrder { .. } if runtime.status().pause_reason.is_some() => {
+                    runtime.stop(Duration::ZERO).await
+                }
+                Shutdown::InOrder { grace } => runtime.stop(grace).await,
             };
-            let stopped = runtime.stop(grace).await;
             stopped.map_err(|cause| RuntimeError::Stop {
                 id: id.clone(),
                 cause,

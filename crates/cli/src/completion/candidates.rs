@@ -22,6 +22,7 @@ const FILTERS: &[&str] = &[
     "status=starting",
     "status=paused",
     "status=suspended",
+    "status=unresponsive",
     "status=stopped",
     "default=true",
     "default=false",

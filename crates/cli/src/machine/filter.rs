@@ -37,10 +37,11 @@ impl FromStr for MachineFilter {
                 "running" => Ok(MachineFilter::Status(Status::Running)),
                 "starting" => Ok(MachineFilter::Status(Status::Starting)),
                 "paused" => Ok(MachineFilter::Status(Status::Paused)),
+                "unresponsive" => Ok(MachineFilter::Status(Status::Unresponsive)),
                 "suspended" => Ok(MachineFilter::Status(Status::Suspended)),
                 "stopped" => Ok(MachineFilter::Status(Status::Stopped)),
                 _ => Err(InvalidValue::new(format!(
-                    "invalid status {value:?} (available: running, starting, paused, suspended, stopped)"
+                    "invalid status {value:?} (available: running, starting, paused, unresponsive, suspended, stopped)"
                 ))),
             },
             "default" => match value.parse() {
@@ -115,7 +116,7 @@ mod tests {
     fn errors_list_the_valid_values() {
         let error = |word: &str| word.parse::<MachineFilter>().unwrap_err().to_string();
         assert!(error("nmae=x").contains("id, name, image, status, default"));
-        assert!(error("status=up").contains("running, starting, paused, suspended, stopped"));
+        assert!(error("status=up").contains("paused, unresponsive, suspended, stopped"));
         assert!(error("default=yes").contains("true nor false"));
         assert!(error("dev").contains("KEY=VALUE"));
     }

@@ -53,9 +53,9 @@ pub(crate) struct List {
 
     /// Condition for the listed machines; repeatable.
     ///
-    /// The keys are id or name, image, status (running, starting, suspended, stopped) and default
-    /// (true, false). `*` in a name or an image matches any text. Of several conditions with the
-    /// same key, one must match.
+    /// The keys are id or name, image, status (running, starting, paused, unresponsive, suspended,
+    /// stopped) and default (true, false). `*` in a name or an image matches any text. Of several
+    /// conditions with the same key, one must match.
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<MachineFilter>,
 
@@ -146,6 +146,7 @@ fn state(status: Status) -> Cell {
         Status::Running => ("running", AnsiColor::Green.on_default()),
         Status::Starting => ("starting", AnsiColor::Yellow.on_default()),
         Status::Paused => ("paused", AnsiColor::Red.on_default()),
+        Status::Unresponsive => ("unresponsive", AnsiColor::Red.on_default()),
         Status::Suspended => ("suspended", AnsiColor::Cyan.on_default()),
         Status::Stopped => ("stopped", Style::new().dimmed()),
     };

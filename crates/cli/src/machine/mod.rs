@@ -13,6 +13,7 @@ mod export;
 mod filter;
 mod import;
 mod inspect;
+mod kill;
 mod list;
 mod logs;
 mod port;
@@ -51,6 +52,7 @@ pub(crate) enum Machine {
     Start(start::Start),
     Stop(stop::Stop),
     Restart(start::Restart),
+    Kill(kill::Kill),
     Suspend(suspend::Suspend),
     #[command(name = "cp")]
     Copy(copy::Copy),
@@ -91,6 +93,7 @@ impl Machine {
             Machine::Port(port) => port.run(&client).await?,
             Machine::Start(start) => return start.run(&client).await,
             Machine::Restart(restart) => return restart.run(&client).await,
+            Machine::Kill(kill) => return kill.run(&client).await,
             Machine::Suspend(suspend) => return suspend.run(&client).await,
             Machine::Copy(copy) => return copy.run(&client).await,
             Machine::Commit(commit) => commit.run(&client).await?,

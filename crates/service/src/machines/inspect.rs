@@ -66,6 +66,7 @@ impl Service {
             started_date: runtime.map(|status| whole_seconds(status.started)),
             status: match runtime {
                 Some(status) if status.pause_reason.is_some() => Status::Paused,
+                Some(status) if status.unresponsive => Status::Unresponsive,
                 Some(status) if status.has_booted() => Status::Running,
                 Some(status) if status.phase == MachinePhase::Suspending => Status::Running,
                 Some(_) => Status::Starting,

@@ -1,9 +1,15 @@
-//! `stop`: stops a running machine.
+//! `stop`, `kill`: stop a running machine.
+
+use std::time::Duration;
 
 use container_api::{FailureKind, StopRequest};
 use container_machine::{BundleError, MachineId};
 
-use crate::{failure::RequestError, runtime::RuntimeError, service::Service};
+use crate::{
+    failure::RequestError,
+    runtime::{RuntimeError, Shutdown},
+    service::Service,
+};
 
 /// A machine cannot be stopped.
 #[derive(Debug, thiserror::Error)]
@@ -45,26 +51,33 @@ impl RequestError for StopError {
 impl Service {
     /// Stops the machine in an orderly way, also while it boots: the request that boots it fails. A
     /// stopped machine is left as it is. The memory of a suspended or paused one is only given up
-    /// with `force`.
+    /// with `force`. With `power_cut`, a running machine is powered off at once.
     pub(crate) async fn stop(
         &self,
         id: &MachineId,
         request: &StopRequest,
     ) -> Result<(), StopError> {
         let bundle = self.bundles.get(id)?;
-        if !request.force
+        let shutdown = match request.grace_seconds {
+            _ if request.power_cut => Shutdown::PowerCut,
+            Some(seconds) => Shutdown::InOrder {
+                grace: Duration::from_secs(seconds.into()),
+            },
+            None => Shutdown::default(),
+        };
+        if !(request.force || request.power_cut)
             && let Some(runtime) = self.runtime(id).await?
             && let Some(reason) = &runtime.status().pause_reason
         {
             let (id, reason) = (id.clone(), reason.clone());
             return Err(StopError::Paused { id, reason });
         }
-        self.stop_runtime(id).await?;
+        self.stop_runtime_as(id, shutdown).await?;
         // A request that began to boot the machine may not have had a runtime yet. It holds the
         // lock until it has booted it.
         let _lock = self.locks.lock(id).await;
-        self.stop_runtime(id).await?;
-        if !bundle.is_suspended() {
+        self.stop_runtime_as(id, shutdown).await?;
+        if !bundle.is_suspended() || request.power_cut {
             return Ok(());
         }
         if !request.force {
