@@ -13,6 +13,7 @@
 //! | `machines` | one file for each verb of a machine |
 //! | `images` | one file for each verb of images |
 //! | `registries`, `system`, `disk_usage` | the verbs of registries and of the system |
+//! | `moved_bases` | base images after the data directory got another path |
 //! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
 //! | `checks`, `published_ports` | refusals before a boot, and problems with ports |
 //! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
@@ -58,6 +59,7 @@ mod launch;
 mod locks;
 mod machine_archive;
 mod machines;
+mod moved_bases;
 mod process;
 mod progress;
 mod published_ports;

@@ -23,6 +23,7 @@ use crate::{
     build::build_id,
     http::{Shared, router},
     locks::Locks,
+    moved_bases,
     service::Service,
 };
 
@@ -85,6 +86,7 @@ fn run() -> Result<(), ServiceError> {
     let bundles = Bundles::open(&directories.data)?;
     let _data_lock = clean_up(&directories.data, &bundles)?;
     let images = ImageStore::open(&directories.images())?;
+    moved_bases::follow(&bundles, &images)?;
     let event_loop = tokio::runtime::Runtime::new().map_err(ServiceError::EventLoop)?;
     event_loop.block_on(serve(Service {
         reserve: DiskReserve::new(&directories.data),

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -151,4 +151,37 @@ fn a_log_is_followed_until_its_reader_exits() {
     assert_eq!(lines.next().unwrap().unwrap(), "four");
     drop(lines);
     assert!(following.wait().unwrap().success());
+}
+
+#[test]
+fn disks_follow_a_data_directory_that_was_moved() {
+    let world = World::new();
+    let bundle = world.put_machine("dev");
+    let bases = world.path("data/container/images/bases");
+    fs::create_dir_all(&bases).unwrap();
+    let base = bases.join("base.ext4");
+    fs::write(&base, vec![0; 1 << 20]).unwrap();
+    let disk = fs::canonicalize(bundle.disk()).unwrap();
+    fs::remove_file(&disk).unwrap();
+    let mut create = Command::new("qemu-img");
+    create
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&disk)
+        .arg("1M");
+    assert!(create.status().unwrap().success());
+    let qemu_img = |arguments: &[&str]| {
+        let output = Command::new("qemu-img")
+            .args(arguments)
+            .arg(&disk)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let old = "/moved/container/images/bases/base.ext4";
+    qemu_img(&["rebase", "-u", "-F", "raw", "-b", old]);
+    world.stdout(&["ls"]);
+    let information = qemu_img(&["info", "--output=json"]);
+    let backing = &parsed(&information)["backing-filename"];
+    assert_eq!(backing, base.to_str().unwrap());
 }

@@ -75,6 +75,13 @@ impl ImageStore {
         self.bases().join(format!("{name}.ext4"))
     }
 
+    /// Returns the store's base image with the file name of `base`, if that does not exist and was
+    /// in this store while the store had another path.
+    pub fn find_moved_base(&self, base: &Path) -> Option<PathBuf> {
+        let here = self.bases().join(base.file_name()?);
+        (!base.exists() && here.exists()).then_some(here)
+    }
+
     pub(crate) fn bases(&self) -> PathBuf {
         self.root.join("bases")
     }
