@@ -39,6 +39,8 @@ pub struct CreateRequest {
     pub environment: CallerEnvironment,
     /// Differences to the configured defaults.
     pub boot: BootChange,
+    /// Whether the machine settings attached to the image are ignored.
+    pub no_settings: bool,
     /// Whether the machine is booted.
     pub start: bool,
     /// Whether the machine becomes the default machine even if there is one.

@@ -44,6 +44,10 @@ pub(crate) struct Create {
     #[arg(long)]
     no_boot: bool,
 
+    /// Ignore the login shell and the set-up script that are attached to the image.
+    #[arg(long)]
+    no_settings: bool,
+
     /// Number of virtual CPUs; default: half of the host's CPUs, at least 4.
     #[arg(long, value_name = "N", value_parser = values::cpus, allow_negative_numbers = true)]
     cpus: Option<NonZeroU32>,
@@ -130,6 +134,7 @@ impl Create {
                     .then(|| self.publish.into_iter().flat_map(|it| it.0).collect()),
                 virtualization: self.virtualization.then_some(true),
             },
+            no_settings: self.no_settings,
             start: !self.no_boot,
             set_default: self.set_default,
         })

@@ -8,7 +8,7 @@ use container_engine::{
     disk::{self, DiskError},
 };
 use container_image::{
-    Image, ImageError, ImageSources, InvalidPlatform, InvalidScheme, Limits,
+    Image, ImageError, ImageSources, InvalidPlatform, InvalidScheme, Limits, MachineSettings,
     Platform as ImagePlatform, PullOptions, Reference, ResolveError, StoreError,
 };
 use container_machine::{
@@ -105,6 +105,7 @@ struct CreatePlan {
     platform: ImagePlatform,
     pull: PullOptions,
     limits: Limits,
+    no_settings: bool,
     boot: BootConfiguration,
     user: UserSetup,
     home: PathBuf,
@@ -181,6 +182,7 @@ impl Service {
             platform,
             pull,
             limits: configuration.image.limits(),
+            no_settings: request.no_settings,
             boot,
             user: UserSetup::current().map_err(CreateError::User)?,
             home,
@@ -206,7 +208,10 @@ impl Service {
     ) -> Result<Bundle, CreateError> {
         // Held until the bundle exists: from then on it is a use of the image and its base.
         let _guard = self.images.lock_shared().await?;
-        let (image, base) = self.pull_to_base(plan, client).await?;
+        let (mut image, base) = self.pull_to_base(plan, client).await?;
+        if plan.no_settings {
+            image.settings = MachineSettings::default();
+        }
         let new = self.bundles.begin(&plan.id)?;
         let file = DiskFile::random();
         disk::create_overlay(&base, &new.disk_file(&file))?;
