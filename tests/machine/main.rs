@@ -10,6 +10,7 @@ mod artifact;
 mod at_home;
 mod commands;
 mod commit;
+mod confinement;
 mod declare;
 mod dhcp;
 mod disks;
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         kernels::TESTS,
         rootless::TESTS,
         output::TESTS,
+        confinement::TESTS,
         refusals::TESTS,
         registries::TESTS,
     ];

@@ -42,7 +42,7 @@ pub use interface::{
 };
 pub use probe::{AcceleratorProbe, check_virtualization, choose};
 pub use qemu::disk;
-pub use settings::EngineSettings;
+pub use settings::{ConfinementChoice, EngineSettings};
 pub use virtual_machine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
 
 /// Returns the engine of this host.

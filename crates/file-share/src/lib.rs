@@ -7,6 +7,7 @@
 //! | module | responsibility |
 //! |---|---|
 //! | `serve` | serves a directory in a process of its own |
+//! | `confinement` | restricts that process to the directory |
 //! | `backend` | takes the guest's requests from their queues, and returns the answers |
 //! | `pool` | threads that carry them out |
 //! | `requests` | passes each request to the file system |
@@ -51,6 +52,7 @@ mod anonymous;
 mod attributes;
 mod backend;
 mod bounded;
+mod confinement;
 mod control;
 mod error;
 mod events;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use container_protocol::{HomeReport, HomeRequest, frame::FrameError};
+use landlock::{RulesetError, RulesetStatus};
 use nix::unistd::{Gid, getegid, geteuid, getgroups};
 use thiserror::Error;
 use vhost::vhost_user::Listener;
@@ -35,6 +36,7 @@ use crate::{
     agent::Agent,
     backend::{Backend, WAKE},
     bounded::InnerFileSystem,
+    confinement::confine,
     control,
     events::{Group, HostEvents},
     local_answers::SHORT_VALIDITY,
@@ -68,6 +70,9 @@ pub enum ServeError {
     /// The limit of open files is lower than what the server reserves.
     #[error("the limit of {0} open files is too low (ulimit -n)")]
     TooFewDescriptors(u64),
+    /// The process cannot restrict the files that it opens.
+    #[error("cannot enable Landlock: {0}")]
+    Landlock(RulesetError),
     /// The process cannot restrict its system calls.
     #[error("cannot enable seccomp: {0}")]
     Seccomp(seccomp::Error),
@@ -105,11 +110,11 @@ pub struct Connections {
 /// Serves a directory without `exclusions` to the engine that connects to the listener, until the
 /// engine disconnects.
 ///
-/// It must be called in a process of its own, because it restricts the process' system calls. It
-/// needs no privilege and nothing from `/etc/subuid`: for an ordinary user, all users of the guest
-/// act on the files as that user, and new files belong to that user. Without a connection to the
-/// guest's agent, a process of the guest that waits for a lock cannot be killed, and its watchers
-/// do not see changes of the host.
+/// It must be called in a process of its own, because it restricts the process' system calls and
+/// the files that it can open. It needs no privilege and nothing from `/etc/subuid`: for an
+/// ordinary user, all users of the guest act on the files as that user, and new files belong to
+/// that user. Without a connection to the guest's agent, a process of the guest that waits for a
+/// lock cannot be killed, and its watchers do not see changes of the host.
 ///
 /// # Errors
 /// If the directory cannot be opened or the limit of open files is too low, or if the process
@@ -128,6 +133,10 @@ pub fn serve(
         .checked_sub(own_descriptors)
         .ok_or(ServeError::TooFewDescriptors(descriptors))?;
     let config = config(directory, guest_fd_limit);
+    let confined = confine(directory, read_only).map_err(ServeError::Landlock)?;
+    if confined == RulesetStatus::NotEnforced {
+        log::info!("the host's kernel has no Landlock, which would confine this process further");
+    }
     Waiters::prepare_process().map_err(ServeError::Signals)?;
     let restrictions = Restrictions {
         creating_group: creating_group(),

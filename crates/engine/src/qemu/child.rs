@@ -3,12 +3,16 @@
 
 use std::{
     io::{self, PipeWriter},
-    os::fd::{OwnedFd, RawFd},
+    os::{
+        fd::{OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::{Command, Stdio},
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use landlock::RulesetCreated;
 use nix::sys::{
     prctl::set_pdeathsig,
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
@@ -34,11 +38,12 @@ impl Inherited {
     }
 }
 
-/// Starts `program` with both its outputs in the pipe `output`. It is killed when the calling
-/// thread ends.
+/// Starts `program`, restricted by `rules`, with both its outputs in the pipe `output`. It is
+/// killed when the calling thread ends.
 pub(super) fn spawn(
     program: &Path,
     arguments: &[String],
+    mut rules: Option<RulesetCreated>,
     inherited: Inherited,
     output: PipeWriter,
 ) -> io::Result<Child> {
@@ -48,6 +53,16 @@ pub(super) fn spawn(
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
+    let restrict = move || match rules.take() {
+        Some(rules) => rules.restrict_self().map(drop).map_err(io::Error::other),
+        None => Ok(()),
+    };
+    // SAFETY: unless it fails, the closure makes two system calls and closes a descriptor, and
+    // neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(restrict);
+    }
+    // The rules are a descriptor, whose number may be that of an inherited one, so these follow.
     let mappings = inherited.descriptors.into_iter().enumerate();
     let mappings = mappings.map(|(position, parent_fd)| FdMapping {
         child_fd: Inherited::number(position),
@@ -73,7 +88,6 @@ pub(super) fn spawn(
             Err(io::Error::from(io::ErrorKind::BrokenPipe))
         }
     };
-    use std::os::unix::process::CommandExt;
     // SAFETY: the closure makes three system calls, and neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(die_with_parent);

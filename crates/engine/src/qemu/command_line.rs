@@ -64,7 +64,7 @@ impl CommandLine {
         line.add("-display", "none");
         line.add(
             "-sandbox",
-            "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         );
         line.processor(&machine, accelerator);
         line.memory(machine.memory);

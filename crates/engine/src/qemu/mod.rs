@@ -2,6 +2,7 @@
 
 mod child;
 mod command_line;
+mod confinement;
 mod control;
 pub mod disk;
 mod host_processor;
@@ -31,11 +32,12 @@ use crate::{
         ResumeError, Running, SaveError,
     },
     probe,
-    settings::EngineSettings,
+    settings::{ConfinementChoice, EngineSettings},
     virtual_machine::VirtualMachine,
 };
 use child::Inherited;
 use command_line::CommandLine;
+use confinement::Confinement;
 use control::{Control, Ungreeted};
 use output::Output;
 use program::{IMAGE_TOOL, SYSTEM, find};
@@ -100,11 +102,20 @@ impl Engine for Qemu {
         let (control, qemu_control) =
             Control::pair().map_err(|cause| start_error(&program, cause))?;
         let (mut inherited, log) = (Inherited::default(), machine.engine_log.clone());
+        let confinement = match self.settings.confinement {
+            ConfinementChoice::Landlock => {
+                let kernel = &machine.kernel;
+                let boot_files = [kernel.image.clone(), kernel.initramfs.clone()];
+                Some(Confinement::new(&machine.disk, boot_files))
+            }
+            ConfinementChoice::None => None,
+        };
         let line = CommandLine::new(machine, accelerator, qemu_control, &mut inherited);
         Ok(Box::new(PreparedQemu {
             program,
             accelerator,
             line,
+            confinement,
             inherited,
             control,
             log,
@@ -117,6 +128,7 @@ struct PreparedQemu {
     program: PathBuf,
     accelerator: Accelerator,
     line: CommandLine,
+    confinement: Option<Confinement>,
     inherited: Inherited,
     control: Ungreeted,
     log: PathBuf,
@@ -130,7 +142,9 @@ impl PreparedQemu {
             let log = output::open_log(&self.log)?;
             let (ours, qemus) = io::pipe()?;
             let output = pipe::Receiver::from_owned_fd(ours.into())?;
-            let child = child::spawn(&self.program, arguments, self.inherited, qemus)?;
+            let rules = self.confinement.map(|it| it.rules(&self.program));
+            let rules = rules.transpose().map_err(io::Error::other)?;
+            let child = child::spawn(&self.program, arguments, rules, self.inherited, qemus)?;
             Ok((child, Output::read(output, log)))
         };
         let (child, output) = start().map_err(|cause| start_error(&self.program, cause))?;
@@ -154,6 +168,9 @@ impl PreparedQemu {
 
     async fn spawn_restored(mut self, saved: PathBuf) -> Result<RunningQemu, EngineError> {
         self.line.await_restore();
+        if let Some(confinement) = &mut self.confinement {
+            confinement.add_readable(&saved);
+        }
         let mut running = self.spawn().await?;
         let restored = match &running.control {
             Some(control) => control.restore(&saved).await,
