@@ -102,7 +102,9 @@ fn machine_moves_to_another_user(lab: &Lab) {
 
 fn invalid_archives_leave_nothing(lab: &Lab) {
     let world = World::for_root();
-    world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    let socket = ["--no-boot", "--socket", "/run/docker.sock"];
+    world.create(&lab.image("busybox:1"), "tiny", &socket);
+    assert!(!world.inspect("tiny")["sockets"].is_null());
     let whole = world.path("tiny.machine");
     world.stdout(&["export", "tiny", "-o", whole.to_str().unwrap()]);
     world.stdout(&["rm", "tiny"]);

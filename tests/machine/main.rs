@@ -40,6 +40,7 @@ mod registries;
 mod rootless;
 mod sessions;
 mod snapshots;
+mod sockets;
 mod ssh;
 mod ssh_agent;
 mod stopping;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         together::TESTS,
         verbs::TESTS,
         ssh_agent::TESTS,
+        sockets::TESTS,
         ssh::TESTS,
         logs::TESTS,
         first_use::TESTS,

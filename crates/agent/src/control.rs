@@ -22,7 +22,8 @@
 use std::{fs::File, io, sync::Arc, time::Duration};
 
 use container_protocol::{
-    BootOccasion, ControlEvent, ControlRequest, MachineSetup, Port, ResumeToken, SSH_AUTH_SOCKET,
+    BootOccasion, ControlEvent, ControlRequest, HostPort, MachineSetup, Port, ResumeToken,
+    SSH_AUTH_SOCKET,
     frame::{self, FrameError},
     mux::{Incoming, Opener, Stream},
 };
@@ -39,17 +40,18 @@ use crate::{
     clock,
     commands::Commands,
     freeze,
+    guest_listener::GuestListener,
     helper_root::HelperRoot,
     home,
     init::{Ending, Init, InitError, StdioLog},
     kernel_log,
     link::{Host, Link},
     listeners,
-    machine::{self, SetUpError, mounts, resolver::Resolver},
+    machine::{self, GuestRoot, SetUpError, mounts, resolver::Resolver},
     paths::MACHINE,
     relay,
     shutdown::{self, StopMethod},
-    ssh_agent::SshAgent,
+    sockets::Sockets,
     template::{self, Devices, TemplateError},
 };
 
@@ -202,8 +204,9 @@ async fn serve_started(
         mut control,
         to_host,
     } = served;
-    let ssh_agent = serve_ssh_agent(setup, host);
+    let ssh_agent = serve_ssh_agent(setup, host.clone()).await;
     let process = init.process().clone();
+    let sockets = Arc::new(Sockets::new(process.clone(), setup.user.clone(), host));
     let started = ControlEvent::Started {
         init: process.program.clone(),
     };
@@ -212,6 +215,7 @@ async fn serve_started(
         commands: Some(Commands::new(process, setup.user.uid)),
         resolver: setup.network.as_ref().map(Resolver::new).map(Arc::new),
         changes: Changes::new(),
+        sockets: Some(Arc::clone(&sockets)),
     };
     let mut tasks = Tasks::start(setup, link.opener.clone());
     frame::write(&mut control, &started).await?;
@@ -276,6 +280,7 @@ async fn serve_started(
     if let Some(ssh_agent) = ssh_agent {
         ssh_agent.finish().await;
     }
+    sockets.finish().await;
     Ok((ending, control))
 }
 
@@ -338,6 +343,7 @@ async fn serve_disk(
         commands: None,
         resolver: None,
         changes: Arc::clone(&changes),
+        sockets: None,
     };
     tokio::spawn(streams.accept(incoming));
     await_stop(&mut control).await;
@@ -452,8 +458,19 @@ impl Tasks {
 }
 
 /// Serves the host's SSH agent. A failure is only logged: the machine works without it.
-fn serve_ssh_agent(setup: &MachineSetup, host: Host) -> Option<SshAgent> {
-    match SshAgent::serve(&setup.user, host) {
+async fn serve_ssh_agent(setup: &MachineSetup, host: Host) -> Option<GuestListener> {
+    let started = async {
+        let root = GuestRoot::open()?;
+        GuestListener::start(
+            &root,
+            SSH_AUTH_SOCKET,
+            &setup.user,
+            HostPort::SshAgent,
+            host,
+        )
+        .await
+    };
+    match started.await {
         Ok(ssh_agent) => Some(ssh_agent),
         Err(error) => {
             kernel_log::error(&format!("cannot create {SSH_AUTH_SOCKET}: {error}"));
@@ -514,6 +531,8 @@ struct Streams {
     commands: Option<Arc<Commands>>,
     resolver: Option<Arc<Resolver>>,
     changes: Arc<Changes>,
+    /// Absent if only changes are served.
+    sockets: Option<Arc<Sockets>>,
 }
 
 impl Streams {
@@ -529,6 +548,16 @@ impl Streams {
                     (Ok(Port::Resolver), _) => {
                         if let Some(resolver) = streams.resolver {
                             resolver.serve(stream).await;
+                        }
+                    }
+                    (Ok(Port::Socket), _) => {
+                        if let Some(sockets) = streams.sockets {
+                            sockets.serve_connection(stream).await;
+                        }
+                    }
+                    (Ok(Port::HostSockets), _) => {
+                        if let Some(sockets) = streams.sockets {
+                            sockets.serve_list(stream).await;
                         }
                     }
                     (Ok(port), Some(commands)) => commands.serve(port, stream).await,

@@ -10,10 +10,11 @@
 //! 4. [`machine`] mounts the machine's disk and shared home and sets up its network and user.
 //! 5. [`init`] starts the image's init, or the [built-in one](built_in_init), as PID 1 of a PID
 //!    namespace of its own. The process on the way there is a [`stage`].
-//! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`listeners`], [`relay`] and [`ssh_agent`]
-//!    serve the host and the machine until the host requests a stop ([`shutdown`]) or init ends.
-//!    Programs that the kernel starts find the machine's files ([`helper_root`]). A machine that is
-//!    suspended in between continues with another [`link`] to the host.
+//! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`listeners`], [`relay`], [`sockets`] and
+//!    [`guest_listener`] serve the host and the machine until the host requests a stop
+//!    ([`shutdown`]) or init ends. Programs that the kernel starts find the machine's files
+//!    ([`helper_root`]). A machine that is suspended in between continues with another [`link`] to
+//!    the host.
 //! 7. [`machine::mounts`] unmounts the machine, [`power`] turns the virtual machine off.
 //!
 //! The kernel panics when PID 1 ends, so the agent must not: it reports errors to the host or to
@@ -27,6 +28,7 @@ mod clock;
 mod commands;
 mod control;
 mod freeze;
+mod guest_listener;
 mod helper_root;
 mod home;
 mod init;
@@ -48,7 +50,7 @@ mod relay;
 mod search_path;
 mod shutdown;
 mod signal;
-mod ssh_agent;
+mod sockets;
 mod stage;
 mod template;
 

@@ -7,11 +7,11 @@ use std::{
 };
 
 use container_machine::{
-    DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, MachineId, Memory,
-    Platform, PrivateHome, SshAgentUse, UserSetup,
+    DiskCapacity, ForwardedSocket, HomeMount, IdleSuspend, ImageDescription, KernelParameters,
+    MachineId, Memory, Platform, PrivateHome, SshAgentUse, UserSetup,
 };
 use container_protocol::{
-    PublishedPort,
+    PublishedPort, SocketForward,
     local::{BootKind, PortStatus},
 };
 use jiff::Timestamp;
@@ -70,6 +70,8 @@ pub struct BootChange {
     pub private_home: Option<PrivateHome>,
     /// Published ports. They replace all current ones.
     pub publish: Option<Vec<PublishedPort>>,
+    /// Forwarded sockets. They replace all current ones.
+    pub sockets: Option<Vec<ForwardedSocket>>,
     /// Whether the machine may run virtual machines of its own.
     pub virtualization: Option<bool>,
 }
@@ -170,12 +172,13 @@ pub struct Ports {
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
     /// Whether the machine is running, so that the change applies after its next boot. Published
-    /// ports and the idle time apply at once, so a change of them alone does not count.
+    /// ports, forwarded sockets and the idle time apply at once, so a change of them alone does not
+    /// count.
     pub running: bool,
     /// Whether the machine is suspended, so that the change applies after it was stopped.
     #[serde(default)]
     pub suspended: bool,
-    /// A sentence for each published port that cannot be reached.
+    /// A sentence for each published port and each forwarded socket that cannot be reached.
     #[serde(default)]
     pub problems: Vec<String>,
 }
@@ -292,6 +295,9 @@ pub struct MachineState {
     /// Published ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
+    /// Forwarded sockets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketForward>,
     /// Start of this boot. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_date: Option<Timestamp>,

@@ -259,6 +259,7 @@ mod tests {
             memory: Memory::half_of(0),
             private_home: crate::PrivateHome::default(),
             publish: vec!["8080:80".parse().unwrap()],
+            sockets: vec!["/run/docker.sock".parse().unwrap()],
             virtualization: false,
         };
         let new = bundles.begin(&id(text)).unwrap();

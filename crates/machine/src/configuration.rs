@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DiskCapacity, HomeMount, IdleSuspend, KernelParameters, MachineId, Memory, PrivateHome,
-    UserSetup,
+    DiskCapacity, ForwardedSocket, HomeMount, IdleSuspend, KernelParameters, MachineId, Memory,
+    PrivateHome, UserSetup,
 };
 
 /// `config.json`: what was fixed when the machine was created.
@@ -100,6 +100,9 @@ pub struct BootConfiguration {
     /// Ports of the machine that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishedPort>,
+    /// Unix sockets that are forwarded between the machine and the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<ForwardedSocket>,
     /// Whether the machine may run virtual machines of its own.
     pub virtualization: bool,
 }

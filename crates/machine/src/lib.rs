@@ -45,7 +45,7 @@
 //! | `configuration` | the two JSON files |
 //! | `snapshot`, `disk_file`, `memory_directory` | snapshots, the files of disks, and saved memory |
 //! | `ssh_files` | the files of the host's SSH client |
-//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
+//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `forwarded_socket`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
 //! | `disk_reserve` | disk space for removals |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
@@ -77,6 +77,7 @@ mod disk_capacity;
 mod disk_file;
 mod disk_reserve;
 mod dns;
+mod forwarded_socket;
 mod home_mount;
 mod id;
 mod idle_suspend;
@@ -105,6 +106,7 @@ pub use disk_capacity::{DiskCapacity, InvalidDiskCapacity};
 pub use disk_file::{DiskFile, InvalidDiskFileName};
 pub use disk_reserve::{DiskReserve, ReleasedReserve};
 pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
+pub use forwarded_socket::{ForwardedSocket, InvalidForwardedSocket};
 pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use idle_suspend::{IdleSuspend, InvalidIdleSuspend};

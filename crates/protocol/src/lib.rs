@@ -12,6 +12,8 @@
 //! | [`Port::Changes`] | one [`ChangesRequest`], then a listing of the base image | an archive |
 //! | [`Port::Freeze`] | | one [`FreezeReply`] |
 //! | [`Port::Resolver`] | one [`ResolverSettings`] | |
+//! | [`Port::HostSockets`] | one list of [`SocketPath`]s | one list of [`SocketProblem`]s |
+//! | [`Port::Socket`] | one [`SocketPath`], then bytes | one [`SocketReply`], then bytes |
 //! | [`Port::Stdin`] | bytes | |
 //! | [`Port::Stdout`], [`Port::Stderr`] | | bytes |
 //! | [`Port::Terminal`] | bytes | bytes |
@@ -44,6 +46,8 @@ mod os_text;
 mod port;
 mod published;
 pub mod relay;
+mod socket;
+pub mod socket_file;
 mod ssh;
 mod suspend;
 mod template;
@@ -65,6 +69,9 @@ pub use machine::{
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};
+pub use socket::{
+    InvalidSocketPath, SocketForward, SocketPath, SocketProblem, SocketReply, SocketSource,
+};
 pub use ssh::SshServer;
 pub use suspend::{BREAK, ResumeToken};
 pub use template::{ChannelEvent, ChannelRequest};

@@ -22,7 +22,9 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{machine::InitProgram, port::Transport, published::PublishedPort};
+use crate::{
+    machine::InitProgram, port::Transport, published::PublishedPort, socket::SocketForward,
+};
 
 /// Attempts to connect to a process whose queue of connections is full, besides the last.
 const BUSY_ATTEMPTS: u32 = 1000;
@@ -61,6 +63,10 @@ pub enum RuntimeRequest {
     Ports,
     /// Replaces the published ports. Returns the same as `Ports`.
     Publish(Vec<PublishedPort>),
+    /// Returns a list of [`SocketProblem`](crate::SocketProblem)s of the host, in one frame.
+    SocketProblems,
+    /// Replaces the forwarded sockets. Returns the same as `SocketProblems`.
+    ForwardSockets(Vec<SocketForward>),
     /// Suspends the machine after this idle time, or not by itself. Returns `()` in a frame.
     SuspendWhenIdle {
         /// Idle time in seconds.

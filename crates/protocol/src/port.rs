@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::socket::SocketPath;
+
 /// Id of a command in the machine. The client chooses it at random, so that it can open all of the
 /// command's streams without waiting for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,6 +24,12 @@ pub enum Port {
     Freeze,
     /// One frame with changed [`ResolverSettings`](crate::ResolverSettings).
     Resolver,
+    /// The paths of the sockets that lead from the machine to the host. They replace those of the
+    /// last such stream.
+    HostSockets,
+    /// A connection to a socket in the machine. If none is there, the agent waits until init has
+    /// started its services.
+    Socket,
     /// A command: the request, then signals and the exit status.
     Command(CommandId),
     /// The command's standard input; the guest only reads.
@@ -35,13 +43,16 @@ pub enum Port {
 }
 
 /// Purpose of a stream that the agent opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HostPort {
     /// Output of the machine's init, for the stdio log.
     StdioLog,
     /// A connection to the host's SSH agent; closed at once if there is none.
     SshAgent,
+    /// A connection to the host's socket that this path in the machine leads to; closed at once if
+    /// it cannot be reached.
+    Socket(SocketPath),
     /// The machine's listening sockets: a frame with all [`Listener`]s, and another after every
     /// change.
     Listeners,

@@ -41,6 +41,7 @@ use crate::{
     phase::Guest,
     refusals, resolver,
     setup::machine_setup,
+    socket_forwarding,
     state::MachineState,
     suspended::installed_guest_files,
     templates::{Cold, Template, TemplateKey, TemplateUse, Templates},
@@ -177,7 +178,7 @@ async fn try_to_boot(
             {
                 tracing::warn!("cannot remove {}: {error}", kernel.display());
             }
-            starting.note_up(init, machine);
+            starting.note_up(init, machine).await;
             Ok(Booted {
                 engine: starting.engine,
                 file_share: starting.file_share,
@@ -367,7 +368,7 @@ impl Starting {
     }
 
     /// Notes that the machine has booted, or that its disk can be read.
-    fn note_up(&self, init: Option<InitProgram>, machine: &MachineState) {
+    async fn note_up(&self, init: Option<InitProgram>, machine: &Arc<MachineState>) {
         let opener = self.link.opener.clone();
         match (init, self.network.clone(), self.engine.disk()) {
             (Some(init), Some(network), Some(disk)) => {
@@ -377,7 +378,7 @@ impl Starting {
                     network,
                     disk,
                 };
-                note_guest(guest, machine);
+                note_guest(guest, machine).await;
             }
             _ => machine.set_disk_ready(opener),
         }
@@ -430,10 +431,11 @@ pub(crate) fn report_refusals(
     }
 }
 
-/// Notes that the guest is set up, and keeps its resolver equal to the host's.
-pub(crate) fn note_guest(guest: Guest, machine: &MachineState) {
+/// Notes that the guest is set up, keeps its resolver equal to the host's, and forwards sockets.
+pub(crate) async fn note_guest(guest: Guest, machine: &Arc<MachineState>) {
     tokio::spawn(resolver::follow_host(guest.opener.clone()));
     machine.set_up(guest);
+    socket_forwarding::start(machine).await;
 }
 
 /// Waits until the agent of a restored template has not answered for too long.

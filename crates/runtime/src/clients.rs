@@ -1,6 +1,7 @@
 //! Serves the programs on the host that connect to the runtime's socket.
 
 use std::{
+    future::ready,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,70 +18,31 @@ use tokio::{
     io::AsyncReadExt,
     net::{UnixListener, UnixStream},
     sync::oneshot,
-    time::sleep,
 };
 
-use crate::{phase::StopOrder, splice::splice, state::MachineState};
-
-/// Interval at which the socket's existence is checked.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Delay before another attempt to create the socket.
-const RETRY_DELAY: Duration = Duration::from_secs(30);
-
-/// Delay before another attempt to accept a connection.
-const ACCEPT_DELAY: Duration = Duration::from_millis(100);
+use crate::{listening, phase::StopOrder, socket_forwarding, splice::splice, state::MachineState};
 
 /// Serves clients at the socket. One that was removed, for example with the directory of a login
 /// session, is created again.
-pub(crate) async fn serve(machine: Arc<MachineState>, socket: PathBuf, mut listener: UnixListener) {
-    loop {
-        tokio::select! {
-            () = accept(&machine, listener) => return,
-            () = await_removal(&socket) => {}
-        }
-        listener = loop {
-            let directory = socket.parent().unwrap_or(Path::new("/"));
-            let created = create_runtime_directory(directory).map_err(io::Error::other);
-            match created.and_then(|()| local::listen(&socket)) {
-                Ok(listener) => break listener,
-                Err(error) => {
-                    tracing::warn!("cannot listen on {} again: {error}", socket.display());
-                    sleep(RETRY_DELAY).await;
-                }
+pub(crate) async fn serve(machine: Arc<MachineState>, socket: PathBuf, listener: UnixListener) {
+    let listen = || {
+        let directory = socket.parent().unwrap_or(Path::new("/"));
+        let created = create_runtime_directory(directory).map_err(io::Error::other);
+        ready(created.and_then(|()| local::listen(&socket)))
+    };
+    let serve = |stream| {
+        let machine = Arc::clone(&machine);
+        tokio::spawn(async move {
+            if let Err(error) = serve_client(&machine, stream).await {
+                tracing::debug!("connection of a client ended: {error}");
             }
-        };
-    }
-}
-
-async fn await_removal(socket: &Path) {
-    while socket.exists() {
-        sleep(CHECK_INTERVAL).await;
-    }
-}
-
-async fn accept(machine: &Arc<MachineState>, listener: UnixListener) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let machine = Arc::clone(machine);
-                tokio::spawn(async move {
-                    if let Err(error) = serve_client(&machine, stream).await {
-                        tracing::debug!("connection of a client ended: {error}");
-                    }
-                });
-            }
-            Err(error) => {
-                // Most likely no descriptors are left. Other connections will end.
-                tracing::warn!("cannot accept a client: {error}");
-                sleep(ACCEPT_DELAY).await;
-            }
-        }
-    }
+        });
+    };
+    listening::serve(&socket, listener, listen, serve).await;
 }
 
 /// Serves one connection: a request and its answer, or a stream to the guest.
-async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Result<()> {
+async fn serve_client(machine: &Arc<MachineState>, mut stream: UnixStream) -> io::Result<()> {
     match frame::read(&mut stream).await.map_err(io::Error::other)? {
         RuntimeRequest::Report => frame::write(&mut stream, &machine.report())
             .await
@@ -116,6 +78,15 @@ async fn serve_client(machine: &MachineState, mut stream: UnixStream) -> io::Res
                 network.set_published(ports).await;
             }
             write_ports(machine, &mut stream).await
+        }
+        RuntimeRequest::SocketProblems => frame::write(&mut stream, &machine.sockets().problems())
+            .await
+            .map_err(io::Error::other),
+        RuntimeRequest::ForwardSockets(wanted) => {
+            let problems = socket_forwarding::replace(machine, wanted).await;
+            frame::write(&mut stream, &problems)
+                .await
+                .map_err(io::Error::other)
         }
         RuntimeRequest::SuspendWhenIdle { after_seconds } => {
             machine.set_idle_time(after_seconds.map(Duration::from_secs));

@@ -1,5 +1,5 @@
-//! Serves the streams that the guest agent opens: init's output, connections to the SSH agent,
-//! reports of listening sockets, and messages for the file share.
+//! Serves the streams that the guest agent opens: init's output, connections to the SSH agent and
+//! to forwarded sockets, reports of listening sockets, and messages for the file share.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -12,7 +12,8 @@ use container_protocol::{
 use tokio::net::UnixStream;
 
 use crate::{
-    home_relay::HomeRelay, log::Log, ports::guest_ports, splice::splice, state::MachineState,
+    home_relay::HomeRelay, log::Log, ports::guest_ports, socket_forwarding, splice::splice,
+    state::MachineState,
 };
 
 /// What the streams of a guest lead to.
@@ -43,6 +44,12 @@ impl Targets {
             Ok(HostPort::SshAgent) => {
                 if let Err(error) = join_ssh_agent(&self.machine, stream).await {
                     tracing::debug!("connection to the SSH agent ended: {error}");
+                }
+            }
+            Ok(HostPort::Socket(path)) => {
+                if let Err(error) = socket_forwarding::join_host(&self.machine, &path, stream).await
+                {
+                    tracing::debug!("connection of the machine to {path} ended: {error}");
                 }
             }
             Ok(HostPort::Listeners) => {

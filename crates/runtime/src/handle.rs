@@ -9,7 +9,7 @@ use std::{
 
 use container_machine::{IdleSuspend, ProcessLock};
 use container_protocol::{
-    InitProgram, PublishedPort,
+    InitProgram, PublishedPort, SocketForward, SocketProblem,
     frame::{self, FrameError},
     local::{
         self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest, SnapshotReply,
@@ -249,6 +249,25 @@ impl Runtime {
     /// If the runtime does not answer.
     pub async fn publish(&self, ports: Vec<PublishedPort>) -> Result<Vec<PortStatus>, FindError> {
         self.request(RuntimeRequest::Publish(ports)).await
+    }
+
+    /// Returns the forwarded sockets that cannot be used.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn socket_problems(&self) -> Result<Vec<SocketProblem>, FindError> {
+        self.request(RuntimeRequest::SocketProblems).await
+    }
+
+    /// Replaces the forwarded sockets. Returns those that cannot be used.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn forward_sockets(
+        &self,
+        sockets: Vec<SocketForward>,
+    ) -> Result<Vec<SocketProblem>, FindError> {
+        self.request(RuntimeRequest::ForwardSockets(sockets)).await
     }
 
     /// Sets the idle time after which the machine is suspended.

@@ -14,7 +14,7 @@ use container_machine::{
     IdleSuspend, KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup,
 };
 use container_network::Policy;
-use container_protocol::{BootOccasion, GuestTimeZone, PublishedPort};
+use container_protocol::{BootOccasion, GuestTimeZone, PublishedPort, SocketForward};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -89,6 +89,9 @@ pub struct Launch {
 pub struct RunSettings {
     /// The machine's network.
     pub network: NetworkLaunch,
+    /// The machine's forwarded sockets.
+    #[serde(default)]
+    pub sockets: Vec<SocketForward>,
     /// The shared home; absent with `--home-mount none`.
     pub home: Option<HomeShare>,
     /// The machine's user.
@@ -292,6 +295,7 @@ pub(crate) mod tests {
                     segment: PathBuf::from("/nonexistent"),
                     name_server: ([127, 0, 0, 1], 53).into(),
                 },
+                sockets: Vec::new(),
                 home: None,
                 user: UserSetup {
                     username: "ada".to_owned(),

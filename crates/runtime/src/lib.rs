@@ -12,6 +12,7 @@
 //! | `vmlinux` | the kernel, if it had to be unpacked; removed when the machine has booted |
 //! | `stand-in.sock` | the socket of what remains of a runtime whose machine is suspended because it was idle |
 //! | `modules.cpio` | kernel modules, if they had to be unpacked |
+//! | `sockets` | forwarded sockets of the machine for which no other path is chosen |
 //!
 //! A machine is running exactly while its runtime holds the lock in the machine's bundle.
 //! Everything else is asked at the socket. No other file records the state, so a crash cannot leave
@@ -29,7 +30,8 @@
 //! | `snapshot`, `pausable` | a machine that is saved and continues at once |
 //! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
-//! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice` | connections of clients, and streams of the guest |
+//! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice`, `listening` | connections of clients, and streams of the guest |
+//! | `sockets`, `socket_forwarding`, `ssh_agents` | sockets that are forwarded between machine and host |
 //! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `log`, `ports`, `file_identity`, `guest_files`, `kernel_files` | single parts of the above |
 //!
 //! ```no_run
@@ -66,6 +68,7 @@ mod home_relay;
 mod idle;
 mod kernel_files;
 mod launch;
+mod listening;
 mod log;
 mod pausable;
 mod phase;
@@ -77,6 +80,8 @@ mod resume;
 mod role;
 mod setup;
 mod snapshot;
+mod socket_forwarding;
+mod sockets;
 mod splice;
 mod ssh_agents;
 mod stand_in;

@@ -144,7 +144,7 @@ pub(crate) async fn resume(
             network,
             disk,
         };
-        note_guest(guest, machine);
+        note_guest(guest, machine).await;
     }
     Ok(Booted {
         engine,

@@ -27,6 +27,7 @@ use crate::{
     heartbeat::Heartbeat,
     launch::Launch,
     phase::{Guest, Phase, StopOrder},
+    sockets::Sockets,
     ssh_agents::SshAgents,
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct MachineState {
     boot: Mutex<Option<BootKind>>,
     requested: Mutex<Requested>,
     ssh_agents: SshAgents,
+    sockets: Sockets,
     /// The file that the engine writes the disk to.
     disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
@@ -117,7 +119,10 @@ impl MachineState {
     pub(crate) fn new(launch: &Launch) -> Arc<MachineState> {
         let phase = Phase::initial(&launch.purpose);
         let now = jiff::Timestamp::now().as_nanosecond();
-        let network = launch.run_settings().map(|settings| &settings.network);
+        let settings = launch.run_settings();
+        let network = settings.map(|settings| &settings.network);
+        let sockets = settings.map(|settings| settings.sockets.clone());
+        let sockets = sockets.unwrap_or_default();
         Arc::new(MachineState {
             about: RuntimeReport {
                 container_id: launch.container_id.clone(),
@@ -133,6 +138,7 @@ impl MachineState {
             boot: Mutex::default(),
             requested: Mutex::default(),
             ssh_agents: SshAgents::default(),
+            sockets: Sockets::new(&launch.runtime_directory, sockets),
             disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
             save_order: Mutex::default(),
@@ -388,6 +394,11 @@ impl MachineState {
     /// Returns the SSH agents that the machine may use.
     pub(crate) fn ssh_agents(&self) -> &SshAgents {
         &self.ssh_agents
+    }
+
+    /// Returns the forwarded sockets.
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// Returns the ports that a boot publishes: the requested ones, or else those of the launch.

@@ -70,7 +70,7 @@ pub(crate) enum Outcome {
 /// A machine cannot be suspended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SuspendError {
-    #[error("commands run in the machine (to end them, use --force)")]
+    #[error("commands run in the machine, or its sockets are in use (to end them, use --force)")]
     Sessions,
     #[error("the machine is in use")]
     Used,

@@ -19,6 +19,7 @@ pub(crate) fn apply(boot: BootConfiguration, change: &BootChange) -> BootConfigu
         memory: change.memory.unwrap_or(boot.memory),
         private_home: change.private_home.clone().unwrap_or(boot.private_home),
         publish: change.publish.clone().unwrap_or(boot.publish),
+        sockets: change.sockets.clone().unwrap_or(boot.sockets),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),
     }
 }

@@ -15,6 +15,7 @@ use container_runtime::GuestFilesError;
 use crate::{
     configuration::{Configuration, ConfigurationError},
     failure::RequestError,
+    forwarded_sockets::ForwardError,
     host_resources::{HostLimitError, HostResources},
     published_ports::{PublishError, check_published},
 };
@@ -32,6 +33,8 @@ pub(crate) enum CheckError {
     HostLimit(#[from] HostLimitError),
     #[error(transparent)]
     Publish(#[from] PublishError),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     #[error("platform {0} is not supported: a machine runs Linux")]
     Platform(Platform),
     #[error(transparent)]
@@ -59,6 +62,7 @@ impl RequestError for CheckError {
         match self {
             CheckError::HostLimit(_)
             | CheckError::Publish(_)
+            | CheckError::Forward(_)
             | CheckError::Platform(_)
             | CheckError::GuestFiles(_)
             | CheckError::Home { .. } => FailureKind::Invalid,

@@ -20,6 +20,7 @@ use crate::{
     configuration::{ConfigurationError, TimeZoneSetting},
     exclusions,
     failure::RequestError,
+    forwarded_sockets::{resolve_sockets, socket_problems},
     machines::remove_expired,
     published_ports::publish_problems,
     runtime::RuntimeError,
@@ -69,6 +70,8 @@ pub(crate) enum BootError {
     RuntimeEnded { id: MachineId, last_lines: String },
     #[error(transparent)]
     Ports(FindError),
+    #[error(transparent)]
+    Sockets(FindError),
 }
 
 impl RequestError for BootError {
@@ -83,7 +86,8 @@ impl RequestError for BootError {
             BootError::Configuration(_)
             | BootError::Launch { .. }
             | BootError::RuntimeEnded { .. }
-            | BootError::Ports(_) => FailureKind::Failed,
+            | BootError::Ports(_)
+            | BootError::Sockets(_) => FailureKind::Failed,
         }
     }
 }
@@ -154,6 +158,15 @@ impl Service {
                 client.report(Progress::Note(format!("{id}: {problem}")));
             }
         }
+        let sockets = bundle.boot_configuration()?.sockets;
+        if !sockets.is_empty() {
+            let (_, mut problems) = resolve_sockets(&sockets, &settings.runtime_directory);
+            let unusable = runtime.socket_problems().await;
+            problems.extend(socket_problems(&unusable.map_err(BootError::Sockets)?));
+            for problem in problems {
+                client.report(Progress::Note(format!("{id}: {problem}")));
+            }
+        }
         self.running(bundle, &runtime)
     }
 
@@ -189,10 +202,12 @@ impl Service {
         check_home(&boot, &machine.home)?;
         check_space(&bundle.disk())?;
         let configuration = self.configuration()?;
+        let runtime_directory = self.directories.runtime_directory(id);
+        let (sockets, _) = resolve_sockets(&boot.sockets, &runtime_directory);
         Ok(Launch {
             id: id.clone(),
             container_id: boot_name(id),
-            runtime_directory: self.directories.runtime_directory(id),
+            runtime_directory,
             disk: bundle.disk_file(&bundle.current_disk_file()?),
             disk_capacity: boot.disk_capacity.bytes(),
             stdio_log: bundle.stdio_log(),
@@ -211,6 +226,7 @@ impl Service {
                     segment: self.directories.segment(),
                     name_server: self.directories.name_server(),
                 },
+                sockets,
                 home: home_share(&machine, &boot, &self.directories),
                 user_home: user_home(&machine, &boot),
                 time_zone: time_zone(&configuration.machine.time_zone, bundle),

@@ -15,7 +15,7 @@
 //! | `registries`, `system`, `disk_usage` | the verbs of registries and of the system |
 //! | `moved_bases` | base images after the data directory got another path |
 //! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
-//! | `checks`, `published_ports` | refusals before a boot, and problems with ports |
+//! | `checks`, `published_ports`, `forwarded_sockets` | refusals before a boot, and problems with ports and sockets |
 //! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
 //! | `machine_archive` | format of exported machines |
 //! | `archive_stream` | archives as bodies of requests and replies |
@@ -52,6 +52,7 @@ mod configuration;
 mod disk_usage;
 mod exclusions;
 mod failure;
+mod forwarded_sockets;
 mod host_resources;
 mod http;
 mod images;

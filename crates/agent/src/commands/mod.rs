@@ -54,7 +54,12 @@ impl Commands {
                 self.streams.offer(port, stream).await;
             }
             // Not a command. The one control stream of the machine is open already.
-            Port::Control | Port::Changes | Port::Freeze | Port::Resolver => drop(stream),
+            Port::Control
+            | Port::Changes
+            | Port::Freeze
+            | Port::Resolver
+            | Port::HostSockets
+            | Port::Socket => drop(stream),
         }
     }
 }

@@ -47,6 +47,7 @@ const SETTINGS: &[&str] = &[
     "home-mount=none",
     "private-home=",
     "publish=",
+    "socket=",
     "idle-suspend=30m",
     "idle-suspend=off",
     "virtualization=true",

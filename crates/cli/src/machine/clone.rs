@@ -13,7 +13,8 @@ use crate::{failure::Failure, output};
 /// or space until one of the two changes its disk. Either can be deleted. Programs that run in the
 /// machine do not run in the copy: it is stopped, and boots as after a power failure.
 ///
-/// The copy gets an address, a machine id and SSH host keys of its own, and publishes no ports.
+/// The copy gets an address, a machine id and SSH host keys of its own, publishes no ports and
+/// forwards no sockets.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

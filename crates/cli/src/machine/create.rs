@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, path::PathBuf};
 use clap::Args;
 use container_api::{BootChange, CallerEnvironment, CreateRequest, KernelChoice};
 use container_client::Client;
-use container_machine::{DiskCapacity, HomeMount, KernelParameters, Memory, home_directory};
+use container_machine::{
+    DiskCapacity, ForwardedSocket, HomeMount, KernelParameters, Memory, home_directory,
+};
 use container_protocol::PublishedPorts;
 
 use crate::{
@@ -72,6 +74,14 @@ pub(crate) struct Create {
     #[arg(short, long, value_name = "PORTS")]
     publish: Vec<PublishedPorts>,
 
+    /// Forwarded Unix socket: MACHINE_PATH[:HOST_PATH], or host:HOST_PATH:MACHINE_PATH; repeatable.
+    ///
+    /// The first form lets programs on the host connect to a socket of the machine. `container
+    /// machine inspect` shows the path on the host; the default is in the machine's runtime
+    /// directory. The second form lets programs in the machine connect to a socket of the host.
+    #[arg(long, value_name = "SOCKET")]
+    socket: Vec<ForwardedSocket>,
+
     /// Enable nested virtualization: virtual machines in the machine.
     #[arg(long)]
     virtualization: bool,
@@ -132,6 +142,7 @@ impl Create {
                 private_home: None,
                 publish: (!self.publish.is_empty())
                     .then(|| self.publish.into_iter().flat_map(|it| it.0).collect()),
+                sockets: (!self.socket.is_empty()).then_some(self.socket),
                 virtualization: self.virtualization.then_some(true),
             },
             no_settings: self.no_settings,

@@ -39,6 +39,7 @@ const FIELDS: &[&str] = &[
     "platform.variant",
     "privateHome",
     "publish",
+    "sockets",
     "startedDate",
     "status",
     "userSetup.gid",

@@ -13,14 +13,16 @@ use crate::{failure::Failure, output, values};
 
 /// Change settings of a machine.
 ///
-/// Published ports and idle-suspend change immediately, all other settings at the next boot. The
-/// keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk can only grow), home-mount (rw, ro,
-/// none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated by commas; empty to
-/// remove all), idle-suspend (time without use, such as 30m or 2h, after which the machine is
-/// suspended until it is used again, or off), virtualization (true, false), kernel (a path; empty
-/// for the default kernel), kernel-args (parameters separated by spaces; empty to remove all) and
-/// private-home (directories of the shared home that the machine has for itself, separated by
-/// commas; empty to remove all). If one setting is invalid, nothing is changed.
+/// Published ports, forwarded sockets and idle-suspend change immediately, all other settings at
+/// the next boot. The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk can only grow),
+/// home-mount (rw, ro, none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated
+/// by commas; empty to remove all), socket (MACHINE_PATH[:HOST_PATH] or
+/// host:HOST_PATH:MACHINE_PATH, separated by commas or repeated; empty to remove all), idle-suspend
+/// (time without use, such as 30m or 2h, after which the machine is suspended until it is used
+/// again, or off), virtualization (true, false), kernel (a path; empty for the default kernel),
+/// kernel-args (parameters separated by spaces; empty to remove all) and private-home (directories
+/// of the shared home that the machine has for itself, separated by commas; empty to remove all).
+/// If one setting is invalid, nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -28,6 +30,7 @@ Examples:
   container machine set home-mount=ro
   container machine set -n dev disk=1T
   container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
+  container machine set -n dev socket=/run/docker.sock
   container machine set -n dev idle-suspend=30m
   container machine set -n dev kernel= kernel-args='quiet init_on_alloc=1'")]
 pub(crate) struct Set {
@@ -35,7 +38,7 @@ pub(crate) struct Set {
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// Settings: cpus, memory, disk, home-mount, private-home, publish, idle-suspend,
+    /// Settings: cpus, memory, disk, home-mount, private-home, publish, socket, idle-suspend,
     /// virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -85,6 +88,12 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
                     ports.map(|ports| parse(key, ports)).collect();
                 change.publish = Some(ports?.into_iter().flat_map(|it| it.0).collect());
             }
+            "socket" => {
+                let sockets = value.split(',').filter(|socket| !socket.is_empty());
+                let sockets: Result<Vec<_>, Failure> =
+                    sockets.map(|socket| parse(key, socket)).collect();
+                change.sockets.get_or_insert_default().extend(sockets?);
+            }
             "virtualization" => {
                 let is_on = value.parse::<bool>();
                 let reason = format!("{value:?} is neither true nor false");
@@ -98,7 +107,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, idle-suspend, virtualization, kernel, kernel-args)"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, idle-suspend, virtualization, kernel, kernel-args)"
                 )));
             }
         }
@@ -132,6 +141,8 @@ mod tests {
             "home-mount=ro",
             "private-home=.cache,.local/share/containers",
             "publish=8080:80,53:53/udp",
+            "socket=/a.sock,/b.sock:/c.sock",
+            "socket=host:/d.sock:/e.sock",
             "idle-suspend=30m",
             "virtualization=true",
             "kernel=",
@@ -141,6 +152,8 @@ mod tests {
         assert_eq!(change.disk_capacity.unwrap().bytes(), 1 << 40);
         assert_eq!(change.kernel, Some(KernelChoice::Default));
         assert_eq!(change.publish.unwrap().len(), 2);
+        assert_eq!(change.sockets.unwrap().len(), 3);
+        assert_eq!(parsed(&["socket="]).unwrap().sockets, Some(Vec::new()));
         assert_eq!(parsed(&["publish="]).unwrap().publish, Some(Vec::new()));
     }
 
@@ -156,6 +169,7 @@ mod tests {
             "home-mount=x",
             "private-home=/etc",
             "publish=80",
+            "socket=docker.sock",
             "idle-suspend=0s",
             "idle-suspend=30",
             "virtualization=yes",

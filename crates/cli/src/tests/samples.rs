@@ -9,7 +9,7 @@ use container_machine::{
     Descriptor, DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, Memory,
     Platform, PrivateHome, UserSetup,
 };
-use container_protocol::local::BootKind;
+use container_protocol::{SocketForward, SocketSource, local::BootKind};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -49,6 +49,13 @@ pub(crate) fn machines() -> Vec<MachineState> {
         },
         private_home: PrivateHome::default(),
         publish: vec!["8080:80".parse().unwrap()],
+        sockets: vec![SocketForward {
+            source: SocketSource::Machine,
+            machine: "/run/docker.sock".parse().unwrap(),
+            host: "/run/user/1000/container/machines/dev/sockets/docker.sock"
+                .parse()
+                .unwrap(),
+        }],
         virtualization: true,
     };
     let web_1 = MachineState {
@@ -75,6 +82,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         status: Status::Stopped,
         private_home: PrivateHome::default(),
         publish: Vec::new(),
+        sockets: Vec::new(),
         virtualization: false,
         ..dev.clone()
     };

@@ -140,6 +140,7 @@ impl Configuration {
                 .unwrap_or_else(|| Memory::half_of(host.memory)),
             private_home: machine.private_home.clone().unwrap_or_default(),
             publish: Vec::new(),
+            sockets: Vec::new(),
             virtualization: machine.virtualization.unwrap_or_default(),
         }
     }

@@ -50,7 +50,8 @@ impl RequestError for CloneError {
 impl Service {
     /// Creates a machine with the disk and the settings of machine `id`, which may be running. They
     /// share the contents until one of them changes its own, and either can be deleted. The new
-    /// machine gets ids and keys of its own at its first boot, and publishes no ports.
+    /// machine gets ids and keys of its own at its first boot. It publishes no ports and forwards
+    /// no sockets.
     pub(crate) async fn clone_machine(
         &self,
         id: &MachineId,
@@ -97,6 +98,7 @@ impl Service {
         };
         let boot = BootConfiguration {
             publish: Vec::new(),
+            sockets: Vec::new(),
             ..source.boot_configuration()?
         };
         new.finish(&configuration, &boot)?;

@@ -22,6 +22,7 @@ use crate::{
     checks::{CheckError, check_home, check_kernel, check_platform, check_resources},
     configuration::ConfigurationError,
     failure::RequestError,
+    forwarded_sockets::check_sockets,
     launch::BootError,
     progress,
     pull_options::{platform, pull_options, scheme},
@@ -160,6 +161,12 @@ impl Service {
         };
         let boot = boot_change::apply(configuration.boot_defaults(), &request.boot);
         check_resources(&boot)?;
+        check_sockets(
+            &boot.sockets,
+            &self.directories,
+            &self.directories.runtime_directory(&id),
+        )
+        .map_err(CheckError::Forward)?;
         check_kernel(&self.directories, &boot)?;
         container_engine::engine(&configuration.engine).check()?;
         // Without a trailing slash or `.` components.

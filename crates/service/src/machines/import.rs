@@ -251,6 +251,14 @@ impl Import {
                 kernel.display()
             )));
         }
+        if !std::mem::take(&mut boot.sockets).is_empty() {
+            // Others may have made the archive, which must not open sockets of this host.
+            self.client.report(Progress::Note(
+                "The machine's sockets are not forwarded on this host (forward them with: \
+                 container machine set socket=PATH)"
+                    .to_owned(),
+            ));
+        }
         if let Some(home_mount) = self.request.home_mount {
             boot.home_mount = home_mount;
         }

@@ -5,7 +5,10 @@ use container_machine::{Bundle, BundleError, MachineId};
 use container_protocol::local::MachinePhase;
 use container_runtime::Runtime;
 
-use crate::{runtime::RuntimeError, service::Service, timestamp::whole_seconds};
+use crate::{
+    forwarded_sockets::resolve_sockets, runtime::RuntimeError, service::Service,
+    timestamp::whole_seconds,
+};
 
 impl Service {
     /// Returns the state of one machine.
@@ -63,6 +66,7 @@ impl Service {
             platform: machine.platform,
             private_home: boot.private_home,
             publish: boot.publish,
+            sockets: resolve_sockets(&boot.sockets, &self.runtime_directory(id, bundle)?).0,
             started_date: runtime.map(|status| whole_seconds(status.started)),
             status: match runtime {
                 Some(status) if status.pause_reason.is_some() => Status::Paused,

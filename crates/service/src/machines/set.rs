@@ -9,6 +9,7 @@ use crate::{
     boot_change,
     checks::{CheckError, check_kernel, check_resources},
     failure::RequestError,
+    forwarded_sockets::{check_sockets, resolve_sockets, socket_problems},
     published_ports::publish_problems,
     runtime::RuntimeError,
     service::Service,
@@ -33,6 +34,8 @@ pub(crate) enum SetError {
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Publish(FindError),
+    #[error("the sockets are only forwarded after the next boot: {0}")]
+    ForwardSockets(FindError),
     #[error("the idle time only applies after the next boot: {0}")]
     ApplyIdleTime(FindError),
 }
@@ -44,9 +47,10 @@ impl RequestError for SetError {
             SetError::Check(error) => error.kind(),
             SetError::Runtime(error) => error.kind(),
             SetError::Shrink { .. } => FailureKind::Invalid,
-            SetError::Disk(_) | SetError::Publish(_) | SetError::ApplyIdleTime(_) => {
-                FailureKind::Failed
-            }
+            SetError::Disk(_)
+            | SetError::Publish(_)
+            | SetError::ForwardSockets(_)
+            | SetError::ApplyIdleTime(_) => FailureKind::Failed,
         }
     }
 }
@@ -60,8 +64,18 @@ impl Service {
     ) -> Result<Changed, SetError> {
         let _lock = self.locks.lock(id).await;
         let bundle = self.bundles.get(id)?;
-        let boot = boot_change::apply(bundle.boot_configuration()?, change);
+        let mut boot = boot_change::apply(bundle.boot_configuration()?, change);
         check_resources(&boot)?;
+        let runtime_directory = self.runtime_directory(id, &bundle)?;
+        if change.sockets.is_some() {
+            // `inspect` shows default paths, which may be given back.
+            let sockets = boot.sockets.into_iter();
+            boot.sockets = sockets
+                .map(|socket| socket.without_default_path(&runtime_directory))
+                .collect();
+            check_sockets(&boot.sockets, &self.directories, &runtime_directory)
+                .map_err(CheckError::Forward)?;
+        }
         check_capacity(change, &bundle)?;
         // Only if the change depends on it: a machine whose kernel was deleted can still be
         // changed.
@@ -74,17 +88,25 @@ impl Service {
             let applied = runtime.suspend_when_idle(idle).await;
             applied.map_err(SetError::ApplyIdleTime)?;
         }
-        // Published ports apply to a running machine at once as well, everything else at its next
-        // boot.
-        let problems = match (&runtime, &change.publish) {
+        // Published ports and forwarded sockets apply to a running machine at once as well,
+        // everything else at its next boot.
+        let mut problems = match (&runtime, &change.publish) {
             (Some(runtime), Some(publish)) => {
                 let ports = runtime.publish(publish.clone()).await;
                 publish_problems(&ports.map_err(SetError::Publish)?)
             }
             _ => Vec::new(),
         };
+        if let (Some(runtime), Some(_)) = (&runtime, &change.sockets) {
+            let (sockets, _) = resolve_sockets(&boot.sockets, &runtime_directory);
+            let forwarded = runtime.forward_sockets(sockets).await;
+            problems.extend(socket_problems(
+                &forwarded.map_err(SetError::ForwardSockets)?,
+            ));
+        }
         let other_changes = BootChange {
             publish: None,
+            sockets: None,
             idle_suspend: None,
             ..change.clone()
         };
