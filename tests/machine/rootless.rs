@@ -1,10 +1,10 @@
 //! Containers of an ordinary user: podman and Docker as Debian has them.
 
-use std::{io::Write, process::Stdio};
+use std::{io::Write, path::Path, process::Stdio};
 
 use end_to_end::{Lab, Outcome, World, eventually, our_kernel};
 
-use crate::system;
+use crate::{sockets, system};
 
 crate::declare::tests![containers_run_without_root_and_without_systemd,];
 
@@ -24,6 +24,7 @@ fn containers_run_without_root_and_without_systemd(lab: &Lab) {
         &format!("mkdir /var/tmp/box && printf '{containerfile}' > /var/tmp/box/Containerfile"),
     );
     podman_runs_containers(&world, &registry);
+    sockets::clients_of_the_host_use_podman(&world);
     docker_runs_containers(&world, &registry);
     other_login_shells_get_the_images_path(&world);
     // systemd-resolved owns resolv.conf in this image.
@@ -34,6 +35,8 @@ fn containers_run_without_root_and_without_systemd(lab: &Lab) {
     world.stdout(&["restart", "dev"]);
     let status = &world.inspect("dev")["init"];
     assert_eq!(status, "built-in");
+    let socket = world.inspect("dev")["sockets"][0]["host"].clone();
+    assert!(Path::new(socket.as_str().unwrap()).exists(), "{socket}");
     let line = "podman run --rm local/built cat /built";
     assert_eq!(world.inside("dev", line), "made\n");
     system::containers_run_without_systemd(&world);

@@ -1,6 +1,6 @@
 //! Unix sockets that are forwarded between machine and host.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
 use end_to_end::{Lab, Outcome, World};
 
@@ -104,4 +104,44 @@ fn sockets_that_cannot_work_are_refused(lab: &Lab) {
         assert!(error.contains(reason), "{socket}: {error}");
     }
     assert!(world.inspect("one")["sockets"].is_null());
+}
+
+/// Uses the Podman of the machine `dev`, which has an image `local/built`, with clients on the
+/// host.
+pub(crate) fn clients_of_the_host_use_podman(world: &World) {
+    let client = |line: &str| -> Outcome {
+        let program = world.program();
+        let line = format!(
+            "eval \"$({} machine docker-env dev)\" && {line}",
+            program.display()
+        );
+        let mut command = world.command("sh".as_ref());
+        command.args(["-c", &line]).stderr(Stdio::piped());
+        command.output().unwrap().into()
+    };
+    world.inside(
+        "dev",
+        "sudo systemctl -q disable --now podman.socket; systemctl -q --user stop podman.socket podman.service",
+    );
+    let none = world.error(&["docker-env", "dev"]);
+    assert!(none.contains("no Docker or Podman"), "{none}");
+    world.inside("dev", "systemctl -q --user enable --now podman.socket");
+    let inside = world.inside("dev", "podman images -q --no-trunc local/built");
+    for line in [
+        "podman --remote images -q --no-trunc local/built",
+        "docker images -q --no-trunc local/built",
+    ] {
+        let shown = client(line);
+        assert_eq!(shown.stdout, inside, "{line}: {shown:?}");
+    }
+    // Not with --rm, with which Podman 4.3 reports no exit code to Docker's client.
+    for program in ["podman --remote", "docker"] {
+        let line =
+            format!("echo input | {program} run -i local/built sh -c 'cat; cat /built; exit 7'");
+        let ran = client(&line);
+        assert_eq!(ran.stdout, "input\nmade\n", "{line}: {ran:?}");
+        assert_eq!(ran.code, Some(7), "{line}: {ran:?}");
+    }
+    let sockets = world.inspect("dev")["sockets"].clone();
+    assert_eq!(sockets.as_array().unwrap().len(), 1, "{sockets}");
 }

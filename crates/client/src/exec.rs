@@ -209,7 +209,7 @@ pub async fn start(
     Ok((RunningCommand { events, control }, streams))
 }
 
-async fn open(socket: &Path, port: Port) -> Result<UnixStream, ExecError> {
+pub(crate) async fn open(socket: &Path, port: Port) -> Result<UnixStream, ExecError> {
     let mut stream = connect(socket).await?;
     frame::write(&mut stream, &RuntimeRequest::Connect).await?;
     frame::write(&mut stream, &port).await?;

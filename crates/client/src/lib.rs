@@ -39,6 +39,7 @@ mod http;
 mod images;
 mod machines;
 mod registries;
+pub mod sockets;
 mod start;
 
 pub use error::ClientError;

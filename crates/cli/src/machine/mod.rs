@@ -8,6 +8,7 @@ mod commit;
 mod copy;
 mod create;
 mod delete;
+mod docker_env;
 mod exec;
 mod export;
 mod filter;
@@ -60,6 +61,7 @@ pub(crate) enum Machine {
     Clone(clone::Clone),
     Snapshot(snapshot::Snapshot),
     SshConfig(ssh_config::SshConfig),
+    DockerEnv(docker_env::DockerEnv),
     #[command(hide = true)]
     SshProxy(ssh_proxy::SshProxy),
     Export(export::Export),
@@ -100,6 +102,7 @@ impl Machine {
             Machine::Clone(clone) => clone.run(&client).await?,
             Machine::Snapshot(snapshot) => snapshot.run(&client).await?,
             Machine::SshConfig(ssh_config) => ssh_config.run(&client).await?,
+            Machine::DockerEnv(docker_env) => docker_env.run(&client).await?,
             Machine::SshProxy(ssh_proxy) => return ssh_proxy.run(&client).await,
             Machine::Export(export) => export.run(&client).await?,
             Machine::Import(import) => import.run(&client).await?,
