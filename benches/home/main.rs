@@ -282,5 +282,8 @@ fn add_9p(world: &World) {
     );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    world.configure(&format!("[engine]\nprogram = \"{}\"\n", program.display()));
+    world.configure(&format!(
+        "[engine]\nconfinement = \"none\"\nprogram = \"{}\"\n",
+        program.display()
+    ));
 }
