@@ -170,6 +170,16 @@ fn cached_names_follow_the_host(lab: &Lab) {
         for name in ["grows", "mode", "gone", "replaced", "moved", "sub/deep"] {
             fs::write(directory.join(name), "old").unwrap();
         }
+        // The attributes of a directory follow its names, also if the guest has not looked one up.
+        let closed = directory.join("closed");
+        fs::create_dir_all(&closed).unwrap();
+        sleep(Duration::from_secs(3));
+        let stat = format!("stat -c %Y {}", closed.display());
+        let modified = || fs::metadata(&closed).unwrap().mtime().to_string();
+        assert_eq!(world.inside("dev", &stat).trim(), modified());
+        fs::write(closed.join("new"), "").unwrap();
+        let later = format!("sleep 3; {stat}");
+        assert_eq!(world.inside("dev", &later).trim(), modified());
         for round in ["one", "three"] {
             let list = format!("cd {} && ls -lR && cat grows replaced", directory.display());
             world.inside("dev", &list);

@@ -26,7 +26,7 @@ use crate::{
     locks::{Locks, Waiters},
     places::{Exclusions, Place, Places},
     replay::{Replay, own_context},
-    table::{ClosedFile, GuestInode, InnerInode, Location, ROOT, Reopened, Step, Table},
+    table::{ClosedFile, GuestInode, InnerInode, Location, Node, ROOT, Reopened, Step, Table},
 };
 
 /// Descriptors reserved for requests in progress, which open files that are not counted.
@@ -580,6 +580,10 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let guest_inode =
             self.with_node(context, directory, name, &entry, |table, guest_inode| {
                 if self.hidden_number(guest_inode).is_none() {
+                    // The host's changes of names in a directory change its attributes.
+                    if table.get(guest_inode).is_some_and(Node::is_directory) {
+                        validity = validity.min(self.expiry.known_validity(guest_inode));
+                    }
                     table.add_lookup(guest_inode, entry_location(directory, name));
                     table.send_attributes(guest_inode, &mut attributes, &mut validity);
                 }
@@ -636,12 +640,19 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         if !self.expiry.is_possible() {
             return SHORT_VALIDITY;
         }
-        let directory = {
-            let table = self.table();
-            let location = table.get(file).and_then(|node| node.location.as_ref());
-            location.map(|location| location.directory)
+        let table = self.table();
+        let Some(node) = table.get(file) else {
+            return SHORT_VALIDITY;
         };
-        directory.map_or(SHORT_VALIDITY, |it| self.expiry.known_validity(it))
+        let Some(location) = &node.location else {
+            return SHORT_VALIDITY;
+        };
+        let validity = self.expiry.known_validity(location.directory);
+        if node.is_directory() {
+            validity.min(self.expiry.known_validity(file))
+        } else {
+            validity
+        }
     }
 
     /// Returns the file that has this name now, without a reference of the guest. Returns `None`
