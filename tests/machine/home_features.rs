@@ -9,8 +9,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread::sleep,
-    time::Duration,
 };
 
 use end_to_end::{Lab, Outcome, World, eventually, our_kernel};
@@ -24,7 +22,6 @@ crate::declare::tests![
     access_control_lists_count_on_both_sides,
     file_capabilities_need_a_privileged_share,
     many_names_are_those_of_the_host,
-    cached_names_follow_the_host,
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
     a_file_system_that_hangs_delays_no_other,
@@ -156,72 +153,6 @@ fn many_names_are_those_of_the_host(lab: &Lab) {
         program.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert_eq!(output.next().unwrap().unwrap(), "seen");
         assert!(program.wait().unwrap().success());
-    }
-}
-
-/// With our kernel, names and attributes are cached for a minute, unless the host changes them.
-fn cached_names_follow_the_host(lab: &Lab) {
-    let user = World::for_user();
-    let kernel = our_kernel().display().to_string();
-    user.create(&lab.image("busybox:1"), "dev", &["--kernel", &kernel]);
-    for world in [&user, lab.root_with_tools()] {
-        let directory = world.home().join("followed");
-        fs::create_dir_all(directory.join("sub")).unwrap();
-        for name in ["grows", "mode", "gone", "replaced", "moved", "sub/deep"] {
-            fs::write(directory.join(name), "old").unwrap();
-        }
-        // The attributes of a directory follow its names, also if the guest has not looked one up.
-        let closed = directory.join("closed");
-        fs::create_dir_all(&closed).unwrap();
-        sleep(Duration::from_secs(3));
-        let stat = format!("stat -c %Y {}", closed.display());
-        let modified = || fs::metadata(&closed).unwrap().mtime().to_string();
-        assert_eq!(world.inside("dev", &stat).trim(), modified());
-        fs::write(closed.join("new"), "").unwrap();
-        let later = format!("sleep 3; {stat}");
-        assert_eq!(world.inside("dev", &later).trim(), modified());
-        for round in ["one", "three"] {
-            let list = format!("cd {} && ls -lR && cat grows replaced", directory.display());
-            world.inside("dev", &list);
-            // Also after a change, everything is cached for long again.
-            sleep(Duration::from_secs(3));
-            world.inside("dev", &list);
-            let path = |name: &str| directory.join(name);
-            fs::write(path("grows"), format!("{round} and more")).unwrap();
-            let mode = fs::metadata(path("mode")).unwrap().mode() ^ 0o111;
-            fs::set_permissions(path("mode"), fs::Permissions::from_mode(mode)).unwrap();
-            fs::remove_file(path("gone")).unwrap();
-            fs::write(path("replacement"), round).unwrap();
-            fs::rename(path("replacement"), path("replaced")).unwrap();
-            fs::rename(path("moved"), path("sub/moved")).unwrap();
-            fs::write(path("sub/deep"), format!("{round} below")).unwrap();
-            let seen = format!(
-                "cd {}; test \"$(stat -c %s grows)\" = {} && test \"$(stat -c %a mode)\" = {:o} \
-                 && ! stat gone && test \"$(stat -c %i replaced)\" = {} && ! stat moved && \
-                 stat sub/moved && test \"$(stat -c %s sub/deep)\" = {}",
-                directory.display(),
-                round.len() + " and more".len(),
-                mode & 0o777,
-                fs::metadata(path("replaced")).unwrap().ino(),
-                round.len() + " below".len(),
-            );
-            // Less than a minute.
-            world.inside(
-                "dev",
-                &format!(
-                    "for i in $(seq 100); do if ({seen}) > /dev/null 2>&1; then exit 0; fi; \
-                     sleep 0.2; done; cd {}; ls -lR; exit 1",
-                    directory.display()
-                ),
-            );
-            let contents = format!("cd {} && cat grows replaced sub/deep", directory.display());
-            assert_eq!(
-                world.inside("dev", &contents),
-                format!("{round} and more{round}{round} below")
-            );
-            fs::write(path("gone"), "back").unwrap();
-            fs::rename(path("sub/moved"), path("moved")).unwrap();
-        }
     }
 }
 

@@ -435,7 +435,8 @@ impl Tasks {
         let mut tasks = JoinSet::new();
         let (alive, replaying) = mpsc::channel(1);
         if let Some(share) = &setup.home_share {
-            tasks.spawn(home::serve_file_share(share.clone(), opener.clone(), alive));
+            let path = share.path.clone();
+            tasks.spawn(home::serve_file_share(path, opener.clone(), alive));
         }
         if let Some(network) = &setup.network {
             tasks.spawn(listeners::report(opener));

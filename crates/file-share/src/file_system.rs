@@ -21,12 +21,15 @@ use crate::{
     error::stale_handle,
     excluded::Located,
     listing::is_listing,
-    local_answers::SHORT_VALIDITY,
     places::{Entries, HANDLE, PlaceKind},
     replay::REPLAY_HANDLE,
     sqlite::is_database,
     table::{GuestInode, Knowledge},
 };
+
+/// Time for which the guest may cache the attributes of files without a name. The host cannot reach
+/// them.
+const ATTRIBUTES_VALIDITY: Duration = Duration::from_secs(1);
 
 /// Implements requests about one file that only need its inode number translated.
 macro_rules! forward_with_inner_inode {
@@ -119,7 +122,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let entry = Entry {
             inode,
             attr,
-            attr_timeout: SHORT_VALIDITY,
+            attr_timeout: ATTRIBUTES_VALIDITY,
             ..name_only()
         };
         Ok((entry, handle))
@@ -171,17 +174,15 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         Ok(options)
     }
 
-    /// Translates the entry of a file that was just created. `validity` is the directory's
-    /// [validity](Self::validity) before.
+    /// Translates the entry of a file that was just created.
     fn created_entry(
         &self,
         context: Context,
         directory: &PinnedFile<'_, F>,
         name: &CStr,
         entry: Entry,
-        validity: Duration,
     ) -> io::Result<Entry> {
-        match self.to_guest_entry(context, directory, name, entry, validity)? {
+        match self.to_guest_entry(context, directory, name, entry)? {
             Some(entry) => Ok(entry),
             None => self.look_up(context, directory, name),
         }
@@ -291,11 +292,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         if let Some(file) = self.anonymous.file(inode) {
             let may_change_owner = self.restrictions().creating_group.is_none();
             anonymous::set_attributes(&file, &attributes, valid, may_change_owner)?;
-            return Ok((anonymous::attributes(&file)?, SHORT_VALIDITY));
+            return Ok((anonymous::attributes(&file)?, ATTRIBUTES_VALIDITY));
         }
         let file = self.pin_for_change(context, inode)?;
-        let mut validity = self.attributes_validity(file.guest_inode);
-        let (mut attributes, _) =
+        let (mut attributes, mut validity) =
             self.inner
                 .setattr(context, file.inner_inode, attributes, handle, valid)?;
         self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
@@ -393,13 +393,13 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         handle: Option<u64>,
     ) -> io::Result<(fuse::Attr, Duration)> {
         if let Some(file) = self.anonymous.file(inode) {
-            return Ok((anonymous::attributes(&file)?, SHORT_VALIDITY));
+            return Ok((anonymous::attributes(&file)?, ATTRIBUTES_VALIDITY));
         }
         match self.locate(context, inode)? {
             Located::Host(file) => {
                 let handle = handle.filter(|handle| *handle != HANDLE);
-                let mut validity = self.attributes_validity(file.guest_inode);
-                let (mut attributes, _) = self.inner.getattr(context, file.inner_inode, handle)?;
+                let (mut attributes, mut validity) =
+                    self.inner.getattr(context, file.inner_inode, handle)?;
                 self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
                 self.table()
                     .send_attributes(file.guest_inode, &mut attributes, &mut validity);
@@ -497,11 +497,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_name(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
-        let validity = self.validity(context, &directory);
         let entry = self
             .inner
             .symlink(context, target, directory.inner_inode, name, extensions)?;
-        self.created_entry(context, &directory, name, entry, validity)
+        self.created_entry(context, &directory, name, entry)
     }
 
     fn mknod(
@@ -517,7 +516,6 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_name(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
-        let validity = self.validity(context, &directory);
         let entry = self.inner.mknod(
             context,
             directory.inner_inode,
@@ -527,7 +525,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             umask,
             extensions,
         )?;
-        self.created_entry(context, &directory, name, entry, validity)
+        self.created_entry(context, &directory, name, entry)
     }
 
     fn mkdir(
@@ -542,7 +540,6 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_directory(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
-        let validity = self.validity(context, &directory);
         let entry = self.inner.mkdir(
             context,
             directory.inner_inode,
@@ -551,7 +548,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             umask,
             extensions,
         )?;
-        self.created_entry(context, &directory, name, entry, validity)
+        self.created_entry(context, &directory, name, entry)
     }
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
@@ -638,11 +635,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             return self.look_up(context, &directory, new_name);
         }
         let file = self.pin_on_host(context, inode)?;
-        let validity = self.validity(context, &directory);
         let entry = self
             .inner
             .link(context, file.inner_inode, directory.inner_inode, new_name)?;
-        self.created_entry(context, &directory, new_name, entry, validity)
+        self.created_entry(context, &directory, new_name, entry)
     }
 
     fn open(
@@ -691,7 +687,6 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_name(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
-        let validity = self.validity(context, &directory);
         let (entry, handle, options) = self.inner.create(
             context,
             directory.inner_inode,
@@ -713,7 +708,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
                 options |= OpenOptions::DIRECT_IO;
             }
         }
-        match self.to_guest_entry(context, &directory, name, entry, validity) {
+        match self.to_guest_entry(context, &directory, name, entry) {
             Ok(Some(entry)) => {
                 self.opened(GuestInode(entry.inode), handle);
                 Ok((entry, handle, options))

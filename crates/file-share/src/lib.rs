@@ -17,7 +17,6 @@
 //! | `anonymous` | files without a name |
 //! | `attributes` | keeps the guest from using old attributes and contents |
 //! | `sqlite` | recognizes databases |
-//! | `expiry` | has the guest expire names and attributes that the host has changed |
 //! | `events` | watches on the host what the guest watches |
 //! | `replay`, `replaying` | lets the guest repeat the host's changes without changing anything |
 //! | `agent` | the connection to the guest's agent |
@@ -57,7 +56,6 @@ mod control;
 mod error;
 mod events;
 mod excluded;
-mod expiry;
 mod file_system;
 mod identity;
 mod listing;

@@ -39,10 +39,13 @@ use crate::{
     confinement::confine,
     control,
     events::{Group, HostEvents},
-    local_answers::SHORT_VALIDITY,
     locks::MAX_WAITERS,
     pool,
 };
+
+/// Time for which the guest may cache names and attributes. The host's changes are visible in the
+/// guest after this at the latest.
+const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Descriptors that are reserved for the server, mostly for its memory slots. The number is that of
 /// virtiofsd's own program.
@@ -144,8 +147,7 @@ pub fn serve(
     };
     let guest = connections.agent.map(|agent| Guest {
         agent: Arc::new(Agent::new(agent)),
-        groups: Group::new()
-            .and_then(|for_watchers| Ok((for_watchers, Group::new()?)))
+        group: Group::new()
             .inspect_err(|error| {
                 log::warn!(
                     "cannot watch the shared home ({error}); the machine's watchers do not see \
@@ -184,8 +186,8 @@ pub fn serve(
 fn config(path: &str, guest_fd_limit: u64) -> Config {
     Config {
         root_dir: path.to_owned(),
-        entry_timeout: SHORT_VALIDITY,
-        attr_timeout: SHORT_VALIDITY,
+        entry_timeout: CACHE_TIMEOUT,
+        attr_timeout: CACHE_TIMEOUT,
         cache_policy: CachePolicy::Auto,
         announce_submounts: true,
         xattr: true,
@@ -312,31 +314,21 @@ where
 /// Connection to the guest, and what it needs.
 struct Guest {
     agent: Arc<Agent>,
-    /// For the guest's watchers and for what it caches. Absent without support of the host's
-    /// kernel.
-    groups: Option<(Group, Group)>,
+    /// Absent without support of the host's kernel.
+    group: Option<Group>,
 }
 
 impl Guest {
     /// Starts threads that serve the agent.
     fn serve<F: InnerFileSystem>(self, file_system: &BoundedFileSystem<F>) -> io::Result<()> {
-        let Guest { agent, groups } = self;
-        let events = groups.map(|(group, for_expiry)| {
-            file_system.expiry.set_group(for_expiry);
+        let Guest { agent, group } = self;
+        let events = group.map(|group| {
             Arc::new(HostEvents::new(
                 file_system.clone(),
                 Arc::clone(&agent),
                 group,
             ))
         });
-        pool::spawn("file-share-changes", {
-            let file_system = file_system.clone();
-            move || file_system.expiry.read()
-        })?;
-        pool::spawn("file-share-expiry", {
-            let (file_system, agent) = (file_system.clone(), Arc::clone(&agent));
-            move || file_system.expiry.send(&agent)
-        })?;
         if let Some(events) = events.clone() {
             pool::spawn("file-share-events", move || events.read())?;
         }
@@ -382,7 +374,6 @@ fn receive<F: InnerFileSystem>(
             (Ok(HomeReport::Signalled { threads }), _) => answer(threads),
             (Ok(HomeReport::ReplayingThread { id }), _) => {
                 file_system.replay.set_thread(id);
-                file_system.agent_begins();
                 // The agent begins to serve. One that was asked before never answers.
                 answer(Vec::new());
                 if let Some(events) = events {
@@ -393,7 +384,6 @@ fn receive<F: InnerFileSystem>(
                 events.change_watches(&added, &removed);
             }
             (Ok(HomeReport::Replayed), Some(events)) => events.repeated(),
-            (Ok(HomeReport::Expired), _) => file_system.expiry.expired(),
             (Ok(HomeReport::Watches { .. } | HomeReport::Replayed), None) => {}
             (Err(FrameError::Ended), _) => return,
             (Err(error), _) => {

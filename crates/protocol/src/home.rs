@@ -45,13 +45,6 @@ pub enum HomeRequest {
         /// Where the files and directories in the changes were last seen.
         nodes: Vec<HomeNode>,
     },
-    /// Have the kernel expire what it has cached of these files and directories, and of the files
-    /// in the directories. Only kernels get this that have announced `FUSE_EXPIRE`
-    /// (`guest/patches`). Answered by [`HomeReport::Expired`] before the next such request.
-    Expire {
-        /// FUSE node ids.
-        nodes: Vec<u64>,
-    },
 }
 
 /// A message of the agent.
@@ -78,8 +71,6 @@ pub enum HomeReport {
     },
     /// Answer to [`HomeRequest::Replay`].
     Replayed,
-    /// Answer to [`HomeRequest::Expire`].
-    Expired,
 }
 
 /// A name in a directory of the home.

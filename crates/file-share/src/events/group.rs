@@ -43,7 +43,6 @@ const RENAMES: MaskFlags = MaskFlags::FAN_RENAME;
 const SEPARATE_RENAMES: MaskFlags = MaskFlags::FAN_MOVED_FROM.union(MaskFlags::FAN_MOVED_TO);
 
 /// The marks of files that are watched, and their events.
-#[derive(Debug)]
 pub(crate) struct Group {
     fanotify: Arc<Fanotify>,
     jobs: Mutex<Sender<Job>>,
@@ -52,12 +51,11 @@ pub(crate) struct Group {
 }
 
 /// A call of fanotify_mark(2).
-#[derive(Debug)]
 struct Job {
     flags: MarkFlags,
     mask: MaskFlags,
-    /// Path of the file, whose descriptor the caller keeps open. Absent for all marks.
-    path: Option<String>,
+    /// Path of the file, whose descriptor the caller keeps open.
+    path: String,
     done: Sender<Result<(), Errno>>,
 }
 
@@ -99,28 +97,17 @@ impl Group {
         Ok(self.mark(MarkFlags::FAN_MARK_REMOVE, file, is_directory)?)
     }
 
-    /// Ceases to watch all files.
-    pub(crate) fn clear(&self) {
-        // Fails if the thread has panicked.
-        let _ = self.run(MarkFlags::FAN_MARK_FLUSH, MaskFlags::empty(), None);
-    }
-
     fn mark(&self, flags: MarkFlags, file: &File, is_directory: bool) -> Result<(), Errno> {
         let mask = match (is_directory, self.has_renames.load(Ordering::Relaxed)) {
             (false, _) => FILE_EVENTS,
             (true, true) => DIRECTORY_EVENTS | RENAMES,
             (true, false) => DIRECTORY_EVENTS | SEPARATE_RENAMES,
         };
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        self.run(flags, mask, Some(path))
-    }
-
-    fn run(&self, flags: MarkFlags, mask: MaskFlags, path: Option<String>) -> Result<(), Errno> {
         let (done, is_done) = channel();
         let job = Job {
             flags,
             mask,
-            path,
+            path: format!("/proc/self/fd/{}", file.as_raw_fd()),
             done,
         };
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +125,7 @@ impl Group {
 
 fn set_marks(group: &Fanotify, jobs: &Receiver<Job>) {
     for job in jobs {
-        let result = group.mark(job.flags, job.mask, AT_FDCWD, job.path.as_deref());
+        let result = group.mark(job.flags, job.mask, AT_FDCWD, Some(job.path.as_str()));
         // Fails if the caller has panicked.
         let _ = job.done.send(result);
     }

@@ -17,7 +17,6 @@ mod pending;
 mod records;
 
 pub(crate) use group::Group;
-pub(crate) use records::{EventFile, Record, records};
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -46,7 +45,7 @@ use crate::{
     table::{GuestInode, Location},
 };
 use pending::{Change, Pending, What};
-use records::EventEntry;
+use records::{EventEntry, EventFile, Record, records};
 
 /// Time in which changes are merged.
 const COALESCING_TIME: Duration = Duration::from_millis(30);
