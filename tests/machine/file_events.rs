@@ -347,7 +347,7 @@ fn see_a_burst(watched: &Directory<'_>, inside: &Lines) {
 
 /// While the machine is paused, more files are created than may wait to be repeated.
 fn see_that_changes_were_lost(world: &World) {
-    let many = Directory::create(world, "many");
+    let many = Directory::create(world, "overflowing");
     let inside = Watcher::start(world, &inotifywait(&many.path), &[&many.path]);
     let engines = world.engines();
     for engine in &engines {
