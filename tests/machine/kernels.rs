@@ -130,7 +130,7 @@ fn hanging_kernel_is_ended(lab: &Lab) {
 }
 
 /// Parts of warnings about the time that an emulated processor takes on a busy host.
-const TIME_WARNINGS: [&str; 20] = [
+const TIME_WARNINGS: [&str; 21] = [
     "APIC calibration not consistent with PM-Timer",
     "APIC frequency too slow",
     "APIC timer disabled due to verification failure",
@@ -144,6 +144,7 @@ const TIME_WARNINGS: [&str; 20] = [
     "TSC found unstable after boot",
     "TSC synchronization [CPU#",
     " cycles TSC warp between CPUs",
+    "hpet: Lost ",
     "hrtimer: interrupt took ",
     "perf: interrupt took too long",
     " took too long to run: ",
