@@ -219,11 +219,13 @@ fn watchers_see_changes_of_the_host(lab: &Lab) {
         see_a_burst(&watched, &inside.lines);
         inside.finish();
         await_marks(world, &[]);
+        if world.user().is_none() {
+            see_that_changes_were_lost(world);
+        }
         see_a_watched_file(&watched);
         see_changes_with_node(&watched);
         see_changes_with_notify(&watched);
     }
-    see_that_changes_were_lost(lab.root_with_tools());
 }
 
 /// Makes changes on the host, and compares the events in the machine with those on the host.
