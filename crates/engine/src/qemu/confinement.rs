@@ -3,7 +3,8 @@
 //!
 //! QEMU may read what programs need in general, its own installation, the kernel and the disk's
 //! base, and write the files in the disk's directory. It may use no TCP, connect to no abstract
-//! socket that it did not make, and send no signals. Descriptors that it inherits are not affected.
+//! socket that it did not make, and send no signals to other processes. Descriptors that it
+//! inherits are not affected.
 
 use std::{
     env,
@@ -115,23 +116,20 @@ mod tests {
     use std::{
         fs,
         io::{self, Read},
-        os::unix::fs::PermissionsExt,
     };
 
     use super::*;
     use crate::qemu::child::{Inherited, spawn};
 
-    /// Runs a shell script as QEMU, and returns its output.
-    fn run(confinement: &Confinement, directory: &Path, script: &str) -> String {
-        let program = directory.join("qemu");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    /// Runs a shell script in place of QEMU, and returns its output.
+    fn run(confinement: &Confinement, script: String) -> String {
+        let (program, arguments) = (Path::new("/bin/sh"), ["-c".to_owned(), script]);
         let (mut reader, writer) = io::pipe().unwrap();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_all().build().unwrap().block_on(async {
-            let rules = confinement.rules(&program).unwrap();
+            let rules = confinement.rules(program).unwrap();
             let inherited = Inherited::default();
-            let mut child = spawn(&program, &[], Some(rules), inherited, writer).unwrap();
+            let mut child = spawn(program, &arguments, Some(rules), inherited, writer).unwrap();
             child.wait().await.unwrap();
         });
         let mut output = String::new();
@@ -141,8 +139,7 @@ mod tests {
 
     #[test]
     fn only_the_files_of_the_machine_can_be_opened() {
-        let (engine, machine, kernel, other) = (
-            tempfile::tempdir().unwrap(),
+        let (machine, kernel, other) = (
             tempfile::tempdir().unwrap(),
             tempfile::tempdir().unwrap(),
             tempfile::tempdir().unwrap(),
@@ -174,7 +171,7 @@ mod tests {
                 std::process::id()
             ),
         ];
-        let output = run(&confinement, engine.path(), &script.join("\n"));
+        let output = run(&confinement, script.join("\n"));
         let expected = "more yes\nyes\ncontents yes\nno\nno\nno\nno\nno\nno\n";
         assert_eq!(output, expected);
         assert!(!path(&other, "new").exists());
