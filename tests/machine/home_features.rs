@@ -9,6 +9,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
 use end_to_end::{Lab, Outcome, World, eventually, our_kernel};
@@ -25,6 +27,7 @@ crate::declare::tests![
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
     a_file_system_that_hangs_delays_no_other,
+    stopped_processes_of_a_machine_continue,
 ];
 
 fn host(world: &World, line: &str) -> String {
@@ -272,4 +275,36 @@ fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
     let log = fs::read_to_string(world.bundle("dev", "runtime.log")).unwrap();
     assert!(!log.contains("did not power off in time"), "{log}");
     drop(hung);
+}
+
+/// Processes are stopped by debuggers, frozen control groups, and hosts that sleep.
+fn stopped_processes_of_a_machine_continue(lab: &Lab) {
+    for world in lab.with_tools() {
+        let line = "mkdir ~/stopped && cd ~/stopped && echo ready && \
+                    while [ ! -e end ]; do echo x > new && cat new && rm new || exit; done";
+        let mut command = world.machine(&["run", "-n", "dev", line]);
+        let mut program = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(program.stdout.take().unwrap()).lines();
+        assert_eq!(output.next().unwrap().unwrap(), "ready");
+        let of_machine = [
+            world.processes("file-share"),
+            world.engines(),
+            world.processes("runtime"),
+        ];
+        for process in of_machine.iter().flatten() {
+            process.pause();
+            let is_stopped = || process.status("State").unwrap().starts_with('T');
+            eventually("the process is stopped", is_stopped);
+            // Timeouts of waiting threads pass.
+            sleep(Duration::from_millis(1500));
+            process.resume();
+            let line = "cd ~ && echo $$ > after && cat after && rm after";
+            assert_ne!(world.inside("dev", line), "", "{process:?}");
+        }
+        assert_eq!(of_machine.map(|processes| processes.len()), [1; 3]);
+        world.inside("dev", "touch ~/stopped/end");
+        assert_eq!(output.next().unwrap().unwrap(), "x");
+        drop(output);
+        assert!(program.wait().unwrap().success());
+    }
 }

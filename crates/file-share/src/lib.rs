@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `serve` | serves a directory in a process of its own |
 //! | `confinement` | restricts that process to the directory |
+//! | `system_calls` | restricts its system calls |
 //! | `backend` | takes the guest's requests from their queues, and returns the answers |
 //! | `pool` | threads that carry them out |
 //! | `requests` | passes each request to the file system |
@@ -73,6 +74,7 @@ mod serve;
 mod session;
 mod sqlite;
 mod state;
+mod system_calls;
 mod table;
 
 pub use bounded::{BoundedFileSystem, InnerFileSystem, Restrictions};

@@ -14,7 +14,7 @@ use std::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Size of the stack of a thread in bytes. Requests keep their data on the heap.
-pub(crate) const STACK_SIZE: usize = 256 << 10;
+const STACK_SIZE: usize = 256 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 

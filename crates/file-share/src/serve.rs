@@ -25,7 +25,6 @@ use virtiofsd::{
         CachePolicy, Config, InodeFileHandlesMode, MigrationOnError, NegotiationMode,
         PassthroughFs, read_only::PassthroughFsRo,
     },
-    seccomp::{self, SeccompAction, enable_seccomp},
     soft_idmap::{GuestGid, cmdline::IdMap},
 };
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -40,7 +39,7 @@ use crate::{
     control,
     events::{Group, HostEvents},
     locks::MAX_WAITERS,
-    pool,
+    pool, system_calls,
 };
 
 /// Time for which the guest may cache names and attributes. The host's changes are visible in the
@@ -78,7 +77,7 @@ pub enum ServeError {
     Landlock(RulesetError),
     /// The process cannot restrict its system calls.
     #[error("cannot enable seccomp: {0}")]
-    Seccomp(seccomp::Error),
+    Seccomp(io::Error),
     /// The directory cannot be opened.
     #[error("cannot open {path}: {cause}")]
     Open {
@@ -156,7 +155,7 @@ pub fn serve(
             })
             .ok(),
     });
-    enable_seccomp(SeccompAction::Kill, false).map_err(ServeError::Seccomp)?;
+    system_calls::restrict().map_err(ServeError::Seccomp)?;
     let listener = Listener::from(connections.listener);
     let runtime = connections.runtime;
     let open_error = |cause: io::Error| ServeError::Open {

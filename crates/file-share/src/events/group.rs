@@ -1,19 +1,10 @@
 //! The fanotify group of a share.
-//!
-//! The file share may not call fanotify_mark(2): virtiofsd's seccomp filter does not allow it. The
-//! filter applies to the thread that enables it and to those that are started later, so one thread
-//! is started before. It does nothing but set and remove marks.
 
 use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
-    },
-    thread,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use nix::{
@@ -21,8 +12,6 @@ use nix::{
     fcntl::AT_FDCWD,
     sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
 };
-
-use crate::pool::STACK_SIZE;
 
 /// Events of files, also of those in a watched directory.
 const FILE_EVENTS: MaskFlags = MaskFlags::FAN_MODIFY
@@ -44,19 +33,9 @@ const SEPARATE_RENAMES: MaskFlags = MaskFlags::FAN_MOVED_FROM.union(MaskFlags::F
 
 /// The marks of files that are watched, and their events.
 pub(crate) struct Group {
-    fanotify: Arc<Fanotify>,
-    jobs: Mutex<Sender<Job>>,
+    fanotify: Fanotify,
     /// Whether the kernel reports both names of a rename in one event.
     has_renames: AtomicBool,
-}
-
-/// A call of fanotify_mark(2).
-struct Job {
-    flags: MarkFlags,
-    mask: MaskFlags,
-    /// Path of the file, whose descriptor the caller keeps open.
-    path: String,
-    done: Sender<Result<(), Errno>>,
 }
 
 impl Group {
@@ -69,16 +48,8 @@ impl Group {
         let flags = InitFlags::FAN_CLOEXEC
             | InitFlags::FAN_CLASS_NOTIF
             | InitFlags::from_bits_retain(information);
-        let fanotify = Arc::new(Fanotify::init(flags, EventFFlags::O_RDONLY)?);
-        let (jobs, received) = channel();
-        let group = Arc::clone(&fanotify);
-        thread::Builder::new()
-            .name("file-share-marks".to_owned())
-            .stack_size(STACK_SIZE)
-            .spawn(move || set_marks(&group, &received))?;
         Ok(Group {
-            fanotify,
-            jobs: Mutex::new(jobs),
+            fanotify: Fanotify::init(flags, EventFFlags::O_RDONLY)?,
             has_renames: AtomicBool::new(true),
         })
     }
@@ -103,31 +74,14 @@ impl Group {
             (true, true) => DIRECTORY_EVENTS | RENAMES,
             (true, false) => DIRECTORY_EVENTS | SEPARATE_RENAMES,
         };
-        let (done, is_done) = channel();
-        let job = Job {
-            flags,
-            mask,
-            path: format!("/proc/self/fd/{}", file.as_raw_fd()),
-            done,
-        };
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = jobs.send(job);
-        drop(jobs);
-        sent.map_err(|_| Errno::EPIPE)?;
-        is_done.recv().unwrap_or(Err(Errno::EPIPE))
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        self.fanotify
+            .mark(flags, mask, AT_FDCWD, Some(path.as_str()))
     }
 
     /// Waits for events. Returns the number of bytes in the buffer.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(self.fanotify.as_fd(), buffer)?)
-    }
-}
-
-fn set_marks(group: &Fanotify, jobs: &Receiver<Job>) {
-    for job in jobs {
-        let result = group.mark(job.flags, job.mask, AT_FDCWD, Some(job.path.as_str()));
-        // Fails if the caller has panicked.
-        let _ = job.done.send(result);
     }
 }
 
