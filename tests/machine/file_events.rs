@@ -129,19 +129,28 @@ fn await_marks(world: &World, watched: &[&Path]) {
     });
 }
 
-/// Returns the inode numbers of the files that a world's file share watches (proc_pid_fdinfo(5)).
+/// Returns the inode numbers of the files that a world's file share watches for programs of the
+/// machine (proc_pid_fdinfo(5)). Its second group of marks is for names that the machine has
+/// cached.
 fn marks(world: &World) -> BTreeSet<u64> {
     let mut inodes = BTreeSet::new();
     for process in world.processes("file-share") {
-        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", process.pid));
-        for descriptor in descriptors.into_iter().flatten().flatten() {
-            let information = fs::read_to_string(descriptor.path()).unwrap_or_default();
-            let marks = information.lines().filter_map(|line| {
-                let mark = line.strip_prefix("fanotify ino:")?;
-                u64::from_str_radix(mark.split(' ').next()?, 16).ok()
-            });
-            inodes.extend(marks);
-        }
+        let directory = PathBuf::from(format!("/proc/{}/fd", process.pid));
+        let descriptors = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let is_group = |descriptor: &i32| {
+            let target = fs::read_link(directory.join(descriptor.to_string()));
+            target.is_ok_and(|target| target == Path::new("anon_inode:[fanotify]"))
+        };
+        let numbers = descriptors.filter_map(|it| it.file_name().to_str()?.parse().ok());
+        let Some(first) = numbers.filter(is_group).min() else {
+            continue;
+        };
+        let information = fs::read_to_string(format!("/proc/{}/fdinfo/{first}", process.pid));
+        let information = information.unwrap_or_default();
+        inodes.extend(information.lines().filter_map(|line| {
+            let mark = line.strip_prefix("fanotify ino:")?;
+            u64::from_str_radix(mark.split(' ').next()?, 16).ok()
+        }));
     }
     inodes
 }

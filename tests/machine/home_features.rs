@@ -24,6 +24,7 @@ crate::declare::tests![
     access_control_lists_count_on_both_sides,
     file_capabilities_need_a_privileged_share,
     many_names_are_those_of_the_host,
+    cached_names_follow_the_host,
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
     a_file_system_that_hangs_delays_no_other,
@@ -157,6 +158,110 @@ fn many_names_are_those_of_the_host(lab: &Lab) {
         assert_eq!(output.next().unwrap().unwrap(), "seen");
         assert!(program.wait().unwrap().success());
     }
+}
+
+/// With our kernel, names and attributes are cached for a minute, unless the host changes them.
+fn cached_names_follow_the_host(lab: &Lab) {
+    let user = World::for_user();
+    let kernel = our_kernel().display().to_string();
+    user.create(&lab.image("busybox:1"), "dev", &["--kernel", &kernel]);
+    for world in [&user, lab.root_with_tools()] {
+        let directory = world.home().join("followed");
+        fs::create_dir_all(directory.join("sub")).unwrap();
+        for name in ["grows", "mode", "gone", "replaced", "moved", "sub/deep"] {
+            fs::write(directory.join(name), "old").unwrap();
+        }
+        // The attributes of a directory follow its names, also if the guest has not looked one up.
+        let closed = directory.join("closed");
+        fs::create_dir_all(&closed).unwrap();
+        sleep(Duration::from_secs(3));
+        let stat = format!("stat -c %Y {}", closed.display());
+        let modified = || fs::metadata(&closed).unwrap().mtime().to_string();
+        assert_eq!(world.inside("dev", &stat).trim(), modified());
+        fs::write(closed.join("new"), "").unwrap();
+        let later = format!("sleep 3; {stat}");
+        assert_eq!(world.inside("dev", &later).trim(), modified());
+        see_mounts_and_unmounts(world, &directory.join("mounted"));
+        for round in ["one", "three"] {
+            let list = format!(
+                "cd {} && ls -lR && cat grows replaced && ! test -e absent",
+                directory.display()
+            );
+            world.inside("dev", &list);
+            // Also after a change, everything is cached for long again.
+            sleep(Duration::from_secs(3));
+            world.inside("dev", &list);
+            let path = |name: &str| directory.join(name);
+            let modified_before = fs::metadata(&directory).unwrap().modified().unwrap();
+            fs::write(path("grows"), format!("{round} and more")).unwrap();
+            let mode = fs::metadata(path("mode")).unwrap().mode() ^ 0o111;
+            fs::set_permissions(path("mode"), fs::Permissions::from_mode(mode)).unwrap();
+            fs::remove_file(path("gone")).unwrap();
+            fs::write(path("replacement"), round).unwrap();
+            fs::rename(path("replacement"), path("replaced")).unwrap();
+            fs::rename(path("moved"), path("sub/moved")).unwrap();
+            fs::write(path("sub/deep"), format!("{round} below")).unwrap();
+            fs::write(path("absent"), "").unwrap();
+            // As tar and rsync do after they have written the files of a directory.
+            let opened = File::open(&directory).unwrap();
+            opened.set_modified(modified_before).unwrap();
+            let seen = format!(
+                "cd {}; test \"$(stat -c %s grows)\" = {} && test \"$(stat -c %a mode)\" = {:o} \
+                 && ! stat gone && test \"$(stat -c %i replaced)\" = {} && ! stat moved && \
+                 stat sub/moved && test \"$(stat -c %s sub/deep)\" = {} && stat absent && \
+                 ls | grep -qx absent && ! ls | grep -qx gone",
+                directory.display(),
+                round.len() + " and more".len(),
+                mode & 0o777,
+                fs::metadata(path("replaced")).unwrap().ino(),
+                round.len() + " below".len(),
+            );
+            // A command knows what the host has changed before it.
+            world.inside("dev", &format!("{{ {seen}; }} > /dev/null"));
+            let contents = format!("cd {} && cat grows replaced sub/deep", directory.display());
+            assert_eq!(
+                world.inside("dev", &contents),
+                format!("{round} and more{round}{round} below")
+            );
+            fs::remove_file(path("absent")).unwrap();
+            fs::write(path("gone"), "back").unwrap();
+            fs::rename(path("sub/moved"), path("moved")).unwrap();
+        }
+    }
+}
+
+/// Mounts a file system on a directory of the home that the machine has cached, and unmounts it.
+fn see_mounts_and_unmounts(world: &World, directory: &Path) {
+    fs::create_dir_all(directory).unwrap();
+    fs::write(directory.join("below"), "").unwrap();
+    let shown = |name: &str| format!("test \"$(ls {})\" = {name}", directory.display());
+    await_inside(world, directory, &shown("below"));
+    // Names are cached for long when nothing has changed for two seconds.
+    sleep(Duration::from_secs(3));
+    world.inside("dev", &shown("below"));
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "none"])
+        .arg(directory)
+        .status();
+    assert!(mounted.unwrap().success());
+    fs::write(directory.join("above"), "").unwrap();
+    await_inside(world, directory, &shown("above"));
+    sleep(Duration::from_secs(3));
+    world.inside("dev", &shown("above"));
+    unmount(directory, UnmountFlags::DETACH).unwrap();
+    await_inside(world, directory, &shown("below"));
+}
+
+/// Waits until a condition holds in a machine, for less than the minute that names are cached.
+fn await_inside(world: &World, directory: &Path, condition: &str) {
+    let directory = directory.display();
+    world.inside(
+        "dev",
+        &format!(
+            "for i in $(seq 100); do if ({condition}) > /dev/null 2>&1; then exit 0; fi; \
+             sleep 0.2; done; ls -lR {directory}; exit 1"
+        ),
+    );
 }
 
 /// Each is as on the host, or fails with the error of a file system without it.

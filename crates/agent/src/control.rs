@@ -435,8 +435,7 @@ impl Tasks {
         let mut tasks = JoinSet::new();
         let (alive, replaying) = mpsc::channel(1);
         if let Some(share) = &setup.home_share {
-            let path = share.path.clone();
-            tasks.spawn(home::serve_file_share(path, opener.clone(), alive));
+            tasks.spawn(home::serve_file_share(share.clone(), opener.clone(), alive));
         }
         if let Some(network) = &setup.network {
             tasks.spawn(listeners::report(opener));

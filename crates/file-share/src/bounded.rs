@@ -19,13 +19,14 @@ use virtiofsd::{
 use crate::{
     anonymous::AnonymousFiles,
     error::stale_handle,
+    expiry::Expiry,
     identity::FileIdentity,
     listing::mount_id,
-    local_answers::LocalAnswers,
+    local_answers::{LocalAnswers, SHORT_VALIDITY},
     locks::{Locks, Waiters},
     places::{Exclusions, Place, Places},
     replay::{Replay, own_context},
-    table::{ClosedFile, GuestInode, InnerInode, Location, ROOT, Reopened, Step, Table},
+    table::{ClosedFile, GuestInode, InnerInode, Location, Node, ROOT, Reopened, Step, Table},
 };
 
 /// Descriptors reserved for requests in progress, which open files that are not counted.
@@ -108,6 +109,7 @@ pub struct Parts<F> {
     pub(crate) anonymous: AnonymousFiles,
     pub(crate) replay: Replay,
     pub(crate) local_answers: LocalAnswers,
+    pub(crate) expiry: Expiry,
 }
 
 /// A directory that is open in the inner file system.
@@ -189,6 +191,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             anonymous: AnonymousFiles::default(),
             replay: Replay::default(),
             local_answers,
+            expiry: Expiry::default(),
         }))
     }
 
@@ -198,6 +201,18 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         self.anonymous.clear();
         self.table().clear();
         *self.last_directory() = None;
+    }
+
+    /// Notes with which INIT request the guest's session has begun.
+    pub(crate) fn begin_session(&self, init: &[u8]) {
+        self.local_answers.begin(init);
+        self.expiry.begin(self.local_answers.end_on_request(init));
+    }
+
+    /// Records that the guest's agent begins to serve.
+    pub(crate) fn agent_begins(&self) {
+        let known: Vec<GuestInode> = self.table().nodes().map(|(number, _)| number).collect();
+        self.expiry.agent_begins([ROOT].into_iter().chain(known));
     }
 
     /// Returns the number of descriptors that are held for the guest.
@@ -550,19 +565,25 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
     }
 
     /// Translates the result of a lookup for the guest, and counts the guest's new reference.
-    /// Returns `None` when the host has changed the name meanwhile.
+    /// `entry_timeout` is the directory's [validity](Self::validity) before the lookup. Returns
+    /// `None` when the host has changed the name meanwhile.
     pub(crate) fn to_guest_entry(
         &self,
         context: Context,
         directory: &PinnedFile<'_, F>,
         name: &CStr,
         entry: Entry,
+        entry_timeout: Duration,
     ) -> io::Result<Option<Entry>> {
-        let (mut attributes, mut validity) = (entry.attr, entry.attr_timeout);
+        let (mut attributes, mut validity) = (entry.attr, entry_timeout);
         self.note_no_xattr(context, directory.guest_inode, entry.inode, &mut attributes);
         let guest_inode =
             self.with_node(context, directory, name, &entry, |table, guest_inode| {
                 if self.hidden_number(guest_inode).is_none() {
+                    // The host's changes of names in a directory change its attributes.
+                    if table.get(guest_inode).is_some_and(Node::is_directory) {
+                        validity = validity.min(self.expiry.known_validity(guest_inode));
+                    }
                     table.add_lookup(guest_inode, entry_location(directory, name));
                     table.send_attributes(guest_inode, &mut attributes, &mut validity);
                 }
@@ -576,6 +597,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
                     inode: guest_inode.0,
                     attr: attributes,
                     attr_timeout: validity,
+                    entry_timeout,
                     ..entry
                 },
             }),
@@ -590,12 +612,47 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         name: &CStr,
     ) -> io::Result<Entry> {
         for _ in 0..MAX_ATTEMPTS {
+            let validity = self.validity(context, directory);
             let entry = self.inner_lookup(context, directory, name)?;
-            if let Some(entry) = self.to_guest_entry(context, directory, name, entry)? {
+            let entry = self.to_guest_entry(context, directory, name, entry, validity)?;
+            if let Some(entry) = entry {
                 return Ok(entry);
             }
         }
         Err(stale_handle())
+    }
+
+    /// Returns how long the guest may cache names in a directory, and attributes of the files that
+    /// they belong to. Must be called before these are read.
+    pub(crate) fn validity(&self, context: Context, directory: &PinnedFile<'_, F>) -> Duration {
+        let number = directory.guest_inode;
+        if !self.expiry.is_possible() || self.is_below_mount(context, number) {
+            return SHORT_VALIDITY;
+        }
+        self.expiry.validity(number, |mark| {
+            self.with_descriptor(context, directory.inner_inode, mark)
+        })
+    }
+
+    /// Returns how long the guest may cache attributes of a file. Must be called before these are
+    /// read.
+    pub(crate) fn attributes_validity(&self, file: GuestInode) -> Duration {
+        if !self.expiry.is_possible() {
+            return SHORT_VALIDITY;
+        }
+        let table = self.table();
+        let Some(node) = table.get(file) else {
+            return SHORT_VALIDITY;
+        };
+        let Some(location) = &node.location else {
+            return SHORT_VALIDITY;
+        };
+        let validity = self.expiry.known_validity(location.directory);
+        if node.is_directory() {
+            validity.min(self.expiry.known_validity(file))
+        } else {
+            validity
+        }
     }
 
     /// Returns the file that has this name now, without a reference of the guest. Returns `None`

@@ -21,15 +21,12 @@ use crate::{
     error::stale_handle,
     excluded::Located,
     listing::is_listing,
+    local_answers::SHORT_VALIDITY,
     places::{Entries, HANDLE, PlaceKind},
-    replay::REPLAY_HANDLE,
+    replay::{REPLAY_HANDLE, is_replay_directory},
     sqlite::is_database,
     table::{GuestInode, Knowledge},
 };
-
-/// Time for which the guest may cache the attributes of files without a name. The host cannot reach
-/// them.
-const ATTRIBUTES_VALIDITY: Duration = Duration::from_secs(1);
 
 /// Implements requests about one file that only need its inode number translated.
 macro_rules! forward_with_inner_inode {
@@ -122,7 +119,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let entry = Entry {
             inode,
             attr,
-            attr_timeout: ATTRIBUTES_VALIDITY,
+            attr_timeout: SHORT_VALIDITY,
             ..name_only()
         };
         Ok((entry, handle))
@@ -174,15 +171,17 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         Ok(options)
     }
 
-    /// Translates the entry of a file that was just created.
+    /// Translates the entry of a file that was just created. `validity` is the directory's
+    /// [validity](Self::validity) before.
     fn created_entry(
         &self,
         context: Context,
         directory: &PinnedFile<'_, F>,
         name: &CStr,
         entry: Entry,
+        validity: Duration,
     ) -> io::Result<Entry> {
-        match self.to_guest_entry(context, directory, name, entry)? {
+        match self.to_guest_entry(context, directory, name, entry, validity)? {
             Some(entry) => Ok(entry),
             None => self.look_up(context, directory, name),
         }
@@ -259,14 +258,30 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         if let Some(place) = self.places.child(GuestInode(parent), name) {
             return self.look_up_place(context, parent, place);
         }
-        match self.locate(context, parent)? {
-            Located::Host(directory)
-                if is_listing() && self.leads_to_mount(context, &directory, name) =>
-            {
+        let Located::Host(directory) = self.locate(context, parent)? else {
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
+        };
+        if is_listing() {
+            return if self.leads_to_mount(context, &directory, name) {
                 Ok(name_only())
+            } else {
+                self.look_up(context, &directory, name)
+            };
+        }
+        let validity = self.validity(context, &directory);
+        match self.look_up(context, &directory, name) {
+            Err(error)
+                if error.raw_os_error() == Some(libc::ENOENT)
+                    && validity > SHORT_VALIDITY
+                    && !is_replay_directory(parent, name) =>
+            {
+                // The guest may remember that there is none.
+                Ok(Entry {
+                    entry_timeout: validity,
+                    ..name_only()
+                })
             }
-            Located::Host(directory) => self.look_up(context, &directory, name),
-            Located::Empty(_) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            found => found,
         }
     }
 
@@ -292,10 +307,11 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         if let Some(file) = self.anonymous.file(inode) {
             let may_change_owner = self.restrictions().creating_group.is_none();
             anonymous::set_attributes(&file, &attributes, valid, may_change_owner)?;
-            return Ok((anonymous::attributes(&file)?, ATTRIBUTES_VALIDITY));
+            return Ok((anonymous::attributes(&file)?, SHORT_VALIDITY));
         }
         let file = self.pin_for_change(context, inode)?;
-        let (mut attributes, mut validity) =
+        let mut validity = self.attributes_validity(file.guest_inode);
+        let (mut attributes, _) =
             self.inner
                 .setattr(context, file.inner_inode, attributes, handle, valid)?;
         self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
@@ -393,13 +409,13 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         handle: Option<u64>,
     ) -> io::Result<(fuse::Attr, Duration)> {
         if let Some(file) = self.anonymous.file(inode) {
-            return Ok((anonymous::attributes(&file)?, ATTRIBUTES_VALIDITY));
+            return Ok((anonymous::attributes(&file)?, SHORT_VALIDITY));
         }
         match self.locate(context, inode)? {
             Located::Host(file) => {
                 let handle = handle.filter(|handle| *handle != HANDLE);
-                let (mut attributes, mut validity) =
-                    self.inner.getattr(context, file.inner_inode, handle)?;
+                let mut validity = self.attributes_validity(file.guest_inode);
+                let (mut attributes, _) = self.inner.getattr(context, file.inner_inode, handle)?;
                 self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
                 self.table()
                     .send_attributes(file.guest_inode, &mut attributes, &mut validity);
@@ -497,10 +513,11 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_name(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
+        let validity = self.validity(context, &directory);
         let entry = self
             .inner
             .symlink(context, target, directory.inner_inode, name, extensions)?;
-        self.created_entry(context, &directory, name, entry)
+        self.created_entry(context, &directory, name, entry, validity)
     }
 
     fn mknod(
@@ -516,6 +533,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_name(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
+        let validity = self.validity(context, &directory);
         let entry = self.inner.mknod(
             context,
             directory.inner_inode,
@@ -525,7 +543,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             umask,
             extensions,
         )?;
-        self.created_entry(context, &directory, name, entry)
+        self.created_entry(context, &directory, name, entry, validity)
     }
 
     fn mkdir(
@@ -540,6 +558,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_directory(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
+        let validity = self.validity(context, &directory);
         let entry = self.inner.mkdir(
             context,
             directory.inner_inode,
@@ -548,7 +567,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             umask,
             extensions,
         )?;
-        self.created_entry(context, &directory, name, entry)
+        self.created_entry(context, &directory, name, entry, validity)
     }
 
     fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
@@ -635,10 +654,11 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             return self.look_up(context, &directory, new_name);
         }
         let file = self.pin_on_host(context, inode)?;
+        let validity = self.validity(context, &directory);
         let entry = self
             .inner
             .link(context, file.inner_inode, directory.inner_inode, new_name)?;
-        self.created_entry(context, &directory, new_name, entry)
+        self.created_entry(context, &directory, new_name, entry, validity)
     }
 
     fn open(
@@ -687,6 +707,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
         self.check_new_name(parent, name)?;
         let (context, extensions) = self.as_creator(context, extensions);
         let directory = self.pin_for_change(context, parent)?;
+        let validity = self.validity(context, &directory);
         let (entry, handle, options) = self.inner.create(
             context,
             directory.inner_inode,
@@ -708,7 +729,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
                 options |= OpenOptions::DIRECT_IO;
             }
         }
-        match self.to_guest_entry(context, &directory, name, entry) {
+        match self.to_guest_entry(context, &directory, name, entry, validity) {
             Ok(Some(entry)) => {
                 self.opened(GuestInode(entry.inode), handle);
                 Ok((entry, handle, options))
@@ -837,8 +858,15 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             Located::Host(directory) => directory,
             Located::Empty(_) => return Ok((Some(HANDLE), OpenOptions::empty())),
         };
-        let (handle, options) = self.inner.opendir(context, directory.inner_inode, flags)?;
+        let validity = self.validity(context, &directory);
+        let (handle, mut options) = self.inner.opendir(context, directory.inner_inode, flags)?;
         self.opened(directory.guest_inode, handle);
+        if validity > SHORT_VALIDITY {
+            options |= OpenOptions::CACHE_DIR;
+            if self.expiry.keeps_listing(directory.guest_inode) {
+                options |= OpenOptions::KEEP_CACHE;
+            }
+        }
         Ok((handle, options))
     }
 
@@ -925,6 +953,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
 }
 
 /// An entry of a directory that the guest is to look up when it needs more than the name.
+/// Returns an entry of a file that is not looked up, or of none.
 fn name_only() -> Entry {
     Entry {
         inode: 0,

@@ -18,6 +18,7 @@
 //! | `anonymous` | files without a name |
 //! | `attributes` | keeps the guest from using old attributes and contents |
 //! | `sqlite` | recognizes databases |
+//! | `expiry` | has the guest expire names and attributes that the host has changed |
 //! | `events` | watches on the host what the guest watches |
 //! | `replay`, `replaying` | lets the guest repeat the host's changes without changing anything |
 //! | `agent` | the connection to the guest's agent |
@@ -57,6 +58,7 @@ mod control;
 mod error;
 mod events;
 mod excluded;
+mod expiry;
 mod file_system;
 mod identity;
 mod listing;
@@ -64,6 +66,7 @@ mod local_answering;
 mod local_answers;
 mod locking;
 mod locks;
+mod mounts;
 mod patience;
 mod places;
 mod pool;

@@ -173,7 +173,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let file = self.pin(context, request.inode)?;
         let (current, _) = self.inner.getattr(context, file.inner_inode, None)?;
         let is_outdated = cached.has_other_contents(&current);
-        if is_outdated {
+        if is_outdated && !self.expiry.expire_now(guest_inode) {
             self.locks.pause_until(cached.expiry);
         }
         Ok(())

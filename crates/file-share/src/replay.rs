@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::CStr,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -9,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use container_protocol::HomeChange;
+use container_protocol::{HomeChange, REPLAY_DIRECTORY};
 use virtiofsd::{
     filesystem::{Context, Entry},
     fuse::Attr,
     soft_idmap::{GuestGid, GuestUid},
 };
 
-use crate::table::GuestInode;
+use crate::table::{GuestInode, ROOT};
 
 /// Handle of files that the thread opens. The inner file system counts from 0.
 pub(crate) const REPLAY_HANDLE: u64 = 1 << 62;
@@ -24,6 +25,11 @@ pub(crate) const REPLAY_HANDLE: u64 = 1 << 62;
 /// Guest inode number of [`REPLAY_DIRECTORY`](container_protocol::REPLAY_DIRECTORY). Other files
 /// never reach it.
 pub(crate) const DIRECTORY_NUMBER: u64 = 1 << 61;
+
+/// Returns whether a name is the one by which the thread announces changes.
+pub(crate) fn is_replay_directory(parent: u64, name: &CStr) -> bool {
+    parent == ROOT.0 && name.to_bytes() == REPLAY_DIRECTORY.as_bytes()
+}
 
 /// Changes that are being repeated.
 #[derive(Debug, Default)]

@@ -21,9 +21,7 @@ use std::{
     time::Duration,
 };
 
-use container_protocol::{
-    HomeChange, HomeEntry, HomeFile, REPLAY_DIRECTORY, REPLAY_SOURCE, REPLAY_TARGET,
-};
+use container_protocol::{HomeChange, HomeEntry, HomeFile, REPLAY_SOURCE, REPLAY_TARGET};
 use virtiofsd::{
     filesystem::{Context, Entry, FileSystem, GetxattrReply},
     fuse::{Attr, AttrOut, EntryOut, GetxattrIn, GetxattrOut, InHeader, Opcode, OpenOut},
@@ -32,8 +30,11 @@ use vm_memory::ByteValued;
 
 use crate::{
     bounded::{BoundedFileSystem, InnerFileSystem, PinnedFile},
-    replay::{Current, DIRECTORY_NUMBER, REPLAY_HANDLE, made_up_attributes, own_context},
-    table::{GuestInode, Location, ROOT},
+    replay::{
+        Current, DIRECTORY_NUMBER, REPLAY_HANDLE, is_replay_directory, made_up_attributes,
+        own_context,
+    },
+    table::{GuestInode, Location},
 };
 
 /// Time for which the guest may cache the attributes of [`REPLAY_DIRECTORY`], which never change.
@@ -112,7 +113,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         if parent == DIRECTORY_NUMBER {
             return Some(self.look_up_outside(context, name));
         }
-        if parent == ROOT.0 && name.to_bytes() == REPLAY_DIRECTORY.as_bytes() {
+        if is_replay_directory(parent, name) {
             return Some(Ok(Entry {
                 inode: DIRECTORY_NUMBER,
                 generation: 0,
@@ -153,7 +154,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
                 file: HomeFile::Entry(at),
                 is_directory,
                 ..
-            } if is_here(at) => match self.lookup(context, parent, name) {
+            } if is_here(at) => match self.existing_entry(context, parent, name) {
                 // It is gone again.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                     Some(Ok(self.made_up_entry(file_type(*is_directory))))
@@ -333,9 +334,17 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         Ok(Vec::new())
     }
 
+    /// Looks a name up. Fails with `ENOENT` also where the guest could cache that.
+    fn existing_entry(&self, context: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        match self.lookup(context, parent, name)? {
+            Entry { inode: 0, .. } => Err(not_found()),
+            entry => Ok(entry),
+        }
+    }
+
     /// Returns the file that has a name on the host now, with a reference of the guest.
     fn current_entry(&self, context: Context, entry: &HomeEntry) -> Option<Entry> {
-        self.lookup(context, entry.directory, &location(entry).name)
+        self.existing_entry(context, entry.directory, &location(entry).name)
             .ok()
     }
 

@@ -94,7 +94,7 @@ impl<F: InnerFileSystem> Requests<F> {
             return Ok(Vec::new());
         };
         repeat_init(&self.server, &saved.init).map_err(io::Error::other)?;
-        self.file_system.local_answers.begin(&saved.init);
+        self.file_system.begin_session(&saved.init);
         *self.init() = Some(saved.init.clone());
         self.file_system.restore(saved, stream)
     }
@@ -110,7 +110,7 @@ impl<F: InnerFileSystem> Requests<F> {
             Ok(Opcode::Init) => {
                 let body = rest(header, &mut reader).unwrap_or_default();
                 let init = [header.as_slice(), &body].concat();
-                self.file_system.local_answers.begin(&init);
+                self.file_system.begin_session(&init);
                 *self.init() = Some(init);
                 Urgency::Pooled
             }

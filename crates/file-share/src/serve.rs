@@ -38,13 +38,11 @@ use crate::{
     confinement::confine,
     control,
     events::{Group, HostEvents},
+    local_answers::SHORT_VALIDITY,
     locks::MAX_WAITERS,
+    mounts::Mounts,
     pool, system_calls,
 };
-
-/// Time for which the guest may cache names and attributes. The host's changes are visible in the
-/// guest after this at the latest.
-const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Descriptors that are reserved for the server, mostly for its memory slots. The number is that of
 /// virtiofsd's own program.
@@ -135,6 +133,7 @@ pub fn serve(
         .checked_sub(own_descriptors)
         .ok_or(ServeError::TooFewDescriptors(descriptors))?;
     let config = config(directory, guest_fd_limit);
+    let mounts = Mounts::new(directory);
     let confined = confine(directory, read_only).map_err(ServeError::Landlock)?;
     if confined == RulesetStatus::NotEnforced {
         log::info!("the host's kernel has no Landlock, which would confine this process further");
@@ -146,7 +145,8 @@ pub fn serve(
     };
     let guest = connections.agent.map(|agent| Guest {
         agent: Arc::new(Agent::new(agent)),
-        group: Group::new()
+        watching: mounts
+            .and_then(Watching::new)
             .inspect_err(|error| {
                 log::warn!(
                     "cannot watch the shared home ({error}); the machine's watchers do not see \
@@ -185,8 +185,8 @@ pub fn serve(
 fn config(path: &str, guest_fd_limit: u64) -> Config {
     Config {
         root_dir: path.to_owned(),
-        entry_timeout: CACHE_TIMEOUT,
-        attr_timeout: CACHE_TIMEOUT,
+        entry_timeout: SHORT_VALIDITY,
+        attr_timeout: SHORT_VALIDITY,
         cache_policy: CachePolicy::Auto,
         announce_submounts: true,
         xattr: true,
@@ -314,20 +314,51 @@ where
 struct Guest {
     agent: Arc<Agent>,
     /// Absent without support of the host's kernel.
-    group: Option<Group>,
+    watching: Option<Watching>,
+}
+
+/// What reports changes of the host.
+struct Watching {
+    /// For the guest's watchers.
+    for_watchers: Group,
+    /// For what the guest caches.
+    for_expiry: Group,
+    mounts: Mounts,
+}
+
+impl Watching {
+    /// Must be called before the system calls are restricted.
+    fn new(mounts: Mounts) -> io::Result<Watching> {
+        Ok(Watching {
+            for_watchers: Group::new()?,
+            for_expiry: Group::new()?,
+            mounts,
+        })
+    }
 }
 
 impl Guest {
     /// Starts threads that serve the agent.
     fn serve<F: InnerFileSystem>(self, file_system: &BoundedFileSystem<F>) -> io::Result<()> {
-        let Guest { agent, group } = self;
-        let events = group.map(|group| {
-            Arc::new(HostEvents::new(
-                file_system.clone(),
-                Arc::clone(&agent),
-                group,
-            ))
-        });
+        let Guest { agent, watching } = self;
+        let events = watching
+            .map(|watching| {
+                let expiring = file_system.clone();
+                expiring.expiry.set_group(watching.for_expiry);
+                pool::spawn("file-share-changes", move || expiring.expiry.read())?;
+                let expiring = file_system.clone();
+                pool::spawn("file-share-mounts", move || {
+                    expiring.expiry.read_mounts(watching.mounts);
+                })?;
+                let (file_system, agent) = (file_system.clone(), Arc::clone(&agent));
+                let events = HostEvents::new(file_system, agent, watching.for_watchers);
+                io::Result::Ok(Arc::new(events))
+            })
+            .transpose()?;
+        pool::spawn("file-share-expiry", {
+            let (file_system, agent) = (file_system.clone(), Arc::clone(&agent));
+            move || file_system.expiry.send(&agent)
+        })?;
         if let Some(events) = events.clone() {
             pool::spawn("file-share-events", move || events.read())?;
         }
@@ -373,6 +404,7 @@ fn receive<F: InnerFileSystem>(
             (Ok(HomeReport::Signalled { threads }), _) => answer(threads),
             (Ok(HomeReport::ReplayingThread { id }), _) => {
                 file_system.replay.set_thread(id);
+                file_system.agent_begins();
                 // The agent begins to serve. One that was asked before never answers.
                 answer(Vec::new());
                 if let Some(events) = events {
@@ -383,6 +415,8 @@ fn receive<F: InnerFileSystem>(
                 events.change_watches(&added, &removed);
             }
             (Ok(HomeReport::Replayed), Some(events)) => events.repeated(),
+            (Ok(HomeReport::Expired), _) => file_system.expiry.expired(),
+            (Ok(HomeReport::Sync), _) => file_system.expiry.sync(),
             (Ok(HomeReport::Watches { .. } | HomeReport::Replayed), None) => {}
             (Err(FrameError::Ended), _) => return,
             (Err(error), _) => {

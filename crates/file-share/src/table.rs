@@ -19,7 +19,7 @@ use crate::{
     attributes::{CachedAttributes, distinguish_modification, is_recent},
     error::{bad_handle, stale_handle},
     identity::FileIdentity,
-    local_answers::says_no_xattr,
+    local_answers::{SHORT_VALIDITY, says_no_xattr},
 };
 
 /// The inode number that the guest uses for a file. It is never reused.
@@ -463,6 +463,10 @@ impl Table {
         node.no_xattr = is_known.then_some(changed);
         if node.is_directory() {
             return;
+        }
+        if attributes.nlink > 1 {
+            // It may be changed by a name in a directory that has no mark.
+            *validity = (*validity).min(SHORT_VALIDITY);
         }
         if node.is_locked {
             *validity = Duration::ZERO;

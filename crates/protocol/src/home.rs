@@ -45,6 +45,15 @@ pub enum HomeRequest {
         /// Where the files and directories in the changes were last seen.
         nodes: Vec<HomeNode>,
     },
+    /// Have the kernel expire what it has cached of these files and directories, and of the files
+    /// in the directories. Only kernels get this that have announced `FUSE_EXPIRE`
+    /// (`guest/patches`). Answered by [`HomeReport::Expired`] before the next such request.
+    Expire {
+        /// FUSE node ids.
+        nodes: Vec<u64>,
+    },
+    /// Answer to [`HomeReport::Sync`], which the runtime keeps for itself.
+    Synced,
 }
 
 /// A message of the agent.
@@ -71,6 +80,11 @@ pub enum HomeReport {
     },
     /// Answer to [`HomeRequest::Replay`].
     Replayed,
+    /// Answer to [`HomeRequest::Expire`].
+    Expired,
+    /// Sent by the runtime before it lets a program be started: have everything expired that the
+    /// host has changed until now. Answered by [`HomeRequest::Synced`], in order.
+    Sync,
 }
 
 /// A name in a directory of the home.

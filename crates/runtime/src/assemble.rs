@@ -36,7 +36,7 @@ pub(crate) struct HostEnds {
     /// Serves the home; absent if nothing is shared.
     pub file_share: Option<FileShareProcess>,
     /// The file share's connection for the agent; absent if nothing is shared.
-    pub home: Option<HomeRelay>,
+    pub home: Option<Arc<HomeRelay>>,
     /// The machine's network; absent if only its disk is read.
     pub network: Option<Arc<Network>>,
     /// The byte stream to the agent.
@@ -137,7 +137,7 @@ fn prepare_kernel(launch: &Launch) -> Result<KernelFiles, BootError> {
 fn share_home(
     launch: &Launch,
     home: &HomeShare,
-) -> Result<(FileShareProcess, (FileShare, HomeRelay)), BootError> {
+) -> Result<(FileShareProcess, (FileShare, Arc<HomeRelay>)), BootError> {
     let failed = |cause| BootError::Home {
         path: home.path.clone(),
         cause,
@@ -153,7 +153,7 @@ fn share_home(
         connection: connections.engine,
     };
     let home = HomeRelay::start(connections.agent).map_err(failed)?;
-    Ok((file_share, (engine_share, home)))
+    Ok((file_share, (engine_share, Arc::new(home))))
 }
 
 /// Returns the settings of the machine's network.

@@ -115,6 +115,7 @@ async fn serve_client(machine: &Arc<MachineState>, mut stream: UnixStream) -> io
             // First, so that the machine is not suspended between the two.
             let _session = machine.begin_session();
             let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
+            machine.sync_home().await;
             splice(stream, opener.open().await?).await
         }
     }

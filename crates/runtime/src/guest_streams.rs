@@ -23,11 +23,14 @@ pub(crate) struct Targets {
     /// Absent if only the disk is read.
     pub network: Option<Arc<Network>>,
     /// Absent if nothing is shared.
-    pub home: Option<HomeRelay>,
+    pub home: Option<Arc<HomeRelay>>,
 }
 
 /// Serves the streams of a guest until its channel ends.
 pub(crate) async fn serve(mut incoming: Incoming, targets: Arc<Targets>) {
+    if let Some(home) = &targets.home {
+        targets.machine.set_home(Arc::clone(home));
+    }
     while let Some(stream) = incoming.recv().await {
         let targets = Arc::clone(&targets);
         tokio::spawn(async move { targets.serve(stream).await });

@@ -4,7 +4,7 @@ use std::{
     future::pending,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     heartbeat::Heartbeat,
+    home_relay::HomeRelay,
     launch::Launch,
     phase::{Guest, Phase, StopOrder},
     sockets::Sockets,
@@ -45,6 +46,8 @@ pub(crate) struct MachineState {
     requested: Mutex<Requested>,
     ssh_agents: SshAgents,
     sockets: Sockets,
+    /// Set when the guest's streams are served, unless nothing is shared.
+    home: OnceLock<Arc<HomeRelay>>,
     /// The file that the engine writes the disk to.
     disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
@@ -138,6 +141,7 @@ impl MachineState {
             boot: Mutex::default(),
             requested: Mutex::default(),
             ssh_agents: SshAgents::default(),
+            home: OnceLock::new(),
             sockets: Sockets::new(&launch.runtime_directory, sockets),
             disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
@@ -359,6 +363,19 @@ impl MachineState {
     /// Returns what opens streams to the guest agent; absent while nothing serves them.
     pub(crate) fn opener(&self) -> Option<Opener> {
         self.phase.borrow().opener().cloned()
+    }
+
+    /// Sets the connection of the file share.
+    pub(crate) fn set_home(&self, home: Arc<HomeRelay>) {
+        // There is one for each runtime.
+        let _ = self.home.set(home);
+    }
+
+    /// Waits until the guest knows what the host has changed in the home.
+    pub(crate) async fn sync_home(&self) {
+        if let Some(home) = self.home.get() {
+            home.sync().await;
+        }
     }
 
     /// Returns the machine's network; absent while it has none.

@@ -2,8 +2,9 @@
 //!
 //! It asks for [signals] of threads that wait, gets a report of what the machine's programs
 //! [watch](watches) in the home, and has changes of the host [repeated](replay) so that the
-//! watchers see them.
+//! watchers see them. What the kernel has cached of them is [expired](expiry).
 
+mod expiry;
 mod fdinfo;
 mod mark_events;
 mod node_handle;
@@ -14,7 +15,7 @@ mod watches;
 use std::{io, sync::mpsc::Sender};
 
 use container_protocol::{
-    HomeReport, HomeRequest, HostPort,
+    GuestShare, HomeReport, HomeRequest, HostPort,
     frame::{self, FrameError},
     mux::{Opener, Stream},
 };
@@ -37,19 +38,24 @@ enum ServeError {
     Frame(#[from] FrameError),
 }
 
-/// Serves the file share of the home at `path` until the stream ends or this is dropped. A failure
+/// Serves the file share of the home until the stream ends or this is dropped. A failure
 /// is only logged: processes that wait for a lock in the home cannot be killed then, and watchers
 /// do not see changes of the host.
 ///
 /// `alive` is kept until the last change has been repeated, which may be later.
-pub(crate) async fn serve_file_share(path: String, opener: Opener, alive: mpsc::Sender<()>) {
-    match serve(path, opener, alive).await {
+pub(crate) async fn serve_file_share(share: GuestShare, opener: Opener, alive: mpsc::Sender<()>) {
+    match serve(share, opener, alive).await {
         Ok(()) | Err(ServeError::Frame(FrameError::Ended)) => {}
         Err(error) => kernel_log::error(&format!("cannot serve the file share: {error}")),
     }
 }
 
-async fn serve(path: String, opener: Opener, alive: mpsc::Sender<()>) -> Result<(), ServeError> {
+async fn serve(
+    share: GuestShare,
+    opener: Opener,
+    alive: mpsc::Sender<()>,
+) -> Result<(), ServeError> {
+    let GuestShare { tag, path, .. } = share;
     let mut host = opener.open().await.map_err(ServeError::Open)?;
     frame::write(&mut host, &HostPort::Home).await?;
     let (receiving, sending) = split(host);
@@ -62,7 +68,7 @@ async fn serve(path: String, opener: Opener, alive: mpsc::Sender<()>) -> Result<
     // The queue exists until this function returns.
     let _ = reports.send(thread);
     tokio::select! {
-        received = receive(receiving, reports.clone(), replayer.batches) => received,
+        received = receive(&tag, receiving, reports.clone(), replayer.batches) => received,
         sent = send(sending, queue) => sent,
         () = watches::report(path, reports) => Ok(()),
     }
@@ -70,6 +76,7 @@ async fn serve(path: String, opener: Opener, alive: mpsc::Sender<()>) -> Result<
 }
 
 async fn receive(
+    tag: &str,
     mut host: ReadHalf<Stream>,
     reports: UnboundedSender<HomeReport>,
     to_replay: Sender<Batch>,
@@ -84,6 +91,17 @@ async fn receive(
                 // Fails if the thread has panicked.
                 let _ = to_replay.send(Batch { changes, nodes });
             }
+            // For the runtime.
+            HomeRequest::Synced => {}
+            HomeRequest::Expire { nodes } => match expiry::expire(tag, &nodes) {
+                Ok(()) => {
+                    let _ = reports.send(HomeReport::Expired);
+                }
+                // Without an answer, the file share lets nothing be cached for long.
+                Err(error) => {
+                    kernel_log::error(&format!("cannot expire cached files of the home: {error}"));
+                }
+            },
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -12,6 +13,7 @@ use nix::{
     fcntl::AT_FDCWD,
     sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags},
 };
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// Events of files, also of those in a watched directory.
 const FILE_EVENTS: MaskFlags = MaskFlags::FAN_MODIFY
@@ -32,6 +34,7 @@ const RENAMES: MaskFlags = MaskFlags::FAN_RENAME;
 const SEPARATE_RENAMES: MaskFlags = MaskFlags::FAN_MOVED_FROM.union(MaskFlags::FAN_MOVED_TO);
 
 /// The marks of files that are watched, and their events.
+#[derive(Debug)]
 pub(crate) struct Group {
     fanotify: Fanotify,
     /// Whether the kernel reports both names of a rename in one event.
@@ -46,6 +49,7 @@ impl Group {
     pub(crate) fn new() -> io::Result<Group> {
         let information = libc::FAN_REPORT_FID | libc::FAN_REPORT_DIR_FID | libc::FAN_REPORT_NAME;
         let flags = InitFlags::FAN_CLOEXEC
+            | InitFlags::FAN_NONBLOCK
             | InitFlags::FAN_CLASS_NOTIF
             | InitFlags::from_bits_retain(information);
         Ok(Group {
@@ -68,6 +72,17 @@ impl Group {
         Ok(self.mark(MarkFlags::FAN_MARK_REMOVE, file, is_directory)?)
     }
 
+    /// Ceases to watch all files.
+    pub(crate) fn clear(&self) {
+        let flags = MarkFlags::FAN_MARK_FLUSH;
+        let cleared = self
+            .fanotify
+            .mark(flags, MaskFlags::empty(), AT_FDCWD, None::<&Path>);
+        if let Err(error) = cleared {
+            log::warn!("cannot remove the marks of files: {error}");
+        }
+    }
+
     fn mark(&self, flags: MarkFlags, file: &File, is_directory: bool) -> Result<(), Errno> {
         let mask = match (is_directory, self.has_renames.load(Ordering::Relaxed)) {
             (false, _) => FILE_EVENTS,
@@ -79,9 +94,23 @@ impl Group {
             .mark(flags, mask, AT_FDCWD, Some(path.as_str()))
     }
 
-    /// Waits for events. Returns the number of bytes in the buffer.
+    /// Waits until there are events.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let descriptor = self.fanotify.as_fd();
+        loop {
+            match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None) {
+                Err(rustix::io::Errno::INTR) => {}
+                waited => return waited.map(drop).map_err(io::Error::from),
+            }
+        }
+    }
+
+    /// Reads events. Returns their number of bytes in the buffer, which is 0 if there are none.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(self.fanotify.as_fd(), buffer)?)
+        match rustix::io::read(self.fanotify.as_fd(), buffer) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+            read => read.map_err(io::Error::from),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod pending;
 mod records;
 
 pub(crate) use group::Group;
+pub(crate) use records::{EventFile, Record, records};
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -45,7 +46,7 @@ use crate::{
     table::{GuestInode, Location},
 };
 use pending::{Change, Pending, What};
-use records::{EventEntry, EventFile, Record, records};
+use records::EventEntry;
 
 /// Time in which changes are merged.
 const COALESCING_TIME: Duration = Duration::from_millis(30);
@@ -163,9 +164,9 @@ impl<F: InnerFileSystem> HostEvents<F> {
         let own_process = std::process::id().cast_signed();
         let mut buffer = vec![0; BUFFER_SIZE];
         loop {
-            let length = match self.group.read(&mut buffer) {
+            let waited = self.group.wait();
+            let length = match waited.and_then(|()| self.group.read(&mut buffer)) {
                 Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return self.log_failure(&error),
             };
             let records = records(buffer.get(..length).unwrap_or_default());
