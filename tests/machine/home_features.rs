@@ -2,19 +2,21 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::{
         fd::AsRawFd,
         unix::fs::{MetadataExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread::sleep,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{scope, sleep},
     time::Duration,
 };
 
 use end_to_end::{Lab, Outcome, World, eventually, our_kernel};
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{FlockOperation, fcntl_lock},
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
@@ -28,6 +30,7 @@ crate::declare::tests![
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
     a_file_system_that_hangs_delays_no_other,
+    file_systems_below_the_home_can_be_unmounted,
     stopped_processes_of_a_machine_continue,
 ];
 
@@ -312,6 +315,15 @@ fn create_files_as_every_user(world: &World) {
             assert_eq!((about.uid(), about.gid()), expected, "{name}");
         }
     }
+    // Others can change an ordinary user's files only with the permission for all.
+    for (mask, is_owner) in [("022", world.user().is_none()), ("0", true)] {
+        let line = format!(
+            "cd {path} && umask {mask} && setpriv --reuid=12345 --regid=1 --clear-groups sh -c 'echo x > by-another{mask} && echo created && echo y >> by-another{mask}'"
+        );
+        let appended = world.run(&["run", "-n", "dev", "--root", &line]);
+        assert_eq!(appended.stdout, "created\n", "{appended:?}");
+        assert_eq!(appended.code == Some(0), is_owner, "{appended:?}");
+    }
     // In a user namespace without an entry for the user's id, as in a rootless container.
     let line = format!(
         "cd {path} && unshare --user --map-root-user sh -c 'echo x > namespace && cat namespace'"
@@ -319,9 +331,10 @@ fn create_files_as_every_user(world: &World) {
     assert_eq!(world.inside("dev", &line), "x\n");
 }
 
-/// A file system whose server answers nothing, mounted until this is dropped.
+/// A file system with only a root, whose server (FUSE) may answer nothing. It is mounted until this
+/// is dropped.
 struct HungFileSystem {
-    _server: File,
+    server: File,
     directory: PathBuf,
 }
 
@@ -347,8 +360,33 @@ impl HungFileSystem {
         )
         .unwrap();
         HungFileSystem {
-            _server: server,
+            server,
             directory: directory.to_owned(),
+        }
+    }
+
+    /// Answers until `act` returns.
+    fn answer_during<T>(&self, act: impl FnOnce() -> T) -> T {
+        let is_over = AtomicBool::new(false);
+        scope(|threads| {
+            threads.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    self.answer_next();
+                }
+            });
+            let result = act();
+            is_over.store(true, Ordering::Relaxed);
+            result
+        })
+    }
+
+    fn answer_next(&self) {
+        let mut request = [0; 1 << 14];
+        let mut ready = [PollFd::new(&self.server, PollFlags::IN)];
+        let timeout = Timespec::try_from(Duration::from_millis(20)).unwrap();
+        if poll(&mut ready, Some(&timeout)).unwrap() > 0 {
+            let length = (&self.server).read(&mut request).unwrap();
+            answer(&self.server, &request[..length]);
         }
     }
 }
@@ -359,6 +397,33 @@ impl Drop for HungFileSystem {
     }
 }
 
+/// Answers a request (linux/fuse.h); answers that are not empty consist of words of four bytes.
+fn answer(mut server: &File, request: &[u8]) {
+    const FUSE_GETATTR: u32 = 3;
+    const FUSE_INIT: u32 = 26;
+    const ENOSYS: u32 = 38;
+    let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
+    let mut reply = vec![0, 0, word(8), word(12)];
+    match word(4) {
+        FUSE_INIT => {
+            let mut words = [0; 16];
+            // The version, and the size of a write.
+            (words[0], words[1], words[5]) = (7, 31, 4096);
+            reply.extend(words);
+        }
+        FUSE_GETATTR => {
+            let mut words = [0; 26];
+            // Inode number, mode and links.
+            (words[4], words[19], words[20]) = (1, 0o40755, 2);
+            reply.extend(words);
+        }
+        _ => reply[1] = ENOSYS.wrapping_neg(),
+    }
+    reply[0] = 4 * reply.len() as u32;
+    let bytes: Vec<u8> = reply.into_iter().flat_map(u32::to_ne_bytes).collect();
+    server.write_all(&bytes).unwrap();
+}
+
 fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
     let world = World::for_user();
     let kernel = our_kernel();
@@ -366,20 +431,96 @@ fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
     world.create(&image, "dev", &["--kernel", &kernel.display().to_string()]);
     create_files_as_every_user(&world);
     let hung = HungFileSystem::mount(&world.home().join("hung"));
+    // More than the file share has threads, and without lookups of the directory.
+    let line = "cd ~/hung && echo ready && read hangs && \
+                for i in $(seq 300); do ls & done; echo waiting; wait";
+    let mut command = world.machine(&["run", "-n", "dev", line]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut waiting = command.spawn().unwrap();
+    let mut output = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    let first = hung.answer_during(|| output.next().unwrap().unwrap());
+    assert_eq!(first, "ready");
+    waiting.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert_eq!(output.next().unwrap().unwrap(), "waiting");
+    let line = "cd ~ && mkdir works && cd works && for i in $(seq 100); do echo $i > f$i; done && cat f* | wc -l && rm f* && ls ..";
+    let seen = world.inside("dev", line);
+    assert!(seen.starts_with("100\n") && seen.contains("hung"), "{seen}");
     // More than the machine has processors.
     let line = "cd ~; for i in $(seq 20); do ls -l hung & done; wait";
     let blocked = world.run(&["run", "-n", "dev", "-d", line]);
     assert_eq!(blocked.code, Some(0), "{blocked:?}");
-    let line = "cd ~ && mkdir works && cd works && for i in $(seq 100); do echo $i > f$i; done && cat f* | wc -l && rm -r ../works && ls ..";
-    let seen = world.inside("dev", line);
-    assert!(seen.starts_with("100\n") && seen.contains("hung"), "{seen}");
     // A program that needs it learns of it.
-    let failed = world.run(&["run", "-n", "dev", "ls -l ~/hung"]);
-    assert!(failed.stderr.contains("timed out"), "{failed:?}");
+    let failed = world.run(&["run", "-n", "dev", "ls -l ~"]);
+    assert!(failed.stdout.contains(" works\n"), "{failed:?}");
+    assert_eq!(failed.stderr.matches("timed out").count(), 1, "{failed:?}");
+    hung.answer_during(|| waiting.wait().unwrap());
     world.stdout(&["stop", "dev"]);
     let log = fs::read_to_string(world.bundle("dev", "runtime.log")).unwrap();
     assert!(!log.contains("did not power off in time"), "{log}");
     drop(hung);
+}
+
+/// A file system in memory, mounted until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn mount(directory: &Path) -> Mounted {
+        let options = Some(c"mode=1777");
+        mount("none", directory, "tmpfs", MountFlags::empty(), options).unwrap();
+        Mounted(directory.to_owned())
+    }
+
+    fn is_unmounted(&self) -> bool {
+        unmount(&self.0, UnmountFlags::empty()).is_ok()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Fails if it is unmounted.
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+fn file_systems_below_the_home_can_be_unmounted(lab: &Lab) {
+    for world in lab.with_tools() {
+        let directory = world.home().join("mounted");
+        fs::create_dir(&directory).unwrap();
+        let path = directory.display();
+        let inside = |line: &str| world.inside("dev", &format!("cd {path} && {line}"));
+        let exists = |name: &str| {
+            let line = format!("test -e {path}/{name}");
+            world.run(&["run", "-n", "dev", &line]).code == Some(0)
+        };
+        let first = Mounted::mount(&directory);
+        fs::write(directory.join("first"), "").unwrap();
+        eventually("the machine sees the file system", || exists("first"));
+        inside("mkdir -p a/b && echo first > a/b/file");
+        assert_eq!(
+            inside("find . && cat a/b/file").lines().last(),
+            Some("first")
+        );
+        let line = format!("exec 3< {path}/a/b/file; echo open; read end; cat <&3");
+        let mut command = world.machine(&["run", "-n", "dev", &line]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut program = command.spawn().unwrap();
+        let mut output = BufReader::new(program.stdout.take().unwrap()).lines();
+        assert_eq!(output.next().unwrap().unwrap(), "open");
+        // Closed files are found again.
+        sleep(Duration::from_secs(5));
+        assert!(!first.is_unmounted(), "a program has a file open");
+        assert_eq!(inside("cat a/b/file"), "first\n");
+        program.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(output.next().unwrap().unwrap(), "first");
+        assert!(program.wait().unwrap().success());
+        eventually("the file system is unmounted", || first.is_unmounted());
+        eventually("the machine sees that it is unmounted", || !exists("a"));
+        let second = Mounted::mount(&directory);
+        fs::write(directory.join("second"), "second").unwrap();
+        eventually("the machine sees another", || exists("second"));
+        assert_eq!(inside("ls && cat second"), "second\nsecond");
+        eventually("the other is unmounted", || second.is_unmounted());
+    }
 }
 
 /// Processes are stopped by debuggers, frozen control groups, and hosts that sleep.

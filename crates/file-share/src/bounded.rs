@@ -26,7 +26,10 @@ use crate::{
     locks::{Locks, Waiters},
     places::{Exclusions, Place, Places},
     replay::{Replay, own_context},
-    table::{ClosedFile, GuestInode, InnerInode, Location, Node, ROOT, Reopened, Step, Table},
+    table::{
+        ClosedFile, EvictionClass, GuestInode, InnerInode, Location, Node, ROOT, Reopened, Step,
+        Table,
+    },
 };
 
 /// Descriptors reserved for requests in progress, which open files that are not counted.
@@ -238,7 +241,31 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
     /// Closes the files that were not used since the last call. The host's file system keeps a file
     /// that the host has removed while it is open, and its disk space.
     pub fn close_unused(&self) {
-        let unused = self.table().evict_unused();
+        self.close_unused_of(EvictionClass::File);
+    }
+
+    /// Closes the files and directories on file systems mounted below the shared directory that
+    /// were not used since the last call. The host cannot unmount these file systems before.
+    pub fn close_unused_on_mounts(&self) {
+        self.close_unused_of(EvictionClass::OnMount);
+        let last = self.last_directory().take();
+        let is_closed = last.as_ref().is_some_and(|last| {
+            let (table, directory) = (self.table(), InnerInode(last.directory));
+            table.is_on_mount(directory) || table.by_inner(directory).is_none()
+        });
+        let closed = if is_closed {
+            last
+        } else {
+            // Another request may have left its directory meanwhile.
+            std::mem::replace(&mut *self.last_directory(), last)
+        };
+        if let Err(error) = self.close_directory(own_context(), closed) {
+            log::warn!("cannot close a directory: {error}");
+        }
+    }
+
+    fn close_unused_of(&self, class: EvictionClass) {
+        let unused = self.table().evict_unused(class);
         for inner_inode in unused {
             self.close(own_context(), Some(inner_inode));
         }
@@ -519,6 +546,8 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             }
         };
         let hidden = self.hidden_place(&identity);
+        let root_mount = self.mount(context, ROOT);
+        let is_on_mount = root_mount.is_some_and(|root| root != identity.mount);
         let mut closed = Vec::new();
         let mut table = self.table();
         let guest_inode = match (hidden, known(&table)) {
@@ -550,7 +579,8 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
                     None => {
                         let number = number.unwrap_or_else(|| table.next_number());
                         let location = entry_location(directory, name);
-                        table.insert_as(number, identity, location, found, file_type);
+                        let kind = (file_type, is_on_mount);
+                        table.insert_as(number, identity, location, found, kind);
                         number
                     }
                 }

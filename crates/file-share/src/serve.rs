@@ -55,8 +55,12 @@ const DESCRIPTORS_PER_REQUEST: u64 = 4;
 /// because each may wait for a file system of the host that does not answer.
 const MAX_THREADS: u64 = 256;
 
-/// Interval at which files are closed that the guest remembers but does not use.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which files are closed that the guest remembers but does not use, on file systems
+/// that are mounted below the shared directory.
+const MOUNT_SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Number of such intervals after which this is done for all other files.
+const SWEEP_INTERVALS: usize = 30;
 
 /// Interval at which the guest is asked about its processes that wait for a lock.
 const WAITERS_INTERVAL: Duration = Duration::from_millis(300);
@@ -280,9 +284,12 @@ where
     pool::spawn("file-share-sweep", {
         let file_system = file_system.clone();
         move || {
-            loop {
-                thread::park_timeout(SWEEP_INTERVAL);
-                file_system.close_unused();
+            for interval in (1..=SWEEP_INTERVALS).cycle() {
+                thread::sleep(MOUNT_SWEEP_INTERVAL);
+                file_system.close_unused_on_mounts();
+                if interval == SWEEP_INTERVALS {
+                    file_system.close_unused();
+                }
             }
         }
     })

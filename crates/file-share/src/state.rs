@@ -188,7 +188,8 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         let nodes = saved.table.nodes.iter();
         let open = nodes.filter_map(|node| Some((node.number, node.inner?, node.identity)));
         let open: Vec<(u64, u64, FileIdentity)> = open.collect();
-        self.table().restore(saved.table);
+        let root_mount = self.mount(own_context(), ROOT);
+        self.table().restore(saved.table, root_mount);
         let mut lost = Vec::new();
         for (number, inner_inode, identity) in open {
             let context = own_context();

@@ -48,6 +48,8 @@ pub(crate) struct Node {
     pub inner_inode: Option<InnerInode>,
     /// Type of the file (`S_IFMT`).
     pub file_type: u32,
+    /// Whether the file is on a file system that is mounted below the shared directory.
+    is_on_mount: bool,
     /// Number of the guest's references (FUSE lookups without the forgets).
     lookups: u64,
     /// Number of requests in progress and of open files.
@@ -142,18 +144,23 @@ const RETRY_TIME: Duration = Duration::from_secs(1);
 
 /// Order in which open files are closed. Directories are kept longer than files, because the files
 /// in them are found through them, and because a working directory that the host renames can only
-/// be followed while it is open. Files without a name are closed last.
+/// be followed while it is open. Files without a name are closed last. Those of other file systems
+/// are closed soon in any case, because the host cannot unmount these otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EvictionClass {
+pub(crate) enum EvictionClass {
+    OnMount,
     File,
     Directory,
     Nameless,
 }
 
+const EVICTION_CLASSES: usize = 4;
+
 impl Node {
     fn eviction_class(&self) -> EvictionClass {
         match (&self.location, self.is_directory()) {
             (None, _) => EvictionClass::Nameless,
+            (Some(_), _) if self.is_on_mount => EvictionClass::OnMount,
             (Some(_), true) => EvictionClass::Directory,
             (Some(_), false) => EvictionClass::File,
         }
@@ -182,10 +189,10 @@ pub(crate) struct Table {
     /// The file that was last seen at a location, by the location's hash.
     by_location: HashMap<u64, GuestInode>,
     /// Open files that nothing uses, by class and last use.
-    idle: [BTreeMap<u64, GuestInode>; 3],
+    idle: [BTreeMap<u64, GuestInode>; EVICTION_CLASSES],
     clock: u64,
-    /// The clock at the last call of [`Table::evict_unused`].
-    last_sweep: u64,
+    /// The clock at the last call of [`Table::evict_unused`], by class.
+    last_sweeps: [u64; EVICTION_CLASSES],
     last_number: u64,
     /// Files and directories that the guest has open, by the inner handle.
     open_files: HashMap<u64, GuestInode>,
@@ -203,6 +210,7 @@ impl Table {
             location: None,
             inner_inode: Some(InnerInode(ROOT_ID)),
             file_type: libc::S_IFDIR,
+            is_on_mount: false,
             lookups: 1,
             pins: 1,
             last_use: 0,
@@ -218,7 +226,7 @@ impl Table {
             by_location: HashMap::new(),
             idle: Default::default(),
             clock: 0,
-            last_sweep: 0,
+            last_sweeps: Default::default(),
             last_number: ROOT_ID,
             open_files: HashMap::new(),
             answers: 0,
@@ -239,6 +247,18 @@ impl Table {
     /// Returns the number of descriptors that are held for the guest.
     pub(crate) fn open_descriptors(&self) -> u64 {
         (self.by_inner.len() + self.open_files.len()) as u64
+    }
+
+    /// Returns whether an open file is on a file system that is mounted below the shared directory.
+    pub(crate) fn is_on_mount(&self, inner_inode: InnerInode) -> bool {
+        let node = self.by_inner(inner_inode).and_then(|it| self.get(it));
+        node.is_some_and(|node| node.is_on_mount)
+    }
+
+    /// Returns the id of the mount below the shared directory that a file is on.
+    pub(crate) fn mount_below(&self, guest_inode: GuestInode) -> Option<u64> {
+        let node = self.get(guest_inode)?;
+        node.is_on_mount.then_some(node.identity.mount)
     }
 
     pub(crate) fn get(&self, guest_inode: GuestInode) -> Option<&Node> {
@@ -295,7 +315,7 @@ impl Table {
         identity: FileIdentity,
         location: Location,
         inner_inode: InnerInode,
-        file_type: u32,
+        (file_type, is_on_mount): (u32, bool),
     ) {
         self.by_location.insert(hash_of(&location), guest_inode);
         let node = Node {
@@ -303,6 +323,7 @@ impl Table {
             location: Some(location),
             inner_inode: Some(inner_inode),
             file_type,
+            is_on_mount,
             lookups: 0,
             pins: 0,
             last_use: 0,
@@ -406,13 +427,13 @@ impl Table {
     /// Records that the least recently used file is closed, and returns its inner inode for the
     /// caller to close. Returns `None` when all files are in use.
     pub(crate) fn evict(&mut self, limit: u64) -> Option<InnerInode> {
-        let [files, directories, nameless] = &self.idle;
+        let [on_mounts, files, directories, nameless] = &self.idle;
         // With most of the limit in directories, none would be left for files.
         let many_directories = directories.len() as u64 > limit / 2;
         let order = if many_directories {
-            [directories, files, nameless]
+            [on_mounts, directories, files, nameless]
         } else {
-            [files, directories, nameless]
+            [on_mounts, files, directories, nameless]
         };
         let (_, &guest_inode) = order.iter().find_map(|kind| kind.first_key_value())?;
         self.remove_idle(guest_inode);
@@ -421,13 +442,13 @@ impl Table {
         Some(inner_inode)
     }
 
-    /// Records that the files are closed that were not used since the last call, and returns their
-    /// inner inodes for the caller to close.
-    pub(crate) fn evict_unused(&mut self) -> Vec<InnerInode> {
-        let files = &mut self.idle[EvictionClass::File as usize];
-        let used = files.split_off(&(self.last_sweep + 1));
+    /// Records that the files of a class are closed that were not used since the last call, and
+    /// returns their inner inodes for the caller to close.
+    pub(crate) fn evict_unused(&mut self, class: EvictionClass) -> Vec<InnerInode> {
+        let files = &mut self.idle[class as usize];
+        let last_sweep = std::mem::replace(&mut self.last_sweeps[class as usize], self.clock);
+        let used = files.split_off(&(last_sweep + 1));
         let unused = std::mem::replace(files, used);
-        self.last_sweep = self.clock;
         let nodes = &mut self.nodes;
         let inner_inodes: Vec<InnerInode> = unused
             .values()
@@ -648,8 +669,8 @@ impl Table {
         }
     }
 
-    /// Adds saved records to a table that has only the root.
-    pub(crate) fn restore(&mut self, saved: SavedTable) {
+    /// Adds saved records to a table that has only the root, which is on `root_mount`.
+    pub(crate) fn restore(&mut self, saved: SavedTable, root_mount: Option<u64>) {
         for node in saved.nodes {
             let number = GuestInode(node.number);
             let location = node.location.and_then(|(directory, name)| {
@@ -671,6 +692,7 @@ impl Table {
                 location,
                 inner_inode,
                 file_type: node.file_type,
+                is_on_mount: root_mount.is_some_and(|root| root != node.identity.mount),
                 lookups: node.lookups,
                 pins: 0,
                 last_use: 0,
