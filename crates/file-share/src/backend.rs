@@ -266,7 +266,11 @@ impl<F: InnerFileSystem> Backend<F> {
         let requests = Arc::clone(&self.requests);
         match urgency {
             Urgency::Immediate => serve(&requests, request),
-            Urgency::Pooled => self.pool.run(move || serve(&requests, request)),
+            Urgency::Pooled => self.pool.run(None, move || serve(&requests, request)),
+            Urgency::OnMount(mount) => {
+                self.pool
+                    .run(Some(mount), move || serve(&requests, request));
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! A request may block for as long as it likes, because a directory below the shared one can be on
 //! a file system whose server does not answer. So the pool has no fixed size: a job gets a new
-//! thread if no thread is idle, up to a limit. Idle threads are kept.
+//! thread if no thread is idle, up to a limit. Idle threads are kept. Jobs of one group, which wait
+//! for the same file system, get a part of the threads at most.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -15,6 +16,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Size of the stack of a thread in bytes. Requests keep their data on the heap.
 const STACK_SIZE: usize = 256 << 10;
+
+/// Part of the threads that the jobs of one group may have, as a divisor.
+const GROUP_PART: usize = 8;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -32,9 +36,38 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    /// Jobs for the next threads, with their groups.
+    jobs: VecDeque<(Option<u64>, Job)>,
+    groups: HashMap<u64, Group>,
     threads: usize,
     idle: usize,
+}
+
+/// Jobs that belong together.
+#[derive(Default)]
+struct Group {
+    /// Number of jobs that have a thread, or are in [`State::jobs`].
+    started: usize,
+    waiting: VecDeque<Job>,
+}
+
+impl State {
+    /// Starts the next job of a group after one has ended.
+    fn ended(&mut self, group: Option<u64>) {
+        let Some((number, group)) =
+            group.and_then(|number| Some((number, self.groups.get_mut(&number)?)))
+        else {
+            return;
+        };
+        if let Some(job) = group.waiting.pop_front() {
+            self.jobs.push_back((Some(number), job));
+            return;
+        }
+        group.started -= 1;
+        if group.started == 0 {
+            self.groups.remove(&number);
+        }
+    }
 }
 
 impl Pool {
@@ -49,11 +82,19 @@ impl Pool {
         }
     }
 
-    /// Runs a job on one of the threads. If all are busy and no more can be started, it waits for
-    /// one; without any thread it runs here.
-    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+    /// Runs a job on one of the threads. If all are busy and no more can be started, or if the
+    /// job's group has its part of them, it waits for one; without any thread it runs here.
+    pub(crate) fn run(&self, group: Option<u64>, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state();
-        state.jobs.push_back(Box::new(job));
+        if let Some(group) = group {
+            let group = state.groups.entry(group).or_default();
+            if group.started >= (self.shared.limit / GROUP_PART).max(1) {
+                group.waiting.push_back(Box::new(job));
+                return;
+            }
+            group.started += 1;
+        }
+        state.jobs.push_back((group, Box::new(job)));
         if state.jobs.len() <= state.idle {
             drop(state);
             self.shared.job_added.notify_one();
@@ -73,8 +114,9 @@ impl Pool {
         if state.threads == 0 {
             let job = state.jobs.pop_back();
             drop(state);
-            if let Some(job) = job {
+            if let Some((group, job)) = job {
                 job();
+                self.shared.state().ended(group);
             }
         }
     }
@@ -88,7 +130,7 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.state();
         loop {
-            let Some(job) = state.jobs.pop_front() else {
+            let Some((group, job)) = state.jobs.pop_front() else {
                 state.idle += 1;
                 state = self
                     .job_added
@@ -100,6 +142,7 @@ impl Shared {
             drop(state);
             job();
             state = self.state();
+            state.ended(group);
         }
     }
 }
@@ -146,14 +189,14 @@ mod tests {
         let blocked = Arc::new(Barrier::new(8));
         for _ in 0..7 {
             let blocked = Arc::clone(&blocked);
-            pool.run(move || {
+            pool.run(None, move || {
                 blocked.wait();
             });
         }
         let (done, is_done) = mpsc::channel();
         for number in 0..100 {
             let done = done.clone();
-            pool.run(move || done.send(number).unwrap());
+            pool.run(None, move || done.send(number).unwrap());
         }
         for _ in 0..100 {
             is_done.recv_timeout(Duration::from_secs(20)).unwrap();
@@ -162,12 +205,44 @@ mod tests {
     }
 
     #[test]
+    fn blocked_groups_do_not_delay_others() {
+        let pool = Pool::new(8 * GROUP_PART);
+        let (done, is_done) = mpsc::channel();
+        let (unblock, blocked) = mpsc::channel();
+        let blocked = Arc::new(Mutex::new(blocked));
+        for group in 0..GROUP_PART as u64 - 1 {
+            for _ in 0..100 {
+                let (done, blocked) = (done.clone(), Arc::clone(&blocked));
+                pool.run(Some(group), move || {
+                    blocked.lock().unwrap().recv().unwrap();
+                    done.send(group).unwrap();
+                });
+            }
+        }
+        for other in [None, Some(1000)] {
+            let done = done.clone();
+            pool.run(other, move || done.send(1000).unwrap());
+            assert_eq!(is_done.recv_timeout(Duration::from_secs(20)), Ok(1000));
+        }
+        let count = 100 * (GROUP_PART - 1);
+        (0..count).for_each(|_| unblock.send(()).unwrap());
+        for _ in 0..count {
+            is_done.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        drop(done);
+        // The last job may not be counted yet.
+        while !pool.shared.state().groups.is_empty() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
     fn the_limit_is_kept() {
         let pool = Pool::new(2);
         let (done, is_done) = mpsc::channel();
         for _ in 0..50 {
             let done = done.clone();
-            pool.run(move || done.send(thread::current().id()).unwrap());
+            pool.run(None, move || done.send(thread::current().id()).unwrap());
         }
         let threads: std::collections::HashSet<_> = is_done.iter().take(50).collect();
         assert!(threads.len() <= 2);

@@ -41,6 +41,9 @@ pub(crate) enum Urgency {
     Immediate,
     /// On a thread of the pool.
     Pooled,
+    /// On a thread of the pool, for a file on a mount below the shared directory, which may not
+    /// answer.
+    OnMount(u64),
 }
 
 /// Result of serving a request.
@@ -106,27 +109,27 @@ impl<F: InnerFileSystem> Requests<F> {
             return Urgency::Pooled;
         };
         match Opcode::try_from(header.opcode) {
-            Ok(Opcode::Forget | Opcode::BatchForget) => Urgency::Immediate,
+            Ok(Opcode::Forget | Opcode::BatchForget) => return Urgency::Immediate,
             Ok(Opcode::Init) => {
                 let body = rest(header, &mut reader).unwrap_or_default();
                 let init = [header.as_slice(), &body].concat();
                 self.file_system.begin_session(&init);
                 *self.init() = Some(init);
-                Urgency::Pooled
             }
-            Ok(Opcode::Destroy) => {
-                *self.init() = None;
-                Urgency::Pooled
-            }
+            Ok(Opcode::Destroy) => *self.init() = None,
             Ok(Opcode::Release) => {
                 if let Ok(release) = reader.read_obj::<ReleaseIn>() {
                     let locks = &self.file_system.locks;
                     locks.release_begins(header.nodeid, release.fh);
                 }
-                Urgency::Pooled
             }
-            _ => Urgency::Pooled,
+            _ => {}
         }
+        let mount = self
+            .file_system
+            .table()
+            .mount_below(GuestInode(header.nodeid));
+        mount.map_or(Urgency::Pooled, Urgency::OnMount)
     }
 
     /// Serves a request, except for waiting for a lock.
