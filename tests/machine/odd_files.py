@@ -58,6 +58,21 @@ def range_copy():
         return os.copy_file_range(one.fileno(), three.fileno(), 4096)
 
 
+def collapse():
+    with open("one", "r+b") as file:
+        if C.fallocate(file.fileno(), 8, 0, 4096) != 0:
+            raise OSError(ctypes.get_errno(), "fallocate")
+
+
+def birth():
+    return subprocess.check_output(["stat", "--format", "%W", "one"], text=True).strip()
+
+
+def mount_flags():
+    flags = os.statvfs(".").f_flag
+    return bool(flags & os.ST_NOSUID), bool(flags & os.ST_NODEV)
+
+
 def lease():
     with open("one", "rb") as file:
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -131,6 +146,6 @@ def times():
 
 
 subprocess.run("rm -rf ./*", shell=True, check=True)
-for act in (anonymous, sparse, copy, reflink, range_copy, lease, exchange, names, long_name, pipe,
-            sockets, deleted, append, times):
+for act in (anonymous, sparse, copy, reflink, range_copy, collapse, birth, mount_flags, lease,
+            exchange, names, long_name, pipe, sockets, deleted, append, times):
     report(act.__name__, act)
