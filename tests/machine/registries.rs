@@ -26,6 +26,7 @@ crate::declare::tests![
     private_authorities_are_trusted_if_configured,
     client_certificates_are_sent,
     wrong_scheme_is_named,
+    private_registries_are_asked_over_https_first,
     proxy_variables_of_the_caller_are_used,
     mirrors_precede_their_registry,
     broken_download_from_a_mirror_is_resumed_from_the_registry,
@@ -517,6 +518,29 @@ impl Drop for Proxy {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Registries in a private network have HTTPS, or else get no credentials.
+fn private_registries_are_asked_over_https_first(lab: &Lab) {
+    let (world, proxy, authority) = (World::for_root(), Proxy::start(), Authority::create());
+    let registry = start_encrypted(lab, &authority, "DNS:registry.internal", false);
+    let encrypted = format!("registry.internal:{}/busybox:1", registry.address().port());
+    let over_proxy = |image: &str| {
+        let mut command = pull(&world, image);
+        command.env("ALL_PROXY", proxy.url());
+        command
+    };
+    // Nothing is requested over plain HTTP then.
+    refused(&mut over_proxy(&encrypted), "is not trusted");
+    let ca = authority.certificate();
+    succeed(over_proxy(&encrypted).env("SSL_CERT_FILE", &ca));
+    assert!(!proxy.log().contains("GET http://"), "{}", proxy.log());
+
+    let plain = lab
+        .image("busybox:1")
+        .replace("127.0.0.1", "registry.internal");
+    succeed(&mut over_proxy(&plain));
+    assert!(proxy.log().contains("GET http://"), "{}", proxy.log());
 }
 
 fn proxy_variables_of_the_caller_are_used(lab: &Lab) {

@@ -47,7 +47,8 @@ impl PlatformOptions {
 /// Access to a registry.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RegistryOptions {
-    /// Protocol for the registry: http, https, or auto (http for loopback and private names).
+    /// Protocol for the registry: http, https, or auto (https, except on loopback and where a
+    /// private registry has none).
     #[arg(long, value_name = "SCHEME", value_parser = ["http", "https", "auto"])]
     pub scheme: Option<String>,
 }

@@ -61,7 +61,7 @@ impl Pull<'_> {
     }
 
     async fn look_up_at_registry(&self) -> Result<(Image, RegistryClient), PullError> {
-        let registry = RegistryClient::new(self.reference, self.access())?;
+        let registry = RegistryClient::new(self.reference, self.access()).await?;
         let resolved = self.resolve(&registry).await?;
         let config = &resolved.manifest.config;
         let config = fetch_small(

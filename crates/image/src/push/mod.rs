@@ -79,8 +79,8 @@ impl ImageStore {
             registries: &options.registries,
         };
         let refused = |error| PushError::from_registry(reference, error);
-        let registry =
-            RegistryClient::for_push(reference, &repositories, access).map_err(refused)?;
+        let registry = RegistryClient::for_push(reference, &repositories, access).await;
+        let registry = registry.map_err(refused)?;
         let blobs = self.push_blobs(&registry, &shipment, &sources, listener);
         blobs.await.map_err(|error| match error {
             UploadError::Registry(error) => refused(error),

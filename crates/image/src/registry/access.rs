@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{InvalidHost, RegistryHost, Scheme, scheme::ResolvedScheme};
+use super::{InvalidHost, RegistryHost, Scheme, scheme::SchemeRule};
 use crate::{Environment, Reference};
 
 /// Configuration of all registries.
@@ -90,15 +90,15 @@ pub struct Access<'a> {
 }
 
 impl<'a> Access<'a> {
-    /// Returns the scheme for a registry: the request's, else the configured one, else the one that
-    /// fits its name.
-    pub(super) fn scheme_for(&self, host: &RegistryHost) -> ResolvedScheme {
+    /// Returns the rule for a registry's scheme: the request's, else the configured one, else the
+    /// one that fits its name.
+    pub(super) fn scheme_for(&self, host: &RegistryHost) -> SchemeRule {
         let configured = self.settings_of(host).map(|settings| settings.scheme);
         let scheme = match self.scheme {
             Scheme::Auto => configured.unwrap_or_default(),
             requested => requested,
         };
-        scheme.resolve(host.address())
+        scheme.rule(host.address())
     }
 
     /// Returns the file of additional certificate authorities for a registry.
@@ -128,6 +128,7 @@ impl<'a> Access<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::scheme::ResolvedScheme;
 
     #[test]
     fn a_mirror_is_a_host_with_an_optional_path() {
@@ -168,9 +169,18 @@ mod tests {
             };
             access.scheme_for(host)
         };
-        assert_eq!(resolve(Scheme::Auto, &host), ResolvedScheme::Http);
-        assert_eq!(resolve(Scheme::Https, &host), ResolvedScheme::Https);
+        assert_eq!(
+            resolve(Scheme::Auto, &host),
+            SchemeRule::Always(ResolvedScheme::Http)
+        );
+        assert_eq!(
+            resolve(Scheme::Https, &host),
+            SchemeRule::Always(ResolvedScheme::Https)
+        );
         let other: RegistryHost = "other.example".parse().unwrap();
-        assert_eq!(resolve(Scheme::Auto, &other), ResolvedScheme::Https);
+        assert_eq!(
+            resolve(Scheme::Auto, &other),
+            SchemeRule::Always(ResolvedScheme::Https)
+        );
     }
 }

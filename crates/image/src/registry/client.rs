@@ -15,6 +15,7 @@ use super::{
     Access, Registries, RegistryError, RegistryHost, Scheme,
     error::{self, is_busy},
     http::{HttpClientKind, describe_proxy},
+    probe::{base_url, choose_scheme},
     retry::{MAX_BUSY_RETRIES, backoff},
     scheme::ResolvedScheme,
     session::Session,
@@ -58,31 +59,32 @@ impl FetchedManifest {
 }
 
 impl RegistryClient {
-    /// Creates a client to pull from the repository of this reference. Sends nothing.
-    pub(crate) fn new(
+    /// Creates a client to pull from the repository of this reference. Sends nothing, except to
+    /// choose a [scheme](choose_scheme).
+    pub(crate) async fn new(
         reference: &Reference,
         access: Access<'_>,
     ) -> Result<RegistryClient, RegistryError> {
         let (host, repository) = (RegistryHost::from(reference), reference.repository());
         Ok(RegistryClient {
-            mirrors: RegistryClient::mirror_clients(reference, access),
-            ..RegistryClient::for_pull(&host, repository, access)?
+            mirrors: RegistryClient::mirror_clients(reference, access).await,
+            ..RegistryClient::for_pull(&host, repository, access).await?
         })
     }
 
-    pub(super) fn for_pull(
+    pub(super) async fn for_pull(
         host: &RegistryHost,
         repository: &str,
         access: Access<'_>,
     ) -> Result<RegistryClient, RegistryError> {
         let session = Session::new(repository, BTreeSet::from([scope(repository, "pull")]));
         let path = format!("{repository}/");
-        RegistryClient::with_session(host, &path, session, HttpClientKind::Download, access)
+        RegistryClient::with_session(host, &path, session, HttpClientKind::Download, access).await
     }
 
     /// Creates a client to push to the repository of this reference. Blobs may be mounted from the
     /// repositories `sources` of the same registry.
-    pub(crate) fn for_push(
+    pub(crate) async fn for_push(
         reference: &Reference,
         sources: &BTreeSet<String>,
         access: Access<'_>,
@@ -93,32 +95,28 @@ impl RegistryClient {
         scopes.insert(scope(repository, "pull,push"));
         let (host, path) = (RegistryHost::from(reference), format!("{repository}/"));
         let session = Session::new(repository, scopes);
-        RegistryClient::with_session(&host, &path, session, HttpClientKind::Upload, access)
+        RegistryClient::with_session(&host, &path, session, HttpClientKind::Upload, access).await
     }
 
     /// Creates a client of the registry itself, authenticated with these credentials.
-    pub(super) fn for_user(
+    pub(super) async fn for_user(
         host: &RegistryHost,
         credential: Credential,
         access: Access<'_>,
     ) -> Result<RegistryClient, RegistryError> {
         let session = Session::with_credential(credential);
-        RegistryClient::with_session(host, "", session, HttpClientKind::Download, access)
+        RegistryClient::with_session(host, "", session, HttpClientKind::Download, access).await
     }
 
-    fn with_session(
+    async fn with_session(
         host: &RegistryHost,
         path: &str,
         session: Session,
         kind: HttpClientKind,
         access: Access<'_>,
     ) -> Result<RegistryClient, RegistryError> {
-        let scheme = access.scheme_for(host);
-        let url = format!("{scheme}://{}/v2/{path}", host.address());
-        let base_url = Url::parse(&url).map_err(|error| RegistryError::InvalidAddress {
-            registry: host.to_string(),
-            reason: error.to_string(),
-        })?;
+        let scheme = choose_scheme(host, access).await?;
+        let base_url = base_url(scheme, host, path)?;
         Ok(RegistryClient {
             http: kind.build(host, &base_url, access)?,
             base_url,

@@ -68,7 +68,7 @@ async fn check(
     credential: Credential,
     access: Access<'_>,
 ) -> Result<(), RegistryError> {
-    let client = RegistryClient::for_user(host, credential, access)?;
+    let client = RegistryClient::for_user(host, credential, access).await?;
     let response = client.get("", |http, url| http.get(url)).await;
     match response {
         Err(RegistryError::NotFound { registry }) => Err(RegistryError::InvalidAddress {

@@ -7,19 +7,18 @@ use crate::Reference;
 impl RegistryClient {
     /// Creates clients of the same repository at the registry's mirrors, in their order. A mirror
     /// with an unusable configuration is skipped.
-    pub(super) fn mirror_clients(reference: &Reference, access: Access<'_>) -> Vec<RegistryClient> {
-        let mirrors = access.mirrors_of(&RegistryHost::from(reference)).iter();
-        let clients = mirrors.filter_map(|mirror| {
+    pub(super) async fn mirror_clients(
+        reference: &Reference,
+        access: Access<'_>,
+    ) -> Vec<RegistryClient> {
+        let mut clients = Vec::new();
+        for mirror in access.mirrors_of(&RegistryHost::from(reference)) {
             let repository = mirror.repository(reference.repository());
-            let client = RegistryClient::for_pull(&mirror.host, &repository, access.for_mirror());
-            match client {
-                Ok(client) => Some(client),
-                Err(error) => {
-                    tracing::debug!("mirror {} skipped: {error}", mirror.host);
-                    None
-                }
+            match RegistryClient::for_pull(&mirror.host, &repository, access.for_mirror()).await {
+                Ok(client) => clients.push(client),
+                Err(error) => tracing::debug!("mirror {} skipped: {error}", mirror.host),
             }
-        });
-        clients.collect()
+        }
+        clients
     }
 }

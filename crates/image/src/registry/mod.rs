@@ -6,6 +6,7 @@
 //! - [`client`]: requests to one repository, with retries while the registry is busy;
 //! - [`mirrors`], [`referrers`], [`blob`], [`upload`]: further requests of the same client;
 //! - [`access`], [`scheme`], [`host`]: what the caller and the configuration say about registries;
+//! - [`probe`]: which scheme a registry of a private network uses;
 //! - [`http`], [`proxy`], [`certificates`]: HTTP clients for them;
 //! - [`session`], [`challenge`], [`authenticate`], [`login`]: authentication;
 //! - [`retry`]: retry limits and backoff.
@@ -25,6 +26,7 @@ mod host;
 mod http;
 mod login;
 mod mirrors;
+mod probe;
 mod proxy;
 mod referrers;
 mod retry;

@@ -12,7 +12,8 @@ pub enum Scheme {
     Http,
     /// HTTPS.
     Https,
-    /// HTTP for loopback and private names, HTTPS for all others.
+    /// HTTP for loopback; for private names HTTPS, else HTTP without credentials; HTTPS for all
+    /// others.
     #[default]
     Auto,
 }
@@ -43,6 +44,14 @@ impl TryFrom<String> for Scheme {
     }
 }
 
+/// What the user and the name of a registry say about its scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SchemeRule {
+    Always(ResolvedScheme),
+    /// HTTPS if the registry has it, else [`ResolvedScheme::AnonymousHttp`].
+    HttpsFirst,
+}
+
 /// Scheme of one registry, after the choice is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResolvedScheme {
@@ -63,14 +72,14 @@ impl fmt::Display for ResolvedScheme {
 }
 
 impl Scheme {
-    /// Makes the choice for a registry at this address, `host[:port]`.
-    pub(super) fn resolve(self, address: &str) -> ResolvedScheme {
+    /// Returns the rule for a registry at this address, `host[:port]`.
+    pub(super) fn rule(self, address: &str) -> SchemeRule {
         match self {
-            Scheme::Http => ResolvedScheme::Http,
-            Scheme::Https => ResolvedScheme::Https,
-            Scheme::Auto if is_loopback(host(address)) => ResolvedScheme::Http,
-            Scheme::Auto if is_private(host(address)) => ResolvedScheme::AnonymousHttp,
-            Scheme::Auto => ResolvedScheme::Https,
+            Scheme::Http => SchemeRule::Always(ResolvedScheme::Http),
+            Scheme::Https => SchemeRule::Always(ResolvedScheme::Https),
+            Scheme::Auto if is_loopback(host(address)) => SchemeRule::Always(ResolvedScheme::Http),
+            Scheme::Auto if is_private(host(address)) => SchemeRule::HttpsFirst,
+            Scheme::Auto => SchemeRule::Always(ResolvedScheme::Https),
         }
     }
 }
@@ -114,9 +123,10 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_private_names_only() {
-        let resolve = |address| Scheme::Auto.resolve(address);
+        let rule = |address| Scheme::Auto.rule(address);
+        let always = SchemeRule::Always;
         for address in ["127.0.0.1:5000", "localhost", "a.localhost:5000"] {
-            assert_eq!(resolve(address), ResolvedScheme::Http, "{address}");
+            assert_eq!(rule(address), always(ResolvedScheme::Http), "{address}");
         }
         for address in [
             "registry:5000",
@@ -125,7 +135,7 @@ mod tests {
             "nas.local",
             "registry.team.internal:5000",
         ] {
-            assert_eq!(resolve(address), ResolvedScheme::AnonymousHttp, "{address}");
+            assert_eq!(rule(address), SchemeRule::HttpsFirst, "{address}");
         }
         for address in [
             "registry-1.docker.io",
@@ -135,10 +145,13 @@ mod tests {
             "127.0.0.1.example.com",
             "local.example.com",
         ] {
-            assert_eq!(resolve(address), ResolvedScheme::Https, "{address}");
+            assert_eq!(rule(address), always(ResolvedScheme::Https), "{address}");
         }
-        assert_eq!(Scheme::Http.resolve("ghcr.io"), ResolvedScheme::Http);
-        assert_eq!(Scheme::Https.resolve("localhost"), ResolvedScheme::Https);
+        assert_eq!(Scheme::Http.rule("ghcr.io"), always(ResolvedScheme::Http));
+        assert_eq!(
+            Scheme::Https.rule("nas.local"),
+            always(ResolvedScheme::Https)
+        );
     }
 
     #[test]

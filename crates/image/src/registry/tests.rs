@@ -74,7 +74,7 @@ fn answer(stream: TcpStream, answers: &BTreeMap<&str, String>, received: &Mutex<
 }
 
 /// Client of this server with these credentials.
-fn client_of(server: &Server, credential: Credential) -> RegistryClient {
+async fn client_of(server: &Server, credential: Credential) -> RegistryClient {
     let (environment, registries) = (Environment::default(), Registries::default());
     let access = Access {
         scheme: Scheme::Http,
@@ -82,13 +82,15 @@ fn client_of(server: &Server, credential: Credential) -> RegistryClient {
         registries: &registries,
     };
     let host: RegistryHost = server.address.to_string().parse().unwrap();
-    RegistryClient::for_user(&host, credential, access).unwrap()
+    RegistryClient::for_user(&host, credential, access)
+        .await
+        .unwrap()
 }
 
 /// Sends a request to this server with these credentials.
 async fn request(server: &Server, credential: Credential) -> Result<(), RegistryError> {
     let request = |http: &Client, url: Url| http.get(url);
-    let client = client_of(server, credential);
+    let client = client_of(server, credential).await;
     client.get("blob", request).await.map(drop)
 }
 
@@ -151,7 +153,9 @@ async fn credentials_are_sent_unencrypted_only_by_choice() {
             environment: &environment,
             registries: &registries,
         };
-        let client = RegistryClient::for_user(&host, password(), access).unwrap();
+        let client = RegistryClient::for_user(&host, password(), access)
+            .await
+            .unwrap();
         let error = client.get("blob", |http, url| http.get(url)).await;
         let error = error.unwrap_err();
         assert!(server.received().contains(url), "{error}");
@@ -165,7 +169,7 @@ async fn credentials_are_sent_unencrypted_only_by_choice() {
 async fn requests_to_a_busy_registry_are_retried() {
     let busy = "503 busy\r\n".to_owned();
     let server = Server::start(|_| BTreeMap::from([("/v2/manifests/busy", busy.clone())]));
-    let client = client_of(&server, password());
+    let client = client_of(&server, password()).await;
     let error = client.fetch_manifest("busy").await.unwrap_err();
     assert!(error.to_string().contains("503"), "{error}");
     assert_eq!(server.received().matches("GET /").count(), 3);
