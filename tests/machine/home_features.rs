@@ -184,6 +184,7 @@ fn cached_names_follow_the_host(lab: &Lab) {
         fs::write(closed.join("new"), "").unwrap();
         let later = format!("sleep 3; {stat}");
         assert_eq!(world.inside("dev", &later).trim(), modified());
+        see_changes_before_each_command(world);
         see_mounts_and_unmounts(world, &directory.join("mounted"));
         for round in ["one", "three"] {
             let list = format!(
@@ -230,6 +231,25 @@ fn cached_names_follow_the_host(lab: &Lab) {
             fs::write(path("gone"), "back").unwrap();
             fs::rename(path("sub/moved"), path("moved")).unwrap();
         }
+    }
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let before = user.inside("dev", boot);
+    user.run(&["run", "-n", "dev", "--root", "reboot"]);
+    eventually("the machine has rebooted", || {
+        let outcome = user.run(&["run", "-n", "dev", boot]);
+        outcome.code == Some(0) && outcome.stdout != before
+    });
+    see_changes_before_each_command(&user);
+}
+
+/// Changes a file before each command. Without waiting for it to be known, the machine would have
+/// the attributes of the command before.
+fn see_changes_before_each_command(world: &World) {
+    let file = world.home().join("changed before each command");
+    for size in 1..6 {
+        fs::write(&file, "x".repeat(size)).unwrap();
+        let line = format!("stat -c %s '{}'", file.display());
+        assert_eq!(world.inside("dev", &line), format!("{size}\n"));
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     future::pending,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -46,8 +46,8 @@ pub(crate) struct MachineState {
     requested: Mutex<Requested>,
     ssh_agents: SshAgents,
     sockets: Sockets,
-    /// Set when the guest's streams are served, unless nothing is shared.
-    home: OnceLock<Arc<HomeRelay>>,
+    /// That of the last boot. Absent if nothing is shared.
+    home: Mutex<Option<Arc<HomeRelay>>>,
     /// The file that the engine writes the disk to.
     disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
@@ -141,7 +141,7 @@ impl MachineState {
             boot: Mutex::default(),
             requested: Mutex::default(),
             ssh_agents: SshAgents::default(),
-            home: OnceLock::new(),
+            home: Mutex::default(),
             sockets: Sockets::new(&launch.runtime_directory, sockets),
             disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
@@ -367,13 +367,13 @@ impl MachineState {
 
     /// Sets the connection of the file share.
     pub(crate) fn set_home(&self, home: Arc<HomeRelay>) {
-        // There is one for each runtime.
-        let _ = self.home.set(home);
+        *lock(&self.home) = Some(home);
     }
 
     /// Waits until the guest knows what the host has changed in the home.
     pub(crate) async fn sync_home(&self) {
-        if let Some(home) = self.home.get() {
+        let home = lock(&self.home).clone();
+        if let Some(home) = home {
             home.sync().await;
         }
     }
