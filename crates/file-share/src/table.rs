@@ -54,6 +54,9 @@ pub(crate) struct Node {
     lookups: u64,
     /// Number of requests in progress and of open files.
     pins: u32,
+    /// Whether the host watches the file for the guest. The record is needed to end that, and the
+    /// guest may forget the file before it says so.
+    is_watched: bool,
     /// Time of the last use, on the table's clock: the file's key in `idle`.
     last_use: u64,
     /// Attributes that the guest may still use. `None` for directories.
@@ -213,6 +216,7 @@ impl Table {
             is_on_mount: false,
             lookups: 1,
             pins: 1,
+            is_watched: false,
             last_use: 0,
             cached: None,
             no_xattr: None,
@@ -326,6 +330,7 @@ impl Table {
             is_on_mount,
             lookups: 0,
             pins: 0,
+            is_watched: false,
             last_use: 0,
             cached: None,
             no_xattr: None,
@@ -629,6 +634,19 @@ impl Table {
         self.remove_if_unused(guest_inode)
     }
 
+    /// Keeps the record of a file until [`Table::unwatch`].
+    pub(crate) fn watch(&mut self, guest_inode: GuestInode) {
+        if let Some(node) = self.nodes.get_mut(&guest_inode) {
+            node.is_watched = true;
+        }
+    }
+
+    /// Reverts [`Table::watch`]. Returns the file to close, if it was the last use.
+    pub(crate) fn unwatch(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
+        self.nodes.get_mut(&guest_inode)?.is_watched = false;
+        self.remove_if_unused(guest_inode)
+    }
+
     /// Records that the guest has opened a file.
     pub(crate) fn opened(&mut self, guest_inode: GuestInode, handle: u64) {
         self.pin(guest_inode);
@@ -695,6 +713,7 @@ impl Table {
                 is_on_mount: root_mount.is_some_and(|root| root != node.identity.mount),
                 lookups: node.lookups,
                 pins: 0,
+                is_watched: false,
                 last_use: 0,
                 cached: None,
                 no_xattr: None,
@@ -727,7 +746,7 @@ impl Table {
 
     fn remove_if_unused(&mut self, guest_inode: GuestInode) -> Option<InnerInode> {
         let node = self.nodes.get(&guest_inode)?;
-        if guest_inode == ROOT || node.lookups > 0 || node.pins > 0 {
+        if guest_inode == ROOT || node.lookups > 0 || node.pins > 0 || node.is_watched {
             return None;
         }
         self.remove(guest_inode)

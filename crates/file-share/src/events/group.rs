@@ -115,6 +115,16 @@ impl Group {
 }
 
 #[cfg(test)]
+impl Group {
+    /// Returns whether a file is watched (proc_pid_fdinfo(5)).
+    pub(crate) fn has_marks(&self) -> bool {
+        let descriptor = self.fanotify.as_fd().as_raw_fd();
+        let information = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}"));
+        information.unwrap().contains("fanotify ino:")
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::fs;
 

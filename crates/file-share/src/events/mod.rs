@@ -121,7 +121,9 @@ impl<F: InnerFileSystem> HostEvents<F> {
             drop(state);
             self.group.watch(file, is_directory).inspect_err(|_| {
                 self.state().remove_watch(node);
-            })
+            })?;
+            self.file_system.table().watch(node);
+            Ok(())
         })
     }
 
@@ -134,6 +136,8 @@ impl<F: InnerFileSystem> HostEvents<F> {
             let is_directory = file_type(file, c"")? == FileType::Directory;
             self.group.unwatch(file, is_directory)
         });
+        let unused = self.file_system.table().unwatch(node);
+        self.file_system.close(own_context(), unused);
     }
 
     fn log_failure(&self, error: &io::Error) {
@@ -451,5 +455,39 @@ impl State {
             self.nodes.remove(&file);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use virtiofsd::{
+        filesystem::{FileSystem, FsOptions, ROOT_ID},
+        passthrough::{Config, PassthroughFs},
+    };
+
+    use super::*;
+
+    #[test]
+    fn forgotten_files_are_not_watched_for_ever() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("watched")).unwrap();
+        let config = Config {
+            root_dir: home.path().to_str().unwrap().to_owned(),
+            ..Config::default()
+        };
+        let file_system = BoundedFileSystem::new(PassthroughFs::new(config).unwrap(), 1000);
+        file_system.init(FsOptions::empty()).unwrap();
+        let agent = Arc::new(Agent::new(File::open("/dev/null").unwrap()));
+        let events = HostEvents::new(file_system.clone(), agent, Group::new().unwrap());
+        let context = own_context();
+        let entry = file_system.lookup(context, ROOT_ID, c"watched").unwrap();
+        events.change_watches(&[entry.inode], &[]);
+        assert!(events.group.has_marks());
+        file_system.forget(context, entry.inode, 1);
+        events.change_watches(&[], &[entry.inode]);
+        assert!(!events.group.has_marks());
+        assert_eq!(file_system.remembered_files(), 1);
     }
 }
