@@ -22,8 +22,7 @@ use crate::table::{GuestInode, ROOT};
 /// Handle of files that the thread opens. The inner file system counts from 0.
 pub(crate) const REPLAY_HANDLE: u64 = 1 << 62;
 
-/// Guest inode number of [`REPLAY_DIRECTORY`](container_protocol::REPLAY_DIRECTORY). Other files
-/// never reach it.
+/// Guest inode number of [`REPLAY_DIRECTORY`]. Other files never reach it.
 pub(crate) const DIRECTORY_NUMBER: u64 = 1 << 61;
 
 /// Returns whether a name is the one by which the thread announces changes.

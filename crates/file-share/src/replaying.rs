@@ -4,12 +4,13 @@
 //! A thread of the agent makes ordinary system calls in the shared home. Its requests are answered
 //! here as if they succeeded, and change nothing on the host:
 //!
-//! - It announces each change by a lookup in [`REPLAY_DIRECTORY`].
+//! - It announces each change by a lookup in the replay directory
+//!   ([`REPLAY_DIRECTORY`](container_protocol::REPLAY_DIRECTORY)).
 //! - A file that was created is missing until the thread creates it; then it is the host's. If it
 //!   is gone already, it is made up.
 //! - A file that was removed exists until the thread removes it: as the file that the guest knows
 //!   by this name, or made up.
-//! - A rename from or to an unwatched directory is one from or to the [`REPLAY_DIRECTORY`].
+//! - A rename from or to an unwatched directory is one from or to the replay directory.
 //! - What is made up is forgotten at once: the guest may not cache it.
 //!
 //! A guest that imitates the thread only confuses itself.
@@ -37,7 +38,7 @@ use crate::{
     table::{GuestInode, Location},
 };
 
-/// Time for which the guest may cache the attributes of [`REPLAY_DIRECTORY`], which never change.
+/// Time for which the guest may cache the attributes of the replay directory, which never change.
 const DIRECTORY_VALIDITY: Duration = Duration::from_secs(3600);
 
 /// Limit of an extended attribute in bytes (`XATTR_SIZE_MAX` of Linux).
@@ -165,7 +166,7 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         }
     }
 
-    /// Looks a name up in the [`REPLAY_DIRECTORY`].
+    /// Looks a name up in the replay directory.
     fn look_up_outside(&self, context: Context, name: &CStr) -> io::Result<Entry> {
         if name.to_bytes() == REPLAY_TARGET.as_bytes() {
             return Err(not_found());
