@@ -6,7 +6,9 @@
 //! |---|---|
 //! | a directory in which the guest looks up names gets a mark, before its files are read | [`Expiry::validity`] |
 //! | the kernel reports changes; those of the guest, which this process made, are ignored | [`Expiry::read`] |
+//! | mounts and unmounts of the host count as changes of all directories | [`Expiry::read_mounts`] |
 //! | the agent has the guest's kernel expire what it has cached of the directory | [`Expiry::send`] |
+//! | before a command starts, the runtime waits until this is done | [`Expiry::sync`] |
 //!
 //! An answer with old attributes may reach the guest after that, so the same is done a second later
 //! again. After a change, what is in the directory is cached for a second only, until nothing has
@@ -65,8 +67,8 @@ pub(crate) struct Expiry {
     is_capable: AtomicBool,
     state: Mutex<State>,
     state_changed: Condvar,
-    /// For events. Locked while they are read, so that who has locked it and finds none knows that
-    /// all are in the state.
+    /// For events. It stays locked until they have been added to the state, so that
+    /// [`sync`](Expiry::sync) misses none.
     buffer: Mutex<Vec<u8>>,
 }
 

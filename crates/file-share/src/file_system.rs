@@ -952,8 +952,8 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
     }
 }
 
-/// An entry of a directory that the guest is to look up when it needs more than the name.
-/// Returns an entry of a file that is not looked up, or of none.
+/// Returns an entry without a file: in a listing, of a name that the guest is to look up when it
+/// needs more; else of a name that does not exist.
 fn name_only() -> Entry {
     Entry {
         inode: 0,

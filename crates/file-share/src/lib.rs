@@ -19,6 +19,7 @@
 //! | `attributes` | keeps the guest from using old attributes and contents |
 //! | `sqlite` | recognizes databases |
 //! | `expiry` | has the guest expire names and attributes that the host has changed |
+//! | `mounts` | notices file systems that the host mounts and unmounts |
 //! | `events` | watches on the host what the guest watches |
 //! | `replay`, `replaying` | lets the guest repeat the host's changes without changing anything |
 //! | `agent` | the connection to the guest's agent |
