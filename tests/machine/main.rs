@@ -2,7 +2,7 @@
 //!
 //! `make test` builds the program and the images and runs them. One file of tests, with everything
 //! built: `cargo test -p end-to-end -- first_use`.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)]
 
 mod accounts;
 mod archives;
@@ -52,11 +52,32 @@ mod terminals;
 mod together;
 mod verbs;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use declare::Test;
 use end_to_end::Lab;
 use libtest_mimic::{Arguments, Trial};
+
+/// Names of the tests that passed, and how long each took.
+type Durations = Mutex<Vec<(Duration, &'static str)>>;
+
+/// Number of tests in the list of the slowest.
+const SLOWEST: usize = 25;
+
+fn print_slowest(durations: &Durations) {
+    let mut durations = durations.lock().unwrap_or_else(PoisonError::into_inner);
+    durations.sort_unstable();
+    if durations.len() > SLOWEST {
+        eprintln!("Slowest tests:");
+        for (duration, name) in durations.iter().rev().take(SLOWEST) {
+            eprintln!("{:5} s  {name}", duration.as_secs());
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -111,13 +132,17 @@ fn main() -> ExitCode {
         refusals::TESTS,
         registries::TESTS,
     ];
+    let durations = Arc::new(Durations::default());
     let trial = |&(name, test): &Test| {
-        let lab = Arc::clone(&lab);
+        let (lab, durations) = (Arc::clone(&lab), Arc::clone(&durations));
+        let name = name.trim_start_matches("machine::");
         let test = move || {
+            let start = Instant::now();
             test(&lab);
+            durations.lock().unwrap().push((start.elapsed(), name));
             Ok(())
         };
-        Trial::test(name.trim_start_matches("machine::"), test)
+        Trial::test(name, test)
     };
     let short = files.into_iter().flatten().map(trial);
     let long = [many_files::LONG, home_stress::LONG];
@@ -125,5 +150,7 @@ fn main() -> ExitCode {
         .into_iter()
         .flatten()
         .map(|test| trial(test).with_ignored_flag(true));
-    libtest_mimic::run(&arguments, short.chain(long).collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, short.chain(long).collect());
+    print_slowest(&durations);
+    conclusion.exit_code()
 }
