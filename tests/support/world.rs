@@ -6,10 +6,12 @@ use std::{
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
+use xtask::{directories::target, installation};
 
 use crate::{Outcome, Process, User};
 
@@ -20,6 +22,24 @@ pub struct World {
     user: Option<User>,
     open_files: Option<u64>,
     has_templates: bool,
+}
+
+/// Installs the program at `prefix`, by links to one installation of this process. Copies would
+/// write 200 MB for each world.
+fn install(prefix: &Path) {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    let installed = INSTALLED.get_or_init(|| {
+        let shared = target().join("tmp/installation");
+        installation::install(&shared).unwrap();
+        shared
+    });
+    let mut link = Command::new("cp");
+    link.args(["--archive", "--link"]).args([installed, prefix]);
+    let linked = link.output().unwrap();
+    if !linked.status.success() {
+        // They are on different file systems.
+        installation::install(prefix).unwrap();
+    }
 }
 
 impl World {
@@ -69,7 +89,7 @@ impl World {
             .tempdir_in("/var/tmp")
             .unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        xtask::installation::install(&root.path().join("usr")).unwrap();
+        install(&root.path().join("usr"));
         let world = World {
             root,
             user,

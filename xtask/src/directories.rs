@@ -8,6 +8,6 @@ pub fn checkout() -> PathBuf {
 }
 
 /// Returns the build directory, Cargo's `target`.
-pub(crate) fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     checkout().join("target")
 }

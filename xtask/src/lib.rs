@@ -31,7 +31,7 @@ pub mod progress;
 pub mod registry;
 
 mod command;
-mod directories;
+pub mod directories;
 mod inputs;
 
 pub use directories::checkout;
