@@ -37,9 +37,9 @@ pub(crate) fn check(world: &World, machine: &str) {
     root("echo /helper > /proc/sys/kernel/modprobe; mount -t missingfs none /tmp || true");
     assert!(root("cat /helped").contains("fs-missingfs"));
     root("echo '|/helper core %P' > /proc/sys/kernel/core_pattern; sh -c 'kill -SEGV $$' || true");
-    // The command ends before the handler does.
+    // The command ends before the handler does, and the kernel may look for more modules.
     eventually("the handler of crashes has run in the machine", || {
-        root("cat /helped").ends_with(&format!("\nvisible on {machine}\n"))
+        root("cat /helped").contains(&format!("\nvisible on {machine}\n"))
     });
     root(
         "rm /helper /helped; echo core > /proc/sys/kernel/core_pattern; echo /sbin/modprobe > /proc/sys/kernel/modprobe",
