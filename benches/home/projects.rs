@@ -44,6 +44,14 @@ smallvec = "=1.13.2"
 [workspace]
 "#;
 
+/// Configuration of Cargo, which uses the sources beside it.
+const VENDORED: &str = r#"[source.crates-io]
+replace-with = "vendored"
+
+[source.vendored]
+directory = "vendor"
+"#;
+
 /// Makes a Node.js project, `app`, and a Rust library, `crate`, with everything that building them
 /// in a machine needs.
 pub(crate) fn make_projects(world: &World, inputs: &Path) {
@@ -64,10 +72,10 @@ pub(crate) fn make_projects(world: &World, inputs: &Path) {
     fs::create_dir_all(library.join("src")).unwrap();
     fs::write(library.join("Cargo.toml"), MANIFEST).unwrap();
     fs::write(library.join("src/lib.rs"), "").unwrap();
-    run(Command::new("sh").current_dir(&library).args([
-        "-c",
-        "mkdir .cargo && cargo vendor --quiet > .cargo/config.toml",
-    ]));
+    run(Command::new("sh")
+        .current_dir(&library)
+        .args(["-c", "mkdir .cargo && cargo vendor --quiet"]));
+    fs::write(library.join(".cargo/config.toml"), VENDORED).unwrap();
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
     let sysroot = String::from_utf8(sysroot.unwrap().stdout).unwrap();
     let line = format!(
