@@ -115,6 +115,16 @@ fn machine_waits_for_space_on_the_host(lab: &Lab) {
     assert_eq!(world.inside("dev", "cat /kept"), "kept\n");
 
     world.stdout(&["stop", "dev"]);
+    let filler = small.fill();
+    let nearly_full = File::options().write(true).open(&filler).unwrap();
+    let length = nearly_full.metadata().unwrap().len();
+    nearly_full.set_len(length - (24 << 20)).unwrap();
+    let larger = lab.image("debian-tools:12");
+    let pulled = world.container(&["image", "pull", &larger]).output();
+    let pulled = Outcome::from(pulled.unwrap());
+    assert!(pulled.error().contains("the download needs"), "{pulled:?}");
+    fs::remove_file(&filler).unwrap();
+
     let removals = [
         "machine rm dev",
         &format!("image rm {image}"),

@@ -44,6 +44,9 @@ impl Pull<'_> {
             return Ok(());
         }
         let sizes = missing.iter().map(|blob| blob.size);
+        // Sizes are what the registry says, and may be anything.
+        let total = sizes.clone().fold(0, u64::saturating_add);
+        self.store.check_space(total)?;
         let meter = &Meter::new(self.listener, Step::Downloading, sizes);
         let downloads: Vec<_> = missing
             .into_iter()

@@ -31,6 +31,9 @@ const IN_USE: &str = "store";
 /// [`ExclusiveGuard`](super::ExclusiveGuard).
 pub(super) const CONTENT: &str = "use";
 
+/// Bytes that a download leaves free for everything else on the file system.
+const SPARE_SPACE: u64 = 16 << 20;
+
 impl ImageStore {
     /// Opens the store in this directory, and creates it if it is missing.
     ///
@@ -80,6 +83,23 @@ impl ImageStore {
     pub fn find_moved_base(&self, base: &Path) -> Option<PathBuf> {
         let here = self.bases().join(base.file_name()?);
         (!base.exists() && here.exists()).then_some(here)
+    }
+
+    /// Checks that a download of `needed` bytes leaves [`SPARE_SPACE`] on the file system. One that
+    /// does not report its free space passes.
+    pub(crate) fn check_space(&self, needed: u64) -> Result<(), StoreError> {
+        let Ok(statistics) = rustix::fs::statvfs(&self.root) else {
+            return Ok(());
+        };
+        let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+        if free < needed.saturating_add(SPARE_SPACE) {
+            return Err(StoreError::NoSpace {
+                path: self.root.clone(),
+                needed,
+                free,
+            });
+        }
+        Ok(())
     }
 
     pub(crate) fn bases(&self) -> PathBuf {
@@ -193,6 +213,17 @@ mod tests {
         let layout = fs::read_to_string(root.path().join("images/oci-layout")).unwrap();
         assert_eq!(layout, r#"{"imageLayoutVersion":"1.0.0"}"#);
         assert!(root.path().join("images/blobs/sha256").is_dir());
+    }
+
+    #[test]
+    fn a_download_that_does_not_fit_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(root.path()).unwrap();
+        store.check_space(1).unwrap();
+        for needed in [1 << 62, u64::MAX] {
+            let error = store.check_space(needed).unwrap_err();
+            assert!(error.to_string().contains("free some space"), "{error}");
+        }
     }
 
     #[test]

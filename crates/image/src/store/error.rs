@@ -20,6 +20,19 @@ pub enum StoreError {
         /// File or directory.
         path: PathBuf,
     },
+    /// What is to be downloaded does not fit on the file system.
+    #[error(
+        "the download needs {} MiB, and {} MiB are free in {path}; free some space, or remove \
+         images and machines that you no longer need", needed >> 20, free >> 20
+    )]
+    NoSpace {
+        /// Directory of the store.
+        path: PathBuf,
+        /// Bytes of the download.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// A system call failed.
     #[error("cannot {action} {path}: {cause}")]
     Io {
