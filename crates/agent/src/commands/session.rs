@@ -48,6 +48,9 @@ pub(super) struct UserSession {
 enum State {
     #[default]
     NotOpened,
+    /// The leader waits for logind, which may take longer than a command waits. A leader that is
+    /// killed meanwhile would leave a failed unit behind.
+    Opening(JoinHandle<Result<(Child, Session), SessionError>>),
     Open {
         /// Reaps the leader: the machine's init cannot, and a shutdown would wait for it.
         leader: JoinHandle<()>,
@@ -108,13 +111,11 @@ enum SessionError {
     Spawn(#[from] SpawnError),
     #[error("{0}")]
     Refused(String),
-    #[error("timed out")]
-    TimedOut,
 }
 
 impl UserSession {
     /// Returns the session, which is opened if necessary. Waits for the user's service manager,
-    /// until `deadline` at most.
+    /// until `deadline` at most; later commands do not wait again.
     pub(super) async fn get(
         &self,
         init: &InitProcess,
@@ -134,7 +135,21 @@ impl UserSession {
         {
             return Err(NoSession::Unavailable);
         }
-        match open(init, uid, deadline).await {
+        let is_late = matches!(*state, State::Opening(_));
+        if !is_late {
+            *state = State::Opening(tokio::spawn(open(init.clone(), uid)));
+        }
+        let State::Opening(opening) = &mut *state else {
+            unreachable!("the session is being opened");
+        };
+        if is_late && !opening.is_finished() {
+            return Err(NoSession::Unavailable);
+        }
+        let Ok(opened) = timeout_at(deadline, opening).await else {
+            kernel_log::error("timed out opening a login session of the user");
+            return Err(NoSession::TimedOut);
+        };
+        match opened.unwrap_or_else(|error| Err(SessionError::Start(error.into()))) {
             Ok((leader, session)) => {
                 *state = State::Open {
                     leader: tokio::spawn(reap(leader)),
@@ -146,21 +161,14 @@ impl UserSession {
                 kernel_log::error(&format!("the user has no login session: {error}"));
                 let retry = Instant::now() + RETRY;
                 *state = State::Failed { retry };
-                Err(match error {
-                    SessionError::TimedOut => NoSession::TimedOut,
-                    _ => NoSession::Unavailable,
-                })
+                Err(NoSession::Unavailable)
             }
         }
     }
 }
 
 /// Starts the leader, and waits until logind has opened the session.
-async fn open(
-    init: &InitProcess,
-    uid: u32,
-    deadline: Instant,
-) -> Result<(Child, Session), SessionError> {
+async fn open(init: InitProcess, uid: u32) -> Result<(Child, Session), SessionError> {
     let (output, report) = pipe::pipe().map_err(SessionError::Start)?;
     let output = output.into_blocking_fd().map_err(SessionError::Start)?;
     let mut streams = spawn::StandardStreams::null().map_err(SessionError::Start)?;
@@ -170,11 +178,10 @@ async fn open(
     let mut leader = started.child;
     let mut line = String::new();
     let mut report = BufReader::new(report);
-    let read = timeout_at(deadline, report.read_line(&mut line)).await;
-    let answer = match read {
-        Ok(Ok(_)) => session_leader::parse_report(&line).map_err(SessionError::Refused),
-        Ok(Err(error)) => Err(SessionError::Start(error)),
-        Err(_) => Err(SessionError::TimedOut),
+    // The leader has a timeout of its own.
+    let answer = match report.read_line(&mut line).await {
+        Ok(_) => session_leader::parse_report(&line).map_err(SessionError::Refused),
+        Err(error) => Err(SessionError::Start(error)),
     };
     let process = leader.id().unwrap_or_default();
     let session = answer.and_then(|id| {
