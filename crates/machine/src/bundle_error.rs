@@ -34,9 +34,10 @@ pub enum BundleError {
         /// Error of the system call.
         cause: io::Error,
     },
-    /// A file of a bundle is not valid JSON, or has other fields.
+    /// A file of a bundle is not valid JSON, or lacks fields.
     #[error(
-        "{path} is invalid: {cause} (repair it, or delete the machine with: container machine rm)"
+        "{path} is invalid: {cause} (a newer version of this program may have written it; the \
+         machine's disk is not affected)"
     )]
     Malformed {
         /// File with the invalid content.

@@ -261,6 +261,7 @@ mod tests {
             publish: vec!["8080:80".parse().unwrap()],
             sockets: vec!["/run/docker.sock".parse().unwrap()],
             virtualization: false,
+            unknown: std::collections::BTreeMap::new(),
         };
         let new = bundles.begin(&id(text)).unwrap();
         let disk = DiskFile::random();

@@ -1,6 +1,6 @@
 //! The two configurations of a machine.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf};
 
 use container_protocol::PublishedPort;
 use jiff::Timestamp;
@@ -74,7 +74,7 @@ pub struct Platform {
 
 /// `boot-config.json`: what the next boot applies. `set` changes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct BootConfiguration {
     /// Number of virtual CPUs.
     pub cpus: NonZeroU32,
@@ -105,4 +105,7 @@ pub struct BootConfiguration {
     pub sockets: Vec<ForwardedSocket>,
     /// Whether the machine may run virtual machines of its own.
     pub virtualization: bool,
+    /// Settings of newer versions of the program, which have no effect and are kept.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, serde_json::Value>,
 }

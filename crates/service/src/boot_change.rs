@@ -21,6 +21,7 @@ pub(crate) fn apply(boot: BootConfiguration, change: &BootChange) -> BootConfigu
         publish: change.publish.clone().unwrap_or(boot.publish),
         sockets: change.sockets.clone().unwrap_or(boot.sockets),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),
+        unknown: boot.unknown,
     }
 }
 

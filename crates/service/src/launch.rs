@@ -147,6 +147,14 @@ impl Service {
         if let Some(warning) = low_space(&bundle.disk()) {
             client.report(Progress::Note(format!("{id}: {warning}")));
         }
+        let unknown = bundle.boot_configuration()?.unknown;
+        if !unknown.is_empty() {
+            let names: Vec<&str> = unknown.keys().map(String::as_str).collect();
+            let names = names.join(", ");
+            client.report(Progress::Note(format!(
+                "{id}: This version of the program ignores settings of the machine: {names}"
+            )));
+        }
         let runtime = launch_runtime(bundle, &settings).await?;
         if occasion == BootOccasion::First && runtime.status().init() == Some(&InitProgram::BuiltIn)
         {

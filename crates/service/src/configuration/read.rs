@@ -1,6 +1,6 @@
 //! Reads and checks `config.toml`.
 
-use std::{env, fs, io, path::Path};
+use std::{collections::BTreeMap, env, fs, io, path::Path};
 
 use container_api::RecommendedKernel;
 use container_engine::EngineSettings;
@@ -142,6 +142,7 @@ impl Configuration {
             publish: Vec::new(),
             sockets: Vec::new(),
             virtualization: machine.virtualization.unwrap_or_default(),
+            unknown: BTreeMap::new(),
         }
     }
 }
