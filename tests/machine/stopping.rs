@@ -3,11 +3,13 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::Stdio,
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use end_to_end::{Lab, World, eventually};
+use serde_json::Value;
 
 use crate::system;
 
@@ -28,6 +30,7 @@ crate::declare::tests![
     stop_during_a_reboot_stops_the_machine,
     sigterm_during_a_reboot_stops_the_machine,
     rebooted_machine_is_not_stopping,
+    machine_reboots_after_the_program_was_updated,
     broken_bundle_is_reported,
 ];
 
@@ -349,9 +352,50 @@ fn rebooted_machine_is_not_stopping(lab: &Lab) {
     assert_eq!((failed.code, &*failed.stderr), (Some(3), ""), "{failed:?}");
 }
 
+/// Replaces a file by an empty one as an installation does.
+fn empty(path: &Path) {
+    let new = path.with_extension("new");
+    fs::write(&new, "").unwrap();
+    fs::rename(new, path).unwrap();
+}
+
+fn machine_reboots_after_the_program_was_updated(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox-plain:1"), "plain", &[]);
+    let (program, updated) = (world.program(), world.path("usr/bin/updated"));
+    // By another process: one that this forks meanwhile would have the file open for writing.
+    let copied = Command::new("cp").args([&program, &updated]).status();
+    assert!(copied.unwrap().success());
+    fs::rename(updated, program).unwrap();
+    fs::write(world.home().join("here"), "").unwrap();
+    let seen = format!("ls {}", world.home().display());
+    // Nothing boots with these.
+    let installed = world.path("usr/lib/container");
+    empty(&installed.join("initramfs.cpio"));
+    for kernel in fs::read_dir(installed.join("kernels")).unwrap() {
+        empty(&kernel.unwrap().path().join("vmlinux"));
+    }
+    for _ in 0..2 {
+        reboot_until(&world, "plain", Moment::Booting);
+        assert_eq!(world.inside("plain", &seen), "here\n");
+    }
+    // The update has no effect before the machine is stopped.
+    world.stdout(&["stop", "plain"]);
+    let error = world.error(&["start", "plain"]);
+    assert!(error.contains("vmlinux"), "{error}");
+}
+
 fn broken_bundle_is_reported(lab: &Lab) {
     let world = World::for_user();
     world.create(&lab.image("busybox:1"), "well", &["--no-boot"]);
+    // A newer version has written it.
+    let file = world.bundle("well", "boot-config.json");
+    let mut boot: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    boot["newSetting"] = 7.into();
+    fs::write(&file, boot.to_string()).unwrap();
+    world.stdout(&["set", "-n", "well", "cpus=3"]);
+    let boot: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&boot["cpus"], &boot["newSetting"]), (&3.into(), &7.into()));
     world.create(&lab.image("busybox:1"), "broken", &["--no-boot"]);
     std::fs::write(world.bundle("broken", "boot-config.json"), "").unwrap();
     let listed = world.run(&["ls", "-q"]);

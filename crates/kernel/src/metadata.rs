@@ -25,7 +25,7 @@ pub struct KernelMetadata {
 impl KernelMetadata {
     /// Reads the metadata of the prepared kernel with this image. Returns `None` for an image that
     /// has not been prepared.
-    pub(crate) fn read(image: &Path) -> Option<KernelMetadata> {
+    pub fn read(image: &Path) -> Option<KernelMetadata> {
         if image.file_name()? != VMLINUX {
             return None;
         }

@@ -21,6 +21,7 @@ use tokio::net::{UnixStream, unix::pipe};
 use crate::{
     boot_error::BootError,
     file_share::{FileShareProcess, TAG},
+    held_files::HeldFiles,
     home_relay::HomeRelay,
     kernel_files::{KernelChoice, KernelFiles},
     launch::{HomeShare, Launch, NetworkLaunch},
@@ -43,18 +44,19 @@ pub(crate) struct HostEnds {
     pub channel: UnixStream,
     /// Output of the kernel's console.
     pub console: pipe::Receiver,
-    /// The kernel image, if it was unpacked for this boot. Only the engine's start needs it.
+    /// The kernel image, if it was created for this boot. Only the engine's start needs it.
     pub unpacked_kernel: Option<PathBuf>,
-    /// The files that kernel and initramfs consist of, unless one was unpacked for this boot.
+    /// The files that kernel and initramfs consist of. Absent if they may differ at the next boot.
     pub kernel_sources: Option<Vec<PathBuf>>,
 }
 
 /// Assembles the virtual machine of a launch, and starts the processes that serve it.
 pub(crate) fn assemble(
     launch: &Launch,
+    files: &mut HeldFiles,
     machine: &MachineState,
 ) -> Result<(VirtualMachine, HostEnds), BootError> {
-    assemble_with(launch, machine, prepare_kernel(launch)?, None)
+    assemble_with(launch, machine, prepare_kernel(launch, files)?, None)
 }
 
 /// Does the same for a machine that is resumed, whose kernel is in its memory, and whose ports may
@@ -121,17 +123,16 @@ fn assemble_with(
     Ok((virtual_machine, host_ends))
 }
 
-fn prepare_kernel(launch: &Launch) -> Result<KernelFiles, BootError> {
+fn prepare_kernel(launch: &Launch, files: &mut HeldFiles) -> Result<KernelFiles, BootError> {
     let choice = KernelChoice {
         kernel: &launch.kernel,
         parameters: launch.kernel_args.as_str(),
-        architecture: &launch.architecture,
         requirements: Requirements {
             shared_home: launch.run_settings().is_some_and(|it| it.home.is_some()),
             virtualization: launch.virtualization,
         },
     };
-    choice.prepare(&launch.runtime_directory)
+    choice.prepare(files, &launch.runtime_directory)
 }
 
 fn share_home(

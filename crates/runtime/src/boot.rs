@@ -36,6 +36,7 @@ use crate::{
     file_share::FileShareProcess,
     guest_link::GuestLink,
     guest_streams::Targets,
+    held_files::HeldFiles,
     launch::{Launch, Purpose},
     log::Log,
     phase::Guest,
@@ -43,7 +44,6 @@ use crate::{
     setup::machine_setup,
     socket_forwarding,
     state::MachineState,
-    suspended::installed_guest_files,
     templates::{Cold, Template, TemplateKey, TemplateUse, Templates},
 };
 
@@ -110,6 +110,7 @@ impl<E: Into<BootError>> From<E> for AttemptError {
 pub(crate) async fn boot(
     launch: &Launch,
     occasion: BootOccasion,
+    files: &mut HeldFiles,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, BootError> {
     let mut attempt = 1;
@@ -122,7 +123,8 @@ pub(crate) async fn boot(
         if machine.is_stopping() {
             return Err(BootError::Stopped);
         }
-        match try_to_boot(launch, occasion, failed_template.as_deref(), machine).await {
+        let failed = failed_template.as_deref();
+        match try_to_boot(launch, occasion, failed, files, machine).await {
             Ok(booted) => return Ok(booted),
             Err(AttemptError::Template(reason)) => {
                 tracing::warn!("booting the kernel, because a template failed: {reason}");
@@ -143,10 +145,11 @@ async fn try_to_boot(
     launch: &Launch,
     occasion: BootOccasion,
     failed_template: Option<&str>,
+    files: &mut HeldFiles,
     machine: &Arc<MachineState>,
 ) -> Result<Booted, AttemptError> {
-    let guest_files = installed_guest_files(&launch.architecture)?;
-    let (virtual_machine, mut host_ends) = assemble(launch, machine)?;
+    let guest_files = files.guest();
+    let (virtual_machine, mut host_ends) = assemble(launch, files, machine)?;
     // The logs belong to one boot.
     Log::new(&launch.boot_log).clear();
     Log::new(&launch.engine_log()).clear();
@@ -221,7 +224,10 @@ fn choose_template(launch: &Launch, prepared: &dyn Prepared, host_ends: &HostEnd
         return cold("a processor with virtualization cannot be saved");
     }
     let Some(sources) = &host_ends.kernel_sources else {
-        return cold("the kernel is unpacked for each boot (add it with: system kernel set)");
+        return cold(
+            "the kernel is unpacked for each boot (add it with: system kernel set), or the program \
+             was updated while the machine ran",
+        );
     };
     match TemplateKey::new(prepared.fingerprint(), sources) {
         Ok(key) => Templates::new(directory).choose(&key),

@@ -1,7 +1,8 @@
 //! Identity of files that are not read.
 
 use std::{
-    fs, io,
+    fs::{self, File, Metadata},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -21,13 +22,21 @@ pub(crate) struct FileIdentity {
 impl FileIdentity {
     /// Reads the identity of the file at `path`.
     pub(crate) fn read(path: &Path) -> io::Result<FileIdentity> {
-        let about = fs::metadata(path)?;
-        Ok(FileIdentity {
+        Ok(FileIdentity::new(path, &fs::metadata(path)?))
+    }
+
+    /// Reads the identity of an open file, which was at `path`.
+    pub(crate) fn of_open(path: &Path, file: &File) -> io::Result<FileIdentity> {
+        Ok(FileIdentity::new(path, &file.metadata()?))
+    }
+
+    fn new(path: &Path, about: &Metadata) -> FileIdentity {
+        FileIdentity {
             path: path.to_owned(),
             size: about.len(),
             modified: (about.mtime(), about.mtime_nsec()),
             inode: about.ino(),
-        })
+        }
     }
 
     /// Returns whether the file is still this one.

@@ -25,7 +25,11 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{launch::HomeShare, log::Log, role::FILE_SHARE_ROLE};
+use crate::{
+    launch::HomeShare,
+    log::Log,
+    role::{FILE_SHARE_ROLE, own_program},
+};
 
 /// virtio-fs tag by which the guest mounts the home.
 pub(crate) const TAG: &str = "home";
@@ -69,7 +73,7 @@ impl FileShareProcess {
             hidden: share.hidden.clone(),
             private: share.private.clone(),
         };
-        let mut child = Command::new(env::current_exe()?)
+        let mut child = Command::new(own_program())
             .arg(FILE_SHARE_ROLE)
             .arg(serde_json::to_string(&arguments)?)
             .stdin(listener)

@@ -1,7 +1,6 @@
 //! Starts a machine's runtime process, and waits until the machine has booted.
 
 use std::{
-    env,
     fs::File,
     io,
     net::SocketAddr,
@@ -23,8 +22,8 @@ use tokio::{
 
 use crate::{
     handle::{FindError, Runtime, SOCKET},
-    kernel_files::INITRAMFS,
-    role::RUNTIME_ROLE,
+    held_files::INITRAMFS,
+    role::{RUNTIME_ROLE, own_program},
 };
 
 /// Purpose of a boot.
@@ -259,7 +258,7 @@ fn spawn(log: &Path) -> io::Result<Child> {
     File::create(log)?;
     // Appended to: the process may live longer than this log's contents (see `stand_in`).
     let log = File::options().append(true).open(log)?;
-    Command::new(env::current_exe()?)
+    Command::new(own_program())
         .arg(RUNTIME_ROLE)
         .envs(RUNTIME_MALLOC)
         .stdin(Stdio::piped())

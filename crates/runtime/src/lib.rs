@@ -64,6 +64,7 @@ mod guest_link;
 mod guest_streams;
 mod handle;
 mod heartbeat;
+mod held_files;
 mod home_relay;
 mod idle;
 mod kernel_files;

@@ -27,6 +27,7 @@ use crate::{
     boot_error::BootError,
     clients,
     crash::{self, GUEST_CRASHED},
+    held_files::HeldFiles,
     launch::{Launch, LaunchEvent, Purpose},
     resume::{ResumeError, resume},
     stand_in::{self, Waiter},
@@ -175,6 +176,7 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     let mut launch = launch.clone();
     let mut occasion = launch.occasion();
     let mut is_reboot = false;
+    let mut files = HeldFiles::open(&launch.architecture).map_err(RunError::Boot)?;
     if let Some(suspended) = find_suspended(&launch)? {
         let resumed = suspended.launch(&launch);
         let held = stand_in::take(&launch.last_runtime_directory).await;
@@ -195,7 +197,7 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
         // A snapshot may have made a layer of the file that it was.
         launch.disk = machine.disk_file();
         create_runtime_directory(&launch.runtime_directory)?;
-        let booted = match boot(&launch, occasion, &machine).await {
+        let booted = match boot(&launch, occasion, &mut files, &machine).await {
             Ok(booted) => booted,
             // The machine had booted before, so this is a clean shutdown.
             Err(BootError::Stopped) if is_reboot => return Ok(None),

@@ -2,7 +2,6 @@
 //! booted without one.
 
 use std::{
-    env,
     fs::{self, File},
     io::{self, Read},
     os::unix::net::UnixDatagram,
@@ -43,10 +42,11 @@ use crate::{
     boot_error::BootError,
     checksum::Checksum,
     file_share::{FileShareProcess, TAG},
+    held_files::HeldFiles,
     kernel_files::KernelChoice,
     launch::{HomeShare, Launch},
     log::Log,
-    role::TEMPLATE_ROLE,
+    role::{TEMPLATE_ROLE, own_program},
 };
 
 /// Time after a machine's boot at which its template is made. The machine's services start
@@ -145,7 +145,7 @@ pub(crate) async fn order(launch: &Launch) -> io::Result<()> {
         engine: launch.engine.clone(),
     };
     // Reaped by the event loop when it has ended, or by init.
-    let mut child = Command::new(env::current_exe()?)
+    let mut child = Command::new(own_program())
         .arg(TEMPLATE_ROLE)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -285,13 +285,13 @@ fn assemble(
     let choice = KernelChoice {
         kernel: &shape.kernel,
         parameters: shape.kernel_args.as_str(),
-        architecture: &shape.architecture,
         requirements: Requirements {
             shared_home: shape.shares_home,
             virtualization: false,
         },
     };
-    let kernel_files = choice.prepare(scratch)?;
+    let mut files = HeldFiles::open(&shape.architecture)?;
+    let kernel_files = choice.prepare(&mut files, scratch)?;
     let sources = kernel_files.sources.ok_or(MakeError::Unpacked)?;
     let disk = scratch.join("disk.qcow2");
     disk::create_empty(&disk, DISK_CAPACITY).map_err(BootError::from)?;
