@@ -1,6 +1,6 @@
 //! The size of a machine's disk, at its creation and later.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use end_to_end::{Lab, World};
 use serde_json::Value;
@@ -10,6 +10,7 @@ crate::declare::tests![
     disk_of_default_size_grows,
     interrupted_growth_is_finished_by_the_next_boot,
     invalid_sizes_are_refused,
+    errors_of_a_file_system_are_repaired,
 ];
 
 const GIB: u64 = 1 << 30;
@@ -109,6 +110,76 @@ fn interrupted_growth_is_finished_by_the_next_boot(lab: &Lab) {
     world.stdout(&["set", "-n", "tiny", "disk=3G"]);
     world.stdout(&["start", "tiny"]);
     assert_file_system_size(&world, "tiny", 3.0);
+}
+
+/// Changes the file system on a stopped machine's disk with lines for debugfs(8).
+fn damage(world: &World, machine: &str, lines: &[&str]) {
+    let disk = world.bundle(machine, "disk.qcow2");
+    let (raw, changed) = (world.path("damaged.raw"), world.path("damaged.qcow2"));
+    let convert = |format: &str, from: &Path, to: &Path| {
+        let mut convert = Command::new("qemu-img");
+        convert.args(["convert", "-O", format]).args([from, to]);
+        assert!(convert.status().unwrap().success());
+    };
+    convert("raw", &disk, &raw);
+    for line in lines {
+        let mut change = Command::new("/sbin/debugfs");
+        let changed = change.args(["-w", "-R", line]).arg(&raw).output().unwrap();
+        assert!(changed.status.success(), "{changed:?}");
+    }
+    convert("qcow2", &raw, &changed);
+    fs::copy(&changed, &disk).unwrap();
+    for file in [raw, changed] {
+        fs::remove_file(file).unwrap();
+    }
+}
+
+fn errors_of_a_file_system_are_repaired(lab: &Lab) {
+    let world = World::for_user();
+    world.create(&lab.image("busybox:1"), "tiny", &["--disk-size", "1G"]);
+    let files = "mkdir /kept && echo hello > /kept/a && echo hello > /kept/b";
+    world.stdout(&["run", "-n", "tiny", "--root", files]);
+    let refused = world.error(&["check", "tiny"]);
+    assert!(refused.contains("container machine stop tiny"), "{refused}");
+    world.stdout(&["stop", "tiny"]);
+    assert_eq!(world.stdout(&["check", "tiny"]), "tiny: no errors\n");
+    let checked = world.run(&["check", "--repair", "--progress=none", "tiny"]);
+    assert_eq!(checked.stdout, "tiny: no errors\n");
+    assert_eq!(checked.stderr, "");
+    let snapshots = || world.stdout(&["snapshot", "ls", "-n", "tiny"]);
+    assert!(!snapshots().contains("before-repair"));
+
+    // The kernel has noted errors, of which none can lose a file.
+    damage(&world, "tiny", &["ssv free_blocks_count 5", "ssv state 2"]);
+    let found = world.run(&["check", "tiny"]);
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(found.stdout.contains("Free blocks count"), "{found:?}");
+    assert!(found.stderr.contains("check --repair tiny"), "{found:?}");
+    let ran = world.run(&["run", "-n", "tiny", "cat /kept/a"]);
+    assert_eq!(ran.stdout, "hello\n", "{ran:?}");
+    assert!(ran.stderr.contains("are repaired now"), "{ran:?}");
+    let log = world.stdout(&["logs", "--boot", "tiny"]);
+    assert!(log.contains("e2fsck:"), "{log}");
+    let again = world.run(&["run", "-n", "tiny", "cat /kept/a"]);
+    assert_eq!(again.stderr, "", "{again:?}");
+    world.stdout(&["stop", "tiny"]);
+    world.check_disk("tiny");
+
+    // The repair removes a file.
+    damage(&world, "tiny", &["sif /kept/a mode 0", "ssv state 2"]);
+    let failed = world.error(&["start", "tiny"]);
+    assert!(failed.contains("check --repair tiny"), "{failed}");
+    let repaired = world.run(&["check", "--repair", "tiny"]);
+    assert_eq!(repaired.code, Some(0), "{repaired:?}");
+    assert!(
+        repaired.stdout.ends_with("tiny: errors repaired\n"),
+        "{repaired:?}"
+    );
+    assert!(repaired.stderr.contains("before-repair"), "{repaired:?}");
+    assert!(snapshots().contains("before-repair"));
+    assert_eq!(world.inside("tiny", "cat /kept/b"), "hello\n");
+    world.stdout(&["stop", "tiny"]);
+    world.check_disk("tiny");
 }
 
 fn invalid_sizes_are_refused(lab: &Lab) {

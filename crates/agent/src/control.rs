@@ -4,7 +4,7 @@
 //!
 //! | host | agent |
 //! |---|---|
-//! | `Start` or `ReadDisk`, once | |
+//! | `Start`, `ReadDisk` or `CheckDisk`, once | |
 //! | | `Starting`, asking for the time |
 //! | `SetClock` | |
 //! | | `Starting` every second, as a heartbeat |
@@ -39,7 +39,7 @@ use crate::{
     channel::Channel,
     clock,
     commands::Commands,
-    freeze,
+    file_system_check, freeze,
     guest_listener::GuestListener,
     helper_root::HelperRoot,
     home,
@@ -107,6 +107,8 @@ enum Role {
     Machine(Box<MachineSetup>),
     /// Only read the disk of a stopped machine, for a commit.
     DiskReader,
+    /// Only check the disk of a stopped machine.
+    DiskChecker,
 }
 
 /// Takes on the role that the host requests and serves it to its end. Unmounts all of the machine's
@@ -122,6 +124,7 @@ pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> 
             serve_machine(&setup, devices, link, incoming, control, helper_root).await
         }
         Role::DiskReader => serve_disk(devices, incoming, control).await,
+        Role::DiskChecker => serve_check(devices, incoming, control).await,
     }
 }
 
@@ -136,7 +139,7 @@ async fn serve_machine(
     let (to_host, host) = Host::new(link.opener.clone());
     let started = start_with_heartbeat(setup, devices, host.clone(), &mut control).await?;
     let last_event = match started {
-        Ok(init) => {
+        Ok((init, notes)) => {
             helper_root.enter_machine(&setup.id).await;
             let served = Served {
                 link,
@@ -144,7 +147,7 @@ async fn serve_machine(
                 control,
                 to_host,
             };
-            let (ending, last_control) = serve_started(setup, init, host, served).await?;
+            let (ending, last_control) = serve_started(setup, init, notes, host, served).await?;
             control = last_control;
             match ending {
                 Ending::PowerOff => ControlEvent::PoweringOff,
@@ -195,6 +198,7 @@ enum Interruption {
 async fn serve_started(
     setup: &MachineSetup,
     mut init: Init,
+    notes: Vec<String>,
     host: Host,
     served: Served,
 ) -> Result<(Ending, Stream), FrameError> {
@@ -207,18 +211,19 @@ async fn serve_started(
     let ssh_agent = serve_ssh_agent(setup, host.clone()).await;
     let process = init.process().clone();
     let sockets = Arc::new(Sockets::new(process.clone(), setup.user.clone(), host));
-    let started = ControlEvent::Started {
+    let started = |notes| ControlEvent::Started {
         init: process.program.clone(),
+        notes,
     };
     let stop_method = StopMethod::new(&process.program, setup.stop_signal.as_deref());
     let streams = Streams {
-        commands: Some(Commands::new(process, setup.user.uid)),
+        commands: Some(Commands::new(process.clone(), setup.user.uid)),
         resolver: setup.network.as_ref().map(Resolver::new).map(Arc::new),
         changes: Changes::new(),
         sockets: Some(Arc::clone(&sockets)),
     };
     let mut tasks = Tasks::start(setup, link.opener.clone());
-    frame::write(&mut control, &started).await?;
+    frame::write(&mut control, &started(notes)).await?;
     let mut accepting = tokio::spawn(streams.clone().accept(incoming));
     let mut snapshot = None;
     let ending = loop {
@@ -271,7 +276,7 @@ async fn serve_started(
         let _ = to_host.send(link.opener.clone());
         tasks = Tasks::start(setup, link.opener.clone());
         accepting = tokio::spawn(streams.clone().accept(incoming));
-        frame::write(&mut control, &started).await?;
+        frame::write(&mut control, &started(Vec::new())).await?;
     };
     // Everything that holds a file of the machine open has to end before it is unmounted.
     streams.changes.cancel().await;
@@ -352,11 +357,38 @@ async fn serve_disk(
     Ok(())
 }
 
+/// Serves checks of the disk's file system until the host orders a stop or closes the stream.
+async fn serve_check(
+    devices: Devices,
+    mut incoming: Incoming,
+    mut control: Stream,
+) -> Result<(), ControlError> {
+    if let Err(error) = devices.await_all() {
+        let message = error.to_string();
+        kernel_log::error(&message);
+        return Ok(frame::write(&mut control, &ControlEvent::Failed { message }).await?);
+    }
+    frame::write(&mut control, &ControlEvent::DiskIsReady).await?;
+    let serve = async {
+        while let Some(mut stream) = incoming.recv().await {
+            if let Ok(Port::Check) = frame::read(&mut stream).await {
+                file_system_check::serve(stream).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = await_stop(&mut control) => {}
+    }
+    Ok(())
+}
+
 async fn receive_role(incoming: &mut Incoming) -> Result<(Stream, Role), ControlError> {
     let mut control = receive_control(incoming).await?;
     match frame::read(&mut control).await? {
         ControlRequest::Start(setup) => Ok((control, Role::Machine(setup))),
         ControlRequest::ReadDisk => Ok((control, Role::DiskReader)),
+        ControlRequest::CheckDisk => Ok((control, Role::DiskChecker)),
         ControlRequest::SetClock(_)
         | ControlRequest::CompareClock
         | ControlRequest::Suspend { .. }
@@ -395,7 +427,7 @@ async fn start_with_heartbeat(
     devices: Devices,
     host: Host,
     control: &mut Stream,
-) -> Result<Result<Init, StartError>, FrameError> {
+) -> Result<Result<(Init, Vec<String>), StartError>, FrameError> {
     let mut starting = std::pin::pin!(start(setup, devices, host));
     loop {
         tokio::select! {
@@ -405,13 +437,18 @@ async fn start_with_heartbeat(
     }
 }
 
-/// Sets the machine up and starts its init.
-async fn start(setup: &MachineSetup, devices: Devices, host: Host) -> Result<Init, StartError> {
-    if setup.rescue {
+/// Sets the machine up and starts its init. Also returns notes for the user.
+async fn start(
+    setup: &MachineSetup,
+    devices: Devices,
+    host: Host,
+) -> Result<(Init, Vec<String>), StartError> {
+    let notes = if setup.rescue {
         machine::set_up_for_rescue(setup, devices).await?;
+        Vec::new()
     } else {
-        machine::set_up(setup, devices).await?;
-    }
+        machine::set_up(setup, devices).await?
+    };
     let log = StdioLog::open(host).await.map_err(StartError::StdioLog)?;
     let init = Init::start(setup, log).await?;
     if setup.occasion == BootOccasion::First {
@@ -419,7 +456,7 @@ async fn start(setup: &MachineSetup, devices: Devices, host: Host) -> Result<Ini
         // that does not get that far.
         let _ = init.process().settle().await;
     }
-    Ok(init)
+    Ok((init, notes))
 }
 
 /// Answers the file share, reports listeners to the host, and relays connections to the machine's
@@ -515,7 +552,7 @@ async fn await_interruption(control: &mut Stream) -> Interruption {
             Ok(ControlRequest::SetClock(nanoseconds)) => {
                 clock::follow(nanoseconds, requested.elapsed());
             }
-            Ok(ControlRequest::Start(_) | ControlRequest::ReadDisk)
+            Ok(ControlRequest::Start(_) | ControlRequest::ReadDisk | ControlRequest::CheckDisk)
             | Err(FrameError::Malformed(_)) => {
                 kernel_log::error("an unexpected request of the host is ignored");
             }

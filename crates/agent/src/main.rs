@@ -27,6 +27,7 @@ mod channel;
 mod clock;
 mod commands;
 mod control;
+mod file_system_check;
 mod freeze;
 mod guest_listener;
 mod helper_root;

@@ -18,6 +18,7 @@
 //! | `POST /v1/machines/{id}/snapshots` | [`SnapshotRequest`] | empty |
 //! | `POST /v1/machines/{id}/snapshots/restore` | [`RestoreRequest`] | empty |
 //! | `POST /v1/machines/{id}/snapshots/remove` | [`RemoveSnapshotRequest`] | empty |
+//! | `POST /v1/machines/{id}/check` | [`CheckMachineRequest`] | stream with [`CheckedMachine`] |
 //! | `POST /v1/machines/{id}/commit` | [`CommitRequest`] | stream with [`Committed`] |
 //! | `POST /v1/machines/{id}/export` | [`ExportRequest`] | archive, see [`FAILURE_TRAILER`] |
 //! | `POST /v1/import?…`, an [`ImportRequest`] | archive | stream with [`Created`] |
@@ -46,14 +47,14 @@
 //! A stream has one [`StreamEvent`] per line, and ends with the reply of the table. An error is a
 //! [`Failure`]: the body of a reply with another status than 200, or the last event of a stream.
 //!
-//! If the client disconnects, a create, an import, a suspend, a commit, a pull and a push are
-//! cancelled; every other request is completed.
+//! If the client disconnects, a create, an import, a suspend, a check without a repair, a commit, a
+//! pull and a push are cancelled; every other request is completed.
 //!
 //! # Modules
 //!
 //! | module | content |
 //! |---|---|
-//! | `machine`, `snapshot`, `archive`, `commit`, `image`, `registry`, `system`, `disk_usage` | requests and replies |
+//! | `machine`, `snapshot`, `archive`, `check`, `commit`, `image`, `registry`, `system`, `disk_usage` | requests and replies |
 //! | `ssh` | files of SSH clients |
 //! | `stream` | events of streamed replies |
 //! | `environment` | the caller's environment variables |
@@ -80,6 +81,7 @@
 //! ```
 
 mod archive;
+mod check;
 mod commit;
 mod disk_usage;
 mod environment;
@@ -92,6 +94,7 @@ mod stream;
 mod system;
 
 pub use archive::{ExportRequest, ImportRequest};
+pub use check::{CheckMachineRequest, CheckedMachine};
 pub use commit::{CommitRequest, Committed};
 pub use disk_usage::{DiskUsage, Usage, UsageKind};
 pub use environment::CallerEnvironment;

@@ -1,11 +1,11 @@
 //! Requests about machines and the host (see [`container_api`]).
 
 use container_api::{
-    BootChange, BootRequest, Changed, CloneRequest, CommitRequest, Committed, CreateRequest,
-    Created, DefaultMachine, Deleted, DiskUsage, ExportRequest, Freed, ImportRequest, Logs,
-    MachineState, Machines, Ports, Progress, PruneRequest, RemoveSnapshotRequest, RenameRequest,
-    RestoreRequest, Running, SnapshotRequest, SnapshotState, Snapshots, SshClientFiles,
-    StopRequest, SuspendRequest, SystemInfo,
+    BootChange, BootRequest, Changed, CheckMachineRequest, CheckedMachine, CloneRequest,
+    CommitRequest, Committed, CreateRequest, Created, DefaultMachine, Deleted, DiskUsage,
+    ExportRequest, Freed, ImportRequest, Logs, MachineState, Machines, Ports, Progress,
+    PruneRequest, RemoveSnapshotRequest, RenameRequest, RestoreRequest, Running, SnapshotRequest,
+    SnapshotState, Snapshots, SshClientFiles, StopRequest, SuspendRequest, SystemInfo,
 };
 use container_machine::MachineId;
 use container_protocol::SshServer;
@@ -65,6 +65,18 @@ impl Client {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Running, ClientError> {
         self.request_streamed(&path(id, "/boot"), request, progress)
+            .await
+    }
+
+    /// Checks the disk of a stopped machine. Dropping the future cancels the request, unless it is
+    /// a repair.
+    pub async fn check(
+        &self,
+        id: &MachineId,
+        request: &CheckMachineRequest,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CheckedMachine, ClientError> {
+        self.request_streamed(&path(id, "/check"), request, progress)
             .await
     }
 

@@ -48,7 +48,7 @@ pub(crate) const S_CHECKSUM: usize = 0x3fc;
 
 pub(crate) const EXT4_SUPER_MAGIC: u16 = 0xef53;
 pub(crate) const EXT4_VALID_FS: u16 = 0x1;
-pub(crate) const EXT4_ERRORS_CONTINUE: u16 = 1;
+pub(crate) const EXT4_ERRORS_RO: u16 = 2;
 pub(crate) const EXT4_DYNAMIC_REV: u32 = 1;
 pub(crate) const EXT4_CRC32C_CHKSUM: u8 = 1;
 pub(crate) const EXT2_FLAGS_UNSIGNED_HASH: u32 = 0x2;

@@ -9,7 +9,7 @@ use crate::{
     },
     layout::{
         DX_HASH_HALF_MD4, EXT2_FLAGS_UNSIGNED_HASH, EXT3_JNL_BACKUP_BLOCKS, EXT4_CRC32C_CHKSUM,
-        EXT4_DEFM_ACL, EXT4_DEFM_XATTR_USER, EXT4_DYNAMIC_REV, EXT4_ERRORS_CONTINUE,
+        EXT4_DEFM_ACL, EXT4_DEFM_XATTR_USER, EXT4_DYNAMIC_REV, EXT4_ERRORS_RO,
         EXT4_FEATURE_COMPAT_DIR_INDEX, EXT4_FEATURE_COMPAT_EXT_ATTR,
         EXT4_FEATURE_COMPAT_HAS_JOURNAL, EXT4_FEATURE_COMPAT_RESIZE_INODE,
         EXT4_FEATURE_INCOMPAT_64BIT, EXT4_FEATURE_INCOMPAT_EA_INODE, EXT4_FEATURE_INCOMPAT_EXTENTS,
@@ -133,7 +133,7 @@ impl Superblock<'_> {
         block[S_UUID..][..16].copy_from_slice(self.uuid.as_bytes());
         put_u16(block, S_MAGIC, EXT4_SUPER_MAGIC);
         put_u16(block, S_STATE, EXT4_VALID_FS);
-        put_u16(block, S_ERRORS, EXT4_ERRORS_CONTINUE);
+        put_u16(block, S_ERRORS, EXT4_ERRORS_RO);
         // -1: no check after a number of mounts.
         put_u16(block, S_MAX_MNT_COUNT, 0xffff);
         put_u16(block, S_BLOCK_GROUP_NR, group as u16);

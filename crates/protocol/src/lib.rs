@@ -10,6 +10,7 @@
 //! | [`Port::Control`] | [`ControlRequest`] frames | [`ControlEvent`] frames |
 //! | [`Port::Command`] | one [`CommandRequest`], then [`CommandControl`]s | [`CommandEvent`]s |
 //! | [`Port::Changes`] | one [`ChangesRequest`], then a listing of the base image | an archive |
+//! | [`Port::Check`] | one [`CheckRequest`] | one [`CheckReply`] |
 //! | [`Port::Freeze`] | | one [`FreezeReply`] |
 //! | [`Port::Resolver`] | one [`ResolverSettings`] | |
 //! | [`Port::HostSockets`] | one list of [`SocketPath`]s | one list of [`SocketProblem`]s |
@@ -62,9 +63,9 @@ pub use home::{
     MAX_HOME_WATCHES, MAX_REPLAYED, REPLAY_DIRECTORY, REPLAY_SOURCE, REPLAY_TARGET,
 };
 pub use machine::{
-    BootOccasion, ChangesRequest, ControlEvent, ControlRequest, FreezeReply, GuestGroup,
-    GuestNetwork, GuestShare, GuestTimeZone, GuestUser, InitProgram, MachineSetup,
-    ResolverSettings,
+    BootOccasion, ChangesRequest, CheckReply, CheckRequest, ControlEvent, ControlRequest,
+    FileSystemState, FreezeReply, GuestGroup, GuestNetwork, GuestShare, GuestTimeZone, GuestUser,
+    InitProgram, MachineSetup, ResolverSettings,
 };
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};

@@ -192,7 +192,7 @@ pub enum MachinePhase {
     },
     /// The machine is being saved; no commands are served meanwhile. Its runtime ends afterwards.
     Suspending,
-    /// The machine was booted to have its disk read. It never boots completely.
+    /// The machine was booted to have its disk read or checked. It never boots completely.
     ReadingDisk,
 }
 

@@ -19,6 +19,9 @@ pub enum ControlRequest {
     /// Mount the machine's disk read-only and serve only [`Port::Changes`](crate::Port::Changes).
     /// Sent instead of `Start`.
     ReadDisk,
+    /// Serve only [`Port::Check`](crate::Port::Check). The machine's disk is not mounted. Sent
+    /// instead of `Start`.
+    CheckDisk,
     /// The host's clock in nanoseconds since 1970 UTC, which the guest's is set to. Sent after the
     /// first [`ControlEvent::Starting`], because the first request may wait for minutes until the
     /// kernel has booted, and as the reply to [`ControlEvent::ClockRequested`].
@@ -55,8 +58,11 @@ pub enum ControlEvent {
     Started {
         /// The program that runs as init.
         init: InitProgram,
+        /// What the user should know about this boot, sentences.
+        #[serde(default)]
+        notes: Vec<String>,
     },
-    /// The disk is mounted, and its changes can be read.
+    /// The disk can be read or checked, as the host has requested.
     DiskIsReady,
     /// The machine cannot start; the agent powers off after this.
     Failed {
@@ -95,6 +101,41 @@ pub enum ControlEvent {
 pub struct ChangesRequest {
     /// Whether the machine's processes are paused meanwhile, so that no file changes.
     pub pause: bool,
+}
+
+/// First message on [`Port::Check`](crate::Port::Check).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckRequest {
+    /// Whether errors are repaired. They are only reported otherwise.
+    pub repair: bool,
+}
+
+/// Reply to a [`CheckRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CheckReply {
+    /// The file system was checked.
+    Checked {
+        /// What was found.
+        state: FileSystemState,
+        /// Output of e2fsck(8).
+        output: String,
+    },
+    /// The file system could not be checked; a message with the reason.
+    Failed(String),
+}
+
+/// Result of checking a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FileSystemState {
+    /// There are no errors.
+    Clean,
+    /// There were errors, which are repaired.
+    Repaired,
+    /// There are errors.
+    Damaged,
 }
 
 /// First message of the agent on [`Port::Freeze`](crate::Port::Freeze).

@@ -19,6 +19,9 @@ pub enum Port {
     Control,
     /// Differences between the machine's disk and its image.
     Changes,
+    /// A check of the file system on the machine's disk: one
+    /// [`CheckRequest`](crate::CheckRequest), and one [`CheckReply`](crate::CheckReply) at its end.
+    Check,
     /// A freeze of the machine's disk: nothing is written to it from the agent's first frame, a
     /// [`FreezeReply`](crate::FreezeReply), until the host closes the stream.
     Freeze,

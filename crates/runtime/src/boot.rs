@@ -354,7 +354,7 @@ impl Starting {
     }
 
     /// Waits until the agent has set the machine up. Returns the control stream and what runs as
-    /// init; no init if only the disk is read.
+    /// init; no init if only the disk is read or checked.
     async fn await_up(
         &mut self,
         launch: &Launch,
@@ -365,7 +365,7 @@ impl Starting {
         let signs = Signs::new();
         tokio::select! {
             exit = self.engine.wait() => Err(Failure::Ended(exit)),
-            up = set_up(&self.link.opener, launch, occasion, &signs) => up,
+            up = set_up(&self.link.opener, launch, occasion, &signs, machine) => up,
             _ = machine.stop_order(None) => Err(Failure::Other(BootError::Stopped)),
             () = await_silence(&launch.boot_log, &signs.last) => Err(Failure::Hung),
             () = restored_in_vain(way, &signs) => Err(Failure::Hung),
@@ -373,7 +373,7 @@ impl Starting {
         }
     }
 
-    /// Notes that the machine has booted, or that its disk can be read.
+    /// Notes that the machine has booted, or that its disk can be read or checked.
     async fn note_up(&self, init: Option<InitProgram>, machine: &Arc<MachineState>) {
         let opener = self.link.opener.clone();
         match (init, self.network.clone(), self.engine.disk()) {
@@ -455,12 +455,14 @@ async fn restored_in_vain(way: &TemplateUse, signs: &Signs) {
     pending().await
 }
 
-/// Sends the agent its set-up and waits until it is done. Notes each sign of life.
+/// Sends the agent its set-up and waits until it is done. Notes each sign of life, and the agent's
+/// notes for the user.
 async fn set_up(
     opener: &Opener,
     launch: &Launch,
     occasion: BootOccasion,
     signs: &Signs,
+    machine: &MachineState,
 ) -> Result<(Stream, Option<InitProgram>), Failure> {
     let start = match &launch.purpose {
         Purpose::Run(settings) => {
@@ -468,6 +470,7 @@ async fn set_up(
             ControlRequest::Start(Box::new(setup))
         }
         Purpose::ReadDisk => ControlRequest::ReadDisk,
+        Purpose::CheckDisk => ControlRequest::CheckDisk,
     };
     let control = opener.open().await;
     let mut control = control.map_err(|error| Failure::Other(BootError::CreateChannel(error)))?;
@@ -483,8 +486,9 @@ async fn set_up(
                     is_clock_set = true;
                 }
             }
-            ControlEvent::Started { init } => {
+            ControlEvent::Started { init, notes } => {
                 tracing::info!("machine booted, init: {init}");
+                notes.into_iter().for_each(|note| machine.add_note(note));
                 return Ok((control, Some(init)));
             }
             ControlEvent::DiskIsReady => return Ok((control, None)),

@@ -144,7 +144,7 @@ async fn resume(
             ControlEvent::ClockRequested => {
                 frame::write(&mut control, &ControlRequest::SetClock(clock::now())).await?;
             }
-            ControlEvent::Started { init } => return Ok((link, control, init)),
+            ControlEvent::Started { init, .. } => return Ok((link, control, init)),
             _ => {}
         }
     }

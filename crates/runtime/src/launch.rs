@@ -34,6 +34,9 @@ pub enum Purpose {
     /// The machine's disk is mounted read-only, and its changes can be read. Nothing of the machine
     /// is started, and it does not count as running.
     ReadDisk,
+    /// The file system on the machine's disk can be checked, and is not mounted. Nothing of the
+    /// machine is started, and it does not count as running.
+    CheckDisk,
 }
 
 /// All settings of one boot, validated by the service.
@@ -147,7 +150,7 @@ pub struct HomeShare {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum LaunchEvent {
-    /// The machine has booted, or its disk can be read.
+    /// The machine has booted, or its disk can be read or checked.
     Up,
     /// The machine could not be booted. The runtime has cleaned up and ends.
     Failed(String),
@@ -174,11 +177,11 @@ pub enum LaunchError {
 }
 
 impl Launch {
-    /// Returns the settings of a machine that runs; absent if only its disk is read.
+    /// Returns the settings of a machine that runs; absent if only its disk is read or checked.
     pub(crate) fn run_settings(&self) -> Option<&RunSettings> {
         match &self.purpose {
             Purpose::Run(settings) => Some(settings),
-            Purpose::ReadDisk => None,
+            Purpose::ReadDisk | Purpose::CheckDisk => None,
         }
     }
 
@@ -192,7 +195,7 @@ impl Launch {
     pub(crate) fn end_rescue(&mut self) -> bool {
         match &mut self.purpose {
             Purpose::Run(settings) => std::mem::take(&mut settings.rescue),
-            Purpose::ReadDisk => false,
+            Purpose::ReadDisk | Purpose::CheckDisk => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The phase of a running machine: what it is doing, and with what it can be reached meanwhile.
 //!
 //! ```text
-//!   Purpose::Run                       Purpose::ReadDisk
+//!   Purpose::Run                Purpose::ReadDisk, Purpose::CheckDisk
 //!        │                                     │
 //!        ▼          set up                     ▼
 //!     Booting ───────────────▶ Up         ReadingDisk
@@ -61,9 +61,9 @@ pub(crate) enum Phase {
         /// The guest while it shuts down; absent if it was not up, or has ended.
         guest: Option<Guest>,
     },
-    /// The disk is read; nothing of the machine runs.
+    /// The disk is read or checked; nothing of the machine runs.
     ReadingDisk {
-        /// Opens streams to the agent; absent until the disk is mounted.
+        /// Opens streams to the agent; absent until it serves them.
         opener: Option<Opener>,
     },
 }
@@ -116,7 +116,7 @@ impl Phase {
     pub(crate) fn initial(purpose: &Purpose) -> Phase {
         match purpose {
             Purpose::Run(_) => Phase::Booting,
-            Purpose::ReadDisk => Phase::ReadingDisk { opener: None },
+            Purpose::ReadDisk | Purpose::CheckDisk => Phase::ReadingDisk { opener: None },
         }
     }
 
@@ -131,7 +131,7 @@ impl Phase {
         }
     }
 
-    /// Notes that the disk can be read. A stop that arrived meanwhile stands.
+    /// Notes that the disk can be read or checked. A stop that arrived meanwhile stands.
     pub(crate) fn set_disk_ready(&mut self, ready: Opener) {
         if let Phase::ReadingDisk { opener } = self {
             *opener = Some(ready);

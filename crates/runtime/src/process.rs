@@ -233,8 +233,8 @@ fn find_suspended(launch: &Launch) -> Result<Option<Suspended>, RunError> {
     let found = found.map_err(|error| ResumeError::unfit(launch.id.clone(), error))?;
     match &launch.purpose {
         Purpose::Run(settings) if !settings.rescue => Ok(found),
-        Purpose::Run(_) | Purpose::ReadDisk if found.is_some() => Err(RunError::Suspended),
-        Purpose::Run(_) | Purpose::ReadDisk => Ok(None),
+        _ if found.is_some() => Err(RunError::Suspended),
+        Purpose::Run(_) | Purpose::ReadDisk | Purpose::CheckDisk => Ok(None),
     }
 }
 

@@ -337,7 +337,7 @@ impl Suspended {
                 settings.home = hardware.home;
                 Purpose::Run(settings)
             }
-            Purpose::ReadDisk => Purpose::ReadDisk,
+            other @ (Purpose::ReadDisk | Purpose::CheckDisk) => other,
         };
         Launch {
             purpose,

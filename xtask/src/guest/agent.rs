@@ -15,8 +15,9 @@ use crate::{
 /// A separate target keeps the agent's `RUSTFLAGS` from rebuilding the host's programs.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the agent and writes it as `init` into a cpio archive, with the SSH server as `sshd`.
-pub(super) fn build(archive: &Path, ssh_server: &Path) -> Result<()> {
+/// Builds the agent and writes it as `init` into a cpio archive, with the SSH server as `sshd` and
+/// the file system checker as `e2fsck`.
+pub(super) fn build(archive: &Path, ssh_server: &Path, checker: &Path) -> Result<()> {
     progress::print("Building the guest agent");
     let target = target();
     command::run(
@@ -38,5 +39,6 @@ pub(super) fn build(archive: &Path, ssh_server: &Path) -> Result<()> {
     contents.character_device("dev/console", 5, 1);
     contents.file("init", 0o755, read(&program)?);
     contents.file("sshd", 0o755, read(ssh_server)?);
+    contents.file("e2fsck", 0o755, read(checker)?);
     Ok(contents.write(archive)?)
 }

@@ -1,8 +1,9 @@
-//! Builds the files that a guest boots with, under `target/guest`: the initramfs with the agent and
-//! the SSH server, the kernels with their modules, and interpreters for programs of other
-//! architectures.
+//! Builds the files that a guest boots with, under `target/guest`: the initramfs with the agent,
+//! the SSH server and the file system checker, the kernels with their modules, and interpreters for
+//! programs of other architectures.
 
 mod agent;
+mod e2fsck;
 pub mod interpreters;
 pub mod kernel;
 mod kernels;
@@ -23,7 +24,8 @@ pub fn build() -> Result<()> {
     let directory = target().join("guest");
     fs::create_dir_all(&directory)?;
     let ssh_server = openssh::build(&directory)?;
-    agent::build(&directory.join("initramfs.cpio"), &ssh_server)?;
+    let checker = e2fsck::fetch(&directory)?;
+    agent::build(&directory.join("initramfs.cpio"), &ssh_server, &checker)?;
     kernel::fetch(&directory)?;
     interpreters::fetch(&directory)
 }

@@ -56,6 +56,7 @@ impl Commands {
             // Not a command. The one control stream of the machine is open already.
             Port::Control
             | Port::Changes
+            | Port::Check
             | Port::Freeze
             | Port::Resolver
             | Port::HostSockets

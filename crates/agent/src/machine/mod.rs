@@ -27,13 +27,14 @@ mod virtualization;
 
 use std::{io, path::Path};
 
-use container_protocol::{BootOccasion, MachineSetup};
+use container_protocol::{BootOccasion, FileSystemState, MachineSetup};
 
 pub(crate) use passwd::{Passwd, PasswdEntry};
 pub(crate) use root::{GuestRoot, descriptor_path};
 pub(crate) use runtime_directory::runtime_directory;
 
 use crate::{
+    file_system_check::{self, CheckError, Treatment},
     kernel_log,
     paths::{DISK, MACHINE},
     template::{Devices, ProbeError},
@@ -48,6 +49,18 @@ pub(crate) enum SetUpError {
     /// A device does not work.
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// The disk's file system could not be checked.
+    #[error("cannot check the file system of the machine's disk: {0}")]
+    Check(CheckError),
+    /// The disk's file system has errors whose repair may lose files.
+    #[error(
+        "the file system of the machine's disk is damaged (repair it with: container machine check \
+         --repair {id}, or save files first with: container machine start --rescue {id})"
+    )]
+    Damaged {
+        /// The machine's id.
+        id: String,
+    },
     /// The network could not be configured.
     #[error("cannot set up the machine's network: {0}")]
     Network(network::NetworkError),
@@ -68,10 +81,13 @@ pub(crate) enum SetUpError {
 /// Mounts the machine's file systems and configures the machine as `setup` says.
 ///
 /// Every step is repeated at each boot, except those of a certain [occasion](BootOccasion): ids and
-/// keys, the time zone, and the set-up of the user.
-pub(crate) async fn set_up(setup: &MachineSetup, mut devices: Devices) -> Result<(), SetUpError> {
+/// keys, the time zone, and the set-up of the user. Returns notes for the user.
+pub(crate) async fn set_up(
+    setup: &MachineSetup,
+    mut devices: Devices,
+) -> Result<Vec<String>, SetUpError> {
     devices.await_disk()?;
-    mounts::mount_disk()?;
+    let notes = mount_disk(&setup.id).await?;
     grow_file_system().await;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;
@@ -111,7 +127,36 @@ pub(crate) async fn set_up(setup: &MachineSetup, mut devices: Devices) -> Result
         // The disk may be full.
         kernel_log::error(&error.to_string());
     }
-    Ok(())
+    Ok(notes)
+}
+
+/// Mounts the disk. A file system in which the kernel finds or has found errors is repaired before,
+/// if that loses nothing. Returns notes for the user.
+async fn mount_disk(id: &str) -> Result<Vec<String>, SetUpError> {
+    let mounted = mounts::mount_disk();
+    let is_damaged = match &mounted {
+        Ok(()) => file_system_check::has_noted_errors().unwrap_or_default(),
+        Err(error) => error.is_of_a_damaged_disk(),
+    };
+    if !is_damaged {
+        mounted?;
+        return Ok(Vec::new());
+    }
+    mounts::unmount_disk().map_err(mounts::MountError::Disk)?;
+    let checked = file_system_check::check(Treatment::RepairSafely)
+        .await
+        .map_err(SetUpError::Check)?;
+    for line in checked.output.lines() {
+        kernel_log::info(&format!("e2fsck: {line}"));
+    }
+    if checked.state == FileSystemState::Damaged {
+        return Err(SetUpError::Damaged { id: id.to_owned() });
+    }
+    mounts::mount_disk()?;
+    Ok(vec![format!(
+        "The file system of machine {id:?} had errors, which are repaired now (see: container \
+         machine logs --boot {id})"
+    )])
 }
 
 /// Mounts the machine's file systems, and does what succeeds of the rest. Files on the disk are not

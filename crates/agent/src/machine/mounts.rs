@@ -7,7 +7,10 @@
 use std::{fs, io, os::fd::AsFd, path::Path, thread, time::Duration};
 
 use container_protocol::GuestShare;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    libc,
+    mount::{MntFlags, MsFlags, mount, umount2},
+};
 
 use super::root::{GuestRoot, descriptor_path};
 use crate::{
@@ -27,7 +30,7 @@ const HOME_KIND: &str = "virtiofs";
 /// Error of mounting a file system of the machine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MountError {
-    /// The disk could not be mounted.
+    /// The disk could not be mounted, or unmounted to be checked.
     #[error("cannot mount the machine's disk: {0}")]
     Disk(io::Error),
     /// A pseudo file system could not be mounted.
@@ -46,6 +49,19 @@ pub(crate) enum MountError {
         /// Error of mount(2), or of creating the mount point.
         cause: io::Error,
     },
+}
+
+impl MountError {
+    /// Whether the kernel has found errors in the disk's file system.
+    pub(crate) fn is_of_a_damaged_disk(&self) -> bool {
+        // EUCLEAN is the kernel's EFSCORRUPTED, EBADMSG its EFSBADCRC. Most damage of the
+        // superblock and the group descriptors is only reported as EINVAL.
+        const CODES: [i32; 4] = [libc::EUCLEAN, libc::EBADMSG, libc::EINVAL, libc::EIO];
+        match self {
+            MountError::Disk(error) => error.raw_os_error().is_some_and(|it| CODES.contains(&it)),
+            MountError::Pseudo { .. } | MountError::Home { .. } => false,
+        }
+    }
 }
 
 /// Mounts the agent's own file systems and creates the machine's cgroup.
@@ -97,8 +113,19 @@ fn mount_disk_as(flags: MsFlags) -> Result<(), MountError> {
             format!("{DISK} not found (the kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_BLK)");
         return Err(MountError::Disk(io::Error::other(cause)));
     }
-    mount(Some(DISK), MACHINE, Some("ext4"), flags, Some("discard"))
+    // The kernel's default is to continue after an error, which may damage more.
+    let options = "discard,errors=remount-ro";
+    mount(Some(DISK), MACHINE, Some("ext4"), flags, Some(options))
         .map_err(|error| MountError::Disk(name_missing_option("ext4", error)))
+}
+
+/// Unmounts the disk before anything else is mounted or opened, if it is mounted.
+pub(super) fn unmount_disk() -> io::Result<()> {
+    match umount2(MACHINE, MntFlags::empty()) {
+        // It is not a mount point.
+        Ok(()) | Err(nix::Error::EINVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns the error of mounting a file system. If the kernel does not support the file system, the

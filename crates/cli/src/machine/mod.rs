@@ -2,6 +2,7 @@
 
 mod boot;
 mod caller;
+mod check;
 mod clone;
 mod command;
 mod commit;
@@ -57,6 +58,7 @@ pub(crate) enum Machine {
     Suspend(suspend::Suspend),
     #[command(name = "cp")]
     Copy(copy::Copy),
+    Check(check::Check),
     Commit(commit::Commit),
     Clone(clone::Clone),
     Snapshot(snapshot::Snapshot),
@@ -98,6 +100,7 @@ impl Machine {
             Machine::Kill(kill) => return kill.run(&client).await,
             Machine::Suspend(suspend) => return suspend.run(&client).await,
             Machine::Copy(copy) => return copy.run(&client).await,
+            Machine::Check(check) => return check.run(&client).await,
             Machine::Commit(commit) => commit.run(&client).await?,
             Machine::Clone(clone) => clone.run(&client).await?,
             Machine::Snapshot(snapshot) => snapshot.run(&client).await?,

@@ -159,6 +159,67 @@ pub fn grow(disk: &Path, capacity: u64) -> Result<(), DiskError> {
     run(resize, "grow", disk)
 }
 
+/// State of a disk's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageState {
+    /// There are no errors. Some space may be unused.
+    Clean,
+    /// There were errors, or unused space, which are repaired.
+    Repaired,
+    /// There are errors: some of the disk's contents may be lost.
+    Damaged,
+}
+
+/// Checks the file of a disk or layer, which must not be in use, and repairs it if `repair`. Also
+/// returns what `qemu-img` has printed about a file that is not in order.
+///
+/// # Errors
+/// [`DiskError`], also if the file cannot be checked.
+pub fn check(disk: &Path, repair: bool) -> Result<(ImageState, String), DiskError> {
+    let mut check = image_tool()?;
+    check.args(["check", "-f", "qcow2"]).arg(disk);
+    let (found, output) = run_check(check, disk)?;
+    if found == CHECK_CLEAN {
+        return Ok((ImageState::Clean, String::new()));
+    }
+    if !repair {
+        let state = match found {
+            CHECK_LEAKS => ImageState::Clean,
+            _ => ImageState::Damaged,
+        };
+        return Ok((state, output));
+    }
+    let mut repair = image_tool()?;
+    repair.args(["check", "-r", "all", "-f", "qcow2"]).arg(disk);
+    let (left, output) = run_check(repair, disk)?;
+    let state = match left {
+        CHECK_DAMAGED => ImageState::Damaged,
+        _ => ImageState::Repaired,
+    };
+    Ok((state, output))
+}
+
+/// Exit codes of `qemu-img check` (qemu-img(1), "check").
+const CHECK_CLEAN: i32 = 0;
+const CHECK_DAMAGED: i32 = 2;
+const CHECK_LEAKS: i32 = 3;
+
+/// Runs `qemu-img check`. Returns one of its exit codes, and its output.
+fn run_check(mut tool: Command, disk: &Path) -> Result<(i32, String), DiskError> {
+    let failed = |message: String| DiskError::Change {
+        action: "check",
+        path: disk.to_owned(),
+        message,
+    };
+    let ran = tool.output().map_err(|error| failed(error.to_string()))?;
+    let mut output = String::from_utf8_lossy(&ran.stdout).into_owned();
+    output.push_str(&String::from_utf8_lossy(&ran.stderr));
+    match ran.status.code() {
+        Some(code @ (CHECK_CLEAN | CHECK_DAMAGED | CHECK_LEAKS)) => Ok((code, output)),
+        _ => Err(failed(output.trim().to_owned())),
+    }
+}
+
 /// Returns the capacity of a disk in bytes. The disk may be in use.
 ///
 /// # Errors
@@ -391,6 +452,39 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_damaged_file_is_found_and_repaired() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = directory.path().join("disk.qcow2");
+        create_empty(&disk, 1 << 20).unwrap();
+        assert_eq!(
+            check(&disk, false).unwrap(),
+            (ImageState::Clean, String::new())
+        );
+        // Counts of the references to clusters: `refcount_table_offset` is at 48.
+        let file = File::options().read(true).write(true).open(&disk).unwrap();
+        let read = |at| {
+            let mut number = [0; 8];
+            file.read_exact_at(&mut number, at).unwrap();
+            u64::from_be_bytes(number)
+        };
+        file.write_all_at(&[0; 8], read(read(48))).unwrap();
+        let (state, output) = check(&disk, false).unwrap();
+        assert_eq!(state, ImageState::Damaged);
+        assert!(output.contains("refcount=0"), "{output}");
+        let (state, output) = check(&disk, true).unwrap();
+        assert_eq!(state, ImageState::Repaired, "{output}");
+        assert_eq!(check(&disk, false).unwrap().0, ImageState::Clean);
+        fs::write(&disk, "no disk").unwrap();
+        assert!(matches!(
+            check(&disk, false),
+            Err(DiskError::Change {
+                action: "check",
+                ..
+            })
+        ));
+    }
 
     #[test]
     fn the_base_of_an_overlay_is_read() {

@@ -9,10 +9,10 @@ use axum::{
     routing::{get, post},
 };
 use container_api::{
-    BootChange, BootRequest, Changed, CloneRequest, CommitRequest, CreateRequest, Created,
-    DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs, MachineState, Machines, Ports,
-    RemoveSnapshotRequest, RenameRequest, RestoreRequest, SnapshotRequest, Snapshots,
-    SshClientFiles, StopRequest, SuspendRequest,
+    BootChange, BootRequest, Changed, CheckMachineRequest, CloneRequest, CommitRequest,
+    CreateRequest, Created, DefaultMachine, Deleted, ExportRequest, ImportRequest, Logs,
+    MachineState, Machines, Ports, RemoveSnapshotRequest, RenameRequest, RestoreRequest,
+    SnapshotRequest, Snapshots, SshClientFiles, StopRequest, SuspendRequest,
 };
 use container_protocol::SshServer;
 
@@ -29,6 +29,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/v1/machines", get(list).post(create))
         .route("/v1/machines/{id}", get(inspect).patch(set).delete(delete))
         .route("/v1/machines/{id}/boot", post(boot))
+        .route("/v1/machines/{id}/check", post(check))
         .route("/v1/machines/{id}/commit", post(commit))
         .route("/v1/machines/{id}/export", post(export))
         .route("/v1/import", post(import))
@@ -92,6 +93,17 @@ async fn boot(
     let service = Arc::clone(&shared.service);
     streamed(&shared, |client| async move {
         service.boot(&id, &request, &client).await
+    })
+}
+
+async fn check(
+    State(shared): State<Shared>,
+    MachinePath(id): MachinePath,
+    JsonBody(request): JsonBody<CheckMachineRequest>,
+) -> Response {
+    let service = Arc::clone(&shared.service);
+    streamed(&shared, |client| async move {
+        service.check(&id, &request, &client).await
     })
 }
 

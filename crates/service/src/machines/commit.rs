@@ -11,14 +11,13 @@ use container_image::{
     write_listing_of_base,
 };
 use container_machine::{Bundle, BundleError, MachineConfiguration, MachineId};
-use container_runtime::{ChangesError, Launch, Purpose, Runtime};
-use tempfile::TempDir;
+use container_runtime::{ChangesError, Purpose, Runtime};
 use tokio::task::spawn_blocking;
 
+use super::disk_boot::DiskBootError;
 use crate::{
     configuration::ConfigurationError,
     failure::{RequestError, TaskPanicked},
-    launch::{BootError, launch_runtime},
     progress::{self, ByteCounter},
     pull_options::pull_options,
     runtime::RuntimeError,
@@ -51,11 +50,9 @@ pub(crate) enum CommitError {
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Boot(#[from] DiskBootError),
     #[error("machine {0:?} is suspended (resume it first with: container machine start {0})")]
     Suspended(MachineId),
-    #[error("cannot create a temporary directory for logs: {0}")]
-    LogDirectory(std::io::Error),
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error("cannot read the changes of machine {id:?}: {cause}")]
@@ -90,7 +87,6 @@ impl RequestError for CommitError {
             CommitError::Configuration(_)
             | CommitError::Store(_)
             | CommitError::BaseImage { .. }
-            | CommitError::LogDirectory(_)
             | CommitError::Disk(_)
             | CommitError::Changes { .. }
             | CommitError::Stopper(_)
@@ -138,7 +134,9 @@ impl Service {
         if bundle.is_suspended() {
             return Err(CommitError::Suspended(id.clone()));
         }
-        let (runtime, _logs) = self.boot_to_read(id, &bundle, client).await?;
+        let (runtime, _logs) = self
+            .boot_for_disk(id, &bundle, Purpose::ReadDisk, client)
+            .await?;
         let committed = self
             .commit_changes(id, &bundle, &runtime, base, plan, client)
             .await;
@@ -197,26 +195,6 @@ impl Service {
             id: id.clone(),
             cause: Box::new(cause),
         })
-    }
-
-    /// Boots the machine to read its disk. Returns the directory of this boot's logs as well: the
-    /// logs in the bundle remain those of the machine's own last boot.
-    async fn boot_to_read(
-        &self,
-        id: &MachineId,
-        bundle: &Bundle,
-        client: &StreamClient,
-    ) -> Result<(Runtime, TempDir), CommitError> {
-        let logs = tempfile::tempdir().map_err(CommitError::LogDirectory)?;
-        let settings = Launch {
-            purpose: Purpose::ReadDisk,
-            boot_log: logs.path().join("boot.log"),
-            stdio_log: logs.path().join("stdio.log"),
-            ..self.launch_settings(id, bundle)?
-        };
-        client.report(Progress::step("booting machine to read its disk"));
-        let runtime = launch_runtime(bundle, &settings).await?;
-        Ok((runtime, logs))
     }
 
     /// Reads the machine's changes, and stores them as a layer on top of the base image.

@@ -1,10 +1,12 @@
 //! The verbs of machines, one file each.
 
 mod boot;
+mod check;
 mod clone;
 mod commit;
 mod create;
 mod delete;
+mod disk_boot;
 mod export;
 mod import;
 mod inspect;

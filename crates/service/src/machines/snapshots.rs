@@ -164,6 +164,15 @@ impl Service {
         name: &SnapshotName,
     ) -> Result<(), SnapshotError> {
         let _lock = self.locks.lock(id).await;
+        self.remove_snapshot_of_locked(id, name).await
+    }
+
+    /// Removes a snapshot of a machine whose lock the caller holds.
+    pub(super) async fn remove_snapshot_of_locked(
+        &self,
+        id: &MachineId,
+        name: &SnapshotName,
+    ) -> Result<(), SnapshotError> {
         let bundle = self.bundles.get(id)?;
         find_snapshot(id, &bundle, name)?;
         let mut snapshots = bundle.snapshots()?;
