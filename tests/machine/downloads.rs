@@ -2,13 +2,14 @@
 
 use std::{fs, process::Stdio};
 
-use end_to_end::{Fault, Lab, Outcome, TcpRelay, World, eventually};
+use end_to_end::{Fault, Lab, Outcome, Process, TcpRelay, World, eventually};
 
 crate::declare::tests![
     broken_downloads_are_resumed,
     changed_byte_is_detected,
     concurrent_creates_share_a_download,
     interrupted_create_leaves_no_partial_files,
+    another_build_is_served_during_a_download,
 ];
 
 /// Approximate size of the Debian test image's layer in bytes.
@@ -98,4 +99,37 @@ fn interrupted_create_leaves_no_partial_files(lab: &Lab) {
         partial_files(&world).is_empty()
     });
     assert_eq!(world.bundles(), [""; 0]);
+}
+
+fn another_build_is_served_during_a_download(lab: &Lab) {
+    let world = World::for_root();
+    world.create(&lab.image("busybox:1"), "other", &["--no-boot"]);
+    let relay = TcpRelay::start(lab.registry(), Fault::BytesPerSecond(2 << 20));
+    let mut process = world
+        .machine(&create(&image_at(&relay), "dev"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the download has begun", || relay.received() > 1 << 20);
+    let updated = world.program().with_file_name("container-updated");
+    // Builds differ in their paths too.
+    fs::hard_link(world.program(), &updated).unwrap();
+    let machine = |arguments: &[&str]| {
+        let mut command = world.command(&updated);
+        let outcome = command.arg("machine").args(arguments).output().unwrap();
+        Outcome::from(outcome)
+    };
+    assert_eq!(machine(&["ls", "-q"]).stdout, "other\n");
+    assert_eq!(machine(&["set", "-n", "other", "cpus=3"]).code, Some(0));
+    assert_eq!(process.try_wait().unwrap(), None, "the download continues");
+    process.kill().unwrap();
+    process.wait().unwrap();
+    eventually("the old service ends", || {
+        world.processes("service").is_empty()
+    });
+    assert_eq!(machine(&["ls", "-q"]).stdout, "other\n");
+    let services = Process::find(&format!("{} __service", updated.display()));
+    assert!(!services.is_empty());
+    // The world ends the service of its own program.
+    services.iter().for_each(Process::kill);
 }

@@ -3,7 +3,7 @@
 //! | request | body | reply |
 //! |---|---|---|
 //! | `GET /v1/ping` | | [`Pong`] |
-//! | `POST /v1/retire` | | empty; the service ends after the requests in progress |
+//! | `POST /v1/retire` | | empty; the service ends when no request is in progress |
 //! | `GET /v1/machines` | | [`Machines`] |
 //! | `POST /v1/machines` | [`CreateRequest`] | stream with [`Created`] |
 //! | `GET /v1/machines/{id}` | | [`MachineState`] |
@@ -132,11 +132,23 @@ pub const SERVICE_ROLE: &str = "__service";
 /// this trailer is complete.
 pub const FAILURE_TRAILER: &str = "container-failure";
 
+/// Version of the requests and replies. It is increased by every change after which a client and a
+/// service of different builds do not understand each other.
+pub const API_VERSION: u32 = 1;
+
 /// Reply of a running service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pong {
-    /// Identification of the service's build. A client only uses a service of its own build.
+    /// [`API_VERSION`] of the service; 0 for a service that does not report it.
+    #[serde(default)]
+    pub api: u32,
+    /// Identification of the service's build. A client replaces a service of another build, unless
+    /// it is busy.
     pub build: String,
+    /// Whether the service was asked to end while it was busy. It serves all clients of its
+    /// [`API_VERSION`] until it is idle.
+    #[serde(default)]
+    pub is_retiring: bool,
     /// Data directory of the service. It may differ from the client's if the two have the same
     /// runtime directory.
     pub data: PathBuf,

@@ -26,6 +26,12 @@ pub enum ClientError {
         /// Last lines of the log.
         last_lines: String,
     },
+    /// A service of another build does not end, because it is busy, and it has another API.
+    #[error(
+        "an earlier version of this program has not finished its work yet (wait for its commands \
+         to end, or interrupt them)"
+    )]
+    OtherBuildBusy,
     /// The socket belongs to a service with another data directory.
     #[error(
         "the service in {runtime} manages the machines in {theirs}, not in {ours} (set XDG_RUNTIME_DIR to another directory as well)"

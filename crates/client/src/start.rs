@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use container_api::{Pong, SERVICE_ROLE};
+use container_api::{API_VERSION, Pong, SERVICE_ROLE};
 use container_machine::{SERVICE_MALLOC, last_lines};
 use hyper::Method;
 use tokio::time::{sleep, timeout};
@@ -28,13 +28,16 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 const MAX_LOG_SIZE: u64 = 4 << 20;
 
 impl Client {
-    /// Waits until a service of this build replies, starting one if none is running.
+    /// Waits until a service of this build replies, starting one if none is running. A service of
+    /// another build that is busy is used if it has the same API, because its work must not keep
+    /// other commands waiting.
     ///
     /// Several clients may do this at once: only one of the services they start gets the lock file,
     /// and the others exit.
     pub(crate) async fn ensure_service(&self, build: &str) -> Result<(), ClientError> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut started: Option<std::process::Child> = None;
+        let mut is_other_busy = false;
         loop {
             match self.ping().await {
                 Some(pong) if pong.data != self.directories.data => {
@@ -45,9 +48,13 @@ impl Client {
                     });
                 }
                 Some(pong) if pong.build == build => return Ok(()),
+                Some(pong) if pong.is_retiring && pong.api == API_VERSION => return Ok(()),
                 // Another build: it ends once its requests are done. It may have ended already, so
                 // a failure is ignored.
-                Some(_) => drop(self.request::<()>(Method::POST, "/v1/retire", &()).await),
+                Some(_) => {
+                    is_other_busy = true;
+                    drop(self.request::<()>(Method::POST, "/v1/retire", &()).await);
+                }
                 None => {
                     let is_starting = match &mut started {
                         Some(child) => child.try_wait().map_err(ClientError::Start)?.is_none(),
@@ -57,6 +64,9 @@ impl Client {
                         started = Some(self.start_service()?);
                     }
                 }
+            }
+            if Instant::now() > deadline && is_other_busy && started.is_none() {
+                return Err(ClientError::OtherBuildBusy);
             }
             if Instant::now() > deadline {
                 let log = self.directories.data.join("service.log");

@@ -25,6 +25,11 @@ impl Activity {
         }
     }
 
+    /// Returns the number of requests and tasks in progress.
+    pub(crate) fn count(&self) -> usize {
+        *self.in_progress.borrow()
+    }
+
     /// Waits until nothing is in progress.
     pub(crate) async fn idle(&self) {
         // The channel cannot be closed: `self` is a sender of it.

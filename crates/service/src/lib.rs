@@ -66,6 +66,7 @@ mod progress;
 mod published_ports;
 mod pull_options;
 mod registries;
+mod retirement;
 mod runtime;
 mod service;
 mod ssh_key;

@@ -16,7 +16,6 @@ use container_machine::{
 };
 use container_protocol::local;
 use nix::fcntl::{Flock, FlockArg};
-use tokio::sync::Notify;
 
 use crate::{
     activity::Activity,
@@ -24,6 +23,7 @@ use crate::{
     http::{Shared, router},
     locks::Locks,
     moved_bases,
+    retirement::Retirement,
     service::Service,
 };
 
@@ -127,18 +127,18 @@ async fn serve(service: Service) -> Result<(), ServiceError> {
         path: socket.clone(),
         cause,
     })?;
-    let retire = Arc::new(Notify::new());
+    let retirement = Arc::new(Retirement::default());
     let activity = Activity::default();
     let shared = Shared {
         service: Arc::new(service),
         activity: activity.clone(),
-        retire: Arc::clone(&retire),
+        retirement: Arc::clone(&retirement),
     };
     let end = {
         let activity = activity.clone();
         async move {
             tokio::select! {
-                () = retire.notified() => {}
+                () = retirement.due(&activity) => {}
                 () = activity.idle_for(IDLE_TIMEOUT) => {}
             }
             // Removed before the last request is answered, so that the next client starts a

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
-use crate::{activity::Activity, service::Service};
+use crate::{activity::Activity, retirement::Retirement, service::Service};
 
 /// The state of all routes.
 #[derive(Debug, Clone)]
@@ -13,6 +11,6 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<Service>,
     /// Counter of the requests in progress.
     pub(crate) activity: Activity,
-    /// Notified when a client asks this service to end, so that it can start one of its own build.
-    pub(crate) retire: Arc<Notify>,
+    /// End of this service at the request of a client, which starts one of its own build.
+    pub(crate) retirement: Arc<Retirement>,
 }

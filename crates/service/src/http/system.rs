@@ -8,7 +8,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use container_api::{DiskUsage, Pong, PruneRequest, SystemInfo};
+use container_api::{API_VERSION, DiskUsage, Pong, PruneRequest, SystemInfo};
 
 use super::{
     reply::{Reply, streamed},
@@ -28,13 +28,16 @@ pub(super) fn routes() -> Router<Shared> {
 
 async fn ping(State(shared): State<Shared>) -> Json<Pong> {
     Json(Pong {
+        api: API_VERSION,
         build: build_id(),
+        is_retiring: shared.retirement.is_delayed(),
         data: shared.service.directories.data.clone(),
     })
 }
 
 async fn retire(State(shared): State<Shared>) -> Json<()> {
-    shared.retire.notify_one();
+    // This request is in progress too.
+    shared.retirement.request(shared.activity.count() > 1);
     Json(())
 }
 
