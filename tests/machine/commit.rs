@@ -275,7 +275,8 @@ fn running_and_stopped_machines_and_committed_images_are_committed(lab: &Lab) {
         "ENV A=b",
     ];
     let digest = commit(&world, &[&["one", &running][..], &options].concat());
-    let state = "systemctl is-system-running --wait || systemctl --failed";
+    let state = "systemctl is-system-running --wait || \
+                 { systemctl --failed; journalctl --boot --no-pager --unit 'session-*'; }";
     let state = world.inside("one", state);
     assert_eq!(state, "running\n");
     let config = document(&world, &digest)["config"]["digest"].take();
