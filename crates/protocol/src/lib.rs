@@ -38,6 +38,7 @@
 
 mod base64;
 mod command;
+mod egress;
 pub mod frame;
 mod home;
 pub mod local;
@@ -58,6 +59,7 @@ pub use command::{
     GuestCopy, HandedOn, Identity, Start, StartFailure, Stdio, TerminalSize, UserReference,
     WorkingDirectory,
 };
+pub use egress::{AllowRule, Egress, EgressMode, InvalidAllowRule, InvalidEgressMode};
 pub use home::{
     HomeChange, HomeEntry, HomeFile, HomeNode, HomeReport, HomeRequest, HomeTouch,
     MAX_HOME_WATCHES, MAX_REPLAYED, REPLAY_DIRECTORY, REPLAY_SOURCE, REPLAY_TARGET,
