@@ -104,7 +104,7 @@ pub use image::{
     RemoveRequest, SaveRequest, TagRequest, Tagged,
 };
 pub use machine::{
-    BootChange, BootRequest, Changed, CreateRequest, Created, DefaultMachine, Deleted,
+    AllowChange, BootChange, BootRequest, Changed, CreateRequest, Created, DefaultMachine, Deleted,
     KernelChoice, Logs, MachineState, Machines, Ports, RenameRequest, Running, Status, StopRequest,
     SuspendRequest,
 };

@@ -11,8 +11,8 @@ use container_machine::{
     MachineId, Memory, Platform, PrivateHome, SshAgentUse, UserSetup,
 };
 use container_protocol::{
-    PublishedPort, SocketForward,
-    local::{BootKind, PortStatus},
+    AllowRule, EgressMode, PublishedPort, SocketForward,
+    local::{Blocked, BootKind, PortStatus},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -51,10 +51,14 @@ pub struct CreateRequest {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BootChange {
+    /// Rules that allow destinations.
+    pub allow: AllowChange,
     /// Number of virtual CPUs.
     pub cpus: Option<NonZeroU32>,
     /// Minimum capacity of the disk. A disk cannot shrink.
     pub disk_capacity: Option<DiskCapacity>,
+    /// Destinations that the machine may connect to without a rule.
+    pub egress: Option<EgressMode>,
     /// Mode of the shared home.
     pub home_mount: Option<HomeMount>,
     /// Idle time after which the machine is suspended.
@@ -74,6 +78,18 @@ pub struct BootChange {
     pub sockets: Option<Vec<ForwardedSocket>>,
     /// Whether the machine may run virtual machines of its own.
     pub virtualization: Option<bool>,
+}
+
+/// Change of the rules that allow destinations, in the order of the fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AllowChange {
+    /// Rules that replace all current ones.
+    pub replaced: Option<Vec<AllowRule>>,
+    /// Rules that are removed. Each must exist.
+    pub removed: Vec<AllowRule>,
+    /// Rules that are added, unless they exist.
+    pub added: Vec<AllowRule>,
 }
 
 /// Kernel that a machine is to boot. In JSON it is a path, and the default kernel is an empty one.
@@ -163,6 +179,9 @@ pub struct Running {
 /// Ports of a running machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
+    /// Attempts of the machine to reach what its egress rules do not allow, since its boot.
+    #[serde(default)]
+    pub blocked: Blocked,
     /// Ports with their addresses on the host, also published ports that cannot be reached.
     pub ports: Vec<PortStatus>,
 }
@@ -172,8 +191,8 @@ pub struct Ports {
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
     /// Whether the machine is running, so that the change applies after its next boot. Published
-    /// ports, forwarded sockets and the idle time apply at once, so a change of them alone does not
-    /// count.
+    /// ports, forwarded sockets, egress rules and the idle time apply at once, so a change of them
+    /// alone does not count.
     pub running: bool,
     /// Whether the machine is suspended, so that the change applies after it was stopped.
     #[serde(default)]
@@ -245,6 +264,9 @@ pub struct Machines {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineState {
+    /// Rules that allow destinations beyond those of `egress`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<AllowRule>,
     /// How this boot started: from a template, or without one. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootKind>,
@@ -261,6 +283,9 @@ pub struct MachineState {
     pub disk_capacity: DiskCapacity,
     /// Size in bytes that the disk occupies on the host.
     pub disk_size: u64,
+    /// Destinations that the machine may connect to without a rule.
+    #[serde(default)]
+    pub egress: EgressMode,
     /// Mode of the shared home at the next boot.
     pub home_mount: HomeMount,
     /// Id of the machine.

@@ -201,8 +201,8 @@ impl Client {
         self.request(Method::DELETE, &path(id, ""), &()).await
     }
 
-    /// Changes settings of a machine. All but published ports, forwarded sockets and the
-    /// idle time take effect at its next boot.
+    /// Changes settings of a machine. All but published ports, forwarded sockets, egress rules and
+    /// the idle time take effect at its next boot.
     pub async fn set(&self, id: &MachineId, change: &BootChange) -> Result<Changed, ClientError> {
         self.request(Method::PATCH, &path(id, ""), change).await
     }

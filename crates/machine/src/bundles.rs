@@ -250,8 +250,10 @@ mod tests {
             },
         };
         let boot = BootConfiguration {
+            allow: vec!["*.example.com:443".parse().unwrap()],
             cpus: NonZeroU32::MIN,
             disk_capacity: DiskCapacity::default(),
+            egress: container_protocol::EgressMode::None,
             home_mount: HomeMount::Rw,
             idle_suspend: crate::IdleSuspend::default(),
             kernel: None,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf};
 
-use container_protocol::PublishedPort;
+use container_protocol::{AllowRule, Egress, EgressMode, PublishedPort};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -76,11 +76,17 @@ pub struct Platform {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootConfiguration {
+    /// Rules that allow destinations beyond those of `egress`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<AllowRule>,
     /// Number of virtual CPUs.
     pub cpus: NonZeroU32,
     /// Minimum capacity of the disk. Absent in files of older versions.
     #[serde(default)]
     pub disk_capacity: DiskCapacity,
+    /// Destinations that the machine may connect to without a rule.
+    #[serde(default, skip_serializing_if = "EgressMode::is_all")]
+    pub egress: EgressMode,
     /// Mode of the shared home.
     pub home_mount: HomeMount,
     /// Idle time after which the machine is suspended.
@@ -108,4 +114,14 @@ pub struct BootConfiguration {
     /// Settings of newer versions of the program, which have no effect and are kept.
     #[serde(flatten)]
     pub unknown: BTreeMap<String, serde_json::Value>,
+}
+
+impl BootConfiguration {
+    /// Returns the rules of what the machine may connect to.
+    pub fn egress_rules(&self) -> Egress {
+        Egress {
+            mode: self.egress,
+            allow: self.allow.clone(),
+        }
+    }
 }

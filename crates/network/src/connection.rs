@@ -23,7 +23,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::{host_listeners::AcceptedConnection, udp::is_unreachable};
+use crate::{host_listeners::AcceptedConnection, outgoing::Outgoing, udp::is_unreachable};
 
 /// Size of each of a connection's two buffers in the stack. The kernels of host and guest have
 /// buffers of their own.
@@ -44,6 +44,8 @@ pub(crate) type HostConnect = Pin<Box<dyn Future<Output = io::Result<TcpStream>>
 /// One connection, apart from its socket in the stack, which is passed to [`Connection::poll`].
 pub(crate) struct Connection {
     stage: Stage,
+    /// Absent for connections that the egress rules are not about.
+    outgoing: Option<Outgoing>,
 }
 
 enum Stage {
@@ -110,12 +112,17 @@ pub(crate) fn connect_host(to: SocketAddr) -> HostConnect {
 
 impl Connection {
     /// Creates a connection that the guest has opened with `first_packet`.
-    pub(crate) fn from_guest(connect: HostConnect, first_packet: Vec<u8>) -> Connection {
+    pub(crate) fn from_guest(
+        connect: HostConnect,
+        outgoing: Option<Outgoing>,
+        first_packet: Vec<u8>,
+    ) -> Connection {
         Connection {
             stage: Stage::ConnectingHost {
                 connect,
                 first_packet,
             },
+            outgoing,
         }
     }
 
@@ -124,7 +131,14 @@ impl Connection {
     pub(crate) fn from_host(accepted: AcceptedConnection, preface: Vec<u8>) -> Connection {
         Connection {
             stage: Stage::ConnectingGuest { accepted, preface },
+            outgoing: None,
         }
+    }
+
+    /// Whether the egress rules, which have changed, allow the connection.
+    pub(crate) fn is_still_allowed(&self) -> bool {
+        let outgoing = self.outgoing.as_ref();
+        outgoing.is_none_or(Outgoing::is_still_allowed)
     }
 
     /// Returns the guest's port while the connection waits for the guest's answer.
@@ -177,7 +191,7 @@ impl Connection {
             Stage::Joined(joined) => joined,
             Stage::Closed => return Progress::Closed,
         };
-        let progress = joined.poll(socket, context);
+        let progress = joined.poll(socket, self.outgoing.as_mut(), context);
         if matches!(progress, Progress::Open) {
             self.stage = Stage::Joined(joined);
         }
@@ -195,9 +209,14 @@ impl Joined {
         }
     }
 
-    fn poll(&mut self, socket: &mut Socket<'_>, context: &mut Context<'_>) -> Progress {
+    fn poll(
+        &mut self,
+        socket: &mut Socket<'_>,
+        outgoing: Option<&mut Outgoing>,
+        context: &mut Context<'_>,
+    ) -> Progress {
         let copied = self
-            .copy_to_host(socket, context)
+            .copy_to_host(socket, outgoing, context)
             .and_then(|()| self.copy_to_guest(socket, context));
         if let Err(error) = copied {
             tracing::debug!("a connection of the host failed: {error}");
@@ -232,12 +251,33 @@ impl Joined {
         }
     }
 
-    /// Copies received data of the guest to the host.
+    /// Copies received data of the guest to the host, once it is known to be allowed.
     fn copy_to_host(
         &mut self,
         socket: &mut Socket<'_>,
+        outgoing: Option<&mut Outgoing>,
         context: &mut Context<'_>,
     ) -> io::Result<()> {
+        let has_ended = matches!(
+            socket.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        if let Some(outgoing) = outgoing
+            && outgoing.is_reading()
+            && socket.can_recv()
+        {
+            // Nothing has been taken out of the buffer, so all of it is contiguous.
+            let bytes = socket.peek(BUFFER_SIZE).map_err(io::Error::other)?;
+            outgoing.read(bytes)?;
+            if outgoing.is_reading() {
+                // What has ended can never be known.
+                return if has_ended {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                } else {
+                    Ok(())
+                };
+            }
+        }
         while socket.can_recv() {
             if self.stream.poll_write_ready(context)?.is_pending() {
                 return Ok(());
@@ -251,10 +291,6 @@ impl Joined {
                 _ => {}
             }
         }
-        let has_ended = matches!(
-            socket.state(),
-            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
-        );
         if has_ended && !self.guest_is_done {
             SockRef::from(&self.stream).shutdown(Shutdown::Write)?;
             self.guest_is_done = true;

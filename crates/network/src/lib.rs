@@ -29,7 +29,12 @@
 //! | `host_resolver` | the host's `resolv.conf` |
 //! | `throttle` | messages about what the guest does, of which there may be any number |
 //! | `refusals` | connections to the host's loopback that a setting would allow |
-//! | `policy`, `address`, `settings` | which destinations are allowed, addresses, settings |
+//! | `policy`, `address`, `settings` | which destinations any machine may reach, addresses, settings |
+//! | `gate` | the decision on what the guest sends out, by policy and egress rules |
+//! | `pins`, `special_addresses`, `host_addresses` | what is known of addresses |
+//! | `outgoing`, `first_bytes` | the server name of a connection of the guest |
+//! | `peer_flows` | who has begun the flows between machines |
+//! | `blocked` | what the rules have blocked |
 //!
 //! # Example
 //!
@@ -38,6 +43,7 @@
 //!
 //! use container_machine::MachineAddress;
 //! use container_network::{Network, Policy, Settings};
+//! use container_protocol::Egress;
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let (card, engine_end) = UnixDatagram::pair()?;
@@ -47,6 +53,7 @@
 //!         id: "dev".to_owned(),
 //!         address: MachineAddress::from_index(7),
 //!         policy: Policy::default(),
+//!         egress: Egress::default(),
 //!         published: Vec::new(),
 //!         peer_directory: "/run/user/1000/container/segment".into(),
 //!         name_server: "127.19.0.1:5353".parse().unwrap(),
@@ -59,17 +66,21 @@
 //! ```
 
 mod address;
+mod blocked;
 mod connect_queue;
 mod connection;
 mod connection_owner;
 mod dhcp;
 mod dhcp6;
 mod echo;
+mod first_bytes;
 mod fragments;
 mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gate;
 mod held;
+mod host_addresses;
 mod host_listeners;
 mod host_name_server;
 mod host_resolver;
@@ -77,12 +88,16 @@ mod host_senders;
 mod host_socket;
 mod link;
 mod name_server;
+mod outgoing;
 mod packet;
+mod peer_flows;
 mod peers;
+mod pins;
 mod policy;
 mod refusals;
 mod router;
 mod settings;
+mod special_addresses;
 mod stack;
 mod stand_in;
 mod tcp_stack;
@@ -98,11 +113,15 @@ use std::{
 };
 
 use container_machine::MachineAddress;
-use container_protocol::{PublishedPort, local::PortStatus};
+use container_protocol::{
+    Egress, PublishedPort,
+    local::{Blocked, PortStatus},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    stack::{Channels, PortChange},
+    gate::Gate,
+    stack::{Change, Channels},
     usage::Usage,
 };
 
@@ -119,12 +138,13 @@ pub use stand_in::StandIn;
 #[derive(Debug)]
 pub struct Network {
     /// `None` only while this is being dropped: closing the channel stops the thread.
-    changes: Option<mpsc::UnboundedSender<PortChange>>,
+    changes: Option<mpsc::UnboundedSender<Change>>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
     /// Taken by [`Network::take_refused`].
     refused: Mutex<Option<mpsc::UnboundedReceiver<u16>>>,
     address: MachineAddress,
     usage: Arc<Usage>,
+    gate: Arc<Gate>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -159,12 +179,14 @@ impl Network {
         let (changes, change_receiver) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(Vec::new()));
         let usage = Arc::new(Usage::default());
+        let gate = Arc::new(Gate::new(settings.policy, settings.egress.clone()));
         let (refused, refused_receiver) = mpsc::unbounded_channel();
         let channels = Channels {
             changes: change_receiver,
             statuses: Arc::clone(&statuses),
             refused,
             usage: Arc::clone(&usage),
+            gate: Arc::clone(&gate),
         };
         let events = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -184,6 +206,7 @@ impl Network {
             refused: Mutex::new(Some(refused_receiver)),
             address,
             usage,
+            gate,
             thread: Some(thread),
         })
     }
@@ -203,22 +226,36 @@ impl Network {
 
     /// Replaces the list of ports that the guest listens on; the host's listeners follow it.
     pub fn set_ports(&self, ports: Vec<GuestPort>) {
-        self.send(PortChange::Guest(ports));
+        self.send(Change::Guest(ports));
     }
 
     /// Replaces the list of published ports, and returns once the host's listeners have followed.
     pub async fn set_published(&self, ports: Vec<PublishedPort>) {
         let (done, is_done) = oneshot::channel();
-        self.send(PortChange::Published(ports, done));
+        self.send(Change::Published(ports, done));
         // An error means that the network has stopped, and there is nothing to wait for.
         let _ = is_done.await;
+    }
+
+    /// Replaces the egress rules, and returns once they apply. Connections that they do not allow
+    /// are reset.
+    pub async fn set_egress(&self, egress: Egress) {
+        let (done, is_done) = oneshot::channel();
+        self.send(Change::Egress(egress, done));
+        // An error means that the network has stopped, and there is nothing to wait for.
+        let _ = is_done.await;
+    }
+
+    /// Returns the guest's attempts to reach what the egress rules do not allow.
+    pub fn blocked(&self) -> Blocked {
+        self.gate.blocked()
     }
 
     /// Ends all connections with a reset on both sides, and passes nothing on until
     /// [`resume`](Self::resume). Returns once the guest's card has the resets.
     pub async fn pause(&self) {
         let (done, is_done) = oneshot::channel();
-        self.send(PortChange::Pause(done));
+        self.send(Change::Pause(done));
         // An error means that the network has stopped, and there is nothing to wait for.
         let _ = is_done.await;
     }
@@ -238,7 +275,7 @@ impl Network {
     /// network was used since [`uses`](Self::uses) was this number. Returns whether it is paused.
     pub async fn pause_if_idle(&self, uses: u64) -> bool {
         let (done, is_paused) = oneshot::channel();
-        self.send(PortChange::PauseIfIdle(uses, done));
+        self.send(Change::PauseIfIdle(uses, done));
         is_paused.await.unwrap_or(false)
     }
 
@@ -248,17 +285,17 @@ impl Network {
     /// If the sockets cannot be kept, or the network has ended before.
     pub async fn hold(&self) -> io::Result<HeldSockets> {
         let (done, held) = oneshot::channel();
-        self.send(PortChange::Hold(done));
+        self.send(Change::Hold(done));
         let ended = |_| io::Error::from(io::ErrorKind::NotConnected);
         held.await.map_err(ended)?
     }
 
     /// Passes everything on again.
     pub fn resume(&self) {
-        self.send(PortChange::Continue);
+        self.send(Change::Continue);
     }
 
-    fn send(&self, change: PortChange) {
+    fn send(&self, change: Change) {
         if let Some(changes) = &self.changes {
             // An error means that the network has stopped: there is no guest to listen for.
             let _ = changes.send(change);

@@ -3,6 +3,9 @@
 //! It answers for machines, for the host and for names in the host's `/etc/hosts`. All other
 //! queries are forwarded to the host's own name servers. The host's files are read for each query,
 //! so a change of the host's network is followed at once.
+//!
+//! The addresses in all answers are pinned to the names that were asked for, because the egress
+//! rules are about names. Names that the rules refuse are neither answered nor forwarded.
 
 use std::{
     fs, io,
@@ -14,9 +17,9 @@ use std::{
 
 use container_protocol::Transport;
 use hickory_proto::{
-    op::{Message, MessageType, OpCode, ResponseCode},
+    op::{Edns, Message, MessageType, OpCode, ResponseCode},
     rr::{
-        Name, RData, Record, RecordType,
+        DNSClass, Name, RData, Record, RecordType,
         rdata::{A, AAAA, PTR},
     },
 };
@@ -30,6 +33,8 @@ use tokio::{
 use crate::{
     address::{GATEWAY, is_gateway, is_in_machine_network},
     connection::HostConnect,
+    first_bytes::normalized,
+    gate::{Gate, Lookup},
     host_resolver::{HostResolver, RESOLV_CONF},
     packet::Datagram,
     peers::PeerNetwork,
@@ -69,16 +74,22 @@ pub(crate) struct NameServer {
 /// The sources of answers.
 struct Resolver {
     peers: Arc<PeerNetwork>,
+    gate: Arc<Gate>,
     hosts_file: PathBuf,
     resolv_conf: PathBuf,
 }
 
 impl NameServer {
     /// Creates a server whose replies over UDP are sent to `to_guest`.
-    pub(crate) fn new(peers: Arc<PeerNetwork>, to_guest: mpsc::Sender<Vec<u8>>) -> NameServer {
+    pub(crate) fn new(
+        peers: Arc<PeerNetwork>,
+        gate: Arc<Gate>,
+        to_guest: mpsc::Sender<Vec<u8>>,
+    ) -> NameServer {
         NameServer {
             resolver: Arc::new(Resolver {
                 peers,
+                gate,
                 hosts_file: PathBuf::from("/etc/hosts"),
                 resolv_conf: PathBuf::from(RESOLV_CONF),
             }),
@@ -152,9 +163,18 @@ impl Resolver {
         if query.metadata.message_type != MessageType::Query {
             return None;
         }
+        if let Some(code) = self.refusal(&query) {
+            return reply_to(&query, code).to_vec().ok();
+        }
         if let Some(reply) = self.local_reply(&query) {
+            self.pin(&query, addresses_in(&query, &reply));
             return reply.to_vec().ok();
         }
+        let message = if self.gate.is_open() {
+            message
+        } else {
+            &plain_query(&query).to_vec().ok()?
+        };
         for server in self.upstream_servers() {
             let forwarded = async {
                 match transport {
@@ -163,13 +183,66 @@ impl Resolver {
                 }
             };
             match timeout(UPSTREAM_TIMEOUT, forwarded).await {
-                Ok(Ok(reply)) => return Some(reply),
+                Ok(Ok(reply)) => {
+                    if let Ok(parsed) = Message::from_vec(&reply) {
+                        self.pin(&query, foreign_addresses_in(&query, &parsed));
+                    }
+                    return Some(reply);
+                }
                 Ok(Err(error)) => tracing::debug!("name server {server} failed: {error}"),
                 Err(_) => tracing::debug!("name server {server} timed out"),
             }
         }
         let failure = reply_to(&query, ResponseCode::ServFail);
         failure.to_vec().ok()
+    }
+
+    /// Returns the code of the reply if the egress rules do not allow the query to be answered.
+    ///
+    /// A refused name does not exist for the guest: resolvers take `REFUSED` for a failure of the
+    /// server, retry, and wait.
+    fn refusal(&self, query: &Message) -> Option<ResponseCode> {
+        if self.gate.is_open() {
+            return None;
+        }
+        let [question] = &query.queries[..] else {
+            return Some(ResponseCode::Refused);
+        };
+        if query.metadata.op_code != OpCode::Query || question.query_class() != DNSClass::IN {
+            return Some(ResponseCode::Refused);
+        }
+        let name = normalized(&question.name().to_string());
+        if is_answered_always(&name) {
+            return None;
+        }
+        match self.gate.lookup(&name) {
+            Lookup::Allowed => None,
+            // These records tell clients to hide the server name, or to use HTTP/3.
+            Lookup::AddressesOnly => {
+                matches!(question.query_type(), RecordType::HTTPS | RecordType::SVCB)
+                    .then_some(ResponseCode::NoError)
+            }
+            Lookup::Refused => Some(ResponseCode::NXDomain),
+        }
+    }
+
+    /// Pins the addresses of a reply to the name that was asked for.
+    fn pin(&self, query: &Message, addresses: Vec<(IpAddr, Duration)>) {
+        let [question] = &query.queries[..] else {
+            return;
+        };
+        let name = normalized(&question.name().to_string());
+        for (address, time_to_live) in addresses {
+            self.gate.pin(&name, address, time_to_live);
+            // Rules name a machine one way, and programs may name it another.
+            if is_in_machine_network(address) && !is_gateway(address) {
+                let other = match name.strip_suffix(MACHINE_SUFFIX) {
+                    Some(id) => id.to_owned(),
+                    None => format!("{name}{MACHINE_SUFFIX}"),
+                };
+                self.gate.pin(&other, address, time_to_live);
+            }
+        }
     }
 
     /// Returns the reply if the query is about a machine, the host, or a name in the host's file.
@@ -262,6 +335,74 @@ pub(crate) fn reply_to(query: &Message, code: ResponseCode) -> Message {
     reply
 }
 
+/// Returns the query without everything that is not needed to answer it, so that it carries nothing
+/// but a name that the rules allow.
+fn plain_query(query: &Message) -> Message {
+    let mut plain = Message::query();
+    plain.metadata.id = query.metadata.id;
+    plain.metadata.recursion_desired = query.metadata.recursion_desired;
+    plain.metadata.authentic_data = query.metadata.authentic_data;
+    plain.metadata.checking_disabled = query.metadata.checking_disabled;
+    plain.queries.clone_from(&query.queries);
+    if let Some(asked) = &query.edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(asked.max_payload());
+        edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        plain.set_edns(edns);
+    }
+    plain
+}
+
+/// Whether a name is answered by ourselves, with nothing but the gateway's or the guest's own
+/// address.
+fn is_answered_always(name: &str) -> bool {
+    let is_reverse = reverse_address(name).is_some_and(|it| is_in_machine_network(it.into()));
+    is_reverse || name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Returns the addresses of the name in a reply of another server. It must not give the host and
+/// the machines names of its own.
+fn foreign_addresses_in(query: &Message, reply: &Message) -> Vec<(IpAddr, Duration)> {
+    let mut addresses = addresses_in(query, reply);
+    addresses.retain(|(address, _)| !is_in_machine_network(*address));
+    addresses
+}
+
+/// Returns the addresses of the name in a reply, also by way of aliases, and how long they may be
+/// kept.
+fn addresses_in(query: &Message, reply: &Message) -> Vec<(IpAddr, Duration)> {
+    let [question] = &query.queries[..] else {
+        return Vec::new();
+    };
+    let answers = &reply.answers;
+    let mut names = vec![question.name()];
+    // Each pass follows at least one alias.
+    for _ in answers {
+        let known = names.len();
+        for answer in answers {
+            if let RData::CNAME(alias) = &answer.data
+                && names.iter().any(|name| answer.name == **name)
+                && !names.iter().any(|name| **name == alias.0)
+            {
+                names.push(&alias.0);
+            }
+        }
+        if names.len() == known {
+            break;
+        }
+    }
+    let is_named = |answer: &&Record| names.iter().any(|name| answer.name == **name);
+    let addresses = answers.iter().filter(is_named).filter_map(|answer| {
+        let address: IpAddr = match &answer.data {
+            RData::A(address) => address.0.into(),
+            RData::AAAA(address) => address.0.into(),
+            _ => return None,
+        };
+        Some((address, Duration::from_secs(answer.ttl.into())))
+    });
+    addresses.collect()
+}
+
 async fn forward_over_udp(query: &[u8], server: SocketAddr) -> io::Result<Vec<u8>> {
     let unspecified: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -329,7 +470,64 @@ pub(crate) fn parse_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::{op::Query, rr::rdata::CNAME};
+
     use super::*;
+
+    #[test]
+    fn addresses_are_found_by_way_of_aliases() {
+        let name = |name: &str| Name::from_ascii(name).unwrap();
+        let record = |of: &str, ttl, data| Record::from_rdata(name(of), ttl, data);
+        let address = |of, last| record(of, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, last))));
+        let alias = |of, to| record(of, 60, RData::CNAME(CNAME(name(to))));
+        let answers = [
+            address("c.test.", 3),
+            alias("b.test.", "c.test."),
+            alias("A.test.", "b.test."),
+            alias("c.test.", "a.test."),
+            address("other.test.", 9),
+            record("c.test.", 7, RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))),
+        ];
+        let asked = |of: &str| {
+            let mut query = Message::query();
+            query.add_query(Query::query(name(of), RecordType::A));
+            query
+        };
+        let mut reply = Message::query();
+        reply.answers = answers.into();
+        let found = addresses_in(&asked("a.TEST."), &reply);
+        let expected = [
+            ([192, 0, 2, 3].into(), Duration::from_secs(60)),
+            (Ipv6Addr::LOCALHOST.into(), Duration::from_secs(7)),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(addresses_in(&asked("z.test."), &reply), []);
+        reply.add_answer(record("a.test.", 1, RData::A(A(GATEWAY))));
+        assert_eq!(addresses_in(&asked("a.test."), &reply).len(), 3);
+        let foreign = foreign_addresses_in(&asked("a.test."), &reply);
+        assert_eq!(foreign, expected, "the gateway has no other name");
+    }
+
+    #[test]
+    fn a_plain_query_carries_the_question_only() {
+        let mut query = Message::query();
+        let name = Name::from_ascii("www.example.com.").unwrap();
+        query.add_query(Query::query(name.clone(), RecordType::TXT));
+        query.metadata.id = 77;
+        query.metadata.recursion_desired = true;
+        query.metadata.authentic_data = true;
+        let data = RData::A(A(Ipv4Addr::LOCALHOST));
+        query.add_additional(Record::from_rdata(name, 1, data));
+        let mut edns = Edns::new();
+        edns.set_max_payload(1400);
+        edns.set_dnssec_ok(true);
+        query.set_edns(edns);
+        let plain = plain_query(&query);
+        assert_eq!(plain.queries, query.queries);
+        assert_eq!(plain.metadata, query.metadata);
+        assert!(plain.additionals.is_empty());
+        assert_eq!(plain.edns, query.edns);
+    }
 
     #[test]
     fn reverse_lookup_names_are_parsed() {

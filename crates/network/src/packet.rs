@@ -77,7 +77,15 @@ impl<'a> Packet<'a> {
 
     /// Returns the gateway's ICMP error for an unreachable destination (RFC 792; RFC 4443, 3.1).
     pub(crate) fn unreachable(&self) -> Option<Vec<u8>> {
-        self.unreachable_because(Icmpv6DstUnreachable::NoRoute)
+        let reason = Icmpv4DstUnreachable::HostUnreachable;
+        self.unreachable_because(reason, Icmpv6DstUnreachable::NoRoute)
+    }
+
+    /// Returns the gateway's ICMP error for a destination that is administratively prohibited (RFC
+    /// 1812, 5.2.7.1; RFC 4443, 3.1).
+    pub(crate) fn prohibited(&self) -> Option<Vec<u8>> {
+        let reason = Icmpv4DstUnreachable::CommProhibited;
+        self.unreachable_because(reason, Icmpv6DstUnreachable::AdminProhibit)
     }
 
     /// Returns the gateway's ICMPv6 error for a packet from a link-local address to one that is
@@ -91,15 +99,20 @@ impl<'a> Packet<'a> {
             && source.is_unicast_link_local()
             && !destination.is_unicast_link_local()
             && !destination.is_multicast();
-        is_beyond.then(|| self.unreachable_because(Icmpv6DstUnreachable::BeyondScope))?
+        let reason = Icmpv4DstUnreachable::HostUnreachable;
+        is_beyond.then(|| self.unreachable_because(reason, Icmpv6DstUnreachable::BeyondScope))?
     }
 
-    fn unreachable_because(&self, reason6: Icmpv6DstUnreachable) -> Option<Vec<u8>> {
+    fn unreachable_because(
+        &self,
+        reason4: Icmpv4DstUnreachable,
+        reason6: Icmpv6DstUnreachable,
+    ) -> Option<Vec<u8>> {
         let payload_len = self.payload.len();
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let message = Icmpv4Repr::DstUnreachable {
-                    reason: Icmpv4DstUnreachable::HostUnreachable,
+                    reason: reason4,
                     header: Ipv4Repr {
                         src_addr: source,
                         dst_addr: destination,

@@ -37,7 +37,7 @@ impl Policy {
         let is_forbidden = address.is_loopback()
             || address.is_multicast()
             || is_in_machine_network(address)
-            || !self.cloud_metadata && is_cloud_metadata(address)
+            || self.hides(address)
             || match address {
                 IpAddr::V4(address) => address.octets()[0] == 0 || address.is_broadcast(),
                 IpAddr::V6(address) => {
@@ -50,6 +50,11 @@ impl Policy {
                 }
             };
         (!is_forbidden && wanted.port() != 0).then_some(wanted)
+    }
+
+    /// Whether this is the address of a metadata service that the guest must not connect to.
+    pub(crate) fn hides(self, address: IpAddr) -> bool {
+        !self.cloud_metadata && is_cloud_metadata(address)
     }
 }
 

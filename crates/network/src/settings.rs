@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use container_machine::MachineAddress;
-use container_protocol::PublishedPort;
+use container_protocol::{Egress, PublishedPort};
 
 use crate::policy::Policy;
 
@@ -16,6 +16,8 @@ pub struct Settings {
     pub address: MachineAddress,
     /// Restrictions on connections out of and into the guest.
     pub policy: Policy,
+    /// The machine's own rules for connections out of the guest.
+    pub egress: Egress,
     /// Ports that are published from the start.
     pub published: Vec<PublishedPort>,
     /// Directory with the sockets over which the machines of one user send packets to each other.

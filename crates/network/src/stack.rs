@@ -8,11 +8,11 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant as HostInstant},
 };
 
 use container_machine::MachineAddress;
-use container_protocol::{PublishedPort, RELAY_PORT, Transport, local::PortStatus, relay};
+use container_protocol::{Egress, PublishedPort, RELAY_PORT, Transport, local::PortStatus, relay};
 use rustix::process::{Resource, getrlimit};
 use smoltcp::{time::Instant, wire::IpProtocol};
 use tokio::{
@@ -31,6 +31,7 @@ use crate::{
     echo::{EchoRequest, Pinger},
     fragments::{self, Reassembly},
     frame::{Frame, HEADER_LENGTH},
+    gate::{Flow, Gate, Verdict},
     held::{HeldSockets, Purpose},
     host_listeners::{AcceptedConnection, GuestPort, HostListeners, Reach, ReceivedDatagram},
     host_name_server,
@@ -38,7 +39,9 @@ use crate::{
     host_senders::{HostSender, HostSenders},
     link::Link,
     name_server::NameServer,
+    outgoing::Outgoing,
     packet::{Datagram, Packet, arp_reply, neighbor_advertisement},
+    peer_flows::PeerFlows,
     peers::PeerNetwork,
     policy::Policy,
     refusals::Refusals,
@@ -68,13 +71,16 @@ const MAX_PACKET: usize = 65536;
 /// Interval at which the stack is polled while a socket is overdue but must not send yet.
 const OVERDUE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A new list of ports to listen on.
+/// A change of the network while it runs.
 #[derive(Debug)]
-pub(crate) enum PortChange {
+pub(crate) enum Change {
     /// The ports that the guest listens on.
     Guest(Vec<GuestPort>),
     /// The published ports. The sender is used once the change has been made.
     Published(Vec<PublishedPort>, oneshot::Sender<()>),
+    /// The egress rules. Connections that they do not allow are reset. The sender is used once the
+    /// change has been made.
+    Egress(Egress, oneshot::Sender<()>),
     /// Resets all connections, and passes nothing on until `Continue`. The sender is used once the
     /// guest's card has the resets.
     Pause(oneshot::Sender<()>),
@@ -89,10 +95,11 @@ pub(crate) enum PortChange {
 
 /// The ends of a network's channels that its task has.
 pub(crate) struct Channels {
-    pub changes: mpsc::UnboundedReceiver<PortChange>,
+    pub changes: mpsc::UnboundedReceiver<Change>,
     pub statuses: Arc<Mutex<Vec<PortStatus>>>,
     pub refused: mpsc::UnboundedSender<u16>,
     pub usage: Arc<Usage>,
+    pub gate: Arc<Gate>,
 }
 
 /// Serves the card until its other end is closed, or the [`crate::Network`] is dropped. With the
@@ -118,6 +125,7 @@ pub(crate) async fn serve(
 struct Stack {
     address: MachineAddress,
     policy: Policy,
+    gate: Arc<Gate>,
     link: Link,
     tcp: TcpStack,
     connect_queue: ConnectQueue,
@@ -127,6 +135,7 @@ struct Stack {
     pinger: Pinger,
     name_server: NameServer,
     peers: Arc<PeerNetwork>,
+    peer_flows: PeerFlows,
     /// Packets for the guest from other tasks (UDP, ping, DNS).
     injected: mpsc::Receiver<Vec<u8>>,
     /// The other end of `injected`, for further tasks.
@@ -139,7 +148,7 @@ struct Stack {
     is_paused: bool,
     /// Waits for the resets of a pause.
     pausing: Option<oneshot::Sender<()>>,
-    changes: mpsc::UnboundedReceiver<PortChange>,
+    changes: mpsc::UnboundedReceiver<Change>,
     usage: Arc<Usage>,
     /// Wakes the task for the stack's next timer.
     timer: Pin<Box<Sleep>>,
@@ -187,7 +196,12 @@ impl Stack {
             host_senders: HostSenders::default(),
             udp_flows: UdpFlows::new(to_guest.clone()),
             pinger: Pinger::new(to_guest.clone()),
-            name_server: NameServer::new(Arc::clone(&peers), to_guest.clone()),
+            name_server: NameServer::new(
+                Arc::clone(&peers),
+                Arc::clone(&channels.gate),
+                to_guest.clone(),
+            ),
+            gate: channels.gate,
             to_guest,
             is_router: false,
             reassembly: Reassembly::default(),
@@ -195,6 +209,7 @@ impl Stack {
             is_paused: false,
             pausing: None,
             peers,
+            peer_flows: PeerFlows::default(),
             injected,
             changes: channels.changes,
             usage: channels.usage,
@@ -233,34 +248,42 @@ impl Stack {
         Poll::Pending
     }
 
-    /// Applies changes of the ports. Ready when the network is to end.
+    /// Applies changes. Ready when the network is to end.
     fn poll_changes(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while let Poll::Ready(change) = self.changes.poll_recv(context) {
             match change {
                 None => return Poll::Ready(()),
-                Some(PortChange::Guest(ports)) => self.listeners.set_guest(ports),
-                Some(PortChange::Published(ports, done)) => {
+                Some(Change::Guest(ports)) => self.listeners.set_guest(ports),
+                Some(Change::Published(ports, done)) => {
                     self.listeners.set_published(ports);
                     // The caller may have been cancelled.
                     let _ = done.send(());
                 }
-                Some(PortChange::Pause(done)) => {
+                Some(Change::Egress(egress, done)) => {
+                    self.gate.set_egress(egress);
+                    self.tcp.abort_prohibited();
+                    // Each datagram is decided on, but answers to earlier ones would still pass.
+                    self.udp_flows.close_all();
+                    // The caller may have been cancelled.
+                    let _ = done.send(());
+                }
+                Some(Change::Pause(done)) => {
                     self.is_paused = true;
                     self.pausing = Some(done);
                     self.tcp.abort_all();
                 }
-                Some(PortChange::PauseIfIdle(uses, done)) => {
+                Some(Change::PauseIfIdle(uses, done)) => {
                     self.is_paused = self.tcp.is_idle() && self.usage.uses() == uses;
                     // The caller may have been cancelled.
                     let _ = done.send(self.is_paused);
                 }
-                Some(PortChange::Hold(done)) => {
+                Some(Change::Hold(done)) => {
                     let held = self.hold();
                     // Without a receiver the sockets are closed.
                     let _ = done.send(held);
                     return Poll::Ready(());
                 }
-                Some(PortChange::Continue) => self.is_paused = false,
+                Some(Change::Continue) => self.is_paused = false,
             }
         }
         Poll::Pending
@@ -358,6 +381,9 @@ impl Stack {
                 && !is_gateway(packet.source)
                 && is_in_machine_network(packet.source)
             {
+                if !fragments::is_fragment(&packet) {
+                    self.peer_flows.receive(&packet, HostInstant::now());
+                }
                 self.link.send_packet(packet.bytes);
             }
         }
@@ -500,15 +526,13 @@ impl Stack {
             }
             return;
         }
-        let destination = packet.destination;
-        if is_in_machine_network(destination) && !is_gateway(destination) {
-            match self.peers.send(destination, packet.bytes) {
-                Ok(()) => self.usage.count(),
-                Err(_) => self.send_unreachable(packet),
-            }
-            return;
-        }
         if fragments::is_fragment(packet) {
+            // Only the rules have to know what the fragments are of.
+            let destination = packet.destination;
+            let is_for_machine = is_in_machine_network(destination) && !is_gateway(destination);
+            if is_for_machine && self.gate.is_open() {
+                return self.forward_to_machine(packet);
+            }
             if let Some(whole) = self.reassembly.add(packet)
                 && let Some(whole) = Packet::parse(&whole)
             {
@@ -519,13 +543,38 @@ impl Stack {
         self.receive_whole(packet);
     }
 
-    /// Handles a packet of the guest, which is no fragment, for the host's side.
+    /// Handles a packet of the guest, which is no fragment.
     fn receive_whole(&mut self, packet: &Packet<'_>) {
+        if is_in_machine_network(packet.destination) && !is_gateway(packet.destination) {
+            return self.send_to_machine(packet);
+        }
         match packet.protocol {
             IpProtocol::Tcp => self.receive_segment(packet),
             IpProtocol::Udp => self.receive_datagram(packet),
             IpProtocol::Icmp | IpProtocol::Icmpv6 => self.receive_ping(packet),
             _ => {}
+        }
+    }
+
+    /// Sends a packet of the guest to another machine, if the rules allow it.
+    fn send_to_machine(&mut self, packet: &Packet<'_>) {
+        let is_allowed = self
+            .peer_flows
+            .allows(packet, &self.gate, HostInstant::now());
+        if !is_allowed && packet.protocol == IpProtocol::Tcp {
+            // No socket of the stack has this address, so it answers with a reset.
+            return self.tcp.receive(packet, &mut self.link);
+        }
+        if !is_allowed {
+            return self.send_prohibited(packet);
+        }
+        self.forward_to_machine(packet);
+    }
+
+    fn forward_to_machine(&mut self, packet: &Packet<'_>) {
+        match self.peers.send(packet.destination, packet.bytes) {
+            Ok(()) => self.usage.count(),
+            Err(_) => self.send_unreachable(packet),
         }
     }
 
@@ -536,23 +585,31 @@ impl Stack {
         };
         if is_first
             && !self.tcp.has_connection(&key)
-            && let Some(connect) = self.connect_host(key.remote)
+            && let Some((connect, outgoing)) = self.connect_host(key.remote)
         {
-            self.tcp.accept_from_guest(key, packet, connect);
+            self.tcp.accept_from_guest(key, packet, connect, outgoing);
         }
         self.tcp.receive(packet, &mut self.link);
     }
 
-    /// Starts to connect to the server that the guest wants. Returns `None` when the policy forbids
-    /// it.
-    fn connect_host(&mut self, wanted: SocketAddr) -> Option<HostConnect> {
+    /// Starts to connect to the server that the guest wants. Returns `None` when that is not
+    /// allowed.
+    fn connect_host(&mut self, wanted: SocketAddr) -> Option<(HostConnect, Option<Outgoing>)> {
         if is_gateway(wanted.ip()) && wanted.port() == host_resolver::PORT {
-            return Some(self.name_server.connect());
+            return Some((self.name_server.connect(), None));
         }
         if is_gateway(wanted.ip()) && !self.policy.host_loopback {
             self.refusals.note(wanted.port());
         }
-        self.policy.destination(wanted).map(connect_host)
+        let gate = Arc::clone(&self.gate);
+        let (to, outgoing) = match self.gate.decide(Flow::Tcp(wanted)) {
+            Verdict::Allowed(to) => (to, Outgoing::allowed(gate, wanted)),
+            Verdict::IfNamed(to, address_use) => {
+                (to, Outgoing::if_named(gate, wanted, address_use))
+            }
+            Verdict::Unreachable | Verdict::Prohibited => return None,
+        };
+        Some((connect_host(to), Some(outgoing)))
     }
 
     /// Asks the guest to accept a connection of the host.
@@ -603,9 +660,10 @@ impl Stack {
         if is_gateway(to.ip()) && to.port() == host_resolver::PORT {
             return self.name_server.ask(datagram);
         }
-        match self.policy.destination(to) {
-            Some(destination) => self.udp_flows.send(datagram, destination),
-            None => self.send_unreachable(packet),
+        match self.gate.decide(Flow::Udp(to)) {
+            Verdict::Allowed(to) | Verdict::IfNamed(to, _) => self.udp_flows.send(datagram, to),
+            Verdict::Unreachable => self.send_unreachable(packet),
+            Verdict::Prohibited => self.send_prohibited(packet),
         }
     }
 
@@ -620,10 +678,10 @@ impl Stack {
             }
             return;
         }
-        // The policy is about addresses here, but refuses port 0: any other port will do.
-        match self.policy.destination((request.destination, 7).into()) {
-            Some(_) => self.pinger.ping(request),
-            None => self.send_unreachable(packet),
+        match self.gate.decide(Flow::Portless(request.destination)) {
+            Verdict::Allowed(_) | Verdict::IfNamed(..) => self.pinger.ping(request),
+            Verdict::Unreachable => self.send_unreachable(packet),
+            Verdict::Prohibited => self.send_prohibited(packet),
         }
     }
 
@@ -637,6 +695,13 @@ impl Stack {
     /// Notifies the guest that its packet cannot be delivered.
     fn send_unreachable(&mut self, packet: &Packet<'_>) {
         if let Some(reply) = packet.unreachable() {
+            self.link.send_packet(&reply);
+        }
+    }
+
+    /// Notifies the guest that the rules do not allow its packet.
+    fn send_prohibited(&mut self, packet: &Packet<'_>) {
+        if let Some(reply) = packet.prohibited() {
             self.link.send_packet(&reply);
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     connection::{Connection, HostConnect, Progress, stack_socket},
     host_listeners::AcceptedConnection,
     link::{Link, StackDevice},
+    outgoing::Outgoing,
     packet::Packet,
     throttle::Throttle,
 };
@@ -124,6 +125,7 @@ impl TcpStack {
         key: FlowKey,
         first_packet: &Packet<'_>,
         connect: HostConnect,
+        outgoing: Option<Outgoing>,
     ) {
         if !self.has_space(0) {
             if let Some(more) = self.refused.admit() {
@@ -139,7 +141,7 @@ impl TcpStack {
         socket.pause_synack(true);
         if socket.listen(IpEndpoint::from(key.remote)).is_ok() {
             let handle = self.sockets.add(socket);
-            let connection = Connection::from_guest(connect, first_packet.bytes.to_vec());
+            let connection = Connection::from_guest(connect, outgoing, first_packet.bytes.to_vec());
             self.connections.insert(key, (handle, connection));
         }
     }
@@ -239,6 +241,15 @@ impl TcpStack {
     pub(crate) fn abort_all(&mut self) {
         for (handle, _) in self.connections.values() {
             self.sockets.get_mut::<Socket<'_>>(*handle).abort();
+        }
+    }
+
+    /// Resets the connections that the egress rules, which have changed, do not allow.
+    pub(crate) fn abort_prohibited(&mut self) {
+        for (handle, connection) in self.connections.values() {
+            if !connection.is_still_allowed() {
+                self.sockets.get_mut::<Socket<'_>>(*handle).abort();
+            }
         }
     }
 

@@ -55,6 +55,11 @@ impl UdpFlows {
         }
     }
 
+    /// Closes all sockets.
+    pub(crate) fn close_all(&mut self) {
+        self.flows.clear();
+    }
+
     /// Sends a datagram of the guest to an address on the host's side. It is dropped if too many
     /// wait already.
     pub(crate) fn send(&mut self, datagram: Datagram, to: SocketAddr) {

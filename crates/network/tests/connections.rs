@@ -14,7 +14,7 @@ use container_machine::MachineAddress;
 use container_network::{
     GATEWAY, GuestPort, HeldSockets, MTU, Network, PREFIX, Policy, Reach, Settings,
 };
-use container_protocol::{PublishedPort, Transport};
+use container_protocol::{Egress, EgressMode, PublishedPort, Transport};
 use futures::executor::block_on;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -113,6 +113,7 @@ impl Guest {
                 same_user_only: true,
                 ..Policy::default()
             },
+            egress: Egress::default(),
             published: published.collect(),
             peer_directory: directory.path().to_owned(),
             name_server: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())),
@@ -353,4 +354,34 @@ fn a_network_in_use_is_not_paused() {
     assert!(guest.network.has_connections() && guest.network.uses() > uses);
     let uses = guest.network.uses();
     assert!(!block_on(guest.network.pause_if_idle(uses)));
+}
+
+#[test]
+fn a_connection_that_new_rules_do_not_allow_is_reset() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let to = SocketAddr::new(IpAddr::V4(GATEWAY), port);
+    let mut guest = Guest::start(40_009, &[]);
+    let socket = guest.connect(to, 50_000);
+    guest.run_until("the connection is established", |guest| {
+        guest.get(socket).state() == State::Established
+    });
+    let (mut accepted, _) = server.accept().unwrap();
+    let nothing = Egress {
+        mode: EgressMode::None,
+        allow: Vec::new(),
+    };
+    block_on(guest.network.set_egress(nothing));
+    guest.run_until("the connection is reset", |guest| {
+        guest.get(socket).state() == State::Closed
+    });
+    let ended = accepted.read(&mut [0]).unwrap_err();
+    assert_eq!(ended.kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(guest.network.blocked().total, 0, "it was allowed");
+    let socket = guest.connect(to, 50_001);
+    guest.run_until("the connection is refused", |guest| {
+        guest.get(socket).state() == State::Closed
+    });
+    let blocked = guest.network.blocked();
+    assert_eq!(blocked.latest[0].destination, to.to_string());
 }

@@ -23,7 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    machine::InitProgram, port::Transport, published::PublishedPort, socket::SocketForward,
+    egress::Egress, machine::InitProgram, port::Transport, published::PublishedPort,
+    socket::SocketForward,
 };
 
 /// Attempts to connect to a process whose queue of connections is full, besides the last.
@@ -63,6 +64,11 @@ pub enum RuntimeRequest {
     Ports,
     /// Replaces the published ports. Returns the same as `Ports`.
     Publish(Vec<PublishedPort>),
+    /// Replaces the egress rules, and ends the connections that they do not allow. Returns `()` in
+    /// a frame.
+    SetEgress(Egress),
+    /// Returns the [`Blocked`] attempts of the machine, in one frame.
+    Blocked,
     /// Returns a list of [`SocketProblem`](crate::SocketProblem)s of the host, in one frame.
     SocketProblems,
     /// Replaces the forwarded sockets. Returns the same as `SocketProblems`.
@@ -287,6 +293,44 @@ pub struct PortStatus {
     pub published: bool,
     /// TCP or UDP.
     pub transport: Transport,
+}
+
+/// Attempts of a machine to reach what it may not reach, since its network was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocked {
+    /// Number of all attempts.
+    pub total: u64,
+    /// The latest destinations, the last one first.
+    pub latest: Vec<BlockedDestination>,
+}
+
+/// A destination that a machine may not reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BlockedDestination {
+    /// Number of attempts.
+    pub count: u64,
+    /// Name or address, with the port if there is one.
+    pub destination: String,
+    /// Kind of the attempts.
+    pub kind: BlockedKind,
+    /// Seconds from 1970 UTC to the last attempt.
+    pub last_seconds: u64,
+}
+
+/// Kind of an attempt to reach a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlockedKind {
+    /// A TCP connection.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// A message without ports, mostly of `ping`.
+    Icmp,
+    /// The lookup of a name.
+    Dns,
 }
 
 /// Connects to the socket of a runtime or the service. Its path may be longer than the 107 bytes

@@ -15,7 +15,7 @@ use container_engine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
 use container_kernel::Requirements;
 use container_machine::create_private;
 use container_network::{HeldSockets, MTU, Network, Settings};
-use container_protocol::PublishedPort;
+use container_protocol::{Egress, PublishedPort};
 use tokio::net::{UnixStream, unix::pipe};
 
 use crate::{
@@ -161,12 +161,14 @@ fn share_home(
 pub(crate) fn network_settings(
     launch: &Launch,
     network: &NetworkLaunch,
+    egress: Egress,
     published: Vec<PublishedPort>,
 ) -> Settings {
     Settings {
         id: launch.id.to_string(),
         address: network.address,
         policy: network.policy,
+        egress,
         published,
         peer_directory: network.segment.clone(),
         name_server: network.name_server,
@@ -180,14 +182,16 @@ fn start_network(
     held: Option<HeldSockets>,
 ) -> Result<(Arc<Network>, NetworkCard), BootError> {
     let published = machine.published(&network.published);
-    let settings = network_settings(launch, network, published);
     let start = || {
         create_private(&network.segment).map_err(io::Error::other)?;
         let (card, engine_card) = UnixDatagram::pair()?;
-        let started = match held {
-            Some(held) => Network::take_over(card, settings, held),
-            None => Network::start(card, settings),
-        };
+        let started = machine.start_network(|egress| {
+            let settings = network_settings(launch, network, egress, published);
+            match held {
+                Some(held) => Network::take_over(card, settings, held),
+                None => Network::start(card, settings),
+            }
+        });
         Ok((started?, engine_card))
     };
     let (started, engine_card) = start().map_err(BootError::Network)?;
@@ -196,7 +200,7 @@ fn start_network(
         address: container_network::mac_address(network.address.guest()),
         mtu: MTU,
     };
-    Ok((Arc::new(started), card))
+    Ok((started, card))
 }
 
 /// Creates the byte stream to the agent: the runtime's end, and the engine's.

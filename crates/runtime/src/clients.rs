@@ -79,6 +79,18 @@ async fn serve_client(machine: &Arc<MachineState>, mut stream: UnixStream) -> io
             }
             write_ports(machine, &mut stream).await
         }
+        RuntimeRequest::SetEgress(egress) => {
+            machine.set_egress(egress).await;
+            frame::write(&mut stream, &())
+                .await
+                .map_err(io::Error::other)
+        }
+        RuntimeRequest::Blocked => {
+            let blocked = machine.network().map(|network| network.blocked());
+            frame::write(&mut stream, &blocked.unwrap_or_default())
+                .await
+                .map_err(io::Error::other)
+        }
         RuntimeRequest::SocketProblems => frame::write(&mut stream, &machine.sockets().problems())
             .await
             .map_err(io::Error::other),

@@ -9,11 +9,11 @@ use std::{
 
 use container_machine::{IdleSuspend, ProcessLock};
 use container_protocol::{
-    InitProgram, PublishedPort, SocketForward, SocketProblem,
+    Egress, InitProgram, PublishedPort, SocketForward, SocketProblem,
     frame::{self, FrameError},
     local::{
-        self, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest, SnapshotReply,
-        SuspendReply,
+        self, Blocked, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest,
+        SnapshotReply, SuspendReply,
     },
 };
 use serde::de::DeserializeOwned;
@@ -249,6 +249,22 @@ impl Runtime {
     /// If the runtime does not answer.
     pub async fn publish(&self, ports: Vec<PublishedPort>) -> Result<Vec<PortStatus>, FindError> {
         self.request(RuntimeRequest::Publish(ports)).await
+    }
+
+    /// Replaces the egress rules. Connections that they do not allow are ended.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn set_egress(&self, egress: Egress) -> Result<(), FindError> {
+        self.request(RuntimeRequest::SetEgress(egress)).await
+    }
+
+    /// Returns the machine's attempts to reach what its egress rules do not allow.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn blocked(&self) -> Result<Blocked, FindError> {
+        self.request(RuntimeRequest::Blocked).await
     }
 
     /// Returns the forwarded sockets that cannot be used.

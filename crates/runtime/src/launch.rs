@@ -13,7 +13,7 @@ use container_machine::{
     IdleSuspend, KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup,
 };
 use container_network::Policy;
-use container_protocol::{BootOccasion, GuestTimeZone, PublishedPort, SocketForward};
+use container_protocol::{BootOccasion, Egress, GuestTimeZone, PublishedPort, SocketForward};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -121,8 +121,10 @@ pub struct RunSettings {
 pub struct NetworkLaunch {
     /// The machine's address.
     pub address: MachineAddress,
-    /// Destinations that the machine may connect to.
+    /// Destinations that any machine may connect to.
     pub policy: Policy,
+    /// Destinations that this machine may connect to.
+    pub egress: Egress,
     /// The machine's published ports.
     pub published: Vec<PublishedPort>,
     /// Directory of the sockets that connect one user's machines; created with mode 0700.
@@ -293,6 +295,7 @@ pub(crate) mod tests {
                 network: NetworkLaunch {
                     address: MachineAddress::from_index(0),
                     policy: Policy::default(),
+                    egress: Egress::default(),
                     published: Vec::new(),
                     segment: PathBuf::from("/nonexistent"),
                     name_server: ([127, 0, 0, 1], 53).into(),

@@ -283,7 +283,10 @@ pub(crate) mod tests {
     use container_engine::LiveDiskError;
     use container_machine::MachineAddress;
     use container_network::{Policy, Settings};
-    use container_protocol::mux::{self, Side};
+    use container_protocol::{
+        Egress,
+        mux::{self, Side},
+    };
     use futures::{FutureExt, future::BoxFuture};
     use tokio_util::compat::TokioAsyncReadCompatExt;
 
@@ -319,6 +322,7 @@ pub(crate) mod tests {
             id: "dev".to_owned(),
             address: MachineAddress::from_index(0),
             policy: Policy::default(),
+            egress: Egress::default(),
             published: Vec::new(),
             peer_directory: directory.path().to_owned(),
             name_server: ([127, 0, 0, 1], 53).into(),

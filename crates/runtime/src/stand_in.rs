@@ -18,7 +18,7 @@ use std::{
 
 use container_machine::MachineId;
 use container_network::{HeldSockets, StandIn};
-use container_protocol::{frame, local};
+use container_protocol::{Egress, frame, local};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::AsyncReadExt,
@@ -69,7 +69,8 @@ impl Waiter {
     /// Starts to wait, in the place of the machine's runtime.
     pub(crate) fn new(launch: &Launch, held: HeldSockets) -> io::Result<Waiter> {
         let run = launch.run_settings().ok_or(io::ErrorKind::InvalidInput)?;
-        let settings = network_settings(launch, &run.network, Vec::new());
+        // It passes nothing on, so it needs neither rules nor ports.
+        let settings = network_settings(launch, &run.network, Egress::default(), Vec::new());
         let socket = launch.runtime_directory.join(SOCKET);
         Ok(Waiter {
             id: launch.id.clone(),

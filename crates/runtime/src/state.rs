@@ -2,9 +2,10 @@
 
 use std::{
     future::pending,
+    io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -13,7 +14,7 @@ use std::{
 use container_engine::LiveDisk;
 use container_network::Network;
 use container_protocol::{
-    PublishedPort,
+    Egress, PublishedPort,
     local::{BootKind, RuntimeReport, SnapshotReply, SuspendReply},
     mux::Opener,
 };
@@ -44,6 +45,7 @@ pub(crate) struct MachineState {
     /// How the machine was booted last.
     boot: Mutex<Option<BootKind>>,
     requested: Mutex<Requested>,
+    egress: Mutex<CurrentEgress>,
     ssh_agents: SshAgents,
     sockets: Sockets,
     /// That of the last boot. Absent if nothing is shared.
@@ -110,6 +112,14 @@ pub(crate) enum SuspendOccasion {
 #[derive(Debug)]
 pub(crate) struct Session(#[expect(dead_code, reason = "only counted")] Arc<()>);
 
+/// Egress rules, and the network that has them.
+#[derive(Debug, Default)]
+struct CurrentEgress {
+    rules: Egress,
+    /// That of the last boot, also while the machine is not up.
+    network: Weak<Network>,
+}
+
 /// Settings that clients have changed since the launch.
 #[derive(Debug, Default)]
 struct Requested {
@@ -140,6 +150,10 @@ impl MachineState {
             phase: watch::Sender::new(phase),
             boot: Mutex::default(),
             requested: Mutex::default(),
+            egress: Mutex::new(CurrentEgress {
+                rules: network.map_or_else(Egress::default, |network| network.egress.clone()),
+                network: Weak::new(),
+            }),
             ssh_agents: SshAgents::default(),
             home: Mutex::default(),
             sockets: Sockets::new(&launch.runtime_directory, sockets),
@@ -427,6 +441,29 @@ impl MachineState {
     /// Sets the ports that later boots publish.
     pub(crate) fn set_published(&self, ports: Vec<PublishedPort>) {
         lock(&self.requested).published = Some(ports);
+    }
+
+    /// Starts the network of a boot with the current egress rules.
+    pub(crate) fn start_network(
+        &self,
+        start: impl FnOnce(Egress) -> io::Result<Network>,
+    ) -> io::Result<Arc<Network>> {
+        let mut egress = lock(&self.egress);
+        let network = Arc::new(start(egress.rules.clone())?);
+        egress.network = Arc::downgrade(&network);
+        Ok(network)
+    }
+
+    /// Replaces the egress rules, in the network and for later boots.
+    pub(crate) async fn set_egress(&self, rules: Egress) {
+        let network = {
+            let mut egress = lock(&self.egress);
+            egress.rules = rules.clone();
+            egress.network.upgrade()
+        };
+        if let Some(network) = network {
+            network.set_egress(rules).await;
+        }
     }
 }
 

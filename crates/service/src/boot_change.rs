@@ -1,13 +1,24 @@
 //! Application of a requested change to a boot configuration.
 
-use container_api::{BootChange, KernelChoice};
+use container_api::{AllowChange, BootChange, KernelChoice};
 use container_machine::BootConfiguration;
+use container_protocol::AllowRule;
+
+/// The change removes an egress rule that the machine does not have.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot remove the rule {0} from allow: the machine has no such rule")]
+pub(crate) struct NoSuchRule(AllowRule);
 
 /// Returns the configuration with the values that the change names.
-pub(crate) fn apply(boot: BootConfiguration, change: &BootChange) -> BootConfiguration {
-    BootConfiguration {
+pub(crate) fn apply(
+    boot: BootConfiguration,
+    change: &BootChange,
+) -> Result<BootConfiguration, NoSuchRule> {
+    Ok(BootConfiguration {
+        allow: apply_allow(boot.allow, &change.allow)?,
         cpus: change.cpus.unwrap_or(boot.cpus),
         disk_capacity: change.disk_capacity.unwrap_or(boot.disk_capacity),
+        egress: change.egress.unwrap_or(boot.egress),
         home_mount: change.home_mount.unwrap_or(boot.home_mount),
         idle_suspend: change.idle_suspend.unwrap_or(boot.idle_suspend),
         kernel: match &change.kernel {
@@ -22,7 +33,29 @@ pub(crate) fn apply(boot: BootConfiguration, change: &BootChange) -> BootConfigu
         sockets: change.sockets.clone().unwrap_or(boot.sockets),
         virtualization: change.virtualization.unwrap_or(boot.virtualization),
         unknown: boot.unknown,
+    })
+}
+
+fn apply_allow(
+    current: Vec<AllowRule>,
+    change: &AllowChange,
+) -> Result<Vec<AllowRule>, NoSuchRule> {
+    let mut rules = Vec::new();
+    for rule in change.replaced.clone().unwrap_or(current) {
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
     }
+    for removed in &change.removed {
+        let at = rules.iter().position(|rule| rule == removed);
+        rules.remove(at.ok_or_else(|| NoSuchRule(removed.clone()))?);
+    }
+    for added in &change.added {
+        if !rules.contains(added) {
+            rules.push(added.clone());
+        }
+    }
+    Ok(rules)
 }
 
 #[cfg(test)]
@@ -40,7 +73,41 @@ mod tests {
             kernel: Some(KernelChoice::Default),
             ..BootChange::default()
         };
-        assert_eq!(apply(boot.clone(), &change).kernel, None);
-        assert_eq!(apply(boot.clone(), &BootChange::default()), boot);
+        assert_eq!(apply(boot.clone(), &change).unwrap().kernel, None);
+        assert_eq!(apply(boot.clone(), &BootChange::default()).unwrap(), boot);
+    }
+
+    #[test]
+    fn rules_are_replaced_removed_and_added() {
+        let rules = |words: &[&str]| -> Vec<AllowRule> {
+            words.iter().map(|word| word.parse().unwrap()).collect()
+        };
+        let current = || rules(&["a.test", "b.test:443"]);
+        for (change, expected) in [
+            (AllowChange::default(), current()),
+            (
+                AllowChange {
+                    added: rules(&["c.test", "a.test"]),
+                    removed: rules(&["b.test:443"]),
+                    ..AllowChange::default()
+                },
+                rules(&["a.test", "c.test"]),
+            ),
+            (
+                AllowChange {
+                    replaced: Some(rules(&["d.test", "D.test"])),
+                    ..AllowChange::default()
+                },
+                rules(&["d.test"]),
+            ),
+        ] {
+            assert_eq!(apply_allow(current(), &change).unwrap(), expected);
+        }
+        let change = AllowChange {
+            removed: rules(&["b.test"]),
+            ..AllowChange::default()
+        };
+        let error = apply_allow(current(), &change).unwrap_err();
+        assert!(error.to_string().contains("b.test"), "{error}");
     }
 }

@@ -13,6 +13,7 @@ use container_machine::{BootConfiguration, Directories, HomeMount};
 use container_runtime::GuestFilesError;
 
 use crate::{
+    boot_change::NoSuchRule,
     configuration::{Configuration, ConfigurationError},
     failure::RequestError,
     forwarded_sockets::ForwardError,
@@ -35,6 +36,8 @@ pub(crate) enum CheckError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Forward(#[from] ForwardError),
+    #[error(transparent)]
+    Allow(#[from] NoSuchRule),
     #[error("platform {0} is not supported: a machine runs Linux")]
     Platform(Platform),
     #[error(transparent)]
@@ -63,6 +66,7 @@ impl RequestError for CheckError {
             CheckError::HostLimit(_)
             | CheckError::Publish(_)
             | CheckError::Forward(_)
+            | CheckError::Allow(_)
             | CheckError::Platform(_)
             | CheckError::GuestFiles(_)
             | CheckError::Home { .. } => FailureKind::Invalid,

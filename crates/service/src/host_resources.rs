@@ -101,7 +101,7 @@ mod tests {
                 ..Default::default()
             };
             let boot = Configuration::default().boot_defaults();
-            host.check(&boot_change::apply(boot, &change))
+            host.check(&boot_change::apply(boot, &change).unwrap())
         };
         assert_eq!(check(16, "8G"), Ok(()));
         assert!(matches!(

@@ -230,6 +230,7 @@ impl Service {
                 network: NetworkLaunch {
                     address: self.bundles.address(id)?,
                     policy: configuration.network.policy(),
+                    egress: boot.egress_rules(),
                     published: boot.publish.clone(),
                     segment: self.directories.segment(),
                     name_server: self.directories.name_server(),

@@ -7,10 +7,13 @@ use clap_complete::{
     ArgValueCompleter, CompletionCandidate, PathCompleter, engine::ValueCompleter,
 };
 use container_machine::{Bundles, Directories, HomeMount, MachineId};
+use container_protocol::EgressMode;
 
 use crate::{format::ListFormat, image::ImageFilter, machine::MachineFilter, values::ImageName};
 
 const HOME_MOUNTS: &[&str] = &["rw", "ro", "none"];
+
+const EGRESS_MODES: &[&str] = &["all", "public", "none"];
 
 const FORMATS: &[&str] = &["table", "json"];
 
@@ -48,6 +51,12 @@ const SETTINGS: &[&str] = &[
     "private-home=",
     "publish=",
     "socket=",
+    "egress=all",
+    "egress=public",
+    "egress=none",
+    "allow=",
+    "allow+=",
+    "allow-=",
     "idle-suspend=30m",
     "idle-suspend=off",
     "virtualization=true",
@@ -69,6 +78,8 @@ fn with_value_candidates(argument: Arg) -> Arg {
         ArgValueCompleter::new(machines)
     } else if is(TypeId::of::<HomeMount>()) {
         ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, HOME_MOUNTS))
+    } else if is(TypeId::of::<EgressMode>()) {
+        ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, EGRESS_MODES))
     } else if is(TypeId::of::<MachineFilter>()) {
         ArgValueCompleter::new(|typed: &OsStr| starting_with(typed, FILTERS))
     } else if is(TypeId::of::<ImageFilter>()) {

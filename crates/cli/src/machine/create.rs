@@ -3,12 +3,12 @@
 use std::{num::NonZeroU32, path::PathBuf};
 
 use clap::Args;
-use container_api::{BootChange, CallerEnvironment, CreateRequest, KernelChoice};
+use container_api::{AllowChange, BootChange, CallerEnvironment, CreateRequest, KernelChoice};
 use container_client::Client;
 use container_machine::{
     DiskCapacity, ForwardedSocket, HomeMount, KernelParameters, Memory, home_directory,
 };
-use container_protocol::PublishedPorts;
+use container_protocol::{AllowRule, EgressMode, PublishedPorts};
 
 use crate::{
     failure::Failure,
@@ -29,7 +29,8 @@ Examples:
   container machine create registry.example/debian-systemd:12 --name dev
   container machine create localhost:5000/busybox:1 --memory 2G --no-boot
   container machine create registry.example/alpine:3 --home-mount none
-  container machine create registry.example/debian:12 --disk-size 20G")]
+  container machine create registry.example/debian:12 --disk-size 20G
+  container machine create debian:12 --egress none --allow deb.debian.org")]
 pub(crate) struct Create {
     /// Image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     image: ImageName,
@@ -65,6 +66,18 @@ pub(crate) struct Create {
     /// Access to your home directory: rw, ro or none.
     #[arg(long, value_name = "MODE")]
     home_mount: Option<HomeMount>,
+
+    /// Destinations the machine may connect to: all, public (addresses) or none; default: all.
+    #[arg(long, value_name = "MODE")]
+    egress: Option<EgressMode>,
+
+    /// Destination allowed beyond those of --egress: NAME[:PORT] or ADDRESS[/PREFIX][:PORT];
+    /// repeatable.
+    ///
+    /// *.example.com is every name below example.com. A name is allowed at the addresses that the
+    /// machine's name server has given for it.
+    #[arg(long, value_name = "RULE")]
+    allow: Vec<AllowRule>,
 
     /// Published port of the machine: [ADDRESS:]PORT:MACHINE_PORT[/udp]; repeatable.
     ///
@@ -127,8 +140,13 @@ impl Create {
             environment: CallerEnvironment::from_process(),
             max_concurrent_downloads: Some(self.pull.max_concurrent_downloads),
             boot: BootChange {
+                allow: AllowChange {
+                    added: self.allow,
+                    ..AllowChange::default()
+                },
                 cpus: self.cpus,
                 disk_capacity: self.disk_size,
+                egress: self.egress,
                 home_mount: self.home_mount,
                 kernel: self
                     .kernel

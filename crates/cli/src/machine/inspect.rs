@@ -14,6 +14,7 @@ use crate::{
 
 /// Fields for templates.
 const FIELDS: &[&str] = &[
+    "allow",
     "boot.kind",
     "boot.reason",
     "containerId",
@@ -21,6 +22,7 @@ const FIELDS: &[&str] = &[
     "createdDate",
     "diskCapacity",
     "diskSize",
+    "egress",
     "homeMount",
     "id",
     "idleSuspend",

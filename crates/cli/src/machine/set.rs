@@ -6,23 +6,26 @@ use clap::Args;
 use container_api::{BootChange, KernelChoice};
 use container_client::Client;
 use container_machine::MachineId;
-use container_protocol::PublishedPorts;
+use container_protocol::{AllowRule, PublishedPorts};
 
 use super::target::one_or_default;
 use crate::{failure::Failure, output, values};
 
 /// Change settings of a machine.
 ///
-/// Published ports, forwarded sockets and idle-suspend change immediately, all other settings at
-/// the next boot. The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk can only grow),
-/// home-mount (rw, ro, none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges separated
-/// by commas; empty to remove all), socket (MACHINE_PATH[:HOST_PATH] or
-/// host:HOST_PATH:MACHINE_PATH, separated by commas or repeated; empty to remove all), idle-suspend
-/// (time without use, such as 30m or 2h, after which the machine is suspended until it is used
-/// again, or off), virtualization (true, false), kernel (a path; empty for the default kernel),
-/// kernel-args (parameters separated by spaces; empty to remove all) and private-home (directories
-/// of the shared home that the machine has for itself, separated by commas; empty to remove all).
-/// If one setting is invalid, nothing is changed.
+/// Published ports, forwarded sockets, egress rules and idle-suspend change immediately, all other
+/// settings at the next boot. The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk can only
+/// grow), home-mount (rw, ro, none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges
+/// separated by commas; empty to remove all), socket (MACHINE_PATH[:HOST_PATH] or
+/// host:HOST_PATH:MACHINE_PATH, separated by commas or repeated; empty to remove all), egress (all,
+/// public, none: the destinations that the machine may connect to), allow (destinations beyond
+/// those: NAME[:PORT] or ADDRESS[/PREFIX][:PORT], separated by commas; allow+= adds some, allow-=
+/// removes some; empty to remove all), idle-suspend (time without use, such as 30m or 2h, after
+/// which the machine is suspended until it is used again, or off), virtualization (true, false),
+/// kernel (a path; empty for the default kernel), kernel-args (parameters separated by spaces;
+/// empty to remove all) and private-home (directories of the shared home that the machine has for
+/// itself, separated by commas; empty to remove all). If one setting is invalid, nothing is
+/// changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -31,6 +34,8 @@ Examples:
   container machine set -n dev disk=1T
   container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
   container machine set -n dev socket=/run/docker.sock
+  container machine set -n dev egress=none allow=deb.debian.org
+  container machine set -n dev allow+=10.0.0.0/8
   container machine set -n dev idle-suspend=30m
   container machine set -n dev kernel= kernel-args='quiet init_on_alloc=1'")]
 pub(crate) struct Set {
@@ -38,8 +43,8 @@ pub(crate) struct Set {
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// Settings: cpus, memory, disk, home-mount, private-home, publish, socket, idle-suspend,
-    /// virtualization, kernel, kernel-args.
+    /// Settings: cpus, memory, disk, home-mount, private-home, publish, socket, egress, allow,
+    /// idle-suspend, virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -82,6 +87,10 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "home-mount" => change.home_mount = Some(parse(key, value)?),
             "private-home" => change.private_home = Some(parse(key, value)?),
             "idle-suspend" => change.idle_suspend = Some(parse(key, value)?),
+            "egress" => change.egress = Some(parse(key, value)?),
+            "allow" => change.allow.replaced = Some(parse_rules(key, value)?),
+            "allow+" => change.allow.added.extend(parse_rules(key, value)?),
+            "allow-" => change.allow.removed.extend(parse_rules(key, value)?),
             "publish" => {
                 let ports = value.split(',').filter(|ports| !ports.is_empty());
                 let ports: Result<Vec<PublishedPorts>, Failure> =
@@ -107,12 +116,17 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, idle-suspend, virtualization, kernel, kernel-args)"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, egress, allow, idle-suspend, virtualization, kernel, kernel-args)"
                 )));
             }
         }
     }
     Ok(change)
+}
+
+fn parse_rules(key: &str, value: &str) -> Result<Vec<AllowRule>, Failure> {
+    let rules = value.split(',').filter(|rule| !rule.is_empty());
+    rules.map(|rule| parse(key, rule)).collect()
 }
 
 fn parse<T: FromStr<Err: Display>>(key: &str, value: &str) -> Result<T, Failure> {
@@ -125,6 +139,8 @@ fn invalid<E: Display>(key: &str) -> impl Fn(E) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use container_protocol::EgressMode;
+
     use super::*;
 
     fn parsed(settings: &[&str]) -> Result<BootChange, Failure> {
@@ -143,6 +159,10 @@ mod tests {
             "publish=8080:80,53:53/udp",
             "socket=/a.sock,/b.sock:/c.sock",
             "socket=host:/d.sock:/e.sock",
+            "egress=none",
+            "allow=a.test,*.b.test:443",
+            "allow+=10.0.0.0/8,[2001:db8::1]:443",
+            "allow-=a.test",
             "idle-suspend=30m",
             "virtualization=true",
             "kernel=",
@@ -153,6 +173,12 @@ mod tests {
         assert_eq!(change.kernel, Some(KernelChoice::Default));
         assert_eq!(change.publish.unwrap().len(), 2);
         assert_eq!(change.sockets.unwrap().len(), 3);
+        assert_eq!(change.egress, Some(EgressMode::None));
+        assert_eq!(change.allow.replaced.unwrap().len(), 2);
+        assert_eq!(change.allow.added.len(), 2);
+        assert_eq!(change.allow.removed, ["a.test".parse().unwrap()]);
+        let cleared = parsed(&["allow="]).unwrap().allow;
+        assert_eq!(cleared.replaced, Some(Vec::new()));
         assert_eq!(parsed(&["socket="]).unwrap().sockets, Some(Vec::new()));
         assert_eq!(parsed(&["publish="]).unwrap().publish, Some(Vec::new()));
     }
@@ -170,6 +196,9 @@ mod tests {
             "private-home=/etc",
             "publish=80",
             "socket=docker.sock",
+            "egress=private",
+            "allow=https://a.test",
+            "allow+=*",
             "idle-suspend=0s",
             "idle-suspend=30",
             "virtualization=yes",

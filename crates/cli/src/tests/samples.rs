@@ -9,13 +9,14 @@ use container_machine::{
     Descriptor, DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, Memory,
     Platform, PrivateHome, UserSetup,
 };
-use container_protocol::{SocketForward, SocketSource, local::BootKind};
+use container_protocol::{EgressMode, SocketForward, SocketSource, local::BootKind};
 use jiff::Timestamp;
 use serde_json::Value;
 
 /// Returns a running machine with every field set, a stopped one, and one that is starting.
 pub(crate) fn machines() -> Vec<MachineState> {
     let dev = MachineState {
+        allow: vec!["*.example.com:443".parse().unwrap()],
         boot: Some(BootKind::Cold {
             reason: "no template has been made yet".to_owned(),
         }),
@@ -25,6 +26,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         default: true,
         disk_capacity: DiskCapacity::default(),
         disk_size: 7_974_912,
+        egress: EgressMode::Public,
         home_mount: HomeMount::Rw,
         id: "dev".parse().unwrap(),
         idle_suspend: "30m".parse().unwrap(),
@@ -59,11 +61,13 @@ pub(crate) fn machines() -> Vec<MachineState> {
         virtualization: true,
     };
     let web_1 = MachineState {
+        allow: Vec::new(),
         boot: None,
         container_id: None,
         cpus: NonZeroU32::new(16).unwrap(),
         default: false,
         disk_size: 0,
+        egress: EgressMode::All,
         id: "web-1".parse().unwrap(),
         idle_suspend: IdleSuspend::default(),
         image: image("docker.io/library/alpine:3.22"),

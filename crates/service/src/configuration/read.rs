@@ -6,6 +6,7 @@ use container_api::RecommendedKernel;
 use container_engine::EngineSettings;
 use container_image::{Reference, Registries, check_ca_file};
 use container_machine::{BootConfiguration, Directories, KernelParameters, Memory, SshAgentUse};
+use container_protocol::EgressMode;
 use serde::Deserialize;
 
 use super::{
@@ -129,8 +130,10 @@ impl Configuration {
     pub(crate) fn boot_defaults(&self) -> BootConfiguration {
         let (machine, host) = (&self.machine, HostResources::detect());
         BootConfiguration {
+            allow: Vec::new(),
             cpus: machine.cpus.unwrap_or_else(|| host.default_cpus()),
             disk_capacity: machine.disk_size.unwrap_or_default(),
+            egress: EgressMode::default(),
             home_mount: machine.home_mount.unwrap_or_default(),
             idle_suspend: machine.idle_suspend,
             kernel: machine.kernel.clone(),

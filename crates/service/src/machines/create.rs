@@ -160,6 +160,7 @@ impl Service {
             None => MachineId::from_image(reference.repository(), reference.tag())?,
         };
         let boot = boot_change::apply(configuration.boot_defaults(), &request.boot);
+        let boot = boot.map_err(CheckError::Allow)?;
         check_resources(&boot)?;
         check_sockets(
             &boot.sockets,

@@ -46,6 +46,7 @@ impl Service {
             None => None,
         };
         Ok(MachineState {
+            allow: boot.allow,
             boot: runtime.and_then(|status| status.boot.clone()),
             container_id: runtime.map(|status| status.container_id.clone()),
             cpus: boot.cpus,
@@ -53,6 +54,7 @@ impl Service {
             default: self.bundles.default_machine()?.as_ref() == Some(id),
             disk_capacity: boot.disk_capacity,
             disk_size: bundle.disk_size()?,
+            egress: boot.egress,
             home_mount: boot.home_mount,
             id: machine.id,
             idle_suspend: boot.idle_suspend,

@@ -36,6 +36,8 @@ impl Service {
         self.bundles.get(id)?;
         match self.runtime(id).await? {
             Some(runtime) => Ok(Ports {
+                // A runtime of an older build has no rules, and blocks nothing.
+                blocked: runtime.blocked().await.unwrap_or_default(),
                 ports: runtime.ports().await?,
             }),
             None => Err(PortsError::NotRunning(id.clone())),

@@ -1,6 +1,6 @@
 //! `set`: changes the settings of the next boot.
 
-use container_api::{BootChange, Changed, FailureKind};
+use container_api::{AllowChange, BootChange, Changed, FailureKind};
 use container_engine::disk::{self, DiskError};
 use container_machine::{Bundle, BundleError, DiskCapacity, MachineId};
 use container_runtime::FindError;
@@ -36,6 +36,8 @@ pub(crate) enum SetError {
     Publish(FindError),
     #[error("the sockets are only forwarded after the next boot: {0}")]
     ForwardSockets(FindError),
+    #[error("the egress rules only apply after the next boot: {0}")]
+    ApplyEgress(FindError),
     #[error("the idle time only applies after the next boot: {0}")]
     ApplyIdleTime(FindError),
 }
@@ -50,6 +52,7 @@ impl RequestError for SetError {
             SetError::Disk(_)
             | SetError::Publish(_)
             | SetError::ForwardSockets(_)
+            | SetError::ApplyEgress(_)
             | SetError::ApplyIdleTime(_) => FailureKind::Failed,
         }
     }
@@ -64,7 +67,8 @@ impl Service {
     ) -> Result<Changed, SetError> {
         let _lock = self.locks.lock(id).await;
         let bundle = self.bundles.get(id)?;
-        let mut boot = boot_change::apply(bundle.boot_configuration()?, change);
+        let boot = boot_change::apply(bundle.boot_configuration()?, change);
+        let mut boot = boot.map_err(CheckError::Allow)?;
         check_resources(&boot)?;
         let runtime_directory = self.runtime_directory(id, &bundle)?;
         if change.sockets.is_some() {
@@ -84,12 +88,18 @@ impl Service {
         }
         bundle.set_boot_configuration(&boot)?;
         let runtime = self.runtime(id).await?;
+        // First, because the user may rely on it.
+        let changes_egress = change.egress.is_some() || change.allow != AllowChange::default();
+        if let (Some(runtime), true) = (&runtime, changes_egress) {
+            let applied = runtime.set_egress(boot.egress_rules()).await;
+            applied.map_err(SetError::ApplyEgress)?;
+        }
         if let (Some(runtime), Some(idle)) = (&runtime, change.idle_suspend) {
             let applied = runtime.suspend_when_idle(idle).await;
             applied.map_err(SetError::ApplyIdleTime)?;
         }
         // Published ports and forwarded sockets apply to a running machine at once as well,
-        // everything else at its next boot.
+        // everything below at its next boot.
         let mut problems = match (&runtime, &change.publish) {
             (Some(runtime), Some(publish)) => {
                 let ports = runtime.publish(publish.clone()).await;
@@ -105,6 +115,8 @@ impl Service {
             ));
         }
         let other_changes = BootChange {
+            allow: AllowChange::default(),
+            egress: None,
             publish: None,
             sockets: None,
             idle_suspend: None,
