@@ -16,6 +16,7 @@ mod dhcp;
 mod disks;
 mod downloads;
 mod early_commands;
+mod egress;
 mod environment;
 mod exec;
 mod file_events;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         templates::TESTS,
         suspend::TESTS,
         idle::TESTS,
+        egress::TESTS,
         early_commands::TESTS,
         sessions::TESTS,
         accounts::TESTS,
