@@ -22,8 +22,8 @@
 use std::{fs::File, io, sync::Arc, time::Duration};
 
 use container_protocol::{
-    BootOccasion, ControlEvent, ControlRequest, HostPort, MachineSetup, Port, ResumeToken,
-    SSH_AUTH_SOCKET,
+    BootOccasion, ControlEvent, ControlRequest, HostPort, MachineSetup, MountProblem, Port,
+    ResumeToken, SSH_AUTH_SOCKET,
     frame::{self, FrameError},
     mux::{Incoming, Opener, Stream},
 };
@@ -43,11 +43,12 @@ use crate::{
     guest_listener::GuestListener,
     helper_root::HelperRoot,
     home,
+    host_mounts::{HostMounts, Serving},
     init::{Ending, Init, InitError, StdioLog},
     kernel_log,
     link::{Host, Link},
     listeners,
-    machine::{self, GuestRoot, SetUpError, mounts, resolver::Resolver},
+    machine::{self, BootReport, GuestRoot, SetUpError, mounts, resolver::Resolver},
     paths::MACHINE,
     relay,
     shutdown::{self, StopMethod},
@@ -139,15 +140,16 @@ async fn serve_machine(
     let (to_host, host) = Host::new(link.opener.clone());
     let started = start_with_heartbeat(setup, devices, host.clone(), &mut control).await?;
     let last_event = match started {
-        Ok((init, notes)) => {
+        Ok((init, report)) => {
             helper_root.enter_machine(&setup.id).await;
             let served = Served {
                 link,
                 incoming,
                 control,
                 to_host,
+                report,
             };
-            let (ending, last_control) = serve_started(setup, init, notes, host, served).await?;
+            let (ending, last_control) = serve_started(setup, init, host, served).await?;
             control = last_control;
             match ending {
                 Ending::PowerOff => ControlEvent::PoweringOff,
@@ -178,6 +180,8 @@ struct Served {
     control: Stream,
     /// Sends the link's opener to what opens streams all the time.
     to_host: watch::Sender<Opener>,
+    /// What the host does not know about the boot yet.
+    report: BootReport,
 }
 
 /// What ends the serving of a machine, or interrupts it.
@@ -198,7 +202,6 @@ enum Interruption {
 async fn serve_started(
     setup: &MachineSetup,
     mut init: Init,
-    notes: Vec<String>,
     host: Host,
     served: Served,
 ) -> Result<(Ending, Stream), FrameError> {
@@ -207,13 +210,21 @@ async fn serve_started(
         incoming,
         mut control,
         to_host,
+        report,
     } = served;
+    let mounted = setup.mounts.iter().filter(|share| {
+        let is_problem = |it: &MountProblem| it.path == share.path;
+        !report.mount_problems.iter().any(is_problem)
+    });
+    let mounted = mounted.cloned().collect();
     let ssh_agent = serve_ssh_agent(setup, host.clone()).await;
     let process = init.process().clone();
     let sockets = Arc::new(Sockets::new(process.clone(), setup.user.clone(), host));
-    let started = |notes| ControlEvent::Started {
+    let mounts = Arc::new(HostMounts::new(process.clone(), mounted));
+    let started = |report: BootReport| ControlEvent::Started {
         init: process.program.clone(),
-        notes,
+        mount_problems: report.mount_problems,
+        notes: report.notes,
     };
     let stop_method = StopMethod::new(&process.program, setup.stop_signal.as_deref());
     let streams = Streams {
@@ -221,9 +232,10 @@ async fn serve_started(
         resolver: setup.network.as_ref().map(Resolver::new).map(Arc::new),
         changes: Changes::new(),
         sockets: Some(Arc::clone(&sockets)),
+        mounts: Some(Arc::clone(&mounts)),
     };
-    let mut tasks = Tasks::start(setup, link.opener.clone());
-    frame::write(&mut control, &started(notes)).await?;
+    let mut tasks = Tasks::start(setup, &mounts, link.opener.clone()).await;
+    frame::write(&mut control, &started(report)).await?;
     let mut accepting = tokio::spawn(streams.clone().accept(incoming));
     let mut snapshot = None;
     let ending = loop {
@@ -231,7 +243,7 @@ async fn serve_started(
             Interruption::Ending(ending) => break ending,
             Interruption::Suspend(token) => {
                 if let Err(message) = prepare_suspension(tasks).await {
-                    tasks = Tasks::start(setup, link.opener.clone());
+                    tasks = Tasks::start(setup, &mounts, link.opener.clone()).await;
                     frame::write(&mut control, &ControlEvent::SuspendFailed { message }).await?;
                     continue;
                 }
@@ -274,9 +286,9 @@ async fn serve_started(
         synchronize_clock(&mut control).await?;
         // Fails only without receivers.
         let _ = to_host.send(link.opener.clone());
-        tasks = Tasks::start(setup, link.opener.clone());
+        tasks = Tasks::start(setup, &mounts, link.opener.clone()).await;
         accepting = tokio::spawn(streams.clone().accept(incoming));
-        frame::write(&mut control, &started(Vec::new())).await?;
+        frame::write(&mut control, &started(BootReport::default())).await?;
     };
     // Everything that holds a file of the machine open has to end before it is unmounted.
     streams.changes.cancel().await;
@@ -349,6 +361,7 @@ async fn serve_disk(
         resolver: None,
         changes: Arc::clone(&changes),
         sockets: None,
+        mounts: None,
     };
     tokio::spawn(streams.accept(incoming));
     await_stop(&mut control).await;
@@ -427,7 +440,7 @@ async fn start_with_heartbeat(
     devices: Devices,
     host: Host,
     control: &mut Stream,
-) -> Result<Result<(Init, Vec<String>), StartError>, FrameError> {
+) -> Result<Result<(Init, BootReport), StartError>, FrameError> {
     let mut starting = std::pin::pin!(start(setup, devices, host));
     loop {
         tokio::select! {
@@ -437,15 +450,14 @@ async fn start_with_heartbeat(
     }
 }
 
-/// Sets the machine up and starts its init. Also returns notes for the user.
+/// Sets the machine up and starts its init.
 async fn start(
     setup: &MachineSetup,
     devices: Devices,
     host: Host,
-) -> Result<(Init, Vec<String>), StartError> {
-    let notes = if setup.rescue {
-        machine::set_up_for_rescue(setup, devices).await?;
-        Vec::new()
+) -> Result<(Init, BootReport), StartError> {
+    let report = if setup.rescue {
+        machine::set_up_for_rescue(setup, devices).await?
     } else {
         machine::set_up(setup, devices).await?
     };
@@ -456,36 +468,44 @@ async fn start(
         // that does not get that far.
         let _ = init.process().settle().await;
     }
-    Ok((init, notes))
+    Ok((init, report))
 }
 
 /// Answers the file share, reports listeners to the host, and relays connections to the machine's
 /// loopback, until this is dropped.
 struct Tasks {
     tasks: JoinSet<()>,
+    mounts: Serving,
     /// Ends when no change of the host is being repeated any more.
     replaying: mpsc::Receiver<()>,
 }
 
 impl Tasks {
-    fn start(setup: &MachineSetup, opener: Opener) -> Tasks {
+    async fn start(setup: &MachineSetup, mounts: &Arc<HostMounts>, opener: Opener) -> Tasks {
         let mut tasks = JoinSet::new();
         let (alive, replaying) = mpsc::channel(1);
         if let Some(share) = &setup.home_share {
-            tasks.spawn(home::serve_file_share(share.clone(), opener.clone(), alive));
+            let (port, opener, alive) = (HostPort::Home, opener.clone(), alive.clone());
+            tasks.spawn(home::serve_file_share(share.clone(), port, opener, alive));
         }
+        let mounts = mounts.serve_shares(opener.clone(), alive).await;
         if let Some(network) = &setup.network {
             tasks.spawn(listeners::report(opener));
             tasks.spawn(relay::serve_streams(network.address, network.gateway));
             tasks.spawn(relay::serve_datagrams(network.address, network.gateway));
         }
-        Tasks { tasks, replaying }
+        Tasks {
+            tasks,
+            mounts,
+            replaying,
+        }
     }
 
     /// Ends the tasks, and waits until they have no effect any more. Returns a message after a
     /// timeout.
     async fn finish(mut self) -> Result<(), String> {
         self.tasks.shutdown().await;
+        drop(self.mounts);
         let finished = timeout(REPLAY_TIMEOUT, self.replaying.recv()).await;
         finished.map(drop).map_err(|_| {
             "timed out waiting until changes of the shared home are visible in the machine"
@@ -570,6 +590,8 @@ struct Streams {
     changes: Arc<Changes>,
     /// Absent if only changes are served.
     sockets: Option<Arc<Sockets>>,
+    /// Absent if only changes are served.
+    mounts: Option<Arc<HostMounts>>,
 }
 
 impl Streams {
@@ -590,6 +612,11 @@ impl Streams {
                     (Ok(Port::Socket), _) => {
                         if let Some(sockets) = streams.sockets {
                             sockets.serve_connection(stream).await;
+                        }
+                    }
+                    (Ok(Port::Mounts), _) => {
+                        if let Some(mounts) = streams.mounts {
+                            mounts.serve(stream).await;
                         }
                     }
                     (Ok(Port::HostSockets), _) => {

@@ -10,9 +10,9 @@
 //! 4. [`machine`] mounts the machine's disk and shared home and sets up its network and user.
 //! 5. [`init`] starts the image's init, or the [built-in one](built_in_init), as PID 1 of a PID
 //!    namespace of its own. The process on the way there is a [`stage`].
-//! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`listeners`], [`relay`], [`sockets`] and
-//!    [`guest_listener`] serve the host and the machine until the host requests a stop
-//!    ([`shutdown`]) or init ends. Programs that the kernel starts find the machine's files
+//! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`host_mounts`], [`listeners`], [`relay`],
+//!    [`sockets`] and [`guest_listener`] serve the host and the machine until the host requests a
+//!    stop ([`shutdown`]) or init ends. Programs that the kernel starts find the machine's files
 //!    ([`helper_root`]). A machine that is suspended in between continues with another [`link`] to
 //!    the host.
 //! 7. [`machine::mounts`] unmounts the machine, [`power`] turns the virtual machine off.
@@ -32,6 +32,7 @@ mod freeze;
 mod guest_listener;
 mod helper_root;
 mod home;
+mod host_mounts;
 mod init;
 mod interpreters;
 mod kernel_log;

@@ -105,8 +105,8 @@ pub use image::{
 };
 pub use machine::{
     AllowChange, BootChange, BootRequest, Changed, CreateRequest, Created, DefaultMachine, Deleted,
-    KernelChoice, Logs, MachineState, Machines, Ports, RenameRequest, Running, Status, StopRequest,
-    SuspendRequest,
+    KernelChoice, Logs, MachineState, Machines, MountChange, Ports, RemovedMounts, RenameRequest,
+    Running, Status, StopRequest, SuspendRequest,
 };
 pub use registry::{
     ListLoginsRequest, LoggedOut, Login, LoginRequest, Logins, LogoutRequest, Password,

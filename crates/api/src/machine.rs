@@ -8,7 +8,7 @@ use std::{
 
 use container_machine::{
     DiskCapacity, ForwardedSocket, HomeMount, IdleSuspend, ImageDescription, KernelParameters,
-    MachineId, Memory, Platform, PrivateHome, SshAgentUse, UserSetup,
+    MachineId, Memory, Mount, MountPath, Platform, PrivateHome, SshAgentUse, UserSetup,
 };
 use container_protocol::{
     AllowRule, EgressMode, PublishedPort, SocketForward,
@@ -69,6 +69,8 @@ pub struct BootChange {
     pub kernel_args: Option<KernelParameters>,
     /// Amount of memory.
     pub memory: Option<Memory>,
+    /// Mounted directories.
+    pub mounts: Option<MountChange>,
     /// Directories of the shared home that the machine has for itself. They replace all current
     /// ones.
     pub private_home: Option<PrivateHome>,
@@ -90,6 +92,32 @@ pub struct AllowChange {
     pub removed: Vec<AllowRule>,
     /// Rules that are added, unless they exist.
     pub added: Vec<AllowRule>,
+}
+
+/// Change of the directories that a machine mounts: first some are removed, then others added.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct MountChange {
+    /// Which mounts are removed.
+    pub remove: RemovedMounts,
+    /// New mounts.
+    pub add: Vec<Mount>,
+}
+
+/// Mounts that are removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RemovedMounts {
+    /// All.
+    All,
+    /// Those at these paths in the machine.
+    At(Vec<MountPath>),
+}
+
+impl Default for RemovedMounts {
+    fn default() -> RemovedMounts {
+        RemovedMounts::At(Vec::new())
+    }
 }
 
 /// Kernel that a machine is to boot. In JSON it is a path, and the default kernel is an empty one.
@@ -168,6 +196,9 @@ pub struct Running {
     pub user: UserSetup,
     /// The shared home directory; absent if the machine shares none.
     pub shared_home: Option<PathBuf>,
+    /// Directories of the host that the machine mounts besides the home.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
     /// When the machine may use the client's SSH agent.
     #[serde(default)]
     pub ssh_agent: SshAgentUse,
@@ -191,13 +222,14 @@ pub struct Ports {
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
     /// Whether the machine is running, so that the change applies after its next boot. Published
-    /// ports, forwarded sockets, egress rules and the idle time apply at once, so a change of them
-    /// alone does not count.
+    /// ports, forwarded sockets, mounts, egress rules and the idle time apply at once, so a change
+    /// of them alone does not count.
     pub running: bool,
     /// Whether the machine is suspended, so that the change applies after it was stopped.
     #[serde(default)]
     pub suspended: bool,
-    /// A sentence for each published port and each forwarded socket that cannot be reached.
+    /// A sentence for each published port and each forwarded socket that cannot be reached, and for
+    /// each directory that is not mounted.
     #[serde(default)]
     pub problems: Vec<String>,
 }
@@ -309,6 +341,9 @@ pub struct MachineState {
     pub kernel_args: KernelParameters,
     /// Amount of memory at the next boot.
     pub memory: Memory,
+    /// Directories of the host that the machine mounts besides the home.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
     /// Why the host cannot write the disk of a paused machine. Absent for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_reason: Option<String>,

@@ -9,7 +9,10 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use crate::{accelerator::AcceleratorError, virtual_machine::VirtualMachine};
+use crate::{
+    accelerator::AcceleratorError,
+    virtual_machine::{AttachedShare, SharePort, VirtualMachine},
+};
 
 /// A program that runs virtual machines.
 pub trait Engine {
@@ -42,15 +45,17 @@ pub trait Prepared {
     /// host, and all devices, but not the files and connections behind them.
     fn fingerprint(&self) -> String;
 
-    /// Boots the machine's kernel.
+    /// Starts a machine that boots its kernel. It is paused until [`Running::resume`].
     fn start(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>>;
 
     /// Restores a machine that [`Running::save`] has written to a file, with this one's files and
-    /// connections behind its devices. It is paused until [`Running::resume`]. The file is only
+    /// connections behind its devices. `attached` are the shares that were
+    /// [attached](Running::attach) to it. It is paused until [`Running::resume`]. The file is only
     /// read, and not needed any more afterwards.
     fn restore(
         self: Box<Self>,
         saved: PathBuf,
+        attached: Vec<AttachedShare>,
     ) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>>;
 }
 
@@ -78,6 +83,12 @@ pub trait Running: Send {
 
     /// Continues a machine that is paused.
     fn resume(&mut self) -> BoxFuture<'_, Result<(), ResumeError>>;
+
+    /// Attaches a file share to a port that is free. The guest may be running or paused.
+    fn attach(&mut self, share: AttachedShare) -> BoxFuture<'_, Result<(), ShareError>>;
+
+    /// Detaches the file share at a port. The guest must be running, and not use it any more.
+    fn detach(&mut self, port: SharePort) -> BoxFuture<'_, Result<(), ShareError>>;
 
     /// Ends the machine without asking the guest, after the disk's writes have been handed to the
     /// host. Returns when the machine has ended.
@@ -134,6 +145,17 @@ pub enum SaveError {
     /// The engine failed.
     #[error("cannot save the machine: {0}")]
     Failed(String),
+}
+
+/// A file share cannot be attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// The engine refused it, or has ended.
+    #[error("the engine cannot change its devices: {0}")]
+    Engine(String),
+    /// The guest has not released the device.
+    #[error("timed out waiting for the guest to release the device")]
+    InUse,
 }
 
 /// Error of continuing a machine that is paused.

@@ -17,10 +17,11 @@
 //! ```no_run
 //! use container_engine::{EngineExit, EngineSettings, VirtualMachine, engine};
 //!
-//! # async fn example(machine: VirtualMachine) -> Result<(), container_engine::EngineError> {
+//! # async fn example(machine: VirtualMachine) -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = engine(&EngineSettings::default());
 //! engine.check()?;
 //! let mut running = engine.prepare(machine)?.start().await?;
+//! running.resume().await?;
 //! if let EngineExit::Failed(message) = running.wait().await {
 //!     eprintln!("{message}");
 //! }
@@ -38,12 +39,15 @@ mod virtual_machine;
 pub use accelerator::{Accelerator, AcceleratorError};
 pub use interface::{
     AboutEngine, Engine, EngineError, EngineExit, LiveDisk, LiveDiskError, MissingProgram,
-    Prepared, ResumeError, Running, SaveError,
+    Prepared, ResumeError, Running, SaveError, ShareError,
 };
 pub use probe::{AcceleratorProbe, check_virtualization, choose};
 pub use qemu::disk;
 pub use settings::{ConfinementChoice, EngineSettings};
-pub use virtual_machine::{Channel, FileShare, Kernel, NetworkCard, VirtualMachine};
+pub use virtual_machine::{
+    AttachedShare, Channel, FileShare, InvalidSharePort, Kernel, NetworkCard, SHARE_PORTS,
+    SharePort, VirtualMachine,
+};
 
 /// Returns the engine of this host.
 pub fn engine(settings: &EngineSettings) -> Box<dyn Engine> {

@@ -17,7 +17,8 @@ pub struct VirtualMachine {
     pub kernel: Kernel,
     /// The disk, created by [`disk::create_overlay`](crate::disk::create_overlay).
     pub disk: PathBuf,
-    /// Host directories, each served by a process.
+    /// Host directories that the machine always has, each served by a process. Others can be
+    /// [attached](crate::Running::attach).
     pub file_shares: Vec<FileShare>,
     /// The network card; absent for a machine without a network.
     pub network: Option<NetworkCard>,
@@ -59,6 +60,60 @@ pub struct FileShare {
     pub tag: String,
     /// Connection to the vhost-user process that serves it.
     pub connection: OwnedFd,
+}
+
+/// Number of ports for file shares that are attached while the machine exists.
+pub const SHARE_PORTS: u8 = 8;
+
+/// A port for a file share that is attached while the machine exists.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct SharePort(u8);
+
+/// A machine has no such port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a machine has no port {0} for file shares")]
+pub struct InvalidSharePort(u8);
+
+impl SharePort {
+    /// Returns all ports.
+    pub fn all() -> impl Iterator<Item = SharePort> {
+        (0..SHARE_PORTS).map(SharePort)
+    }
+
+    /// Returns the port's number.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<u8> for SharePort {
+    type Error = InvalidSharePort;
+
+    fn try_from(number: u8) -> Result<SharePort, InvalidSharePort> {
+        if number < SHARE_PORTS {
+            Ok(SharePort(number))
+        } else {
+            Err(InvalidSharePort(number))
+        }
+    }
+}
+
+impl From<SharePort> for u8 {
+    fn from(port: SharePort) -> u8 {
+        port.0
+    }
+}
+
+/// A file share that is attached while the machine exists.
+#[derive(Debug)]
+pub struct AttachedShare {
+    /// The port, which no other share uses.
+    pub port: SharePort,
+    /// The device.
+    pub share: FileShare,
 }
 
 /// A network card whose frames are served by a process of the host.

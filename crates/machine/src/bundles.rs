@@ -259,6 +259,7 @@ mod tests {
             kernel: None,
             kernel_args: crate::KernelParameters::default(),
             memory: Memory::half_of(0),
+            mounts: Vec::new(),
             private_home: crate::PrivateHome::default(),
             publish: vec!["8080:80".parse().unwrap()],
             sockets: vec!["/run/docker.sock".parse().unwrap()],

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DiskCapacity, ForwardedSocket, HomeMount, IdleSuspend, KernelParameters, MachineId, Memory,
-    PrivateHome, UserSetup,
+    Mount, PrivateHome, UserSetup,
 };
 
 /// `config.json`: what was fixed when the machine was created.
@@ -100,6 +100,9 @@ pub struct BootConfiguration {
     pub kernel_args: KernelParameters,
     /// Amount of memory.
     pub memory: Memory,
+    /// Directories of the host that the machine mounts besides the home, ordered by target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
     /// Directories of the shared home that the machine has for itself.
     #[serde(default, skip_serializing_if = "PrivateHome::is_default")]
     pub private_home: PrivateHome,

@@ -45,7 +45,7 @@
 //! | `configuration` | the two JSON files |
 //! | `snapshot`, `disk_file`, `memory_directory` | snapshots, the files of disks, and saved memory |
 //! | `ssh_files` | the files of the host's SSH client |
-//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `forwarded_socket`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
+//! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `forwarded_socket`, `mount`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
 //! | `disk_reserve` | disk space for removals |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
@@ -86,6 +86,7 @@ mod log;
 mod malloc;
 mod memory;
 mod memory_directory;
+mod mount;
 mod private_home;
 mod process_lock;
 mod size;
@@ -115,6 +116,9 @@ pub use log::{BoundedStderr, last_lines, previous_log, rotated_log};
 pub use malloc::{RUNTIME_MALLOC, SERVICE_MALLOC};
 pub use memory::{InvalidMemory, Memory};
 pub use memory_directory::{InvalidMemoryDirectoryName, MemoryDirectory};
+pub use mount::{
+    InvalidMount, InvalidMountPath, Mount, MountMode, MountPath, RequestedMount, RequestedTarget,
+};
 pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;

@@ -14,6 +14,7 @@
 //! | [`Port::Freeze`] | | one [`FreezeReply`] |
 //! | [`Port::Resolver`] | one [`ResolverSettings`] | |
 //! | [`Port::HostSockets`] | one list of [`SocketPath`]s | one list of [`SocketProblem`]s |
+//! | [`Port::Mounts`] | one [`MountRequest`] | one [`MountReply`] |
 //! | [`Port::Socket`] | one [`SocketPath`], then bytes | one [`SocketReply`], then bytes |
 //! | [`Port::Stdin`] | bytes | |
 //! | [`Port::Stdout`], [`Port::Stderr`] | | bytes |
@@ -43,6 +44,7 @@ pub mod frame;
 mod home;
 pub mod local;
 mod machine;
+mod mount;
 pub mod mux;
 mod os_text;
 mod port;
@@ -66,9 +68,10 @@ pub use home::{
 };
 pub use machine::{
     BootOccasion, ChangesRequest, CheckReply, CheckRequest, ControlEvent, ControlRequest,
-    FileSystemState, FreezeReply, GuestGroup, GuestNetwork, GuestShare, GuestTimeZone, GuestUser,
-    InitProgram, MachineSetup, ResolverSettings,
+    FileSystemState, FreezeReply, GuestGroup, GuestNetwork, GuestTimeZone, GuestUser, InitProgram,
+    MachineSetup, ResolverSettings,
 };
+pub use mount::{GuestShare, MountProblem, MountReply, MountRequest};
 pub use os_text::OsText;
 pub use port::{CommandId, HostPort, Listener, Port, RELAY_PORT, SSH_AUTH_SOCKET, Transport};
 pub use published::{InvalidPublishedPort, PublishedPort, PublishedPorts};

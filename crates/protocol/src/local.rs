@@ -73,6 +73,11 @@ pub enum RuntimeRequest {
     SocketProblems,
     /// Replaces the forwarded sockets. Returns the same as `SocketProblems`.
     ForwardSockets(Vec<SocketForward>),
+    /// Returns a list of [`MountProblem`](crate::MountProblem)s, in one frame.
+    MountProblems,
+    /// Replaces the directories that are mounted besides the home. Returns a
+    /// [`MountReply`](crate::MountReply).
+    SetMounts(Vec<MountShare>),
     /// Suspends the machine after this idle time, or not by itself. Returns `()` in a frame.
     SuspendWhenIdle {
         /// Idle time in seconds.
@@ -103,6 +108,21 @@ pub enum RuntimeRequest {
     },
     /// Joins this connection to a new stream to the guest agent.
     Connect,
+}
+
+/// A directory of the host that a machine mounts besides the home.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountShare {
+    /// Path on the host.
+    pub source: PathBuf,
+    /// Absolute path in the machine.
+    pub target: String,
+    /// Whether the machine mounts it read-only.
+    pub read_only: bool,
+    /// Directories that the machine sees as empty, relative to the source.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
 }
 
 /// Answer to [`RuntimeRequest::Snapshot`].

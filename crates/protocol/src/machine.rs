@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::ResumeToken;
+use crate::{
+    ResumeToken,
+    mount::{GuestShare, MountProblem},
+};
 
 /// Request of the host on [`Port::Control`](crate::Port::Control).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,9 @@ pub enum ControlEvent {
     Started {
         /// The program that runs as init.
         init: InitProgram,
+        /// Directories that could not be mounted during the boot.
+        #[serde(default)]
+        mount_problems: Vec<MountProblem>,
         /// What the user should know about this boot, sentences.
         #[serde(default)]
         notes: Vec<String>,
@@ -187,6 +193,9 @@ pub struct MachineSetup {
     pub network: Option<GuestNetwork>,
     /// The shared home; absent if nothing is shared.
     pub home_share: Option<GuestShare>,
+    /// Other directories of the host, in the order in which they are mounted.
+    #[serde(default)]
+    pub mounts: Vec<GuestShare>,
     /// The machine's user. The field's name in the message is `home`.
     #[serde(rename = "home")]
     pub user: GuestUser,
@@ -272,22 +281,6 @@ pub struct ResolverSettings {
     pub options: Vec<String>,
 }
 
-/// A directory of the host that the machine mounts at the same path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GuestShare {
-    /// virtio-fs tag, which the guest mounts as the device name.
-    pub tag: String,
-    /// Absolute path on the host and in the machine.
-    pub path: String,
-    /// Whether it is mounted read-only.
-    pub read_only: bool,
-    /// Paths in it of directories that the machine has for itself. The share has an empty directory
-    /// at each.
-    #[serde(default)]
-    pub private: Vec<String>,
-}
-
 /// The machine's user, a copy of the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -342,6 +335,7 @@ mod tests {
             id: "dev".to_owned(),
             network: None,
             home_share: None,
+            mounts: Vec::new(),
             user: GuestUser {
                 username: "ada".to_owned(),
                 uid: 1000,

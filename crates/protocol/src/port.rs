@@ -30,6 +30,8 @@ pub enum Port {
     /// The paths of the sockets that lead from the machine to the host. They replace those of the
     /// last such stream.
     HostSockets,
+    /// A change of the directories that are mounted besides the home.
+    Mounts,
     /// A connection to a socket in the machine. If none is there, the agent waits until init has
     /// started its services.
     Socket,
@@ -62,6 +64,8 @@ pub enum HostPort {
     /// The process that serves the shared home: [`HomeRequest`](crate::HomeRequest) frames to the
     /// agent, [`HomeReport`](crate::HomeReport) frames from it.
     Home,
+    /// The same for the process that serves the mount with this virtio-fs tag.
+    Mount(String),
 }
 
 /// Transport protocol of a port.

@@ -26,6 +26,7 @@ use crate::{
     kernel_files::{KernelChoice, KernelFiles},
     launch::{HomeShare, Launch, NetworkLaunch},
     log::Log,
+    shares::Shares,
     state::MachineState,
 };
 
@@ -34,10 +35,8 @@ const CHANNEL: &str = "container.agent";
 
 /// The runtime's ends of a virtual machine.
 pub(crate) struct HostEnds {
-    /// Serves the home; absent if nothing is shared.
-    pub file_share: Option<FileShareProcess>,
-    /// The file share's connection for the agent; absent if nothing is shared.
-    pub home: Option<Arc<HomeRelay>>,
+    /// Serve the shared directories.
+    pub shares: Shares,
     /// The machine's network; absent if only its disk is read.
     pub network: Option<Arc<Network>>,
     /// The byte stream to the agent.
@@ -92,6 +91,10 @@ fn assemble_with(
         .transpose()?
         .unzip();
     let (engine_share, home) = connections.unzip();
+    machine.clear_relays();
+    if let Some(home) = home {
+        machine.add_relay(TAG.to_owned(), home);
+    }
     let (network, card) = settings
         .map(|settings| start_network(launch, &settings.network, machine, held))
         .transpose()?
@@ -112,8 +115,7 @@ fn assemble_with(
         engine_log: launch.engine_log(),
     };
     let host_ends = HostEnds {
-        file_share,
-        home,
+        shares: Shares::new(file_share),
         network,
         channel,
         console,
@@ -128,7 +130,9 @@ fn prepare_kernel(launch: &Launch, files: &mut HeldFiles) -> Result<KernelFiles,
         kernel: &launch.kernel,
         parameters: launch.kernel_args.as_str(),
         requirements: Requirements {
-            shared_home: launch.run_settings().is_some_and(|it| it.home.is_some()),
+            shared_home: launch
+                .run_settings()
+                .is_some_and(|it| it.home.is_some() || !it.mounts.is_empty()),
             virtualization: launch.virtualization,
         },
     };

@@ -16,7 +16,8 @@ use container_engine::{EngineError, EngineExit, Prepared, Running, disk};
 use container_machine::{last_lines, previous_log};
 use container_network::Network;
 use container_protocol::{
-    BootOccasion, ChannelRequest, ControlEvent, ControlRequest, InitProgram, Port,
+    BootOccasion, ChannelRequest, ControlEvent, ControlRequest, GuestShare, InitProgram,
+    MountProblem, Port,
     frame::{self, FrameError},
     mux::{Opener, Stream},
 };
@@ -33,15 +34,16 @@ use crate::{
     console::{await_silence, drain},
     entropy::read_entropy,
     file_identity::FileIdentity,
-    file_share::FileShareProcess,
     guest_link::GuestLink,
     guest_streams::Targets,
     held_files::HeldFiles,
     launch::{Launch, Purpose},
     log::Log,
+    mounts,
     phase::Guest,
     refusals, resolver,
     setup::machine_setup,
+    shares::{AttachedMount, Shares},
     socket_forwarding,
     state::MachineState,
     templates::{Cold, Template, TemplateKey, TemplateUse, Templates},
@@ -72,8 +74,8 @@ const QUOTED_LINES: usize = 12;
 pub(crate) struct Booted {
     /// The engine, running. Dropping it ends the engine's process.
     pub engine: Box<dyn Running>,
-    /// Serves the home; absent if nothing is shared.
-    pub file_share: Option<FileShareProcess>,
+    /// Serve the shared directories.
+    pub shares: Shares,
     /// The machine's network; absent if only its disk is read.
     pub network: Option<Arc<Network>>,
     /// The channel to the agent.
@@ -164,7 +166,25 @@ async fn try_to_boot(
         machine.set_boot(way.report());
     }
     let fingerprint = prepared.fingerprint();
-    let engine = start_engine(prepared, &way, launch).await?;
+    let mut engine = start_engine(prepared, &way, launch).await?;
+    let problems = mounts::attach_all(
+        machine.wanted_mounts(),
+        engine.as_mut(),
+        &mut host_ends.shares,
+        launch,
+        machine,
+    )
+    .await;
+    machine.set_mount_problems(problems);
+    if let Err(error) = engine.resume().await {
+        return Err(match way {
+            TemplateUse::Restore(template) => {
+                template.remove();
+                AttemptError::Template(error.to_string())
+            }
+            TemplateUse::Cold(_) => AttemptError::Boot(BootError::Resume(error)),
+        });
+    }
     let entropy = read_entropy().map_err(BootError::Entropy)?;
     let serve = ChannelRequest::Serve { entropy };
     // The agent reads it when the kernel has booted.
@@ -174,7 +194,14 @@ async fn try_to_boot(
     let starting = Starting::new(engine, host_ends, launch, machine);
     let mut starting = starting.map_err(BootError::CreateChannel)?;
     match starting.await_up(launch, occasion, &way, machine).await {
-        Ok((control, init)) => {
+        Ok(Up {
+            control,
+            init,
+            mount_problems,
+            notes,
+        }) => {
+            machine.add_mount_problems(mount_problems);
+            notes.into_iter().for_each(|note| machine.add_note(note));
             // The engine has read it. The runtime directory is in memory, and so is the file.
             if let Some(kernel) = unpacked_kernel
                 && let Err(error) = fs::remove_file(&kernel)
@@ -184,7 +211,7 @@ async fn try_to_boot(
             starting.note_up(init, machine).await;
             Ok(Booted {
                 engine: starting.engine,
-                file_share: starting.file_share,
+                shares: starting.shares,
                 network: starting.network,
                 link: starting.link,
                 fingerprint,
@@ -271,15 +298,13 @@ async fn restore(
 ) -> Result<Box<dyn Running>, String> {
     let checked = template.clone();
     let defect = tokio::task::spawn_blocking(move || checked.defect());
-    let restored: Result<_, EngineError> = prepared.restore(template.memory()).await;
+    let restored: Result<_, EngineError> = prepared.restore(template.memory(), Vec::new()).await;
     match defect.await {
         Ok(None) => {}
         Ok(Some(defect)) => return Err(defect),
         Err(error) => return Err(format!("cannot check the template: {error}")),
     }
-    let mut engine = restored.map_err(|error| error.to_string())?;
-    engine.resume().await.map_err(|error| error.to_string())?;
-    Ok(engine)
+    restored.map_err(|error| error.to_string())
 }
 
 /// Signs of life of a machine that boots.
@@ -307,10 +332,20 @@ impl Signs {
 /// A machine whose engine runs, and whose agent is not up yet.
 struct Starting {
     engine: Box<dyn Running>,
-    file_share: Option<FileShareProcess>,
+    shares: Shares,
     network: Option<Arc<Network>>,
     link: GuestLink,
     console: JoinHandle<()>,
+}
+
+/// A machine that is set up.
+struct Up {
+    control: Stream,
+    /// What runs as init; absent if only the disk is read or checked.
+    init: Option<InitProgram>,
+    mount_problems: Vec<MountProblem>,
+    /// Notes for the user.
+    notes: Vec<String>,
 }
 
 /// Reason why a starting machine did not boot. It becomes a [`BootError`] when the end of the
@@ -342,30 +377,30 @@ impl Starting {
             stdio_log: launch.stdio_log.clone(),
             machine: Arc::clone(machine),
             network: host_ends.network.clone(),
-            home: host_ends.home,
         };
         Ok(Starting {
             engine,
-            file_share: host_ends.file_share,
+            shares: host_ends.shares,
             network: host_ends.network,
             link: GuestLink::new(host_ends.channel, Arc::new(targets))?,
             console,
         })
     }
 
-    /// Waits until the agent has set the machine up. Returns the control stream and what runs as
-    /// init; no init if only the disk is read or checked.
+    /// Waits until the agent has set the machine up.
     async fn await_up(
         &mut self,
         launch: &Launch,
         occasion: BootOccasion,
         way: &TemplateUse,
         machine: &MachineState,
-    ) -> Result<(Stream, Option<InitProgram>), Failure> {
+    ) -> Result<Up, Failure> {
         let signs = Signs::new();
+        let mounts = self.shares.attached();
+        let mounts = mounts.iter().map(AttachedMount::guest_share).collect();
         tokio::select! {
             exit = self.engine.wait() => Err(Failure::Ended(exit)),
-            up = set_up(&self.link.opener, launch, occasion, &signs, machine) => up,
+            up = set_up(&self.link.opener, launch, occasion, mounts, &signs) => up,
             _ = machine.stop_order(None) => Err(Failure::Other(BootError::Stopped)),
             () = await_silence(&launch.boot_log, &signs.last) => Err(Failure::Hung),
             () = restored_in_vain(way, &signs) => Err(Failure::Hung),
@@ -455,18 +490,18 @@ async fn restored_in_vain(way: &TemplateUse, signs: &Signs) {
     pending().await
 }
 
-/// Sends the agent its set-up and waits until it is done. Notes each sign of life, and the agent's
-/// notes for the user.
+/// Sends the agent its set-up and waits until it is done. Notes each sign of life.
 async fn set_up(
     opener: &Opener,
     launch: &Launch,
     occasion: BootOccasion,
+    mounts: Vec<GuestShare>,
     signs: &Signs,
-    machine: &MachineState,
-) -> Result<(Stream, Option<InitProgram>), Failure> {
+) -> Result<Up, Failure> {
     let start = match &launch.purpose {
         Purpose::Run(settings) => {
-            let setup = machine_setup(launch, settings, occasion).map_err(Failure::Other)?;
+            let setup = machine_setup(launch, settings, occasion, mounts);
+            let setup = setup.map_err(Failure::Other)?;
             ControlRequest::Start(Box::new(setup))
         }
         Purpose::ReadDisk => ControlRequest::ReadDisk,
@@ -486,12 +521,27 @@ async fn set_up(
                     is_clock_set = true;
                 }
             }
-            ControlEvent::Started { init, notes } => {
+            ControlEvent::Started {
+                init,
+                mount_problems,
+                notes,
+            } => {
                 tracing::info!("machine booted, init: {init}");
-                notes.into_iter().for_each(|note| machine.add_note(note));
-                return Ok((control, Some(init)));
+                return Ok(Up {
+                    control,
+                    init: Some(init),
+                    mount_problems,
+                    notes,
+                });
             }
-            ControlEvent::DiskIsReady => return Ok((control, None)),
+            ControlEvent::DiskIsReady => {
+                return Ok(Up {
+                    control,
+                    init: None,
+                    mount_problems: Vec::new(),
+                    notes: Vec::new(),
+                });
+            }
             ControlEvent::Failed { message } => {
                 return Err(Failure::Other(BootError::SetUp(message)));
             }

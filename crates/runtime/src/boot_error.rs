@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use container_engine::{EngineError, EngineExit, disk::DiskError};
+use container_engine::{EngineError, EngineExit, ResumeError, disk::DiskError};
 use container_kernel::PrepareError;
 use container_protocol::frame::FrameError;
 
@@ -35,6 +35,9 @@ pub(crate) enum BootError {
     /// The engine did not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The engine did not continue a machine that it had started.
+    #[error(transparent)]
+    Resume(ResumeError),
     /// The channel to the guest failed.
     #[error("cannot communicate with the guest agent: {0}")]
     Channel(FrameError),

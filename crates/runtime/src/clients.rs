@@ -100,6 +100,16 @@ async fn serve_client(machine: &Arc<MachineState>, mut stream: UnixStream) -> io
                 .await
                 .map_err(io::Error::other)
         }
+        RuntimeRequest::MountProblems => frame::write(&mut stream, &machine.mount_problems())
+            .await
+            .map_err(io::Error::other),
+        RuntimeRequest::SetMounts(wanted) => {
+            let reply = machine.replace_mounts(wanted).await;
+            let reply = reply.map_err(io::Error::other)?;
+            frame::write(&mut stream, &reply)
+                .await
+                .map_err(io::Error::other)
+        }
         RuntimeRequest::SuspendWhenIdle { after_seconds } => {
             machine.set_idle_time(after_seconds.map(Duration::from_secs));
             frame::write(&mut stream, &())
@@ -127,7 +137,7 @@ async fn serve_client(machine: &Arc<MachineState>, mut stream: UnixStream) -> io
             // First, so that the machine is not suspended between the two.
             let _session = machine.begin_session();
             let opener = machine.opener().ok_or(io::ErrorKind::NotConnected)?;
-            machine.sync_home().await;
+            machine.sync_shares().await;
             splice(stream, opener.open().await?).await
         }
     }

@@ -12,7 +12,7 @@ use container_protocol::{
 use tokio::net::UnixStream;
 
 use crate::{
-    home_relay::HomeRelay, log::Log, ports::guest_ports, socket_forwarding, splice::splice,
+    file_share::TAG, log::Log, ports::guest_ports, socket_forwarding, splice::splice,
     state::MachineState,
 };
 
@@ -22,15 +22,10 @@ pub(crate) struct Targets {
     pub machine: Arc<MachineState>,
     /// Absent if only the disk is read.
     pub network: Option<Arc<Network>>,
-    /// Absent if nothing is shared.
-    pub home: Option<Arc<HomeRelay>>,
 }
 
 /// Serves the streams of a guest until its channel ends.
 pub(crate) async fn serve(mut incoming: Incoming, targets: Arc<Targets>) {
-    if let Some(home) = &targets.home {
-        targets.machine.set_home(Arc::clone(home));
-    }
     while let Some(stream) = incoming.recv().await {
         let targets = Arc::clone(&targets);
         tokio::spawn(async move { targets.serve(stream).await });
@@ -60,17 +55,22 @@ impl Targets {
                     forward_ports(network, &mut stream).await;
                 }
             }
-            Ok(HostPort::Home) => {
-                if let Some(home) = &self.home {
-                    match home.serve(stream).await {
-                        Ok(()) | Err(FrameError::Ended) => {}
-                        Err(error) => {
-                            tracing::debug!("connection of file share and agent ended: {error}");
-                        }
-                    }
-                }
-            }
+            Ok(HostPort::Home) => self.relay(TAG, stream).await,
+            Ok(HostPort::Mount(tag)) => self.relay(&tag, stream).await,
             Err(error) => tracing::warn!("invalid stream from the guest: {error}"),
+        }
+    }
+}
+
+impl Targets {
+    /// Relays messages between the agent and the file share with this tag.
+    async fn relay(&self, tag: &str, stream: Stream) {
+        let Some(relay) = self.machine.relay(tag) else {
+            return;
+        };
+        match relay.serve(stream).await {
+            Ok(()) | Err(FrameError::Ended) => {}
+            Err(error) => tracing::debug!("connection of file share and agent ended: {error}"),
         }
     }
 }

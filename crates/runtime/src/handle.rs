@@ -9,11 +9,11 @@ use std::{
 
 use container_machine::{IdleSuspend, ProcessLock};
 use container_protocol::{
-    Egress, InitProgram, PublishedPort, SocketForward, SocketProblem,
+    Egress, InitProgram, MountProblem, MountReply, PublishedPort, SocketForward, SocketProblem,
     frame::{self, FrameError},
     local::{
-        self, Blocked, BootKind, MachinePhase, PortStatus, RuntimeReport, RuntimeRequest,
-        SnapshotReply, SuspendReply,
+        self, Blocked, BootKind, MachinePhase, MountShare, PortStatus, RuntimeReport,
+        RuntimeRequest, SnapshotReply, SuspendReply,
     },
 };
 use serde::de::DeserializeOwned;
@@ -28,6 +28,10 @@ pub(crate) const SOCKET: &str = "runtime.sock";
 
 /// Timeout for the answer of a running runtime.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Timeout for a change of mounts, in which the guest may have to release many devices, and to find
+/// others.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Timeout for a runtime that holds its lock to have a socket. One that was removed is created
 /// again within seconds.
@@ -219,7 +223,7 @@ impl Runtime {
             }),
             Err(_) => Err(FindError::Answer {
                 socket,
-                reason: timed_out(),
+                reason: timed_out(ANSWER_TIMEOUT),
             }),
         }
     }
@@ -296,8 +300,33 @@ impl Runtime {
             .await
     }
 
+    /// Returns the directories that are not mounted, though they should be.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn mount_problems(&self) -> Result<Vec<MountProblem>, FindError> {
+        self.request(RuntimeRequest::MountProblems).await
+    }
+
+    /// Replaces the directories that are mounted besides the home.
+    ///
+    /// # Errors
+    /// If the runtime does not answer. One of an older build does not.
+    pub async fn set_mounts(&self, mounts: Vec<MountShare>) -> Result<MountReply, FindError> {
+        self.request_within(MOUNT_TIMEOUT, RuntimeRequest::SetMounts(mounts))
+            .await
+    }
+
     async fn request<T: DeserializeOwned>(&self, request: RuntimeRequest) -> Result<T, FindError> {
-        let answer = timeout(ANSWER_TIMEOUT, async {
+        self.request_within(ANSWER_TIMEOUT, request).await
+    }
+
+    async fn request_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        request: RuntimeRequest,
+    ) -> Result<T, FindError> {
+        let answer = timeout(limit, async {
             let mut stream = local::connect(&self.socket).await?;
             frame::write(&mut stream, &request).await?;
             frame::read(&mut stream).await
@@ -308,7 +337,7 @@ impl Runtime {
         };
         match answer.await {
             Ok(answer) => answer.map_err(|error: FrameError| failed(error.to_string())),
-            Err(_) => Err(failed(timed_out())),
+            Err(_) => Err(failed(timed_out(limit))),
         }
     }
 
@@ -399,8 +428,8 @@ impl Runtime {
     }
 }
 
-fn timed_out() -> String {
-    format!("timed out after {} s", ANSWER_TIMEOUT.as_secs())
+fn timed_out(limit: Duration) -> String {
+    format!("timed out after {} s", limit.as_secs())
 }
 
 async fn read_report(stream: &mut UnixStream) -> Result<RuntimeReport, FrameError> {

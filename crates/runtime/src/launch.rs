@@ -13,7 +13,9 @@ use container_machine::{
     IdleSuspend, KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup,
 };
 use container_network::Policy;
-use container_protocol::{BootOccasion, Egress, GuestTimeZone, PublishedPort, SocketForward};
+use container_protocol::{
+    BootOccasion, Egress, GuestTimeZone, PublishedPort, SocketForward, local::MountShare,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -96,6 +98,9 @@ pub struct RunSettings {
     pub sockets: Vec<SocketForward>,
     /// The shared home; absent with `--home-mount none`.
     pub home: Option<HomeShare>,
+    /// Directories of the host that the machine mounts besides the home, in this order.
+    #[serde(default)]
+    pub mounts: Vec<MountShare>,
     /// The machine's user.
     pub user: UserSetup,
     /// The user's login shell; the image's default shell if absent.
@@ -302,6 +307,7 @@ pub(crate) mod tests {
                 },
                 sockets: Vec::new(),
                 home: None,
+                mounts: Vec::new(),
                 user: UserSetup {
                     username: "ada".to_owned(),
                     uid: 1000,

@@ -31,6 +31,7 @@
 //! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice`, `listening` | connections of clients, and streams of the guest |
+//! | `shares`, `mounts` | the processes that serve directories, and directories that are mounted besides the home |
 //! | `sockets`, `socket_forwarding`, `ssh_agents` | sockets that are forwarded between machine and host |
 //! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `log`, `ports`, `file_identity`, `guest_files`, `kernel_files` | single parts of the above |
 //!
@@ -72,6 +73,7 @@ mod kernel_files;
 mod launch;
 mod listening;
 mod log;
+mod mounts;
 mod pausable;
 mod phase;
 mod ports;
@@ -81,6 +83,7 @@ mod resolver;
 mod resume;
 mod role;
 mod setup;
+mod shares;
 mod snapshot;
 mod socket_forwarding;
 mod sockets;
@@ -101,6 +104,7 @@ pub use file_share::file_share_main;
 pub use guest_files::{GuestFilesError, check_architecture};
 pub use handle::{FindError, Runtime, RuntimeStatus, SnapshotError, StopError, SuspendError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
+pub use mounts::MAX_MOUNTS;
 pub use process::runtime_main;
 pub use role::{FILE_SHARE_ROLE, RUNTIME_ROLE, TEMPLATE_ROLE};
 pub use stand_in::end_stand_in;

@@ -15,7 +15,7 @@ use container_machine::{
     BoundedStderr, DirectoriesError, ProcessLock, ProcessLockError, create_runtime_directory,
 };
 use container_network::HeldSockets;
-use container_protocol::{BootOccasion, local};
+use container_protocol::{BootOccasion, MountReply, local};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime,
@@ -29,6 +29,7 @@ use crate::{
     crash::{self, GUEST_CRASHED},
     held_files::HeldFiles,
     launch::{Launch, LaunchEvent, Purpose},
+    mounts,
     resume::{ResumeError, resume},
     stand_in::{self, Waiter},
     state::MachineState,
@@ -180,7 +181,18 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     if let Some(suspended) = find_suspended(&launch)? {
         let resumed = suspended.launch(&launch);
         let held = stand_in::take(&launch.last_runtime_directory).await;
-        let booted = resume(&resumed, &suspended, held, &machine).await?;
+        let mut booted = resume(&resumed, &suspended, held, &machine).await?;
+        // They may have been changed while the machine was suspended.
+        let parts = mounts::Parts {
+            engine: booted.engine.as_mut(),
+            shares: &mut booted.shares,
+            opener: &booted.link.opener,
+            launch: &resumed,
+            machine: &machine,
+        };
+        if let MountReply::InUse(problem) = parts.replace(machine.wanted_mounts()).await {
+            machine.add_note(format!("Cannot remove the mount at {problem}"));
+        }
         report(&LaunchEvent::Up);
         if let End::Ends(held) = end_of(
             supervise(booted, &resumed, &machine).await,

@@ -2,7 +2,9 @@
 
 use std::{io, sync::Arc};
 
-use container_engine::{EngineError, Prepared, ResumeError as EngineResumeError, Running};
+use container_engine::{
+    AttachedShare, EngineError, Prepared, ResumeError as EngineResumeError, Running,
+};
 use container_file_share::{ShareReply, ShareRequest};
 use container_machine::MachineId;
 use container_network::HeldSockets;
@@ -95,6 +97,18 @@ pub(crate) async fn resume(
     machine: &Arc<MachineState>,
 ) -> Result<Booted, ResumeError> {
     let (virtual_machine, mut host_ends) = assemble_resumed(launch, machine, held)?;
+    let mut attached = Vec::new();
+    for mount in suspended.mounts() {
+        let source = mount.share.source.clone();
+        let started = mount.start_resumed(launch, machine);
+        let started = started.map_err(|cause| BootError::Home {
+            path: source,
+            cause,
+        })?;
+        let (device, served) = started.split();
+        attached.push(device);
+        served.note(&mut host_ends.shares, machine);
+    }
     Log::new(&launch.engine_log()).clear();
     let prepared = container_engine::engine(&launch.engine)
         .prepare(virtual_machine)
@@ -102,7 +116,7 @@ pub(crate) async fn resume(
     let fingerprint = prepared.fingerprint();
     // Those of the machine, which is checked next.
     let guest_files = installed_guest_files(&launch.architecture)?;
-    let restored = restore(prepared, suspended, launch).await;
+    let restored = restore(prepared, suspended, launch, attached).await;
     let mut engine = restored.map_err(|reason| ResumeError::Unfit {
         id: launch.id.clone(),
         reason,
@@ -116,17 +130,14 @@ pub(crate) async fn resume(
     engine.resume().await.map_err(|error| lost(error.into()))?;
     let used = suspended.clone();
     tokio::task::spawn_blocking(move || used.remove_used());
-    if let Some(file_share) = &mut host_ends.file_share {
-        let reply = file_share.request(ShareRequest::Continue).await;
-        note_lost_files(&reply.map_err(|error| lost(error.into()))?, machine);
-    }
+    let reply = host_ends.shares.request(ShareRequest::Continue).await;
+    note_lost_files(&reply.map_err(|error| lost(error.into()))?, machine);
     let console = serve_console(host_ends.console, launch);
     report_refusals(host_ends.network.as_deref(), launch, machine);
     let targets = Targets {
         stdio_log: launch.stdio_log.clone(),
         machine: Arc::clone(machine),
         network: host_ends.network.clone(),
-        home: host_ends.home,
     };
     let token = suspended.manifest.token;
     if suspended.manifest.is_connected {
@@ -148,7 +159,7 @@ pub(crate) async fn resume(
     }
     Ok(Booted {
         engine,
-        file_share: host_ends.file_share,
+        shares: host_ends.shares,
         network: host_ends.network,
         link,
         fingerprint,
@@ -164,6 +175,7 @@ async fn restore(
     prepared: Box<dyn Prepared>,
     suspended: &Suspended,
     launch: &Launch,
+    attached: Vec<AttachedShare>,
 ) -> Result<Box<dyn Running>, UnfitReason> {
     let surroundings = Surroundings {
         fingerprint: prepared.fingerprint(),
@@ -173,7 +185,7 @@ async fn restore(
     suspended.check(&surroundings, &launch.disk)?;
     let checked = suspended.clone();
     let check = tokio::task::spawn_blocking(move || checked.check_memory());
-    let restored = prepared.restore(suspended.memory()).await;
+    let restored = prepared.restore(suspended.memory(), attached).await;
     check.await.map_err(UnfitReason::Check)??;
     Ok(restored?)
 }
@@ -185,7 +197,7 @@ fn note_lost_files(reply: &ShareReply, machine: &MachineState) {
     };
     if !lost.is_empty() {
         machine.add_note(format!(
-            "Files that programs in the machine have open in the shared home were removed or \
+            "Files that programs in the machine have open in shared directories were removed or \
              replaced on the host while the machine was suspended, and cannot be accessed by these \
              programs any more: {}",
             lost.join(", ")

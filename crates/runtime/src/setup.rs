@@ -22,6 +22,7 @@ pub(crate) fn machine_setup(
     launch: &Launch,
     settings: &RunSettings,
     occasion: BootOccasion,
+    mounts: Vec<GuestShare>,
 ) -> Result<MachineSetup, BootError> {
     Ok(MachineSetup {
         id: launch.id.to_string(),
@@ -36,6 +37,7 @@ pub(crate) fn machine_setup(
                 .filter_map(|path| Some(path.to_str()?.to_owned()))
                 .collect(),
         }),
+        mounts,
         user: GuestUser {
             username: settings.user.username.clone(),
             uid: settings.user.uid,

@@ -23,9 +23,9 @@ use crate::{
     boot_error::BootError,
     entropy::read_random,
     file_identity::FileIdentity,
-    file_share::FileShareProcess,
     guest_link::GuestLink,
     launch::Launch,
+    shares::Shares,
     state::{MachineState, SnapshotOrder},
     suspend::{ENGINE_TIMEOUT, Origin},
     suspended::{Surroundings, Unpublished, read_guest_files},
@@ -34,8 +34,7 @@ use crate::{
 /// The parts of a running machine that take part in a snapshot.
 pub(crate) struct Parts<'a> {
     pub engine: &'a mut dyn Running,
-    /// Absent if nothing is shared.
-    pub file_share: Option<&'a mut FileShareProcess>,
+    pub shares: &'a mut Shares,
     pub link: &'a GuestLink,
     pub agent: &'a mut AgentControl,
 }
@@ -54,7 +53,7 @@ enum RefusedError {
     NotUp,
     #[error("{0}")]
     InUse(String),
-    #[error("cannot ask the process that shares the home directory: {0}")]
+    #[error("cannot ask the process that shares a directory: {0}")]
     FileShare(FrameError),
     #[error("{0}")]
     Agent(String),
@@ -94,7 +93,7 @@ enum SnapshotError {
 enum LostReason {
     #[error(transparent)]
     Engine(#[from] ResumeError),
-    #[error("cannot ask the process that shares the home directory: {0}")]
+    #[error("cannot ask the process that shares a directory: {0}")]
     FileShare(FrameError),
 }
 
@@ -152,8 +151,9 @@ impl Parts<'_> {
                 disk,
                 ..launch.clone()
             };
+            let mounts = self.shares.attached();
             let completed = spawn_blocking(move || {
-                new.complete(&launch, &checked.surroundings, checked.token, true)?;
+                new.complete(&launch, mounts, &checked.surroundings, checked.token, true)?;
                 new.publish()
             });
             completed.await?.map_err(SnapshotError::Write)
@@ -233,19 +233,14 @@ impl Parts<'_> {
 
     async fn proceed(&mut self) -> Result<(), LostReason> {
         self.engine.resume().await?;
-        if let Some(file_share) = &mut self.file_share {
-            let continued = file_share.request(ShareRequest::Continue).await;
-            continued.map_err(LostReason::FileShare)?;
-        }
+        let continued = self.shares.request(ShareRequest::Continue).await;
+        continued.map_err(LostReason::FileShare)?;
         self.link.writing.resume();
         Ok(())
     }
 
     async fn ask_file_share(&mut self, request: ShareRequest) -> Result<(), RefusedError> {
-        let Some(file_share) = &mut self.file_share else {
-            return Ok(());
-        };
-        let reply = file_share.request(request).await;
+        let reply = self.shares.request(request).await;
         match reply.map_err(RefusedError::FileShare)? {
             ShareReply::Done { .. } => Ok(()),
             ShareReply::Refused(reason) => Err(RefusedError::InUse(reason)),

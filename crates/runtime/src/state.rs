@@ -1,6 +1,7 @@
 //! The state of a running machine, shared by the tasks of its runtime.
 
 use std::{
+    collections::BTreeMap,
     future::pending,
     io,
     path::PathBuf,
@@ -14,10 +15,11 @@ use std::{
 use container_engine::LiveDisk;
 use container_network::Network;
 use container_protocol::{
-    Egress, PublishedPort,
-    local::{BootKind, RuntimeReport, SnapshotReply, SuspendReply},
+    Egress, MountProblem, MountReply, PublishedPort,
+    local::{BootKind, MountShare, RuntimeReport, SnapshotReply, SuspendReply},
     mux::Opener,
 };
+use futures::future::join_all;
 use tokio::{
     net::UnixStream,
     sync::{Notify, oneshot, watch},
@@ -48,8 +50,14 @@ pub(crate) struct MachineState {
     egress: Mutex<CurrentEgress>,
     ssh_agents: SshAgents,
     sockets: Sockets,
-    /// That of the last boot. Absent if nothing is shared.
-    home: Mutex<Option<Arc<HomeRelay>>>,
+    /// The file shares' connections for the agent, by virtio-fs tag.
+    relays: Mutex<BTreeMap<String, Arc<HomeRelay>>>,
+    /// The mounts that the machine is to have.
+    mounts: Mutex<Vec<MountShare>>,
+    mount_problems: Mutex<Vec<MountProblem>>,
+    /// The order to replace the mounts that is to be carried out next.
+    mount_order: Mutex<Option<MountOrder>>,
+    mounts_ordered: Notify,
     /// The file that the engine writes the disk to.
     disk_file: Mutex<PathBuf>,
     /// Notes for the user that no client has asked for yet.
@@ -74,6 +82,13 @@ pub(crate) struct MachineState {
 pub(crate) enum SaveOrder {
     Suspend(SuspendOrder),
     Snapshot(SnapshotOrder),
+}
+
+/// An order to replace the mounts.
+#[derive(Debug)]
+pub(crate) struct MountOrder {
+    pub wanted: Vec<MountShare>,
+    pub reply: oneshot::Sender<MountReply>,
 }
 
 /// An order to save the machine, which continues. It is cancelled when its receiver is dropped.
@@ -155,7 +170,11 @@ impl MachineState {
                 network: Weak::new(),
             }),
             ssh_agents: SshAgents::default(),
-            home: Mutex::default(),
+            relays: Mutex::default(),
+            mounts: Mutex::new(settings.map(|it| it.mounts.clone()).unwrap_or_default()),
+            mount_problems: Mutex::default(),
+            mount_order: Mutex::default(),
+            mounts_ordered: Notify::new(),
             sockets: Sockets::new(&launch.runtime_directory, sockets),
             disk_file: Mutex::new(launch.disk.clone()),
             notes: Mutex::default(),
@@ -379,16 +398,73 @@ impl MachineState {
         self.phase.borrow().opener().cloned()
     }
 
-    /// Sets the connection of the file share.
-    pub(crate) fn set_home(&self, home: Arc<HomeRelay>) {
-        *lock(&self.home) = Some(home);
+    /// Removes all connections of file shares.
+    pub(crate) fn clear_relays(&self) {
+        lock(&self.relays).clear();
     }
 
-    /// Waits until the guest knows what the host has changed in the home.
-    pub(crate) async fn sync_home(&self) {
-        let home = lock(&self.home).clone();
-        if let Some(home) = home {
-            home.sync().await;
+    /// Adds the connection of a file share.
+    pub(crate) fn add_relay(&self, tag: String, relay: Arc<HomeRelay>) {
+        lock(&self.relays).insert(tag, relay);
+    }
+
+    /// Removes the connection of a file share.
+    pub(crate) fn remove_relay(&self, tag: &str) {
+        lock(&self.relays).remove(tag);
+    }
+
+    /// Returns the connection of a file share.
+    pub(crate) fn relay(&self, tag: &str) -> Option<Arc<HomeRelay>> {
+        lock(&self.relays).get(tag).cloned()
+    }
+
+    /// Waits until the guest knows what the host has changed in the shared directories.
+    pub(crate) async fn sync_shares(&self) {
+        let relays: Vec<_> = lock(&self.relays).values().cloned().collect();
+        join_all(relays.iter().map(HomeRelay::sync)).await;
+    }
+
+    /// Returns the mounts that the machine is to have.
+    pub(crate) fn wanted_mounts(&self) -> Vec<MountShare> {
+        lock(&self.mounts).clone()
+    }
+
+    /// Sets the mounts that later boots have.
+    pub(crate) fn set_wanted_mounts(&self, mounts: Vec<MountShare>) {
+        *lock(&self.mounts) = mounts;
+    }
+
+    /// Returns the mounts that were not possible.
+    pub(crate) fn mount_problems(&self) -> Vec<MountProblem> {
+        lock(&self.mount_problems).clone()
+    }
+
+    /// Sets the mounts that were not possible.
+    pub(crate) fn set_mount_problems(&self, problems: Vec<MountProblem>) {
+        *lock(&self.mount_problems) = problems;
+    }
+
+    /// Adds mounts that the guest found not to be possible.
+    pub(crate) fn add_mount_problems(&self, problems: Vec<MountProblem>) {
+        lock(&self.mount_problems).extend(problems);
+    }
+
+    /// Orders the mounts to be replaced. Returns the receiver of the result.
+    pub(crate) fn replace_mounts(&self, wanted: Vec<MountShare>) -> oneshot::Receiver<MountReply> {
+        let (reply, result) = oneshot::channel();
+        // The sender of an order that is replaced is dropped, which its client notices.
+        *lock(&self.mount_order) = Some(MountOrder { wanted, reply });
+        self.mounts_ordered.notify_one();
+        result
+    }
+
+    /// Waits for an order to replace the mounts. Cancel safe.
+    pub(crate) async fn mount_order(&self) -> MountOrder {
+        loop {
+            if let Some(order) = lock(&self.mount_order).take() {
+                return order;
+            }
+            self.mounts_ordered.notified().await;
         }
     }
 

@@ -1,9 +1,10 @@
 //! Supervises a machine that has booted, until its engine has ended.
 
-use std::{future::pending, io, process::ExitStatus, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use container_engine::{EngineExit, Running};
 use container_network::{HeldSockets, Network};
+use container_protocol::{MountReply, local::MountShare};
 use tokio::{
     sync::oneshot,
     task::JoinHandle,
@@ -16,13 +17,14 @@ use crate::{
     clock::Comparisons,
     console::drain,
     file_identity::FileIdentity,
-    file_share::FileShareProcess,
     guest_link::GuestLink,
     idle::{IdleWatch, Sample},
     launch::Launch,
+    mounts,
     phase::StopOrder,
+    shares::{LostShare, Shares},
     snapshot,
-    state::{MachineState, SaveOrder, SnapshotOrder, SuspendOccasion, SuspendOrder},
+    state::{MachineState, MountOrder, SaveOrder, SnapshotOrder, SuspendOccasion, SuspendOrder},
     suspend::{Origin, Outcome, SuspendError, Suspension},
 };
 
@@ -86,6 +88,11 @@ pub(crate) async fn supervise(
                 // It did not count while the machine was paused.
                 supervisor.agent.request(Request::CompareClock);
             }
+            Event::MountsOrdered(MountOrder { wanted, reply }) => {
+                let replaced = supervisor.replace_mounts(wanted, launch, machine).await;
+                // Fails if the client has disconnected.
+                let _ = reply.send(replaced);
+            }
             Event::IdleTimeChanged(idle_time) => supervisor.idle = IdleWatch::new(idle_time),
             Event::SampleDue => {
                 let sample = supervisor.sample(machine);
@@ -101,10 +108,20 @@ pub(crate) async fn supervise(
                 supervisor.engine.terminate().await;
             }
             // The engine disconnects before it ends, so this may be noticed first.
-            Event::HomeLost(Ok(status)) if status.success() && supervisor.engine_ends().await => {}
-            Event::HomeLost(status) => {
+            Event::ShareLost(LostShare::Home(Ok(status)) | LostShare::Mount(_, Ok(status)))
+                if status.success() && supervisor.engine_ends().await => {}
+            Event::ShareLost(LostShare::Home(status)) => {
                 tracing::error!("process of the shared home ended ({status:?})");
                 machine.stop_without_home(HOME_LOST_GRACE);
+            }
+            Event::ShareLost(LostShare::Mount(share, status)) => {
+                tracing::error!("process of {} ended ({status:?})", share.target);
+                machine.add_note(format!(
+                    "{} cannot be used in the machine any more, because the process that shares \
+                     {} has ended; restart the machine",
+                    share.target,
+                    share.source.display()
+                ));
             }
         }
     }
@@ -119,17 +136,17 @@ enum Event {
     ClockDue,
     StopOrdered(StopOrder),
     SaveOrdered(SaveOrder),
+    MountsOrdered(MountOrder),
     IdleTimeChanged(Option<Duration>),
     /// The use of the machine is to be looked at.
     SampleDue,
     DeadlineMissed,
-    HomeLost(io::Result<ExitStatus>),
+    ShareLost(LostShare),
 }
 
 struct Supervisor {
     engine: Box<dyn Running>,
-    /// Absent if nothing is shared, or its process has ended.
-    file_share: Option<FileShareProcess>,
+    shares: Shares,
     /// Absent if only the disk is read.
     network: Option<Arc<Network>>,
     link: GuestLink,
@@ -156,7 +173,7 @@ impl Supervisor {
         let announces_end = launch.run_settings().is_some();
         Supervisor {
             engine: booted.engine,
-            file_share: booted.file_share,
+            shares: booted.shares,
             network: booted.network,
             link: booted.link,
             fingerprint: booted.fingerprint,
@@ -185,11 +202,9 @@ impl Supervisor {
                 self.deadline = None;
                 Event::DeadlineMissed
             }
-            status = ended(&mut self.file_share) => {
-                self.file_share = None;
-                Event::HomeLost(status)
-            }
+            lost = self.shares.lost() => Event::ShareLost(lost),
             order = machine.save_order() => Event::SaveOrdered(order),
+            order = machine.mount_order() => Event::MountsOrdered(order),
             () = self.clock.next() => Event::ClockDue,
             idle_time = machine.idle_time_changed(self.idle.idle_time()) => {
                 Event::IdleTimeChanged(idle_time)
@@ -269,6 +284,23 @@ impl Supervisor {
         Ok(supervisor)
     }
 
+    /// Makes `wanted` the machine's mounts.
+    async fn replace_mounts(
+        &mut self,
+        wanted: Vec<MountShare>,
+        launch: &Launch,
+        machine: &MachineState,
+    ) -> MountReply {
+        let parts = mounts::Parts {
+            engine: self.engine.as_mut(),
+            shares: &mut self.shares,
+            opener: &self.link.opener,
+            launch,
+            machine,
+        };
+        parts.replace(wanted).await
+    }
+
     /// Saves the machine for a snapshot, after which it continues. Returns the end of one that does
     /// not.
     async fn save(
@@ -279,7 +311,7 @@ impl Supervisor {
     ) -> Result<(), MachineEnd> {
         let parts = snapshot::Parts {
             engine: self.engine.as_mut(),
-            file_share: self.file_share.as_mut(),
+            shares: &mut self.shares,
             link: &self.link,
             agent: &mut self.agent,
         };
@@ -300,7 +332,7 @@ impl Supervisor {
     ) -> Result<(Supervisor, SuspendError), MachineEnd> {
         let suspension = Suspension {
             engine: self.engine,
-            file_share: self.file_share,
+            shares: self.shares,
             network: self.network,
             link: self.link,
             agent: self.agent,
@@ -318,7 +350,7 @@ impl Supervisor {
         };
         let Suspension {
             engine,
-            file_share,
+            shares,
             network,
             link,
             agent,
@@ -326,7 +358,7 @@ impl Supervisor {
         } = parts;
         let supervisor = Supervisor {
             engine,
-            file_share,
+            shares,
             network,
             link,
             agent,
@@ -343,18 +375,13 @@ async fn passed(deadline: Option<Instant>) {
     }
 }
 
-async fn ended(file_share: &mut Option<FileShareProcess>) -> io::Result<ExitStatus> {
-    match file_share {
-        Some(file_share) => file_share.wait().await,
-        None => pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use container_engine::{LiveDisk, ResumeError, SaveError};
+    use container_engine::{
+        AttachedShare, LiveDisk, ResumeError, SaveError, ShareError, SharePort,
+    };
     use container_protocol::{
         ControlEvent, ControlRequest, frame,
         local::{MachinePhase, SuspendReply},
@@ -402,6 +429,14 @@ mod tests {
             async { Ok(()) }.boxed()
         }
 
+        fn attach(&mut self, _: AttachedShare) -> BoxFuture<'_, Result<(), ShareError>> {
+            async { Ok(()) }.boxed()
+        }
+
+        fn detach(&mut self, _: SharePort) -> BoxFuture<'_, Result<(), ShareError>> {
+            async { Ok(()) }.boxed()
+        }
+
         fn processor_time(&self) -> Option<Duration> {
             Some(Duration::ZERO)
         }
@@ -444,11 +479,10 @@ mod tests {
                 stdio_log: "/nonexistent".into(),
                 machine: Arc::clone(&machine),
                 network: None,
-                home: None,
             };
             let booted = Booted {
                 engine: Box::new(FakeEngine(has_ended.clone())),
-                file_share: None,
+                shares: Shares::default(),
                 network: None,
                 link: GuestLink::new(UnixStream::pair().unwrap().0, Arc::new(targets)).unwrap(),
                 fingerprint: String::new(),

@@ -20,10 +20,10 @@ use crate::{
     boot_error::BootError,
     entropy::read_random,
     file_identity::FileIdentity,
-    file_share::FileShareProcess,
     guest_link::{GuestLink, ResumeLinkError},
     launch::Launch,
     resolver,
+    shares::Shares,
     state::{MachineState, SuspendOccasion, SuspendOrder},
     suspended::{Surroundings, Unpublished, read_guest_files},
 };
@@ -40,8 +40,7 @@ const FLUSH_TIME: Duration = Duration::from_millis(20);
 /// The parts of a running machine that take part in a suspension.
 pub(crate) struct Suspension {
     pub engine: Box<dyn Running>,
-    /// Absent if nothing is shared.
-    pub file_share: Option<FileShareProcess>,
+    pub shares: Shares,
     /// Absent if only the disk is read.
     pub network: Option<Arc<Network>>,
     pub link: GuestLink,
@@ -85,7 +84,7 @@ pub(crate) enum SuspendError {
     NotUp,
     #[error("{0}")]
     InUse(String),
-    #[error("cannot ask the process that shares the home directory: {0}")]
+    #[error("cannot ask the process that shares a directory: {0}")]
     FileShare(FrameError),
     #[error("{0}")]
     Agent(String),
@@ -118,7 +117,7 @@ enum ContinueError {
     Engine(#[from] ResumeError),
     #[error(transparent)]
     Link(#[from] ResumeLinkError),
-    #[error("cannot ask the process that shares the home directory: {0}")]
+    #[error("cannot ask the process that shares a directory: {0}")]
     FileShare(FrameError),
 }
 
@@ -274,8 +273,9 @@ impl Suspension {
                 disk: machine.disk_file(),
                 ..launch.clone()
             };
+            let mounts = self.shares.attached();
             move || {
-                unpublished.complete(&launch, &surroundings, token, false)?;
+                unpublished.complete(&launch, mounts, &surroundings, token, false)?;
                 Ok(unpublished)
             }
         });
@@ -295,10 +295,8 @@ impl Suspension {
     /// Continues a machine that was not saved.
     async fn proceed(&mut self, token: ResumeToken) -> Result<(), ContinueError> {
         self.engine.resume().await?;
-        if let Some(file_share) = &mut self.file_share {
-            let continued = file_share.request(ShareRequest::Continue).await;
-            continued.map_err(ContinueError::FileShare)?;
-        }
+        let continued = self.shares.request(ShareRequest::Continue).await;
+        continued.map_err(ContinueError::FileShare)?;
         if let Some(network) = &self.network {
             network.resume();
         }
@@ -310,10 +308,7 @@ impl Suspension {
     }
 
     async fn ask_file_share(&mut self, request: ShareRequest) -> Result<(), SuspendError> {
-        let Some(file_share) = &mut self.file_share else {
-            return Ok(());
-        };
-        let reply = file_share.request(request).await;
+        let reply = self.shares.request(request).await;
         match reply.map_err(SuspendError::FileShare)? {
             ShareReply::Done { .. } => Ok(()),
             ShareReply::Refused(reason) => Err(SuspendError::InUse(reason)),

@@ -35,6 +35,7 @@ use crate::{
     file_identity::FileIdentity,
     guest_files::GuestFiles,
     launch::{HomeShare, Launch, Purpose},
+    shares::AttachedMount,
 };
 
 /// Name of the file with the memory.
@@ -90,6 +91,8 @@ struct Hardware {
     architecture: String,
     engine: EngineSettings,
     home: Option<HomeShare>,
+    #[serde(default)]
+    mounts: Vec<AttachedMount>,
 }
 
 /// What a machine must have in common with a suspended one to continue it.
@@ -175,7 +178,7 @@ impl Manifest {
 }
 
 impl Hardware {
-    fn of(launch: &Launch) -> Hardware {
+    fn of(launch: &Launch, mounts: Vec<AttachedMount>) -> Hardware {
         Hardware {
             cpus: launch.cpus,
             memory: launch.memory,
@@ -185,6 +188,7 @@ impl Hardware {
             architecture: launch.architecture.clone(),
             engine: launch.engine.clone(),
             home: launch.run_settings().and_then(|it| it.home.clone()),
+            mounts,
         }
     }
 }
@@ -239,6 +243,7 @@ impl Unpublished {
     pub(crate) fn complete(
         &self,
         launch: &Launch,
+        mounts: Vec<AttachedMount>,
         surroundings: &Surroundings,
         token: ResumeToken,
         is_connected: bool,
@@ -256,7 +261,7 @@ impl Unpublished {
             token,
             is_connected,
             machine: Some(launch.id.clone()),
-            hardware: Hardware::of(launch),
+            hardware: Hardware::of(launch, mounts),
         };
         self.write(&manifest)
     }
@@ -327,6 +332,11 @@ impl Suspended {
     /// Returns the path of the memory.
     pub(crate) fn memory(&self) -> PathBuf {
         self.directory.join(MEMORY)
+    }
+
+    /// Returns the mounts that the machine was suspended with.
+    pub(crate) fn mounts(&self) -> Vec<AttachedMount> {
+        self.manifest.hardware.mounts.clone()
     }
 
     /// Returns a launch with the hardware that the machine was suspended with.
@@ -555,8 +565,14 @@ mod tests {
             let new = Unpublished::create(&self.directory()).unwrap();
             fs::write(new.memory(), "memory").unwrap();
             let token = ResumeToken::new([7; 16]);
-            new.complete(&self.launch, &surroundings("qemu", &[]), token, false)
-                .unwrap();
+            new.complete(
+                &self.launch,
+                Vec::new(),
+                &surroundings("qemu", &[]),
+                token,
+                false,
+            )
+            .unwrap();
             new
         }
 

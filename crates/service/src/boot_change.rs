@@ -28,6 +28,8 @@ pub(crate) fn apply(
         },
         kernel_args: change.kernel_args.clone().unwrap_or(boot.kernel_args),
         memory: change.memory.unwrap_or(boot.memory),
+        // `mounts` applies the change of them, which may be refused.
+        mounts: boot.mounts,
         private_home: change.private_home.clone().unwrap_or(boot.private_home),
         publish: change.publish.clone().unwrap_or(boot.publish),
         sockets: change.sockets.clone().unwrap_or(boot.sockets),

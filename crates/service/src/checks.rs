@@ -18,6 +18,7 @@ use crate::{
     failure::RequestError,
     forwarded_sockets::ForwardError,
     host_resources::{HostLimitError, HostResources},
+    mounts::MountError,
     published_ports::{PublishError, check_published},
 };
 
@@ -38,6 +39,8 @@ pub(crate) enum CheckError {
     Forward(#[from] ForwardError),
     #[error(transparent)]
     Allow(#[from] NoSuchRule),
+    #[error(transparent)]
+    Mount(#[from] MountError),
     #[error("platform {0} is not supported: a machine runs Linux")]
     Platform(Platform),
     #[error(transparent)]
@@ -67,6 +70,7 @@ impl RequestError for CheckError {
             | CheckError::Publish(_)
             | CheckError::Forward(_)
             | CheckError::Allow(_)
+            | CheckError::Mount(_)
             | CheckError::Platform(_)
             | CheckError::GuestFiles(_)
             | CheckError::Home { .. } => FailureKind::Invalid,
@@ -97,7 +101,7 @@ pub(crate) fn check_kernel(
     }
     let image = kernel_image(directories, boot)?;
     let requirements = Requirements {
-        shared_home: boot.home_mount != HomeMount::None,
+        shared_home: boot.home_mount != HomeMount::None || !boot.mounts.is_empty(),
         virtualization: boot.virtualization,
     };
     container_kernel::check(&image, requirements)?;

@@ -22,6 +22,7 @@ use crate::{
     failure::RequestError,
     forwarded_sockets::{resolve_sockets, socket_problems},
     machines::remove_expired,
+    mounts::{self, mount_problems},
     published_ports::publish_problems,
     runtime::RuntimeError,
     service::Service,
@@ -72,6 +73,8 @@ pub(crate) enum BootError {
     Ports(FindError),
     #[error(transparent)]
     Sockets(FindError),
+    #[error(transparent)]
+    Mounts(FindError),
 }
 
 impl RequestError for BootError {
@@ -87,7 +90,8 @@ impl RequestError for BootError {
             | BootError::Launch { .. }
             | BootError::RuntimeEnded { .. }
             | BootError::Ports(_)
-            | BootError::Sockets(_) => FailureKind::Failed,
+            | BootError::Sockets(_)
+            | BootError::Mounts(_) => FailureKind::Failed,
         }
     }
 }
@@ -166,6 +170,12 @@ impl Service {
                 client.report(Progress::Note(format!("{id}: {problem}")));
             }
         }
+        if !bundle.boot_configuration()?.mounts.is_empty() {
+            let problems = runtime.mount_problems().await.map_err(BootError::Mounts)?;
+            for problem in mount_problems(&problems) {
+                client.report(Progress::Note(format!("{id}: {problem}")));
+            }
+        }
         let sockets = bundle.boot_configuration()?.sockets;
         if !sockets.is_empty() {
             let (_, mut problems) = resolve_sockets(&sockets, &settings.runtime_directory);
@@ -191,6 +201,7 @@ impl Service {
         Ok(Running {
             socket: runtime.socket().to_owned(),
             shared_home: (boot.home_mount != HomeMount::None).then_some(machine.home),
+            mounts: boot.mounts,
             user: machine.user_setup,
             // A command runs also while the configuration cannot be read.
             ssh_agent: configuration.map_or(SshAgentUse::Never, |it| it.ssh_agent()),
@@ -237,6 +248,7 @@ impl Service {
                 },
                 sockets,
                 home: home_share(&machine, &boot, &self.directories),
+                mounts: mounts::shares(&boot.mounts, &self.directories),
                 user_home: user_home(&machine, &boot),
                 time_zone: time_zone(&configuration.machine.time_zone, bundle),
                 user: machine.user_setup,

@@ -15,7 +15,7 @@
 //! | `registries`, `system`, `disk_usage` | the verbs of registries and of the system |
 //! | `moved_bases` | base images after the data directory got another path |
 //! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
-//! | `checks`, `published_ports`, `forwarded_sockets` | refusals before a boot, and problems with ports and sockets |
+//! | `checks`, `published_ports`, `forwarded_sockets`, `mounts` | refusals before a boot, and problems with ports, sockets and mounts |
 //! | `boot_change` | changes of a machine's boot configuration, of `create` and `set` |
 //! | `machine_archive` | format of exported machines |
 //! | `archive_stream` | archives as bodies of requests and replies |
@@ -60,6 +60,7 @@ mod launch;
 mod locks;
 mod machine_archive;
 mod machines;
+mod mounts;
 mod moved_bases;
 mod process;
 mod progress;

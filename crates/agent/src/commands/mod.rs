@@ -60,6 +60,7 @@ impl Commands {
             | Port::Freeze
             | Port::Resolver
             | Port::HostSockets
+            | Port::Mounts
             | Port::Socket => drop(stream),
         }
     }

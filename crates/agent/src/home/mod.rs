@@ -38,13 +38,18 @@ enum ServeError {
     Frame(#[from] FrameError),
 }
 
-/// Serves the file share of the home until the stream ends or this is dropped. A failure
-/// is only logged: processes that wait for a lock in the home cannot be killed then, and watchers
-/// do not see changes of the host.
+/// Serves the file share of the home or of a mount, which `port` leads to, until the stream ends or
+/// this is dropped. A failure is only logged: processes that wait for a lock there cannot be killed
+/// then, and watchers do not see changes of the host.
 ///
 /// `alive` is kept until the last change has been repeated, which may be later.
-pub(crate) async fn serve_file_share(share: GuestShare, opener: Opener, alive: mpsc::Sender<()>) {
-    match serve(share, opener, alive).await {
+pub(crate) async fn serve_file_share(
+    share: GuestShare,
+    port: HostPort,
+    opener: Opener,
+    alive: mpsc::Sender<()>,
+) {
+    match serve(share, port, opener, alive).await {
         Ok(()) | Err(ServeError::Frame(FrameError::Ended)) => {}
         Err(error) => kernel_log::error(&format!("cannot serve the file share: {error}")),
     }
@@ -52,12 +57,13 @@ pub(crate) async fn serve_file_share(share: GuestShare, opener: Opener, alive: m
 
 async fn serve(
     share: GuestShare,
+    port: HostPort,
     opener: Opener,
     alive: mpsc::Sender<()>,
 ) -> Result<(), ServeError> {
     let GuestShare { tag, path, .. } = share;
     let mut host = opener.open().await.map_err(ServeError::Open)?;
-    frame::write(&mut host, &HostPort::Home).await?;
+    frame::write(&mut host, &port).await?;
     let (receiving, sending) = split(host);
     let (reports, queue) = unbounded_channel();
     let replayer = Replayer::start(path.clone(), reports.clone(), alive);

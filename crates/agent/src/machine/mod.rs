@@ -27,7 +27,7 @@ mod virtualization;
 
 use std::{io, path::Path};
 
-use container_protocol::{BootOccasion, FileSystemState, MachineSetup};
+use container_protocol::{BootOccasion, FileSystemState, MachineSetup, MountProblem};
 
 pub(crate) use passwd::{Passwd, PasswdEntry};
 pub(crate) use root::{GuestRoot, descriptor_path};
@@ -78,14 +78,23 @@ pub(crate) enum SetUpError {
     User(#[from] user::UserError),
 }
 
+/// What the host learns about a boot that has succeeded.
+#[derive(Debug, Default)]
+pub(crate) struct BootReport {
+    /// Notes for the user.
+    pub(crate) notes: Vec<String>,
+    /// Directories that could not be mounted, without which the machine works.
+    pub(crate) mount_problems: Vec<MountProblem>,
+}
+
 /// Mounts the machine's file systems and configures the machine as `setup` says.
 ///
 /// Every step is repeated at each boot, except those of a certain [occasion](BootOccasion): ids and
-/// keys, the time zone, and the set-up of the user. Returns notes for the user.
+/// keys, the time zone, and the set-up of the user.
 pub(crate) async fn set_up(
     setup: &MachineSetup,
     mut devices: Devices,
-) -> Result<Vec<String>, SetUpError> {
+) -> Result<BootReport, SetUpError> {
     devices.await_disk()?;
     let notes = mount_disk(&setup.id).await?;
     grow_file_system().await;
@@ -96,6 +105,7 @@ pub(crate) async fn set_up(
         mounts::mount_home(&root, share)?;
         private_home::mount_all(&root, share, &setup.user);
     }
+    let mount_problems = mounts::mount_all(&root, &setup.mounts).await;
     devices::publish_all(&root).map_err(SetUpError::Devices)?;
     if setup.virtualization {
         virtualization::enable(&root)?;
@@ -127,7 +137,10 @@ pub(crate) async fn set_up(
         // The disk may be full.
         kernel_log::error(&error.to_string());
     }
-    Ok(notes)
+    Ok(BootReport {
+        notes,
+        mount_problems,
+    })
 }
 
 /// Mounts the disk. A file system in which the kernel finds or has found errors is repaired before,
@@ -164,7 +177,7 @@ async fn mount_disk(id: &str) -> Result<Vec<String>, SetUpError> {
 pub(crate) async fn set_up_for_rescue(
     setup: &MachineSetup,
     devices: Devices,
-) -> Result<(), SetUpError> {
+) -> Result<BootReport, SetUpError> {
     devices.await_all()?;
     mounts::mount_disk()?;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
@@ -172,9 +185,13 @@ pub(crate) async fn set_up_for_rescue(
     if let Some(share) = &setup.home_share {
         skip_failed(mounts::mount_home(&root, share));
     }
+    let mount_problems = mounts::mount_all(&root, &setup.mounts).await;
     skip_failed(devices::publish_all(&root));
     skip_failed(network::set_up(setup.network.as_ref()).await);
-    Ok(())
+    Ok(BootReport {
+        notes: Vec::new(),
+        mount_problems,
+    })
 }
 
 fn skip_failed<E: std::fmt::Display>(step: Result<(), E>) {

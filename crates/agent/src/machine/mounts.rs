@@ -4,13 +4,20 @@
 //! below it that init finds at its start. Only `/proc` and the cgroups are missing: they depend on
 //! init's namespaces and are mounted by its [`stage`](crate::stage).
 
-use std::{fs, io, os::fd::AsFd, path::Path, thread, time::Duration};
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
-use container_protocol::GuestShare;
+use container_protocol::{GuestShare, MountProblem};
 use nix::{
     libc,
     mount::{MntFlags, MsFlags, mount, umount2},
 };
+use tokio::time::sleep;
 
 use super::root::{GuestRoot, descriptor_path};
 use crate::{
@@ -24,8 +31,17 @@ const DISK_ATTEMPTS: u32 = 500;
 const UNMOUNT_ATTEMPTS: u32 = 100;
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Type of the shared home, and of the file systems below it.
-const HOME_KIND: &str = "virtiofs";
+/// Timeout for the kernel to find the device of a share.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Interval at which the device is looked for. Kernels that do not list them log each attempt.
+const DEVICE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Type of shared directories, and of the file systems below them.
+const SHARE_KIND: &str = "virtiofs";
+
+/// Directories of the kernel's virtio-fs devices.
+const SHARE_DEVICES: &str = "/sys/fs/virtiofs";
 
 /// Error of mounting a file system of the machine.
 #[derive(Debug, thiserror::Error)]
@@ -209,26 +225,108 @@ fn make_device_links(root: &GuestRoot) -> io::Result<()> {
 
 /// Mounts the shared home at the path that it has on the host.
 pub(crate) fn mount_home(root: &GuestRoot, share: &GuestShare) -> Result<(), MountError> {
+    mount_share(root, share).map_err(|cause| MountError::Home {
+        path: share.path.clone(),
+        cause,
+    })
+}
+
+/// Mounts a share.
+fn mount_share(root: &GuestRoot, share: &GuestShare) -> io::Result<()> {
+    root.make_directory(&share.path)?;
+    let directory = root.directory(&share.path)?;
+    mount_share_on(&descriptor_path(directory.as_fd()), share)
+}
+
+/// Mounts a share in the mount namespace of this thread, whose root is the machine's, and whose
+/// `/proc` shows no process of the agent.
+pub(crate) fn mount_share_at_root(share: &GuestShare) -> io::Result<()> {
+    let root = GuestRoot::at(Path::new("/"))?;
+    root.make_directory(&share.path)?;
+    nix::unistd::fchdir(root.directory(&share.path)?)?;
+    let mounted = mount_share_on(Path::new("."), share);
+    nix::unistd::chdir("/")?;
+    mounted
+}
+
+fn mount_share_on(target: &Path, share: &GuestShare) -> io::Result<()> {
     let flags = if share.read_only {
         MsFlags::MS_RDONLY
     } else {
         MsFlags::empty()
     };
-    let mounted = root.make_directory(&share.path).and_then(|_| {
-        let directory = root.directory(&share.path)?;
-        let target = descriptor_path(directory.as_fd());
-        Ok(mount(
-            Some(share.tag.as_str()),
-            &target,
-            Some(HOME_KIND),
-            flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            None::<&str>,
-        )?)
+    let mounted = mount(
+        Some(share.tag.as_str()),
+        target,
+        Some(SHARE_KIND),
+        flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        None::<&str>,
+    );
+    mounted.map_err(|error| name_missing_option(SHARE_KIND, error))
+}
+
+/// Mounts all shares besides the home, in order. Returns those that are not possible.
+pub(crate) async fn mount_all(root: &GuestRoot, shares: &[GuestShare]) -> Vec<MountProblem> {
+    let mut problems = Vec::new();
+    for share in shares {
+        if let Err(error) = mount_when_found(root, share).await {
+            let problem = error.to_string();
+            kernel_log::error(&format!("cannot mount {}: {problem}", share.path));
+            problems.push(MountProblem {
+                path: share.path.clone(),
+                problem,
+            });
+        }
+    }
+    problems
+}
+
+/// Mounts a share as soon as the kernel has found its device.
+pub(crate) async fn mount_when_found(root: &GuestRoot, share: &GuestShare) -> io::Result<()> {
+    let deadline = Instant::now() + DEVICE_TIMEOUT;
+    loop {
+        let found = has_device(&share.tag)?;
+        if found != Some(false) {
+            let mounted = mount_share(root, share);
+            let is_missing = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+            if found.is_some() || !mounted.as_ref().is_err_and(is_missing) {
+                return mounted;
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(io::Error::other(
+                "the machine's kernel does not find the device (it needs \
+                 CONFIG_HOTPLUG_PCI_ACPI, CONFIG_HOTPLUG_PCI_PCIE and CONFIG_VIRTIO_FS)",
+            ));
+        }
+        sleep(DEVICE_INTERVAL).await;
+    }
+}
+
+/// Returns whether there is a virtio-fs device with this tag. Kernels before Linux 6.9 do not say.
+fn has_device(tag: &str) -> io::Result<Option<bool>> {
+    let devices = match fs::read_dir(SHARE_DEVICES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        devices => devices?,
+    };
+    for device in devices {
+        // Fails if it is just being removed.
+        let found = fs::read_to_string(device?.path().join("tag")).unwrap_or_default();
+        if found.trim_end() == tag {
+            return Ok(Some(true));
+        }
+    }
+    Ok(Some(false))
+}
+
+/// Returns where a share is mounted, from the text of `/proc/PID/mounts`.
+pub(crate) fn mount_points(mounts: &str, tag: &str) -> Vec<PathBuf> {
+    let of_share = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let (device, on, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (device == tag && kind == SHARE_KIND).then(|| PathBuf::from(unescape(on)))
     });
-    mounted.map_err(|cause| MountError::Home {
-        path: share.path.clone(),
-        cause,
-    })
+    of_share.collect()
 }
 
 /// Unmounts the machine's file systems, deepest first. One that stays in use is made read-only,
@@ -270,4 +368,19 @@ fn unescape(path: &str) -> String {
         .replace("\\011", "\t")
         .replace("\\012", "\n")
         .replace("\\134", "\\")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_those_of_the_share() {
+        let mounts = "mount0 /srv/a\\040b virtiofs rw,nosuid 0 0\n\
+                      mount0 /other tmpfs rw 0 0\n\
+                      mount01 /c virtiofs rw 0 0\n\
+                      mount0 /d virtiofs ro 0 0\n";
+        let found = mount_points(mounts, "mount0");
+        assert_eq!(found, ["/srv/a b", "/d"].map(PathBuf::from));
+    }
 }

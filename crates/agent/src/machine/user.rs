@@ -358,6 +358,7 @@ mod tests {
                 path: path.into(),
                 read_only: false,
             }),
+            mounts: Vec::new(),
             user: GuestUser {
                 username: "ann.lee".into(),
                 uid: nix::unistd::getuid().as_raw().max(1),

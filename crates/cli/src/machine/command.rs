@@ -12,7 +12,7 @@ use std::{
 use clap::{Args, builder::OsStringValueParser, builder::TypedValueParser, value_parser};
 use container_api::Running;
 use container_client::{Client, exec};
-use container_machine::MachineId;
+use container_machine::{MachineId, Mount};
 use container_protocol::{
     CommandLine, CommandRequest, ExitStatus, GroupReference, Identity, Start, Stdio, UserReference,
     WorkingDirectory,
@@ -226,10 +226,7 @@ impl CommandOptions {
         running: &Running,
     ) -> Result<WorkingDirectory, Failure> {
         let here = env::current_dir().ok();
-        let shared = match (&here, &running.shared_home) {
-            (Some(here), Some(home)) => below_home(here, home),
-            _ => None,
-        };
+        let shared = here.as_deref().and_then(|here| shared_path(here, running));
         Ok(match (&self.workdir, shared) {
             (Some(directory), _) if directory.is_absolute() => {
                 WorkingDirectory::Exact(directory.into())
@@ -268,6 +265,31 @@ pub(super) fn machine_user(running: &Running) -> Identity {
         group: None,
         supplementary_groups: vec![],
     }
+}
+
+/// Returns the path of `here` in the machine, if the machine shares it.
+fn shared_path(here: &Path, running: &Running) -> Option<PathBuf> {
+    let home = running.shared_home.as_deref();
+    let at_home = home.and_then(|home| below_home(here, home));
+    if at_home.as_deref() == Some(here) && !is_hidden(here, &running.mounts) {
+        return at_home;
+    }
+    let mounted = running.mounts.iter().filter_map(|mount| {
+        let below = here.strip_prefix(mount.source.as_path()).ok()?;
+        // Joining an empty path would add a slash.
+        let path: PathBuf = mount.target.as_path().join(below).components().collect();
+        Some((mount, path))
+    });
+    // The mount with the longest source was meant for this directory.
+    let mounted = mounted.max_by_key(|(mount, _)| mount.source.as_str().len());
+    mounted.map(|(_, path)| path).or(at_home)
+}
+
+/// Whether a mount of another directory covers this path in the machine.
+fn is_hidden(path: &Path, mounts: &[Mount]) -> bool {
+    mounts.iter().any(|mount| {
+        path.starts_with(mount.target.as_path()) && !path.starts_with(mount.source.as_path())
+    })
 }
 
 /// Returns the path of `here` in the machine, if it is in the shared home. Either path may contain

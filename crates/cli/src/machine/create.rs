@@ -6,10 +6,12 @@ use clap::Args;
 use container_api::{AllowChange, BootChange, CallerEnvironment, CreateRequest, KernelChoice};
 use container_client::Client;
 use container_machine::{
-    DiskCapacity, ForwardedSocket, HomeMount, KernelParameters, Memory, home_directory,
+    DiskCapacity, ForwardedSocket, HomeMount, KernelParameters, Memory, RequestedMount,
+    home_directory,
 };
 use container_protocol::{AllowRule, EgressMode, PublishedPorts};
 
+use super::mounts;
 use crate::{
     failure::Failure,
     options::{PlatformOptions, ProgressOptions, PullOptions},
@@ -28,7 +30,7 @@ use crate::{
 Examples:
   container machine create registry.example/debian-systemd:12 --name dev
   container machine create localhost:5000/busybox:1 --memory 2G --no-boot
-  container machine create registry.example/alpine:3 --home-mount none
+  container machine create registry.example/alpine:3 --home-mount none --mount .
   container machine create registry.example/debian:12 --disk-size 20G
   container machine create debian:12 --egress none --allow deb.debian.org")]
 pub(crate) struct Create {
@@ -66,6 +68,13 @@ pub(crate) struct Create {
     /// Access to your home directory: rw, ro or none.
     #[arg(long, value_name = "MODE")]
     home_mount: Option<HomeMount>,
+
+    /// Mounted directory of the host: SOURCE[:TARGET[:ro|rw]]; repeatable, at most 8.
+    ///
+    /// The default TARGET is the absolute path of SOURCE, the default mode rw. With `--home-mount
+    /// none --mount .` the machine sees the current directory only.
+    #[arg(long, value_name = "MOUNT")]
+    mount: Vec<RequestedMount>,
 
     /// Destinations the machine may connect to: all, public (addresses) or none; default: all.
     #[arg(long, value_name = "MODE")]
@@ -156,6 +165,7 @@ impl Create {
                     .map(KernelChoice::Image),
                 kernel_args: self.kernel_args,
                 memory: self.memory,
+                mounts: mounts::added(&self.mount)?,
                 idle_suspend: None,
                 private_home: None,
                 publish: (!self.publish.is_empty())

@@ -35,6 +35,7 @@ const FIELDS: &[&str] = &[
     "kernel",
     "kernelArgs",
     "memory",
+    "mounts",
     "pauseReason",
     "platform.architecture",
     "platform.os",

@@ -18,6 +18,7 @@ mod inspect;
 mod kill;
 mod list;
 mod logs;
+mod mounts;
 mod port;
 mod rename;
 mod run;

@@ -8,24 +8,25 @@ use container_client::Client;
 use container_machine::MachineId;
 use container_protocol::{AllowRule, PublishedPorts};
 
-use super::target::one_or_default;
+use super::{mounts, target::one_or_default};
 use crate::{failure::Failure, output, values};
 
 /// Change settings of a machine.
 ///
-/// Published ports, forwarded sockets, egress rules and idle-suspend change immediately, all other
-/// settings at the next boot. The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a disk can only
-/// grow), home-mount (rw, ro, none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp], ports or ranges
-/// separated by commas; empty to remove all), socket (MACHINE_PATH[:HOST_PATH] or
-/// host:HOST_PATH:MACHINE_PATH, separated by commas or repeated; empty to remove all), egress (all,
-/// public, none: the destinations that the machine may connect to), allow (destinations beyond
-/// those: NAME[:PORT] or ADDRESS[/PREFIX][:PORT], separated by commas; allow+= adds some, allow-=
-/// removes some; empty to remove all), idle-suspend (time without use, such as 30m or 2h, after
-/// which the machine is suspended until it is used again, or off), virtualization (true, false),
-/// kernel (a path; empty for the default kernel), kernel-args (parameters separated by spaces;
-/// empty to remove all) and private-home (directories of the shared home that the machine has for
-/// itself, separated by commas; empty to remove all). If one setting is invalid, nothing is
-/// changed.
+/// Published ports, forwarded sockets, mounts, egress rules and idle-suspend change immediately,
+/// all other settings at the next boot. The keys are cpus, memory (2G, 4096M), disk (20G, 1T; a
+/// disk can only grow), home-mount (rw, ro, none), publish ([ADDRESS:]PORT:MACHINE_PORT[/udp],
+/// ports or ranges separated by commas; empty to remove all), socket (MACHINE_PATH[:HOST_PATH] or
+/// host:HOST_PATH:MACHINE_PATH, separated by commas or repeated; empty to remove all), mount
+/// (SOURCE[:TARGET[:ro|rw]] of directories of the host, separated by commas or repeated; mount+=
+/// adds some, mount-=TARGET removes some; empty to remove all), egress (all, public, none: the
+/// destinations that the machine may connect to), allow (destinations beyond those: NAME[:PORT] or
+/// ADDRESS[/PREFIX][:PORT], separated by commas; allow+= adds some, allow-= removes some; empty to
+/// remove all), idle-suspend (time without use, such as 30m or 2h, after which the machine is
+/// suspended until it is used again, or off), virtualization (true, false), kernel (a path; empty
+/// for the default kernel), kernel-args (parameters separated by spaces; empty to remove all) and
+/// private-home (directories of the shared home that the machine has for itself, separated by
+/// commas; empty to remove all). If one setting is invalid, nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -34,6 +35,7 @@ Examples:
   container machine set -n dev disk=1T
   container machine set -n dev publish=8080:80,0.0.0.0:5353:53/udp
   container machine set -n dev socket=/run/docker.sock
+  container machine set -n dev mount+=.:/srv/project:ro
   container machine set -n dev egress=none allow=deb.debian.org
   container machine set -n dev allow+=10.0.0.0/8
   container machine set -n dev idle-suspend=30m
@@ -43,8 +45,8 @@ pub(crate) struct Set {
     #[arg(short, long)]
     name: Option<MachineId>,
 
-    /// Settings: cpus, memory, disk, home-mount, private-home, publish, socket, egress, allow,
-    /// idle-suspend, virtualization, kernel, kernel-args.
+    /// Settings: cpus, memory, disk, home-mount, private-home, publish, socket, mount, egress,
+    /// allow, idle-suspend, virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -103,6 +105,10 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
                     sockets.map(|socket| parse(key, socket)).collect();
                 change.sockets.get_or_insert_default().extend(sockets?);
             }
+            "mount" | "mount+" | "mount-" => {
+                let change = change.mounts.get_or_insert_default();
+                mounts::change(change, key, value).map_err(|error| invalid("mount")(error))?;
+            }
             "virtualization" => {
                 let is_on = value.parse::<bool>();
                 let reason = format!("{value:?} is neither true nor false");
@@ -116,7 +122,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, egress, allow, idle-suspend, virtualization, kernel, kernel-args)"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, mount, egress, allow, idle-suspend, virtualization, kernel, kernel-args)"
                 )));
             }
         }
@@ -139,6 +145,7 @@ fn invalid<E: Display>(key: &str) -> impl Fn(E) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use container_api::RemovedMounts;
     use container_protocol::EgressMode;
 
     use super::*;
@@ -163,6 +170,8 @@ mod tests {
             "allow=a.test,*.b.test:443",
             "allow+=10.0.0.0/8,[2001:db8::1]:443",
             "allow-=a.test",
+            "mount+=/a,/b:/c:ro",
+            "mount-=/d",
             "idle-suspend=30m",
             "virtualization=true",
             "kernel=",
@@ -180,6 +189,17 @@ mod tests {
         let cleared = parsed(&["allow="]).unwrap().allow;
         assert_eq!(cleared.replaced, Some(Vec::new()));
         assert_eq!(parsed(&["socket="]).unwrap().sockets, Some(Vec::new()));
+        let mounts = change.mounts.unwrap();
+        assert_eq!(mounts.add.len(), 2);
+        let removed = RemovedMounts::At(vec!["/d".parse().unwrap()]);
+        assert_eq!(mounts.remove, removed);
+        let replaced = parsed(&["mount=/a"]).unwrap().mounts.unwrap();
+        assert_eq!(
+            (replaced.remove, replaced.add.len()),
+            (RemovedMounts::All, 1)
+        );
+        let none = parsed(&["mount="]).unwrap().mounts.unwrap();
+        assert_eq!((none.remove, none.add.len()), (RemovedMounts::All, 0));
         assert_eq!(parsed(&["publish="]).unwrap().publish, Some(Vec::new()));
     }
 
@@ -199,6 +219,9 @@ mod tests {
             "egress=private",
             "allow=https://a.test",
             "allow+=*",
+            "mount=/a:b",
+            "mount+=",
+            "mount-=",
             "idle-suspend=0s",
             "idle-suspend=30",
             "virtualization=yes",

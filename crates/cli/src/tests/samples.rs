@@ -7,7 +7,7 @@ use container_api::{
 };
 use container_machine::{
     Descriptor, DiskCapacity, HomeMount, IdleSuspend, ImageDescription, KernelParameters, Memory,
-    Platform, PrivateHome, UserSetup,
+    Mount, MountMode, Platform, PrivateHome, UserSetup,
 };
 use container_protocol::{EgressMode, SocketForward, SocketSource, local::BootKind};
 use jiff::Timestamp;
@@ -36,6 +36,11 @@ pub(crate) fn machines() -> Vec<MachineState> {
         kernel: Some("/boot/vmlinuz".into()),
         kernel_args: "quiet".parse().unwrap(),
         memory: Memory::try_from(12052 << 20).unwrap(),
+        mounts: vec![Mount {
+            mode: MountMode::Ro,
+            source: "/data/sets".parse().unwrap(),
+            target: "/srv/sets".parse().unwrap(),
+        }],
         pause_reason: Some("No space left on device".to_owned()),
         platform: Platform {
             architecture: "arm64".to_owned(),
@@ -76,6 +81,7 @@ pub(crate) fn machines() -> Vec<MachineState> {
         kernel: None,
         kernel_args: KernelParameters::default(),
         memory: Memory::try_from(1 << 30).unwrap(),
+        mounts: Vec::new(),
         pause_reason: None,
         platform: Platform {
             architecture: "amd64".to_owned(),

@@ -5,11 +5,15 @@ use std::os::fd::OwnedFd;
 use super::child::Inherited;
 use crate::{
     accelerator::Accelerator,
-    virtual_machine::{Channel, FileShare, NetworkCard, VirtualMachine},
+    virtual_machine::{Channel, FileShare, NetworkCard, SharePort, VirtualMachine},
 };
 
 /// Name of the block node of the machine's disk.
 pub(super) const DISK_NODE: &str = "disk";
+
+/// The device of a file share, and the size of its request queue.
+pub(super) const SHARE_DEVICE: &str = "vhost-user-fs-pci";
+pub(super) const SHARE_QUEUE: u16 = 1024;
 
 /// Kernel parameters of every machine. They name no single machine: the agent receives its identity
 /// over the channel, so one booted kernel can become any machine.
@@ -60,7 +64,7 @@ impl CommandLine {
             "-name",
             format!("guest={},process=machine-{}", machine.name, machine.name),
         );
-        line.flags(["-nodefaults", "-no-user-config", "-no-reboot"]);
+        line.flags(["-nodefaults", "-no-user-config", "-no-reboot", "-S"]);
         line.add("-display", "none");
         line.add(
             "-sandbox",
@@ -88,6 +92,7 @@ impl CommandLine {
         if let Some(network) = machine.network {
             line.network(network, inherited);
         }
+        line.share_ports();
         line.add("-device", "virtio-rng-pci");
         line.add("-device", "virtio-balloon-pci,free-page-reporting=on");
         line
@@ -216,8 +221,21 @@ impl CommandLine {
         self.add("-chardev", format!("socket,id=share-{tag},fd={number}"));
         self.add(
             "-device",
-            format!("vhost-user-fs-pci,chardev=share-{tag},tag={tag},queue-size=1024"),
+            format!("{SHARE_DEVICE},chardev=share-{tag},tag={tag},queue-size={SHARE_QUEUE}"),
         );
+    }
+
+    /// Adds the ports that file shares are attached to. They are always there, so that all machines
+    /// have the same hardware.
+    fn share_ports(&mut self) {
+        for port in SharePort::all() {
+            let id = port_id(port);
+            let chassis = port.number() + 1;
+            self.add(
+                "-device",
+                format!("pcie-root-port,id={id},chassis={chassis}"),
+            );
+        }
     }
 
     /// Adds the network card, with the largest possible receive queue: a frame of 64 KiB takes some
@@ -236,6 +254,11 @@ impl CommandLine {
         self.add_own("-device", format!("{device},mac={address}"));
         self.shape.push(device);
     }
+}
+
+/// Returns the id of the bus of a port.
+pub(super) fn port_id(port: SharePort) -> String {
+    format!("share-port{}", port.number())
 }
 
 /// Escapes a value for an option list: QEMU reads `,,` as a comma.

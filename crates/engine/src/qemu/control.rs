@@ -71,6 +71,8 @@ pub(super) struct Control {
     events: JoinHandle<()>,
     pause_reason: watch::Receiver<PauseReason>,
     disk: Mutex<DiskNode>,
+    /// The same socket, for descriptors.
+    descriptors: StdUnixStream,
 }
 
 /// The block node that the disk's device writes to.
@@ -196,7 +198,12 @@ impl Control {
         }
     }
 
-    async fn execute<C>(&self, command: C) -> io::Result<()>
+    /// Returns the socket, over which descriptors are passed to QEMU.
+    pub(super) fn descriptors(&self) -> &StdUnixStream {
+        &self.descriptors
+    }
+
+    pub(super) async fn execute<C>(&self, command: C) -> io::Result<()>
     where
         C: QmpCommand + Command + Send + 'static,
         C::Ok: Send + 'static,
@@ -204,7 +211,7 @@ impl Control {
         self.ask(command).await.map(drop)
     }
 
-    async fn ask<C>(&self, command: C) -> io::Result<C::Ok>
+    pub(super) async fn ask<C>(&self, command: C) -> io::Result<C::Ok>
     where
         C: QmpCommand + Command + Send + 'static,
         C::Ok: Send + 'static,
@@ -376,6 +383,7 @@ async fn in_time(limit: Duration, work: impl Future<Output = io::Result<()>>) ->
 impl Ungreeted {
     /// Waits for QEMU's greeting and negotiates capabilities.
     pub(super) async fn connect(self) -> io::Result<Control> {
+        let descriptors = self.socket.try_clone()?;
         let socket = UnixStream::from_std(self.socket)?;
         let stream = QmpStreamTokio::open(socket).await?.negotiate().await?;
         let (service, events) = stream.into_parts();
@@ -399,6 +407,7 @@ impl Ungreeted {
             events,
             pause_reason,
             disk,
+            descriptors,
         })
     }
 }

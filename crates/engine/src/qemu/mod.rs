@@ -9,6 +9,7 @@ mod host_processor;
 mod output;
 mod processor_time;
 mod program;
+mod shares;
 mod unused_memory;
 mod write_errors;
 
@@ -29,11 +30,11 @@ use crate::{
     accelerator::Accelerator,
     interface::{
         AboutEngine, Engine, EngineError, EngineExit, LiveDisk, MissingProgram, Prepared,
-        ResumeError, Running, SaveError,
+        ResumeError, Running, SaveError, ShareError,
     },
     probe,
     settings::{ConfinementChoice, EngineSettings},
-    virtual_machine::VirtualMachine,
+    virtual_machine::{AttachedShare, SharePort, VirtualMachine},
 };
 use child::Inherited;
 use command_line::CommandLine;
@@ -166,14 +167,18 @@ impl PreparedQemu {
         }
     }
 
-    async fn spawn_restored(mut self, saved: PathBuf) -> Result<RunningQemu, EngineError> {
+    async fn spawn_restored(
+        mut self,
+        saved: PathBuf,
+        attached: Vec<AttachedShare>,
+    ) -> Result<RunningQemu, EngineError> {
         self.line.await_restore();
         if let Some(confinement) = &mut self.confinement {
             confinement.add_readable(&saved);
         }
         let mut running = self.spawn().await?;
         let restored = match &running.control {
-            Some(control) => control.restore(&saved).await,
+            Some(control) => restore(control, &saved, attached).await,
             None => Err(io::Error::from(io::ErrorKind::NotConnected)),
         };
         if let Err(error) = restored {
@@ -182,6 +187,14 @@ impl PreparedQemu {
         }
         Ok(running)
     }
+}
+
+/// Attaches the shares, and restores the machine from the file.
+async fn restore(control: &Control, saved: &Path, attached: Vec<AttachedShare>) -> io::Result<()> {
+    for share in attached {
+        control.attach(share).await?;
+    }
+    control.restore(saved).await
 }
 
 impl Prepared for PreparedQemu {
@@ -202,8 +215,13 @@ impl Prepared for PreparedQemu {
     fn restore(
         self: Box<Self>,
         saved: PathBuf,
+        attached: Vec<AttachedShare>,
     ) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>> {
-        async { Ok(Box::new(self.spawn_restored(saved).await?) as Box<dyn Running>) }.boxed()
+        async move {
+            let running = self.spawn_restored(saved, attached).await?;
+            Ok(Box::new(running) as Box<dyn Running>)
+        }
+        .boxed()
     }
 }
 
@@ -220,6 +238,11 @@ struct RunningQemu {
 impl RunningQemu {
     fn control(&self) -> Result<&Control, SaveError> {
         let closed = || SaveError::Failed("its control socket is closed".to_owned());
+        self.control.as_deref().ok_or_else(closed)
+    }
+
+    fn share_control(&self) -> Result<&Control, ShareError> {
+        let closed = || ShareError::Engine("its control socket is closed".to_owned());
         self.control.as_deref().ok_or_else(closed)
     }
 
@@ -305,6 +328,18 @@ impl Running for RunningQemu {
             resumed.map_err(|error| ResumeError(error.to_string()))
         }
         .boxed()
+    }
+
+    fn attach(&mut self, share: AttachedShare) -> BoxFuture<'_, Result<(), ShareError>> {
+        async {
+            let attached = self.share_control()?.attach(share).await;
+            attached.map_err(|error| ShareError::Engine(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn detach(&mut self, port: SharePort) -> BoxFuture<'_, Result<(), ShareError>> {
+        async move { self.share_control()?.detach(port).await }.boxed()
     }
 
     fn terminate(&mut self) -> BoxFuture<'_, ()> {

@@ -357,6 +357,7 @@ async fn boot(
     host: &mut HostEnds,
 ) -> Result<Result<Box<dyn Running>, String>, MakeError> {
     let mut running = prepared.start().await?;
+    running.resume().await.map_err(BootError::Resume)?;
     let ready = timeout(BOOT_TIMEOUT, prepare_agent(&mut host.channel));
     let event = tokio::select! {
         exit = running.wait() => return Err(MakeError::Ended(exit)),

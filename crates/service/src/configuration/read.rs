@@ -141,6 +141,7 @@ impl Configuration {
             memory: machine
                 .memory
                 .unwrap_or_else(|| Memory::half_of(host.memory)),
+            mounts: Vec::new(),
             private_home: machine.private_home.clone().unwrap_or_default(),
             publish: Vec::new(),
             sockets: Vec::new(),

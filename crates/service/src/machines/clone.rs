@@ -50,8 +50,8 @@ impl RequestError for CloneError {
 impl Service {
     /// Creates a machine with the disk and the settings of machine `id`, which may be running. They
     /// share the contents until one of them changes its own, and either can be deleted. The new
-    /// machine gets ids and keys of its own at its first boot. It publishes no ports and forwards
-    /// no sockets.
+    /// machine gets ids and keys of its own at its first boot. It publishes no ports, forwards
+    /// no sockets and mounts no directories.
     pub(crate) async fn clone_machine(
         &self,
         id: &MachineId,
@@ -97,6 +97,7 @@ impl Service {
             ..source.configuration()?
         };
         let boot = BootConfiguration {
+            mounts: Vec::new(),
             publish: Vec::new(),
             sockets: Vec::new(),
             ..source.boot_configuration()?

@@ -24,7 +24,7 @@ use crate::{
     failure::RequestError,
     forwarded_sockets::check_sockets,
     launch::BootError,
-    progress,
+    mounts, progress,
     pull_options::{platform, pull_options, scheme},
     runtime::{POLL_INTERVAL, RuntimeError},
     service::Service,
@@ -160,7 +160,7 @@ impl Service {
             None => MachineId::from_image(reference.repository(), reference.tag())?,
         };
         let boot = boot_change::apply(configuration.boot_defaults(), &request.boot);
-        let boot = boot.map_err(CheckError::Allow)?;
+        let mut boot = boot.map_err(CheckError::Allow)?;
         check_resources(&boot)?;
         check_sockets(
             &boot.sockets,
@@ -168,10 +168,16 @@ impl Service {
             &self.directories.runtime_directory(&id),
         )
         .map_err(CheckError::Forward)?;
-        check_kernel(&self.directories, &boot)?;
-        container_engine::engine(&configuration.engine).check()?;
         // Without a trailing slash or `.` components.
         let home: PathBuf = request.home.components().collect();
+        if let Some(change) = &request.boot.mounts {
+            boot.mounts = mounts::changed(boot.mounts, change, &home, &self.directories)
+                .map_err(CheckError::Mount)?;
+            mounts::check_places(&boot.mounts, &home, boot.home_mount)
+                .map_err(CheckError::Mount)?;
+        }
+        check_kernel(&self.directories, &boot)?;
+        container_engine::engine(&configuration.engine).check()?;
         check_home(&boot, &home)?;
         let platform = platform(request.platform.as_deref())?;
         check_platform(&platform)?;

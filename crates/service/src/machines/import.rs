@@ -259,6 +259,14 @@ impl Import {
                     .to_owned(),
             ));
         }
+        if !std::mem::take(&mut boot.mounts).is_empty() {
+            // For the same reason.
+            self.client.report(Progress::Note(
+                "The machine's mounts are not those of this host (mount directories with: \
+                 container machine set mount=SOURCE:TARGET)"
+                    .to_owned(),
+            ));
+        }
         if let Some(home_mount) = self.request.home_mount {
             boot.home_mount = home_mount;
         }

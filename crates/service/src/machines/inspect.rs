@@ -64,6 +64,7 @@ impl Service {
             kernel: boot.kernel,
             kernel_args: boot.kernel_args,
             memory: boot.memory,
+            mounts: boot.mounts,
             pause_reason: runtime.and_then(|status| status.pause_reason.clone()),
             platform: machine.platform,
             private_home: boot.private_home,

@@ -3,6 +3,7 @@
 use container_api::{AllowChange, BootChange, Changed, FailureKind};
 use container_engine::disk::{self, DiskError};
 use container_machine::{Bundle, BundleError, DiskCapacity, MachineId};
+use container_protocol::{MountProblem, MountReply};
 use container_runtime::FindError;
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     checks::{CheckError, check_kernel, check_resources},
     failure::RequestError,
     forwarded_sockets::{check_sockets, resolve_sockets, socket_problems},
+    mounts::{self, mount_problems},
     published_ports::publish_problems,
     runtime::RuntimeError,
     service::Service,
@@ -38,6 +40,10 @@ pub(crate) enum SetError {
     ForwardSockets(FindError),
     #[error("the egress rules only apply after the next boot: {0}")]
     ApplyEgress(FindError),
+    #[error("the machine cannot change its mounts: {0}")]
+    MountDirectories(FindError),
+    #[error("cannot remove the mount at {0}")]
+    MountInUse(MountProblem),
     #[error("the idle time only applies after the next boot: {0}")]
     ApplyIdleTime(FindError),
 }
@@ -48,8 +54,9 @@ impl RequestError for SetError {
             SetError::Bundle(error) => error.kind(),
             SetError::Check(error) => error.kind(),
             SetError::Runtime(error) => error.kind(),
-            SetError::Shrink { .. } => FailureKind::Invalid,
+            SetError::Shrink { .. } | SetError::MountInUse(_) => FailureKind::Invalid,
             SetError::Disk(_)
+            | SetError::MountDirectories(_)
             | SetError::Publish(_)
             | SetError::ForwardSockets(_)
             | SetError::ApplyEgress(_)
@@ -80,15 +87,32 @@ impl Service {
             check_sockets(&boot.sockets, &self.directories, &runtime_directory)
                 .map_err(CheckError::Forward)?;
         }
+        if let Some(change) = &change.mounts {
+            let home = bundle.configuration()?.home;
+            boot.mounts = mounts::changed(boot.mounts, change, &home, &self.directories)
+                .map_err(CheckError::Mount)?;
+            mounts::check_places(&boot.mounts, &home, boot.home_mount)
+                .map_err(CheckError::Mount)?;
+        }
         check_capacity(change, &bundle)?;
         // Only if the change depends on it: a machine whose kernel was deleted can still be
         // changed.
         if change.kernel.is_some() || change.virtualization == Some(true) {
             check_kernel(&self.directories, &boot)?;
         }
-        bundle.set_boot_configuration(&boot)?;
         let runtime = self.runtime(id).await?;
-        // First, because the user may rely on it.
+        let mut problems = Vec::new();
+        // Before anything is changed, because mounts that are in use are not removed.
+        if let (Some(runtime), Some(_)) = (&runtime, &change.mounts) {
+            let shares = mounts::shares(&boot.mounts, &self.directories);
+            match runtime.set_mounts(shares).await {
+                Ok(MountReply::Done(found)) => problems = mount_problems(&found),
+                Ok(MountReply::InUse(mount)) => return Err(SetError::MountInUse(mount)),
+                Err(error) => return Err(SetError::MountDirectories(error)),
+            }
+        }
+        bundle.set_boot_configuration(&boot)?;
+        // Before the rest, because the user may rely on it.
         let changes_egress = change.egress.is_some() || change.allow != AllowChange::default();
         if let (Some(runtime), true) = (&runtime, changes_egress) {
             let applied = runtime.set_egress(boot.egress_rules()).await;
@@ -100,13 +124,10 @@ impl Service {
         }
         // Published ports and forwarded sockets apply to a running machine at once as well,
         // everything below at its next boot.
-        let mut problems = match (&runtime, &change.publish) {
-            (Some(runtime), Some(publish)) => {
-                let ports = runtime.publish(publish.clone()).await;
-                publish_problems(&ports.map_err(SetError::Publish)?)
-            }
-            _ => Vec::new(),
-        };
+        if let (Some(runtime), Some(publish)) = (&runtime, &change.publish) {
+            let ports = runtime.publish(publish.clone()).await;
+            problems.extend(publish_problems(&ports.map_err(SetError::Publish)?));
+        }
         if let (Some(runtime), Some(_)) = (&runtime, &change.sockets) {
             let (sockets, _) = resolve_sockets(&boot.sockets, &runtime_directory);
             let forwarded = runtime.forward_sockets(sockets).await;
@@ -115,6 +136,7 @@ impl Service {
             ));
         }
         let other_changes = BootChange {
+            mounts: None,
             allow: AllowChange::default(),
             egress: None,
             publish: None,
