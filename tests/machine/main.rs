@@ -34,6 +34,7 @@ mod local_stores;
 mod locks;
 mod logs;
 mod many_files;
+mod mounts;
 mod network;
 mod output;
 mod refusals;
@@ -125,6 +126,7 @@ fn main() -> ExitCode {
         home_stress::TESTS,
         file_events::TESTS,
         many_files::TESTS,
+        mounts::TESTS,
         network::TESTS,
         dhcp::TESTS,
         kernels::TESTS,

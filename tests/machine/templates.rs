@@ -90,8 +90,12 @@ fn at_once<const COUNT: usize>(
 /// Starts machines from one template at the same time, and resumes machines at the same time.
 fn several_at_once(world: &World, image: &str) {
     let machines = ["a", "b", "c", "d"];
+    let mounted = world.home().join("mounted-from-a-template");
+    world.on_host(&["mkdir", &mounted.display().to_string()]);
+    fs::write(mounted.join("name"), "mounted").unwrap();
+    let mount = format!("{}:/srv/mounted", mounted.display());
     for machine in machines {
-        world.create(image, machine, &["--no-boot"]);
+        world.create(image, machine, &["--no-boot", "--mount", &mount]);
     }
     let identities = at_once(world, machines, IDENTITY);
     let mut lines: Vec<&str> = identities.iter().flat_map(|it| it.lines()).collect();
@@ -103,6 +107,8 @@ fn several_at_once(world: &World, image: &str) {
         let boot = world.inspect(machine)["boot"].take();
         assert_eq!(boot, json!({"kind": "template"}), "{machine}");
     }
+    let name = "cat /srv/mounted/name";
+    assert_eq!(at_once(world, machines, name), ["mounted"; 4]);
     world.stdout(&["stop", "d"]);
     let resumed = ["a", "b", "c"];
     let boot_id = "cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | md5sum";
@@ -114,6 +120,7 @@ fn several_at_once(world: &World, image: &str) {
         assert_eq!(before.lines().next(), after.lines().next());
         assert_ne!(before, after, "the random numbers differ");
     }
+    assert_eq!(at_once(world, resumed, name), ["mounted"; 3]);
     world.stdout(&["rm", "a", "b", "c", "d"]);
 }
 
