@@ -21,7 +21,7 @@
 //!
 //! | module | is responsible for |
 //! |---|---|
-//! | `launch`, `handle`, `changes` | what the service calls: start, find, stop, commit |
+//! | `launch`, `handle`, `changes`, `disk_check` | what the service calls: start, find, stop, commit, check |
 //! | `process`, `file_share` | two roles of the program: the runtime, its file share |
 //! | `templates` | booted virtual machines to start machines from, and the role that saves them |
 //! | `boot`, `assemble`, `setup` | the way from a [`Launch`] to a machine that has booted |
@@ -33,7 +33,7 @@
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice`, `listening` | connections of clients, and streams of the guest |
 //! | `shares`, `mounts` | the processes that serve directories, and directories that are mounted besides the home |
 //! | `sockets`, `socket_forwarding`, `ssh_agents` | sockets that are forwarded between machine and host |
-//! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `log`, `ports`, `file_identity`, `guest_files`, `kernel_files` | single parts of the above |
+//! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `log`, `ports`, `file_identity`, `guest_files`, `held_files`, `kernel_files` | single parts of the above |
 //!
 //! ```no_run
 //! use container_runtime::{Launch, launch};
