@@ -63,6 +63,8 @@ pub struct BootChange {
     pub home_mount: Option<HomeMount>,
     /// Idle time after which the machine is suspended.
     pub idle_suspend: Option<IdleSuspend>,
+    /// Whether the machine is isolated. Then it has no home and no network without a rule.
+    pub isolated: Option<bool>,
     /// Kernel of the machine.
     pub kernel: Option<KernelChoice>,
     /// Kernel parameters. They replace all current ones.
@@ -199,6 +201,9 @@ pub struct Running {
     /// Directories of the host that the machine mounts besides the home.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Whether the machine is isolated, so that commands get nothing of the caller.
+    #[serde(default)]
+    pub isolated: bool,
     /// When the machine may use the client's SSH agent.
     #[serde(default)]
     pub ssh_agent: SshAgentUse,
@@ -333,6 +338,9 @@ pub struct MachineState {
     /// The machine's own address. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<Ipv4Addr>,
+    /// Whether the machine is isolated: nothing of the host is given to it but what is named.
+    #[serde(default)]
+    pub isolated: bool,
     /// Path of the kernel's image at the next boot; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,

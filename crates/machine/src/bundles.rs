@@ -256,6 +256,7 @@ mod tests {
             egress: container_protocol::EgressMode::None,
             home_mount: HomeMount::Rw,
             idle_suspend: crate::IdleSuspend::default(),
+            isolated: false,
             kernel: None,
             kernel_args: crate::KernelParameters::default(),
             memory: Memory::half_of(0),

@@ -92,6 +92,10 @@ pub struct BootConfiguration {
     /// Idle time after which the machine is suspended.
     #[serde(default, skip_serializing_if = "IdleSuspend::is_off")]
     pub idle_suspend: IdleSuspend,
+    /// Whether nothing of the host is given to the machine but what is named: no home, no SSH
+    /// agent, no caller's environment, no network without a rule.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
     /// Path of the kernel's image; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,

@@ -474,7 +474,7 @@ pub(crate) fn report_refusals(
 
 /// Notes that the guest is set up, keeps its resolver equal to the host's, and forwards sockets.
 pub(crate) async fn note_guest(guest: Guest, machine: &Arc<MachineState>) {
-    tokio::spawn(resolver::follow_host(guest.opener.clone()));
+    resolver::follow_host(guest.opener.clone(), machine);
     machine.set_up(guest);
     socket_forwarding::start(machine).await;
 }

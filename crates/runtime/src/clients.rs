@@ -59,6 +59,12 @@ async fn serve_client(machine: &Arc<MachineState>, mut stream: UnixStream) -> io
             machine.stop_for(stream, order);
             Ok(())
         }
+        // The connection is closed without an answer.
+        RuntimeRequest::UseSshAgent { .. } | RuntimeRequest::LendSshAgent { .. }
+            if machine.is_isolated() =>
+        {
+            Ok(())
+        }
         RuntimeRequest::UseSshAgent { socket } => {
             machine.ssh_agents().give(socket);
             Ok(())

@@ -111,6 +111,10 @@ pub struct RunSettings {
     pub occasion: BootOccasion,
     /// Whether the built-in init is started in place of the image's, for a repair.
     pub rescue: bool,
+    /// Whether the machine may use no SSH agent of the host, and does not learn the host's search
+    /// domains.
+    #[serde(default)]
+    pub isolated: bool,
     /// The image's environment for init, `NAME=value`.
     pub init_env: Vec<String>,
     /// The image's stop signal.
@@ -317,6 +321,7 @@ pub(crate) mod tests {
                 setup_script: None,
                 occasion: BootOccasion::Later,
                 rescue: false,
+                isolated: false,
                 init_env: Vec::new(),
                 stop_signal: None,
                 user_home: None,

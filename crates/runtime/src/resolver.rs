@@ -10,6 +10,8 @@ use container_protocol::{
 };
 use tokio::{io::AsyncReadExt, time::sleep};
 
+use crate::state::MachineState;
+
 /// Interval at which the host's file is read.
 const INTERVAL: Duration = Duration::from_secs(5);
 
@@ -22,8 +24,15 @@ pub(crate) fn host_settings() -> ResolverSettings {
     }
 }
 
-/// Sends the host's settings to the guest whenever they change, until the guest ends.
-pub(crate) async fn follow_host(opener: Opener) {
+/// Starts to send the host's settings to the guest whenever they change, until the guest ends. An
+/// isolated machine does not get them.
+pub(crate) fn follow_host(opener: Opener, machine: &MachineState) {
+    if !machine.is_isolated() {
+        tokio::spawn(send_changes(opener));
+    }
+}
+
+async fn send_changes(opener: Opener) {
     // The host's may have changed during the boot, so the first are always sent.
     let mut sent = None;
     while !opener.is_closed() {

@@ -5,14 +5,14 @@ use std::fs;
 use container_machine::UserSetup;
 use container_network::{GATEWAY, GATEWAY6, PREFIX, PREFIX6};
 use container_protocol::{
-    BootOccasion, GuestGroup, GuestNetwork, GuestShare, GuestUser, MachineSetup,
+    BootOccasion, GuestGroup, GuestNetwork, GuestShare, GuestUser, MachineSetup, ResolverSettings,
 };
 use nix::unistd::{Group, getgroups};
 
 use crate::{
     boot_error::BootError,
     file_share::TAG,
-    launch::{Launch, NetworkLaunch, RunSettings},
+    launch::{Launch, RunSettings},
     resolver::host_settings,
 };
 
@@ -26,7 +26,7 @@ pub(crate) fn machine_setup(
 ) -> Result<MachineSetup, BootError> {
     Ok(MachineSetup {
         id: launch.id.to_string(),
-        network: Some(guest_network(&settings.network)),
+        network: Some(guest_network(settings)),
         home_share: settings.home.as_ref().map(|home| GuestShare {
             tag: TAG.to_owned(),
             path: home.path.display().to_string(),
@@ -87,8 +87,8 @@ fn supplementary_groups(user: &UserSetup) -> Vec<GuestGroup> {
         .collect()
 }
 
-fn guest_network(network: &NetworkLaunch) -> GuestNetwork {
-    let address = network.address.guest();
+fn guest_network(settings: &RunSettings) -> GuestNetwork {
+    let address = settings.network.address.guest();
     GuestNetwork {
         address,
         prefix: PREFIX,
@@ -97,7 +97,11 @@ fn guest_network(network: &NetworkLaunch) -> GuestNetwork {
         prefix6: PREFIX6,
         gateway6: GATEWAY6,
         dns: GATEWAY,
-        resolver: host_settings(),
+        resolver: if settings.isolated {
+            ResolverSettings::default()
+        } else {
+            host_settings()
+        },
     }
 }
 

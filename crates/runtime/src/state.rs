@@ -48,6 +48,8 @@ pub(crate) struct MachineState {
     boot: Mutex<Option<BootKind>>,
     requested: Mutex<Requested>,
     egress: Mutex<CurrentEgress>,
+    /// Whether the machine may use no SSH agent, and follows no resolver of the host.
+    is_isolated: bool,
     ssh_agents: SshAgents,
     sockets: Sockets,
     /// The file shares' connections for the agent, by virtio-fs tag.
@@ -169,6 +171,7 @@ impl MachineState {
                 rules: network.map_or_else(Egress::default, |network| network.egress.clone()),
                 network: Weak::new(),
             }),
+            is_isolated: settings.is_some_and(|settings| settings.isolated),
             ssh_agents: SshAgents::default(),
             relays: Mutex::default(),
             mounts: Mutex::new(settings.map(|it| it.mounts.clone()).unwrap_or_default()),
@@ -496,6 +499,11 @@ impl MachineState {
     /// Returns the notes since the last call.
     pub(crate) fn take_notes(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.notes))
+    }
+
+    /// Returns whether the machine is isolated.
+    pub(crate) fn is_isolated(&self) -> bool {
+        self.is_isolated
     }
 
     /// Returns the SSH agents that the machine may use.

@@ -175,7 +175,7 @@ impl Suspension {
         };
         match self.proceed(token).await {
             Ok(()) => {
-                tokio::spawn(resolver::follow_host(self.link.opener.clone()));
+                resolver::follow_host(self.link.opener.clone(), machine);
                 machine.end_suspension(self.link.opener.clone());
                 let _ = reply.send(error.reply());
                 Outcome::Continues(Box::new(self), error)

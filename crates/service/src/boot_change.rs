@@ -1,8 +1,8 @@
 //! Application of a requested change to a boot configuration.
 
 use container_api::{AllowChange, BootChange, KernelChoice};
-use container_machine::BootConfiguration;
-use container_protocol::AllowRule;
+use container_machine::{BootConfiguration, HomeMount};
+use container_protocol::{AllowRule, EgressMode};
 
 /// The change removes an egress rule that the machine does not have.
 #[derive(Debug, thiserror::Error)]
@@ -14,12 +14,19 @@ pub(crate) fn apply(
     boot: BootConfiguration,
     change: &BootChange,
 ) -> Result<BootConfiguration, NoSuchRule> {
+    let is_isolated_now = change.isolated == Some(true) && !boot.isolated;
+    let (egress, home_mount) = if is_isolated_now {
+        (EgressMode::None, HomeMount::None)
+    } else {
+        (boot.egress, boot.home_mount)
+    };
     Ok(BootConfiguration {
         allow: apply_allow(boot.allow, &change.allow)?,
         cpus: change.cpus.unwrap_or(boot.cpus),
         disk_capacity: change.disk_capacity.unwrap_or(boot.disk_capacity),
-        egress: change.egress.unwrap_or(boot.egress),
-        home_mount: change.home_mount.unwrap_or(boot.home_mount),
+        egress: change.egress.unwrap_or(egress),
+        home_mount: change.home_mount.unwrap_or(home_mount),
+        isolated: change.isolated.unwrap_or(boot.isolated),
         idle_suspend: change.idle_suspend.unwrap_or(boot.idle_suspend),
         kernel: match &change.kernel {
             Some(KernelChoice::Default) => None,
@@ -64,6 +71,27 @@ fn apply_allow(
 mod tests {
     use super::*;
     use crate::configuration::Configuration;
+
+    #[test]
+    fn an_isolated_machine_has_neither_home_nor_network() {
+        let boot = Configuration::default().boot_defaults();
+        let isolate = |isolated| BootChange {
+            isolated: Some(isolated),
+            ..BootChange::default()
+        };
+        let isolated = apply(boot, &isolate(true)).unwrap();
+        assert_eq!(
+            (isolated.egress, isolated.home_mount),
+            (EgressMode::None, HomeMount::None)
+        );
+        // What was closed is not opened again by itself.
+        let ended = apply(isolated, &isolate(false)).unwrap();
+        assert!(!ended.isolated);
+        assert_eq!(
+            (ended.egress, ended.home_mount),
+            (EgressMode::None, HomeMount::None)
+        );
+    }
 
     #[test]
     fn the_default_kernel_replaces_a_named_one() {

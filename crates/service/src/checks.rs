@@ -10,6 +10,7 @@ use container_engine::AcceleratorError;
 use container_image::Platform;
 use container_kernel::{Kernels, KernelsError, PrepareError, Requirements};
 use container_machine::{BootConfiguration, Directories, HomeMount};
+use container_protocol::EgressMode;
 use container_runtime::GuestFilesError;
 
 use crate::{
@@ -39,6 +40,11 @@ pub(crate) enum CheckError {
     Forward(#[from] ForwardError),
     #[error(transparent)]
     Allow(#[from] NoSuchRule),
+    #[error(
+        "an isolated machine has {setting} none (name what it needs with mount, socket and allow, \
+         or end the isolation with: isolated=false)"
+    )]
+    Isolated { setting: &'static str },
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error("platform {0} is not supported: a machine runs Linux")]
@@ -70,6 +76,7 @@ impl RequestError for CheckError {
             | CheckError::Publish(_)
             | CheckError::Forward(_)
             | CheckError::Allow(_)
+            | CheckError::Isolated { .. }
             | CheckError::Mount(_)
             | CheckError::Platform(_)
             | CheckError::GuestFiles(_)
@@ -87,6 +94,18 @@ impl RequestError for CheckError {
 pub(crate) fn check_resources(boot: &BootConfiguration) -> Result<(), CheckError> {
     HostResources::detect().check(boot)?;
     Ok(check_published(&boot.publish)?)
+}
+
+/// Refuses settings that give an isolated machine more than what is named.
+pub(crate) fn check_isolation(boot: &BootConfiguration) -> Result<(), CheckError> {
+    let refused = |setting: &'static str| Err(CheckError::Isolated { setting });
+    if boot.isolated && boot.home_mount != HomeMount::None {
+        return refused("home-mount");
+    }
+    if boot.isolated && boot.egress != EgressMode::None {
+        return refused("egress");
+    }
+    Ok(())
 }
 
 /// Refuses a kernel that machines cannot boot, and nested virtualization if the host does not

@@ -16,7 +16,10 @@ use container_runtime::{
 use uuid::Uuid;
 
 use crate::{
-    checks::{CheckError, check_home, check_kernel, check_resources, check_space, low_space},
+    checks::{
+        CheckError, check_home, check_isolation, check_kernel, check_resources, check_space,
+        low_space,
+    },
     configuration::{ConfigurationError, TimeZoneSetting},
     exclusions,
     failure::RequestError,
@@ -204,7 +207,11 @@ impl Service {
             mounts: boot.mounts,
             user: machine.user_setup,
             // A command runs also while the configuration cannot be read.
-            ssh_agent: configuration.map_or(SshAgentUse::Never, |it| it.ssh_agent()),
+            ssh_agent: match configuration {
+                Ok(configuration) if !boot.isolated => configuration.ssh_agent(),
+                _ => SshAgentUse::Never,
+            },
+            isolated: boot.isolated,
             boot: runtime.status().boot.clone(),
         })
     }
@@ -217,6 +224,7 @@ impl Service {
     ) -> Result<Launch, BootError> {
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
         check_resources(&boot)?;
+        check_isolation(&boot)?;
         let kernel = check_kernel(&self.directories, &boot)?;
         check_home(&boot, &machine.home)?;
         check_space(&bundle.disk())?;
@@ -256,6 +264,7 @@ impl Service {
                 setup_script: bundle.setup_script(),
                 occasion: bundle.boot_occasion(),
                 rescue: false,
+                isolated: boot.isolated,
                 init_env: machine.init_environment,
                 stop_signal: machine.stop_signal,
             })),

@@ -44,7 +44,7 @@ const HOST_KEY: &str = "host_key";
 const AUTHORIZED_KEYS: &str = "authorized_keys";
 
 /// Settings of every connection (sshd_config(5)). Who may connect may run any command as any user
-/// of the machine, so nothing is forbidden to them.
+/// of the machine, so nothing in it is forbidden to them.
 const SETTINGS: &str = "\
 StrictModes no
 AuthenticationMethods publickey
@@ -59,7 +59,6 @@ MaxSessions 1000
 TCPKeepAlive no
 UseDNS no
 AcceptEnv *
-AllowAgentForwarding yes
 AllowTcpForwarding yes
 AllowStreamLocalForwarding yes
 StreamLocalBindUnlink yes
@@ -90,7 +89,7 @@ impl SshFiles {
         };
         let root = files.root()?;
         root.make_directory(&files.directory)?;
-        let configuration = configuration(&files.directory, request, &login.environment);
+        let configuration = configuration(&files.directory, server, request, &login.environment);
         for (name, content) in [
             (CONFIGURATION, configuration.as_slice()),
             (HOST_KEY, server.host_key.as_bytes()),
@@ -142,9 +141,16 @@ impl Drop for SshFiles {
 }
 
 /// Returns the server's configuration. Its sessions get the command's environment.
-fn configuration(directory: &str, request: &CommandRequest, environment: &Environment) -> Vec<u8> {
+fn configuration(
+    directory: &str,
+    server: &SshServer,
+    request: &CommandRequest,
+    environment: &Environment,
+) -> Vec<u8> {
+    let forwards_agent = if server.forwards_agent { "yes" } else { "no" };
     let mut text = format!(
-        "HostKey {directory}/{HOST_KEY}\nAuthorizedKeysFile {directory}/{AUTHORIZED_KEYS}\n{SETTINGS}"
+        "HostKey {directory}/{HOST_KEY}\nAuthorizedKeysFile {directory}/{AUTHORIZED_KEYS}\n\
+         AllowAgentForwarding {forwards_agent}\n{SETTINGS}"
     )
     .into_bytes();
     // All variables in one line: the first `SetEnv` counts.
@@ -244,10 +250,29 @@ mod tests {
         for (name, value) in pairs {
             environment.set(name, value);
         }
-        let text = configuration("/d", &request(handed_on), &environment);
+        let text = written(true, handed_on, &environment);
+        text.lines().last().unwrap().to_owned()
+    }
+
+    fn written(forwards_agent: bool, handed_on: &[&str], environment: &Environment) -> String {
+        let server = SshServer {
+            host_key: String::new(),
+            authorized_keys: String::new(),
+            forwards_agent,
+        };
+        let text = configuration("/d", &server, &request(handed_on), environment);
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("HostKey /d/host_key\n"), "{text}");
-        text.lines().last().unwrap().to_owned()
+        text
+    }
+
+    #[test]
+    fn an_agent_is_forwarded_if_the_machine_may_have_one() {
+        for (forwards_agent, line) in [(true, "yes"), (false, "no")] {
+            let text = written(forwards_agent, &[], &Environment::default());
+            let line = format!("\nAllowAgentForwarding {line}\n");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 
     #[test]

@@ -49,7 +49,8 @@ const ZONES: &str = "/usr/share/zoneinfo";
 
 /// Environment of a command: the caller's variables, then the requested ones.
 pub(super) struct CallerVariables {
-    environment: Vec<(OsText, OsText)>,
+    callers: Vec<(OsText, OsText)>,
+    requested: Vec<(OsText, OsText)>,
     /// Names of adapted variables that were not requested.
     adapted: Vec<String>,
 }
@@ -57,7 +58,7 @@ pub(super) struct CallerVariables {
 impl CallerVariables {
     /// Returns the caller's variables, without the SSH agent.
     pub(super) fn new() -> CallerVariables {
-        let mut environment: Vec<(OsText, OsText)> = Vec::new();
+        let mut callers: Vec<(OsText, OsText)> = Vec::new();
         let mut adapted = Vec::new();
         for (name, value) in env::vars_os() {
             let Some(text) = name.to_str() else { continue };
@@ -66,17 +67,26 @@ impl CallerVariables {
             } else if !UNCHANGED.contains(&text) {
                 continue;
             }
-            environment.push((name.into(), value.into()));
+            callers.push((name.into(), value.into()));
         }
         CallerVariables {
-            environment,
+            callers,
+            requested: Vec::new(),
             adapted,
         }
     }
 
+    /// Leaves out the caller's variables, as an isolated machine requires, but for the name of the
+    /// terminal, without which programs cannot use it.
+    pub(super) fn isolate(&mut self) {
+        let terminal = OsText::from("TERM");
+        self.callers.retain(|(name, _)| *name == terminal);
+        self.adapted.retain(|name| name == "TERM");
+    }
+
     /// Adds the variable for the caller's SSH agent, before the requested ones.
     pub(super) fn add_ssh_agent(&mut self) {
-        self.environment
+        self.callers
             .insert(0, ("SSH_AUTH_SOCK".into(), SSH_AUTH_SOCKET.into()));
     }
 
@@ -89,14 +99,15 @@ impl CallerVariables {
             };
             self.adapted
                 .retain(|other| OsStr::new(other) != name.as_os_str());
-            self.environment.push((name.into(), value.into()));
+            self.requested.push((name.into(), value.into()));
         }
     }
 
     /// Returns the environment for a command in this machine, and what the machine adapts.
     pub(super) fn for_machine(mut self, id: &MachineId) -> (Vec<(OsText, OsText)>, HandedOn) {
-        self.environment
-            .push(("CONTAINER_MACHINE_ID".into(), id.to_string().into()));
+        let mut environment = self.callers;
+        environment.append(&mut self.requested);
+        environment.push(("CONTAINER_MACHINE_ID".into(), id.to_string().into()));
         let adapted = |name: &str| {
             let is_adapted = self.adapted.iter().any(|other| other == name);
             env::var_os(name).filter(|_| is_adapted)
@@ -106,7 +117,7 @@ impl CallerVariables {
             time_zone_rule: adapted("TZ").and_then(|zone| time_zone_rule(&zone)),
             names: self.adapted,
         };
-        (self.environment, handed_on)
+        (environment, handed_on)
     }
 }
 
@@ -206,7 +217,8 @@ mod tests {
     #[test]
     fn requested_variables_are_not_adapted() {
         let mut variables = CallerVariables {
-            environment: vec![("LANG".into(), "de_DE.UTF-8".into())],
+            callers: vec![("LANG".into(), "de_DE.UTF-8".into())],
+            requested: Vec::new(),
             adapted: vec!["LANG".to_owned()],
         };
         let variable = |name: &str, value: Option<&str>| Variable {
@@ -215,6 +227,33 @@ mod tests {
         };
         variables.request([variable("LANG", Some("C")), variable("NOT_SET_HERE", None)]);
         assert_eq!(variables.adapted, [""; 0]);
-        assert_eq!(variables.environment.len(), 2);
+        let (environment, _) = variables.for_machine(&"dev".parse().unwrap());
+        let names: Vec<&str> = environment
+            .iter()
+            .filter_map(|it| it.0.as_os_str().to_str())
+            .collect();
+        assert_eq!(names, ["LANG", "LANG", "CONTAINER_MACHINE_ID"]);
+    }
+
+    #[test]
+    fn an_isolated_machine_gets_requested_variables_only() {
+        let caller = |name: &str| (OsText::from(name), OsText::from("value"));
+        let mut variables = CallerVariables {
+            callers: ["TERM", "http_proxy", "LANG"].map(caller).into(),
+            requested: Vec::new(),
+            adapted: vec!["TERM".to_owned(), "LANG".to_owned()],
+        };
+        variables.request([Variable {
+            name: "ASKED".into(),
+            value: Some("for".into()),
+        }]);
+        variables.isolate();
+        let (environment, handed_on) = variables.for_machine(&"dev".parse().unwrap());
+        let names: Vec<&str> = environment
+            .iter()
+            .filter_map(|it| it.0.as_os_str().to_str())
+            .collect();
+        assert_eq!(names, ["TERM", "ASKED", "CONTAINER_MACHINE_ID"]);
+        assert_eq!(handed_on.names, ["TERM"]);
     }
 }

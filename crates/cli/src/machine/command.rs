@@ -119,6 +119,14 @@ impl CommandOptions {
         }
         let id = one_or_default(client, self.name.clone()).await?;
         let mut running = boot(client, &id).await?;
+        if running.isolated {
+            if self.ssh_agent {
+                return Err(Failure::new(format!(
+                    "cannot use --ssh-agent: machine {id:?} is isolated"
+                )));
+            }
+            variables.isolate();
+        }
         let agent = caller::offered_agent(running.ssh_agent, self.requests_agent());
         if agent.is_some() {
             variables.add_ssh_agent();

@@ -32,7 +32,8 @@ Examples:
   container machine create localhost:5000/busybox:1 --memory 2G --no-boot
   container machine create registry.example/alpine:3 --home-mount none --mount .
   container machine create registry.example/debian:12 --disk-size 20G
-  container machine create debian:12 --egress none --allow deb.debian.org")]
+  container machine create debian:12 --egress none --allow deb.debian.org
+  container machine create debian:12 --isolated --mount .")]
 pub(crate) struct Create {
     /// Image: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
     image: ImageName,
@@ -68,6 +69,14 @@ pub(crate) struct Create {
     /// Access to your home directory: rw, ro or none.
     #[arg(long, value_name = "MODE")]
     home_mount: Option<HomeMount>,
+
+    /// Give the machine nothing of the host but what is named with --mount, --socket, --allow and
+    /// --publish.
+    ///
+    /// It has no shared home, no SSH agent, nothing of the caller's environment, and no network
+    /// without a rule: neither the internet, nor private networks, the host and other machines.
+    #[arg(long)]
+    isolated: bool,
 
     /// Mounted directory of the host: SOURCE[:TARGET[:ro|rw]]; repeatable, at most 8.
     ///
@@ -157,6 +166,7 @@ impl Create {
                 disk_capacity: self.disk_size,
                 egress: self.egress,
                 home_mount: self.home_mount,
+                isolated: self.isolated.then_some(true),
                 kernel: self
                     .kernel
                     .as_deref()

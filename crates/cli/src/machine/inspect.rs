@@ -32,6 +32,7 @@ const FIELDS: &[&str] = &[
     "image.reference",
     "init",
     "ipAddress",
+    "isolated",
     "kernel",
     "kernelArgs",
     "memory",

@@ -22,11 +22,13 @@ use crate::{failure::Failure, output, values};
 /// adds some, mount-=TARGET removes some; empty to remove all), egress (all, public, none: the
 /// destinations that the machine may connect to), allow (destinations beyond those: NAME[:PORT] or
 /// ADDRESS[/PREFIX][:PORT], separated by commas; allow+= adds some, allow-= removes some; empty to
-/// remove all), idle-suspend (time without use, such as 30m or 2h, after which the machine is
-/// suspended until it is used again, or off), virtualization (true, false), kernel (a path; empty
-/// for the default kernel), kernel-args (parameters separated by spaces; empty to remove all) and
-/// private-home (directories of the shared home that the machine has for itself, separated by
-/// commas; empty to remove all). If one setting is invalid, nothing is changed.
+/// remove all), isolated (true, false: whether the machine gets nothing of the host but what mount,
+/// socket, allow and publish name; then home-mount and egress are none), idle-suspend (time without
+/// use, such as 30m or 2h, after which the machine is suspended until it is used again, or off),
+/// virtualization (true, false), kernel (a path; empty for the default kernel), kernel-args
+/// (parameters separated by spaces; empty to remove all) and private-home (directories of the
+/// shared home that the machine has for itself, separated by commas; empty to remove all). If one
+/// setting is invalid, nothing is changed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -46,7 +48,7 @@ pub(crate) struct Set {
     name: Option<MachineId>,
 
     /// Settings: cpus, memory, disk, home-mount, private-home, publish, socket, mount, egress,
-    /// allow, idle-suspend, virtualization, kernel, kernel-args.
+    /// allow, isolated, idle-suspend, virtualization, kernel, kernel-args.
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 }
@@ -109,11 +111,8 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
                 let change = change.mounts.get_or_insert_default();
                 mounts::change(change, key, value).map_err(|error| invalid("mount")(error))?;
             }
-            "virtualization" => {
-                let is_on = value.parse::<bool>();
-                let reason = format!("{value:?} is neither true nor false");
-                change.virtualization = Some(is_on.map_err(|_| invalid(key)(reason))?);
-            }
+            "isolated" => change.isolated = Some(parse_switch(key, value)?),
+            "virtualization" => change.virtualization = Some(parse_switch(key, value)?),
             "kernel" if value.is_empty() => change.kernel = Some(KernelChoice::Default),
             "kernel" => {
                 let path = values::kernel_path(Path::new(value))?;
@@ -122,7 +121,7 @@ fn parse_settings(settings: &[String]) -> Result<BootChange, Failure> {
             "kernel-args" => change.kernel_args = Some(parse(key, value)?),
             unknown => {
                 return Err(Failure::new(format!(
-                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, mount, egress, allow, idle-suspend, virtualization, kernel, kernel-args)"
+                    "unknown setting {unknown:?} (available: cpus, memory, disk, home-mount, private-home, publish, socket, mount, egress, allow, isolated, idle-suspend, virtualization, kernel, kernel-args)"
                 )));
             }
         }
@@ -137,6 +136,11 @@ fn parse_rules(key: &str, value: &str) -> Result<Vec<AllowRule>, Failure> {
 
 fn parse<T: FromStr<Err: Display>>(key: &str, value: &str) -> Result<T, Failure> {
     value.parse().map_err(invalid(key))
+}
+
+fn parse_switch(key: &str, value: &str) -> Result<bool, Failure> {
+    let reason = format!("{value:?} is neither true nor false");
+    value.parse().map_err(|_| invalid(key)(reason))
 }
 
 fn invalid<E: Display>(key: &str) -> impl Fn(E) -> Failure {

@@ -42,7 +42,11 @@ impl SshProxy {
         let id = self.id;
         let server = client.ssh_server(&id).await?;
         let mut running = boot(client, &id).await?;
-        let (environment, handed_on) = CallerVariables::new().for_machine(&id);
+        let mut variables = CallerVariables::new();
+        if running.isolated {
+            variables.isolate();
+        }
+        let (environment, handed_on) = variables.for_machine(&id);
         let identity = match self.user {
             Some(user) => Identity {
                 user: UserReference::Name(user),

@@ -83,7 +83,11 @@ async fn rescue(client: &Client, id: &MachineId) -> Result<u8, Failure> {
         "Machine {id} is running without its init. After the repair: container machine restart {id}"
     ));
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let (environment, handed_on) = CallerVariables::new().for_machine(id);
+    let mut variables = CallerVariables::new();
+    if running.isolated {
+        variables.isolate();
+    }
+    let (environment, handed_on) = variables.for_machine(id);
     let request = CommandRequest {
         command: CommandLine::Login,
         identity: Identity {

@@ -136,6 +136,7 @@ impl Configuration {
             egress: EgressMode::default(),
             home_mount: machine.home_mount.unwrap_or_default(),
             idle_suspend: machine.idle_suspend,
+            isolated: false,
             kernel: machine.kernel.clone(),
             kernel_args: KernelParameters::default(),
             memory: machine

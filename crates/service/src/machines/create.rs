@@ -19,7 +19,9 @@ use tokio::time::sleep;
 
 use crate::{
     boot_change,
-    checks::{CheckError, check_home, check_kernel, check_platform, check_resources},
+    checks::{
+        CheckError, check_home, check_isolation, check_kernel, check_platform, check_resources,
+    },
     configuration::ConfigurationError,
     failure::RequestError,
     forwarded_sockets::check_sockets,
@@ -162,6 +164,7 @@ impl Service {
         let boot = boot_change::apply(configuration.boot_defaults(), &request.boot);
         let mut boot = boot.map_err(CheckError::Allow)?;
         check_resources(&boot)?;
+        check_isolation(&boot)?;
         check_sockets(
             &boot.sockets,
             &self.directories,

@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     archive_stream::{archive_reader, discard},
-    checks::{CheckError, check_platform},
+    checks::{CheckError, check_isolation, check_platform},
     configuration::ConfigurationError,
     failure::{RequestError, TaskPanicked},
     machine_archive::{self, ArchiveReader, Description, ReadError},
@@ -167,6 +167,8 @@ impl Import {
             &platform.architecture,
             variant,
         ))?;
+        let boot = self.boot(description.boot.clone());
+        check_isolation(&boot)?;
         let new = self.service.bundles.begin(&machine.id)?;
         if description.has_setup_script {
             new.set_setup_script(&members.setup_script()?)?;
@@ -196,7 +198,7 @@ impl Import {
         Ok(Imported {
             new,
             machine,
-            boot: self.boot(description.boot),
+            boot,
             _images: self.images,
         })
     }

@@ -59,6 +59,7 @@ impl Service {
             id: machine.id,
             idle_suspend: boot.idle_suspend,
             image: machine.image,
+            isolated: boot.isolated,
             init: runtime.and_then(|status| status.init().map(ToString::to_string)),
             ip_address,
             kernel: boot.kernel,

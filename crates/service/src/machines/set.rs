@@ -8,7 +8,7 @@ use container_runtime::FindError;
 
 use crate::{
     boot_change,
-    checks::{CheckError, check_kernel, check_resources},
+    checks::{CheckError, check_isolation, check_kernel, check_resources},
     failure::RequestError,
     forwarded_sockets::{check_sockets, resolve_sockets, socket_problems},
     mounts::{self, mount_problems},
@@ -77,6 +77,7 @@ impl Service {
         let boot = boot_change::apply(bundle.boot_configuration()?, change);
         let mut boot = boot.map_err(CheckError::Allow)?;
         check_resources(&boot)?;
+        check_isolation(&boot)?;
         let runtime_directory = self.runtime_directory(id, &bundle)?;
         if change.sockets.is_some() {
             // `inspect` shows default paths, which may be given back.
@@ -113,7 +114,9 @@ impl Service {
         }
         bundle.set_boot_configuration(&boot)?;
         // Before the rest, because the user may rely on it.
-        let changes_egress = change.egress.is_some() || change.allow != AllowChange::default();
+        let changes_egress = change.egress.is_some()
+            || change.isolated.is_some()
+            || change.allow != AllowChange::default();
         if let (Some(runtime), true) = (&runtime, changes_egress) {
             let applied = runtime.set_egress(boot.egress_rules()).await;
             applied.map_err(SetError::ApplyEgress)?;
