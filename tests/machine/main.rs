@@ -29,6 +29,7 @@ mod identity;
 mod idle;
 mod images;
 mod inits;
+mod isolation;
 mod kernels;
 mod local_stores;
 mod locks;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         suspend::TESTS,
         idle::TESTS,
         egress::TESTS,
+        isolation::TESTS,
         early_commands::TESTS,
         sessions::TESTS,
         accounts::TESTS,
