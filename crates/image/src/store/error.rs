@@ -22,8 +22,8 @@ pub enum StoreError {
     },
     /// What is to be downloaded does not fit on the file system.
     #[error(
-        "the download needs {} MiB, and {} MiB are free in {path}; free some space, or remove \
-         images and machines that you no longer need", needed >> 20, free >> 20
+        "the disk is full: the download needs {} MiB, and {} MiB are free in {path}; free some \
+         space, or remove images and machines that you no longer need", needed >> 20, free >> 20
     )]
     NoSpace {
         /// Directory of the store.
