@@ -181,6 +181,12 @@ fn main() {
             on_host: Some(on_host),
         },
     ];
+    // Compilers and their inputs are in the machine's cache then, for all places alike.
+    let disk = &places[2];
+    for work in works.iter().filter(|work| !work.is_for_host) {
+        take(&world, &inputs, disk, work);
+    }
+    disk.run(&world, &inputs, "rm -rf ./*");
     let mut times = vec![[const { Vec::new() }; 4]; works.len()];
     for _ in 0..rounds() {
         for (row, work) in times.iter_mut().zip(&works) {
