@@ -62,13 +62,17 @@ impl AttachedMount {
         self.start_in(launch, &source)
     }
 
-    /// Starts to serve the mount of a machine that is resumed. If the directory does not exist any
-    /// more, an empty one takes its place, because the machine still has the device.
+    /// Starts to serve the mount of a machine that is resumed. If the machine is not to have it any
+    /// more, or the directory does not exist, an empty one takes its place, because the machine
+    /// still has the device.
     pub(crate) fn start_resumed(
         self,
         launch: &Launch,
         machine: &MachineState,
     ) -> io::Result<StartedMount> {
+        if !machine.wanted_mounts().contains(&self.share) {
+            return self.start_empty(launch);
+        }
         let source = self.share.source.clone();
         let Err(error) = check_source(&source) else {
             return self.start_in(launch, &source);
@@ -78,12 +82,22 @@ impl AttachedMount {
             self.share.target,
             source.display()
         ));
+        self.start_empty(launch)
+    }
+
+    /// Starts to serve an empty directory, which cannot be written: what is written to it would be
+    /// lost.
+    fn start_empty(mut self, launch: &Launch) -> io::Result<StartedMount> {
+        let share = self.share.clone();
+        self.share.read_only = true;
         let empty = launch.runtime_directory.join(tag(self.port));
         match fs::create_dir(&empty) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        self.start_in(launch, &empty)
+        let mut started = self.start_in(launch, &empty)?;
+        started.mount.share = share;
+        Ok(started)
     }
 
     fn start_in(self, launch: &Launch, directory: &Path) -> io::Result<StartedMount> {
@@ -224,10 +238,17 @@ struct Difference {
 }
 
 impl Difference {
-    fn between(attached: &[AttachedMount], wanted: Vec<MountShare>) -> Difference {
+    /// A mount that is not `served` any more is attached again.
+    fn between(
+        attached: &[AttachedMount],
+        served: &[SharePort],
+        wanted: Vec<MountShare>,
+    ) -> Difference {
         let (mut kept, mut added) = (Vec::new(), Vec::new());
         for share in wanted {
-            let is_attached = attached.iter().any(|it| it.share == share);
+            let is_attached = attached
+                .iter()
+                .any(|it| it.share == share && served.contains(&it.port));
             let group = if is_attached { &mut kept } else { &mut added };
             group.push(share);
         }
@@ -244,7 +265,7 @@ impl Difference {
         added.sort_by_key(order);
         let mut removed: Vec<_> = attached
             .iter()
-            .filter(|it| !kept.contains(&it.share))
+            .filter(|it| !kept.contains(&it.share) || !served.contains(&it.port))
             .cloned()
             .collect();
         removed.sort_by_key(|it| std::cmp::Reverse(order(&it.share)));
@@ -255,8 +276,8 @@ impl Difference {
 impl Parts<'_> {
     /// Makes `wanted` the mounts of a machine that is up.
     pub(crate) async fn replace(mut self, wanted: Vec<MountShare>) -> MountReply {
-        let Difference { removed, added } =
-            Difference::between(&self.shares.attached(), wanted.clone());
+        let (attached, served) = (self.shares.attached(), self.shares.served());
+        let Difference { removed, added } = Difference::between(&attached, &served, wanted.clone());
         if !removed.is_empty() {
             let tags = removed.iter().map(|it| tag(it.port)).collect();
             match self.ask_agent(MountRequest::Unmount(tags)).await {
@@ -293,19 +314,28 @@ impl Parts<'_> {
                 })),
             }
         }
+        // The next change tries again.
+        for mount in self.shares.attached() {
+            if problems.iter().any(|it| it.path == mount.share.target) {
+                self.detach(mount).await;
+            }
+        }
         self.machine.set_mount_problems(problems.clone());
         MountReply::Done(problems)
     }
 
     /// Detaches a mount that the machine has unmounted. One that its kernel does not release keeps
-    /// its port until the machine stops.
+    /// its port until the machine stops, and is not served any more: the machine must not reach a
+    /// directory that it is not to have.
     async fn detach(&mut self, mount: AttachedMount) {
-        match self.engine.detach(mount.port).await {
-            Ok(()) => {
-                self.machine.remove_relay(&tag(mount.port));
-                self.shares.remove(mount.port);
+        let detached = self.engine.detach(mount.port).await;
+        self.machine.remove_relay(&tag(mount.port));
+        match detached {
+            Ok(()) => self.shares.remove(mount.port),
+            Err(error) => {
+                tracing::warn!("cannot detach {}: {error}", mount.share.target);
+                self.shares.end(mount.port);
             }
-            Err(error) => tracing::warn!("cannot detach {}: {error}", mount.share.target),
         }
     }
 
@@ -360,7 +390,9 @@ mod tests {
             })
             .collect();
         let wanted = wanted.iter().map(|(source, target)| share(source, target));
-        let Difference { removed, added } = Difference::between(&attached, wanted.collect());
+        let served: Vec<_> = SharePort::all().collect();
+        let Difference { removed, added } =
+            Difference::between(&attached, &served, wanted.collect());
         let removed = removed.into_iter().map(|it| it.share.target).collect();
         (removed, added.into_iter().map(|it| it.target).collect())
     }
@@ -378,6 +410,18 @@ mod tests {
         assert_eq!(difference(&[a, b], &[b]), targets(&["/a"], &[]));
         let other = ("/3", "/a");
         assert_eq!(difference(&[a], &[other]), targets(&["/a"], &["/a"]));
+    }
+
+    #[test]
+    fn a_mount_that_is_not_served_is_attached_again() {
+        let attached = AttachedMount {
+            port: SharePort::all().next().unwrap(),
+            share: share("/1", "/a"),
+        };
+        let wanted = vec![attached.share.clone()];
+        let difference = Difference::between(std::slice::from_ref(&attached), &[], wanted.clone());
+        assert_eq!(difference.removed, [attached]);
+        assert_eq!(difference.added, wanted);
     }
 
     #[test]

@@ -72,6 +72,19 @@ impl Shares {
         self.mounts.remove(&port);
     }
 
+    /// Ends the process of a mount whose device stays attached.
+    pub(crate) fn end(&mut self, port: SharePort) {
+        if let Some(mount) = self.mounts.get_mut(&port) {
+            mount.process = None;
+        }
+    }
+
+    /// Returns the ports of the mounts whose processes have not ended.
+    pub(crate) fn served(&self) -> Vec<SharePort> {
+        let served = self.mounts.iter().filter(|(_, mount)| !mount.has_ended());
+        served.map(|(port, _)| *port).collect()
+    }
+
     /// Returns the mounts whose devices are attached.
     pub(crate) fn attached(&self) -> Vec<AttachedMount> {
         let mounts = self.mounts.iter();

@@ -89,9 +89,14 @@ pub(crate) async fn supervise(
                 supervisor.agent.request(Request::CompareClock);
             }
             Event::MountsOrdered(MountOrder { wanted, reply }) => {
-                let replaced = supervisor.replace_mounts(wanted, launch, machine).await;
-                // Fails if the client has disconnected.
-                let _ = reply.send(replaced);
+                // A guest that hangs must not delay a stop.
+                tokio::select! {
+                    replaced = supervisor.replace_mounts(wanted, launch, machine) => {
+                        // Fails if the client has disconnected.
+                        let _ = reply.send(replaced);
+                    }
+                    _ = machine.stop_order(None) => {}
+                }
             }
             Event::IdleTimeChanged(idle_time) => supervisor.idle = IdleWatch::new(idle_time),
             Event::SampleDue => {

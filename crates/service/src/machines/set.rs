@@ -88,10 +88,12 @@ impl Service {
             check_sockets(&boot.sockets, &self.directories, &runtime_directory)
                 .map_err(CheckError::Forward)?;
         }
+        let home = bundle.configuration()?.home;
         if let Some(change) = &change.mounts {
-            let home = bundle.configuration()?.home;
             boot.mounts = mounts::changed(boot.mounts, change, &home, &self.directories)
                 .map_err(CheckError::Mount)?;
+        }
+        if change.mounts.is_some() || change.home_mount.is_some() {
             mounts::check_places(&boot.mounts, &home, boot.home_mount)
                 .map_err(CheckError::Mount)?;
         }
