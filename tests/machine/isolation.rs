@@ -180,6 +180,14 @@ fn an_isolated_machine_reaches_only_what_is_named(lab: &Lab) {
     let with_agent = |line: &String| line.starts_with("agent ");
     assert!(reached.iter().any(with_agent), "{reached:?}");
 
+    // A saved memory must not bring a home back.
+    world.stdout(&["suspend", "other"]);
+    world.stdout(&["set", "-n", "other", "isolated=true"]);
+    let refused = world.error(&["start", "other"]);
+    assert!(refused.contains("isolated=false"), "{refused}");
+    world.stdout(&["set", "-n", "other", "isolated=false"]);
+    world.stdout(&["start", "other"]);
+
     // The network of a running machine is closed at once.
     let server = format!("address {other}:80");
     world.stdout(&["set", "-n", "box", "egress=all"]);

@@ -139,6 +139,11 @@ impl Gate {
         self.lock().egress = egress;
     }
 
+    /// Returns whether the guest reaches nothing without a rule.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().egress.mode == EgressMode::None
+    }
+
     /// Whether every destination is allowed without a rule.
     pub(crate) fn is_open(&self) -> bool {
         self.lock().egress.mode.is_all()

@@ -488,7 +488,14 @@ impl Stack {
     /// Answers a request for the guest's own configuration: DHCP, DHCPv6 or a router solicitation.
     /// Returns whether the packet was one.
     fn configure_guest(&mut self, packet: &Packet<'_>) -> bool {
-        let search = || HostResolver::read().search;
+        // Without a network, the guest has no use for them, and they say much about the host.
+        let search = || {
+            if self.gate.is_closed() {
+                Vec::new()
+            } else {
+                HostResolver::read().search
+            }
+        };
         let reply = if let Some(advertisement) = router::answer(packet) {
             if !self.is_router {
                 self.is_router = true;

@@ -13,13 +13,9 @@ pub struct SshServer {
     pub host_key: String,
     /// Public keys that may log in, in the format of `authorized_keys` (sshd(8)).
     pub authorized_keys: String,
-    /// Whether the client may forward its SSH agent.
-    #[serde(default = "yes")]
-    pub forwards_agent: bool,
-}
-
-fn yes() -> bool {
-    true
+    /// Whether the machine is isolated: the client forwards neither its SSH agent nor variables.
+    #[serde(default)]
+    pub is_isolated: bool,
 }
 
 impl fmt::Debug for SshServer {

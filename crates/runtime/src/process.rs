@@ -12,7 +12,8 @@ use std::{
 
 use container_engine::{EngineExit, disk};
 use container_machine::{
-    BoundedStderr, DirectoriesError, ProcessLock, ProcessLockError, create_runtime_directory,
+    BoundedStderr, DirectoriesError, MachineId, ProcessLock, ProcessLockError,
+    create_runtime_directory,
 };
 use container_network::HeldSockets;
 use container_protocol::{BootOccasion, MountReply, local};
@@ -72,6 +73,12 @@ enum RunError {
     Resume(#[from] ResumeError),
     #[error("the machine is suspended")]
     Suspended,
+    #[error(
+        "the saved memory of machine {0:?} has a shared home, and the machine is isolated now (give \
+         the memory up with: container machine stop --force {0}, or end the isolation with: \
+         container machine set -n {0} isolated=false)"
+    )]
+    HasHome(MachineId),
     #[error("{0}")]
     Engine(String),
     #[error("the machine crashed: {GUEST_CRASHED}")]
@@ -244,6 +251,11 @@ fn find_suspended(launch: &Launch) -> Result<Option<Suspended>, RunError> {
     let found = Suspended::find(&launch.suspended);
     let found = found.map_err(|error| ResumeError::unfit(launch.id.clone(), error))?;
     match &launch.purpose {
+        Purpose::Run(settings)
+            if settings.isolated && found.as_ref().is_some_and(Suspended::has_home) =>
+        {
+            Err(RunError::HasHome(launch.id.clone()))
+        }
         Purpose::Run(settings) if !settings.rescue => Ok(found),
         _ if found.is_some() => Err(RunError::Suspended),
         Purpose::Run(_) | Purpose::ReadDisk | Purpose::CheckDisk => Ok(None),

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use container_machine::UserSetup;
 use container_network::{GATEWAY, GATEWAY6, PREFIX, PREFIX6};
 use container_protocol::{
     BootOccasion, GuestGroup, GuestNetwork, GuestShare, GuestUser, MachineSetup, ResolverSettings,
@@ -46,7 +45,7 @@ pub(crate) fn machine_setup(
                 .user_home
                 .as_ref()
                 .map(|home| home.display().to_string()),
-            groups: supplementary_groups(&settings.user),
+            groups: supplementary_groups(settings),
         },
         shell: settings.shell.clone(),
         setup_script: if occasion == BootOccasion::First {
@@ -64,8 +63,9 @@ pub(crate) fn machine_setup(
 }
 
 /// Returns the supplementary groups of this process, which are those of the file share's too. Root
-/// needs none.
-fn supplementary_groups(user: &UserSetup) -> Vec<GuestGroup> {
+/// needs none. An isolated machine does not get their names.
+fn supplementary_groups(settings: &RunSettings) -> Vec<GuestGroup> {
+    let user = &settings.user;
     if user.uid == 0 {
         return Vec::new();
     }
@@ -82,6 +82,7 @@ fn supplementary_groups(user: &UserSetup) -> Vec<GuestGroup> {
             name: Group::from_gid(group)
                 .ok()
                 .flatten()
+                .filter(|_| !settings.isolated)
                 .map(|group| group.name),
         })
         .collect()

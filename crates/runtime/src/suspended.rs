@@ -339,6 +339,11 @@ impl Suspended {
         self.manifest.hardware.mounts.clone()
     }
 
+    /// Returns whether the machine had a shared home.
+    pub(crate) fn has_home(&self) -> bool {
+        self.manifest.hardware.home.is_some()
+    }
+
     /// Returns a launch with the hardware that the machine was suspended with.
     pub(crate) fn launch(&self, launch: &Launch) -> Launch {
         let hardware = self.manifest.hardware.clone();

@@ -58,7 +58,6 @@ LoginGraceTime 0
 MaxSessions 1000
 TCPKeepAlive no
 UseDNS no
-AcceptEnv *
 AllowTcpForwarding yes
 AllowStreamLocalForwarding yes
 StreamLocalBindUnlink yes
@@ -147,10 +146,14 @@ fn configuration(
     request: &CommandRequest,
     environment: &Environment,
 ) -> Vec<u8> {
-    let forwards_agent = if server.forwards_agent { "yes" } else { "no" };
+    let (forwards_agent, accepted) = if server.is_isolated {
+        ("no", "TERM")
+    } else {
+        ("yes", "*")
+    };
     let mut text = format!(
         "HostKey {directory}/{HOST_KEY}\nAuthorizedKeysFile {directory}/{AUTHORIZED_KEYS}\n\
-         AllowAgentForwarding {forwards_agent}\n{SETTINGS}"
+         AllowAgentForwarding {forwards_agent}\nAcceptEnv {accepted}\n{SETTINGS}"
     )
     .into_bytes();
     // All variables in one line: the first `SetEnv` counts.
@@ -250,15 +253,15 @@ mod tests {
         for (name, value) in pairs {
             environment.set(name, value);
         }
-        let text = written(true, handed_on, &environment);
+        let text = written(false, handed_on, &environment);
         text.lines().last().unwrap().to_owned()
     }
 
-    fn written(forwards_agent: bool, handed_on: &[&str], environment: &Environment) -> String {
+    fn written(is_isolated: bool, handed_on: &[&str], environment: &Environment) -> String {
         let server = SshServer {
             host_key: String::new(),
             authorized_keys: String::new(),
-            forwards_agent,
+            is_isolated,
         };
         let text = configuration("/d", &server, &request(handed_on), environment);
         let text = String::from_utf8(text).unwrap();
@@ -267,10 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_forwarded_if_the_machine_may_have_one() {
-        for (forwards_agent, line) in [(true, "yes"), (false, "no")] {
-            let text = written(forwards_agent, &[], &Environment::default());
-            let line = format!("\nAllowAgentForwarding {line}\n");
+    fn an_isolated_machine_gets_no_agent_and_no_variables() {
+        for (is_isolated, lines) in [
+            (false, "AllowAgentForwarding yes\nAcceptEnv *"),
+            (true, "AllowAgentForwarding no\nAcceptEnv TERM"),
+        ] {
+            let text = written(is_isolated, &[], &Environment::default());
+            let line = format!("\n{lines}\n");
             assert!(text.contains(&line), "{text}");
         }
     }

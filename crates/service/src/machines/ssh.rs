@@ -59,7 +59,7 @@ impl Service {
         Ok(SshServer {
             host_key,
             authorized_keys: format!("{public}\n"),
-            forwards_agent: !bundle.boot_configuration()?.isolated,
+            is_isolated: bundle.boot_configuration()?.isolated,
         })
     }
 
