@@ -69,7 +69,7 @@ pub(crate) fn answer(
     let [question] = &query.queries[..] else {
         return reply_to(&query, ResponseCode::FormErr).to_vec().ok();
     };
-    let name = question.name().to_string().to_ascii_lowercase();
+    let name = question.name().to_ascii().to_ascii_lowercase();
     let name = name.trim_end_matches('.');
     let is_in_domain = |domain: &DnsDomain| {
         let domain = domain.to_string();

@@ -17,7 +17,7 @@ use std::{
 
 use container_protocol::Transport;
 use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, ResponseCode},
+    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{
         DNSClass, Name, RData, Record, RecordType,
         rdata::{A, AAAA, PTR},
@@ -211,7 +211,7 @@ impl Resolver {
         if query.metadata.op_code != OpCode::Query || question.query_class() != DNSClass::IN {
             return Some(ResponseCode::Refused);
         }
-        let name = normalized(&question.name().to_string());
+        let name = asked_name(question);
         if is_answered_always(&name) {
             return None;
         }
@@ -231,7 +231,7 @@ impl Resolver {
         let [question] = &query.queries[..] else {
             return;
         };
-        let name = normalized(&question.name().to_string());
+        let name = asked_name(question);
         for (address, time_to_live) in addresses {
             self.gate.pin(&name, address, time_to_live);
             // Rules name a machine one way, and programs may name it another.
@@ -251,7 +251,7 @@ impl Resolver {
             return None;
         };
         let kind = question.query_type();
-        let name = question.name().to_string().to_ascii_lowercase();
+        let name = question.name().to_ascii().to_ascii_lowercase();
         let name = name.trim_end_matches('.');
         let record = |data| Record::from_rdata(question.name().clone(), TIME_TO_LIVE, data);
         let mut reply = reply_to(query, ResponseCode::NoError);
@@ -353,11 +353,17 @@ fn plain_query(query: &Message) -> Message {
     plain
 }
 
-/// Whether a name is answered by ourselves, with nothing but the gateway's or the guest's own
+/// Returns the name of a question as rules are written: in lower case, without the last dot, and
+/// with internationalized labels in their ASCII form.
+fn asked_name(question: &Query) -> String {
+    normalized(&question.name().to_ascii())
+}
+
+/// Whether a name is answered by ourselves, with nothing but the gateway's name or the guest's own
 /// address.
 fn is_answered_always(name: &str) -> bool {
-    let is_reverse = reverse_address(name).is_some_and(|it| is_in_machine_network(it.into()));
-    is_reverse || name == "localhost" || name.ends_with(".localhost")
+    let is_gateway = reverse_address(name).is_some_and(|it| is_gateway(it.into()));
+    is_gateway || name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Returns the addresses of the name in a reply of another server. It must not give the host and
@@ -470,7 +476,7 @@ pub(crate) fn parse_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::{op::Query, rr::rdata::CNAME};
+    use hickory_proto::rr::rdata::CNAME;
 
     use super::*;
 
@@ -506,6 +512,17 @@ mod tests {
         assert_eq!(addresses_in(&asked("a.test."), &reply).len(), 3);
         let foreign = foreign_addresses_in(&asked("a.test."), &reply);
         assert_eq!(foreign, expected, "the gateway has no other name");
+    }
+
+    #[test]
+    fn names_have_the_form_of_rules() {
+        for (name, expected) in [
+            ("Example.COM.", "example.com"),
+            ("xn--bcher-kva.example.", "xn--bcher-kva.example"),
+        ] {
+            let question = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+            assert_eq!(asked_name(&question), expected);
+        }
     }
 
     #[test]
