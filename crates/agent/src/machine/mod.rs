@@ -179,7 +179,8 @@ pub(crate) async fn set_up_for_rescue(
     devices: Devices,
 ) -> Result<BootReport, SetUpError> {
     devices.await_all()?;
-    mounts::mount_disk()?;
+    // A damaged disk can often still be read.
+    mounts::mount_disk().or_else(|_| mounts::mount_disk_read_only())?;
     let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
     mounts::mount_pseudo(&root)?;
     if let Some(share) = &setup.home_share {
