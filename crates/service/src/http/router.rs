@@ -23,9 +23,11 @@ pub(crate) fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// Counts the request as activity until its reply begins.
+/// Counts the request as activity until its reply begins. A client that waits for the end of the
+/// service must not put it off.
 async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let _guard = shared.activity.begin();
+    let is_about_service = matches!(request.uri().path(), "/v1/ping" | "/v1/retire");
+    let _guard = (!is_about_service).then(|| shared.activity.begin());
     next.run(request).await
 }
 

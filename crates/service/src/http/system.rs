@@ -36,8 +36,7 @@ async fn ping(State(shared): State<Shared>) -> Json<Pong> {
 }
 
 async fn retire(State(shared): State<Shared>) -> Json<()> {
-    // This request is in progress too.
-    shared.retirement.request(shared.activity.count() > 1);
+    shared.retirement.request(shared.activity.count() > 0);
     Json(())
 }
 
