@@ -339,7 +339,7 @@ pub struct MachineState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<Ipv4Addr>,
     /// Whether the machine is isolated: nothing of the host is given to it but what is named.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
     /// Path of the kernel's image at the next boot; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]

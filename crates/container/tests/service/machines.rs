@@ -55,7 +55,7 @@ fn machines_are_listed_and_inspected() {
         parsed(&inspected),
         json!([{
             "cpus": 2, "createdDate": "2023-11-14T22:13:20Z", "diskCapacity": 512_u64 << 30, "diskSize": disk,
-            "homeMount": "rw", "id": "abc",
+            "egress": "all", "homeMount": "rw", "id": "abc",
             "image": {
                 "descriptor": {
                     "digest": format!("sha256:{}", "0".repeat(64)),
