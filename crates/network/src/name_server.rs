@@ -217,11 +217,13 @@ impl Resolver {
         }
         match self.gate.lookup(&name) {
             Lookup::Allowed => None,
-            // These records tell clients to hide the server name, or to use HTTP/3.
-            Lookup::AddressesOnly => {
-                matches!(question.query_type(), RecordType::HTTPS | RecordType::SVCB)
-                    .then_some(ResponseCode::NoError)
-            }
+            // With HTTPS and SVCB records, clients hide the server name or use HTTP/3. A query for
+            // all types would return them too.
+            Lookup::AddressesOnly => matches!(
+                question.query_type(),
+                RecordType::HTTPS | RecordType::SVCB | RecordType::ANY
+            )
+            .then_some(ResponseCode::NoError),
             Lookup::Refused => Some(ResponseCode::NXDomain),
         }
     }

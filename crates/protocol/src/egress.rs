@@ -202,11 +202,12 @@ fn split_port(word: &str) -> Result<(&str, Option<&str>), &'static str> {
         if !address.contains(':') {
             return Err("only IPv6 addresses are in brackets");
         }
-        return match rest.strip_prefix(':') {
-            Some(port) => Ok((address, Some(port))),
-            None if rest.is_empty() => Ok((address, None)),
-            None => Err("only a port may follow the bracket"),
-        };
+        if rest.is_empty() {
+            return Ok((address, None));
+        }
+        let port = rest.strip_prefix(':');
+        let port = port.ok_or("only a port may follow the bracket")?;
+        return Ok((address, Some(port)));
     }
     match word.split_once(':') {
         Some((target, port)) if !port.contains(':') => Ok((target, Some(port))),
