@@ -167,7 +167,7 @@ impl Import {
             &platform.architecture,
             variant,
         ))?;
-        let boot = self.boot(description.boot.clone());
+        let (boot, notes) = self.boot(description.boot.clone());
         check_isolation(&boot)?;
         let new = self.service.bundles.begin(&machine.id)?;
         if description.has_setup_script {
@@ -189,6 +189,9 @@ impl Import {
         }
         machine_archive::finish(archive)?;
         counter.report();
+        for note in notes {
+            self.client.report(Progress::Note(note));
+        }
         adopt_layers(&new, &description, base)?;
         // An archive has no memory, whatever its snapshots say.
         let snapshots = description.snapshots.iter().cloned();
@@ -244,35 +247,36 @@ impl Import {
         }
     }
 
-    /// Returns the machine's settings on this host.
-    fn boot(&self, mut boot: BootConfiguration) -> BootConfiguration {
+    /// Returns the machine's settings on this host, and what the user should know about them.
+    fn boot(&self, mut boot: BootConfiguration) -> (BootConfiguration, Vec<String>) {
+        let mut notes = Vec::new();
         if let Some(kernel) = boot.kernel.take_if(|kernel| !kernel.exists()) {
-            self.client.report(Progress::Note(format!(
+            notes.push(format!(
                 "The kernel {} does not exist on this host; the machine gets the default kernel \
                  (change it with: container machine set kernel=PATH)",
                 kernel.display()
-            )));
+            ));
         }
         if !std::mem::take(&mut boot.sockets).is_empty() {
             // Others may have made the archive, which must not open sockets of this host.
-            self.client.report(Progress::Note(
+            notes.push(
                 "The machine's sockets are not forwarded on this host (forward them with: \
                  container machine set socket=PATH)"
                     .to_owned(),
-            ));
+            );
         }
         if !std::mem::take(&mut boot.mounts).is_empty() {
             // For the same reason.
-            self.client.report(Progress::Note(
+            notes.push(
                 "The machine's mounts are not those of this host (mount directories with: \
                  container machine set mount=SOURCE:TARGET)"
                     .to_owned(),
-            ));
+            );
         }
         if let Some(home_mount) = self.request.home_mount {
             boot.home_mount = home_mount;
         }
-        boot
+        (boot, notes)
     }
 }
 
