@@ -82,8 +82,9 @@ pub fn kernels() -> [PathBuf; 2] {
     kernels.try_into().unwrap()
 }
 
-/// Returns QEMU with a kernel, an initramfs and a serial console on standard output.
-pub fn bare_engine(kernel: &Path, initramfs: &Path) -> Command {
+/// Returns QEMU with a machine type (`q35`, `microvm`), a kernel, an initramfs and a serial console
+/// on standard output.
+pub fn bare_engine(machine: &str, kernel: &Path, initramfs: &Path) -> Command {
     let mut engine = Command::new("qemu-system-x86_64");
     engine
         .args([
@@ -99,7 +100,7 @@ pub fn bare_engine(kernel: &Path, initramfs: &Path) -> Command {
             "-cpu",
             "max",
             "-machine",
-            "q35",
+            machine,
         ])
         .args(["-smp", "2", "-m", "1G", "-serial", "stdio", "-kernel"])
         .arg(kernel.join("vmlinux"))

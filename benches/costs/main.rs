@@ -184,7 +184,7 @@ fn idle_machine(image: &str) {
     initramfs.file("bin/busybox", 0o755, fs::read("/bin/busybox").unwrap());
     initramfs.file("init", 0o755, ASLEEP.as_bytes().to_vec());
     initramfs.write(&path).unwrap();
-    let mut bare = bare_engine(&own_kernel, &path)
+    let mut bare = bare_engine("q35", &own_kernel, &path)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();

@@ -69,7 +69,7 @@ impl Bare {
             }
         };
         let [own_kernel, _] = kernels();
-        let mut engine = bare_engine(&own_kernel, &initramfs)
+        let mut engine = bare_engine("q35", &own_kernel, &initramfs)
             .args(["-netdev", &netdev])
             .args(["-device", "virtio-net-pci,netdev=n,romfile="])
             .spawn()

@@ -34,11 +34,11 @@ impl Floor {
         Floor { directory }
     }
 
-    /// Returns the duration from QEMU's start to the word of init.
-    pub(crate) fn boot(&self, kernel: &Path) -> Duration {
+    /// Returns the duration from the start of QEMU with a machine type to the word of init.
+    pub(crate) fn boot(&self, machine: &str, kernel: &Path) -> Duration {
         let begin = Instant::now();
         let initramfs = self.directory.path().join("initramfs");
-        let mut engine = bare_engine(kernel, &initramfs).spawn().unwrap();
+        let mut engine = bare_engine(machine, kernel, &initramfs).spawn().unwrap();
         let mut console = BufReader::new(engine.stdout.take().unwrap()).lines();
         let is_up = console.any(|line| line.is_ok_and(|line| line.trim() == "up"));
         let taken = begin.elapsed();

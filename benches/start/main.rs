@@ -1,5 +1,5 @@
-//! Measures how long people wait for a machine, compared with the floor: the same kernel in a bare
-//! QEMU.
+//! Measures how long people wait for a machine, compared with the floor: the boot of a bare QEMU of
+//! its fastest machine type.
 //!
 //! `cargo bench` prints a table. The environment variable `ROUNDS` is the number of rounds (5).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
@@ -14,13 +14,18 @@ use floor::Floor;
 
 const OPTIONS: [&str; 4] = ["--cpus", "2", "--memory", "1G"];
 
+/// Occupies 300 MB of a machine's memory.
+const FILL_MEMORY: &str =
+    "mount -t tmpfs none /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=300 2>/dev/null";
+
 fn main() {
     let lab = Lab::default();
     let world = lab.root();
     let floor = Floor::new();
     let [own_kernel, debian_kernel] = kernels();
     let debian = lab.image("debian-systemd:12");
-    world.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    let busybox = lab.image("busybox:1");
+    world.create(&busybox, "tiny", &["--no-boot"]);
     world.create(&debian, "cold", &["--no-boot"]);
     let other = debian_kernel.join("vmlinux");
     let other = ["--no-boot", "--kernel", other.to_str().unwrap()];
@@ -30,56 +35,72 @@ fn main() {
     }
     // Templates of one kernel serve both images; the other kernel has its own.
     let templates = World::for_root().with_templates();
-    templates.create(&lab.image("busybox:1"), "tiny", &["--no-boot"]);
+    templates.create(&busybox, "tiny", &["--no-boot"]);
     templates.create(&debian, "cold", &["--no-boot"]);
-    templates.create(&debian, "other", &other);
+    templates.create(&busybox, "other", &other);
     for machine in ["tiny", "other"] {
         await_template(&templates, machine);
     }
+    templates.create(&busybox, "full", &[]);
+    templates.stdout(&["run", "-n", "full", "-u", "root", FILL_MEMORY]);
     let cold = |machine: &'static str| start(world, machine);
     let restored = |machine: &'static str| start(&templates, machine);
     let mut rows = [
         Row {
-            name: "bare QEMU, same kernel, busybox init",
-            take: Box::new(|| floor.boot(&own_kernel)),
+            name: "bare QEMU (microvm), Debian's cloud kernel, busybox init",
+            take: Box::new(|| floor.boot("microvm", &debian_kernel)),
         },
         Row {
-            name: "bare QEMU, Debian's cloud kernel, busybox init",
-            take: Box::new(|| floor.boot(&debian_kernel)),
+            name: "bare QEMU (q35), Debian's cloud kernel, busybox init",
+            take: Box::new(|| floor.boot("q35", &debian_kernel)),
         },
         Row {
-            name: "`run true`, stopped machine, busybox image",
-            take: Box::new(cold("tiny")),
-        },
-        Row {
-            name: "`run true`, stopped machine, Debian with systemd",
-            take: Box::new(cold("cold")),
-        },
-        Row {
-            name: "the same, Debian's cloud kernel",
-            take: Box::new(cold("other")),
+            name: "bare QEMU (q35), our kernel, busybox init",
+            take: Box::new(|| floor.boot("q35", &own_kernel)),
         },
         Row {
             name: "`run true` from a template, busybox image",
             take: Box::new(restored("tiny")),
         },
         Row {
-            name: "`run true` from a template, Debian with systemd",
-            take: Box::new(restored("cold")),
-        },
-        Row {
-            name: "the same, Debian's cloud kernel",
-            take: Box::new(restored("other")),
-        },
-        Row {
             name: "first `run true` from a template, busybox image",
             take: Box::new(|| {
-                templates.create(&lab.image("busybox:1"), "new", &["--no-boot"]);
+                let create = ["create", &busybox, "--name", "new", "--no-boot"];
+                templates.stdout(&[&create[..], &OPTIONS].concat());
                 let taken = time(|| drop(templates.inside("new", "true")));
                 assert_eq!(templates.inspect("new")["boot"]["kind"], "template");
                 templates.stdout(&["rm", "new"]);
                 taken
             }),
+        },
+        Row {
+            name: "`run true` from a template, Debian with systemd",
+            take: Box::new(restored("cold")),
+        },
+        Row {
+            name: "`run true` from a template, busybox image, Debian's cloud kernel",
+            take: Box::new(restored("other")),
+        },
+        Row {
+            name: "`run true`, suspended machine, 300 MB in use",
+            take: Box::new(|| {
+                templates.stdout(&["suspend", "full"]);
+                let taken = time(|| drop(templates.inside("full", "true")));
+                assert_eq!(templates.inspect("full")["boot"]["kind"], "resumed");
+                taken
+            }),
+        },
+        Row {
+            name: "`run true` without a template, busybox image",
+            take: Box::new(cold("tiny")),
+        },
+        Row {
+            name: "`run true` without a template, Debian with systemd",
+            take: Box::new(cold("cold")),
+        },
+        Row {
+            name: "`run true` without a template, Debian with systemd and its kernel",
+            take: Box::new(cold("other")),
         },
         Row {
             name: "`run true`, running machine",
