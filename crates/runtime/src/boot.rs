@@ -190,6 +190,7 @@ async fn try_to_boot(
     // The agent reads it when the kernel has booted.
     let served = frame::write(&mut host_ends.channel, &serve).await;
     served.map_err(BootError::Channel)?;
+    tracing::info!("engine started");
     let unpacked_kernel = host_ends.unpacked_kernel.clone();
     let starting = Starting::new(engine, host_ends, launch, machine);
     let mut starting = starting.map_err(BootError::CreateChannel)?;
@@ -517,6 +518,7 @@ async fn set_up(
             ControlEvent::Starting => {
                 signs.note_answer();
                 if !is_clock_set {
+                    tracing::info!("agent answered");
                     frame::write(&mut control, &ControlRequest::SetClock(clock::now())).await?;
                     is_clock_set = true;
                 }

@@ -110,6 +110,7 @@ fn run() -> Result<(), RunError> {
     let launch = read_launch()?;
     let lock = ProcessLock::acquire(&launch.lock, LOCK_TIMEOUT).map_err(RunError::Lock)?;
     let lock = lock.ok_or(RunError::AlreadyRunning)?;
+    tracing::info!("runtime started");
     await_disk(&launch.disk);
     create_runtime_directory(&launch.runtime_directory)?;
     // One thread: the engine and the file share are killed when the thread that started them ends.
