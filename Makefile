@@ -64,6 +64,17 @@ home-stress: build kernel images ## Work on the shared home from both sides for 
 	STRESS_SECONDS=$(STRESS_SECONDS) $(CARGO) test --package end-to-end --locked -- \
 		--ignored --nocapture home_stress
 
+ROUNDS ?= 1000
+SEED ?=
+.PHONY: faults
+faults: build kernel images ## Kill processes and fill disks for ROUNDS (1,000; SEED repeats a run)
+	ROUNDS=$(ROUNDS) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --package end-to-end --locked -- \
+		--ignored --nocapture faults
+
+.PHONY: soak
+soak: build kernel images ## Use 20 machines, and one with 10,000 commands, and look for leaks
+	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture soak
+
 .PHONY: bench-writers
 bench-writers: bench-others ## Compare ext4 writers on difficult archives (20 minutes, as root)
 	@xtask/packages python3

@@ -12,22 +12,40 @@ use tempfile::TempDir;
 
 crate::declare::tests![machine_waits_for_space_on_the_host];
 
-/// A file system of 512 MiB. It is unmounted on drop.
-struct SmallFileSystem(TempDir);
+/// A file system in memory. It is unmounted on drop.
+pub(crate) struct SmallFileSystem(TempDir);
 
 impl SmallFileSystem {
-    fn mount() -> SmallFileSystem {
+    /// Mounts a file system of this size, in the form of mount(8).
+    pub(crate) fn mount(size: &str) -> SmallFileSystem {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=512m", "small"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "small"])
             .arg(directory.path())
             .status();
         assert!(mounted.unwrap().success());
         SmallFileSystem(directory)
     }
 
+    /// Returns a world whose machines are on this file system.
+    pub(crate) fn world(&self) -> World {
+        let world = World::for_root();
+        fs::remove_dir(world.path("data")).unwrap();
+        std::os::unix::fs::symlink(self.0.path(), world.path("data")).unwrap();
+        world
+    }
+
+    /// Makes the file system read-only or writable. Returns whether it could be done: files that
+    /// are open for writing prevent the former.
+    pub(crate) fn remount(&self, mode: &str) -> bool {
+        let mut remount = Command::new("mount");
+        remount.args(["-o", &format!("remount,{mode}")]);
+        remount.arg(self.0.path()).stderr(Stdio::null());
+        remount.status().unwrap().success()
+    }
+
     /// Writes until nothing more fits. Returns the file to remove.
-    fn fill(&self) -> impl AsRef<Path> + use<> {
+    pub(crate) fn fill(&self) -> impl AsRef<Path> + use<> {
         let path = self.0.path().join("filler");
         let mut file = File::create(&path).unwrap();
         let full = loop {
@@ -61,10 +79,8 @@ fn write(world: &World) -> impl FnOnce() -> Outcome + use<> {
 }
 
 fn machine_waits_for_space_on_the_host(lab: &Lab) {
-    let small = SmallFileSystem::mount();
-    let world = World::for_root();
-    fs::remove_dir(world.path("data")).unwrap();
-    std::os::unix::fs::symlink(small.0.path(), world.path("data")).unwrap();
+    let small = SmallFileSystem::mount("512m");
+    let world = small.world();
     let image = lab.image("busybox:1");
     world.create(&image, "dev", &["--home-mount", "none"]);
 

@@ -19,6 +19,7 @@ mod early_commands;
 mod egress;
 mod environment;
 mod exec;
+mod faults;
 mod file_events;
 mod first_use;
 mod foreign;
@@ -43,6 +44,7 @@ mod registries;
 mod rootless;
 mod sessions;
 mod snapshots;
+mod soak;
 mod sockets;
 mod ssh;
 mod ssh_agent;
@@ -119,6 +121,8 @@ fn main() -> ExitCode {
         artifact::TESTS,
         disks::TESTS,
         full_disk::TESTS,
+        faults::TESTS,
+        soak::TESTS,
         downloads::TESTS,
         foreign::TESTS,
         local_stores::TESTS,
@@ -151,7 +155,12 @@ fn main() -> ExitCode {
         Trial::test(name, test)
     };
     let short = files.into_iter().flatten().map(trial);
-    let long = [many_files::LONG, home_stress::LONG];
+    let long = [
+        many_files::LONG,
+        home_stress::LONG,
+        faults::LONG,
+        soak::LONG,
+    ];
     let long = long
         .into_iter()
         .flatten()
