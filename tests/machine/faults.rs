@@ -199,6 +199,10 @@ impl Campaign {
         let before = before.unwrap_or(Known::new([None].into()));
         let snapshot = self.random.choice(before.snapshots.keys().cloned());
         eprintln!("{round}: {verb:?} of {machine:?}, {fault:?}");
+        if fault == Fault::Nothing && !machine.is_empty() {
+            // It may still be ending by the fault before.
+            self.world.inside(&machine, "true");
+        }
         match (verb, snapshot) {
             (Verb::Create, _) => {
                 let new = self.new_name();
