@@ -38,6 +38,7 @@ mod logs;
 mod many_files;
 mod mounts;
 mod network;
+mod other_user;
 mod output;
 mod refusals;
 mod registries;
@@ -139,6 +140,7 @@ fn main() -> ExitCode {
         rootless::TESTS,
         output::TESTS,
         confinement::TESTS,
+        other_user::TESTS,
         refusals::TESTS,
         registries::TESTS,
     ];
