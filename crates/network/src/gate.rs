@@ -182,6 +182,11 @@ impl Gate {
         self.lock().verdict(flow, to)
     }
 
+    /// Returns whether the rules allow a flow to another machine.
+    pub(crate) fn permits_machine(&self, flow: Flow) -> bool {
+        self.lock().permission(flow) != Permission::None
+    }
+
     /// Returns whether an established connection to an allowed destination is still allowed.
     pub(crate) fn still_allows(&self, to: SocketAddr, server_name: &ServerName) -> bool {
         let mut state = self.lock();

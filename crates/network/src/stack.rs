@@ -262,6 +262,7 @@ impl Stack {
                 Some(Change::Egress(egress, done)) => {
                     self.gate.set_egress(egress);
                     self.tcp.abort_prohibited();
+                    self.peer_flows.refuse_prohibited(&self.gate);
                     // Each datagram is decided on, but answers to earlier ones would still pass.
                     self.udp_flows.close_all();
                     // The caller may have been cancelled.
