@@ -33,7 +33,7 @@
 //! # Example
 //!
 //! ```no_run
-//! use std::os::unix::net::UnixListener;
+//! use std::{fs::File, os::unix::net::UnixListener};
 //!
 //! use container_file_share::{Connections, Exclusions};
 //!
@@ -44,7 +44,8 @@
 //!     agent: None,
 //!     runtime: None,
 //! };
-//! container_file_share::serve("/home/me", false, &Exclusions::default(), connections)?;
+//! let home = File::open("/home/me")?;
+//! container_file_share::serve(&home, false, &Exclusions::default(), connections)?;
 //! # Ok(())
 //! # }
 //! ```

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::unix::net::UnixListener,
+    os::{fd::AsRawFd as _, unix::net::UnixListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -81,13 +81,8 @@ pub enum ServeError {
     #[error("cannot enable seccomp: {0}")]
     Seccomp(io::Error),
     /// The directory cannot be opened.
-    #[error("cannot open {path}: {cause}")]
-    Open {
-        /// Path of the directory.
-        path: String,
-        /// Error of the system call.
-        cause: io::Error,
-    },
+    #[error("cannot open the directory: {0}")]
+    Open(io::Error),
     /// The signal that ends waiting for a lock cannot be set up.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
@@ -112,7 +107,7 @@ pub struct Connections {
 }
 
 /// Serves a directory without `exclusions` to the engine that connects to the listener, until the
-/// engine disconnects.
+/// engine disconnects. What is at the directory's path meanwhile does not matter.
 ///
 /// It must be called in a process of its own, because it restricts the process' system calls and
 /// the files that it can open. It needs no privilege and nothing from `/etc/subuid`: for an
@@ -124,7 +119,7 @@ pub struct Connections {
 /// If the directory cannot be opened or the limit of open files is too low, or if the process
 /// cannot be restricted or the device cannot be created.
 pub fn serve(
-    directory: &str,
+    directory: &File,
     read_only: bool,
     exclusions: &Exclusions,
     connections: Connections,
@@ -136,9 +131,10 @@ pub fn serve(
     let guest_fd_limit = descriptors
         .checked_sub(own_descriptors)
         .ok_or(ServeError::TooFewDescriptors(descriptors))?;
-    let config = config(directory, guest_fd_limit);
-    let mounts = Mounts::new(directory);
-    let confined = confine(directory, read_only).map_err(ServeError::Landlock)?;
+    // The inner file system does not follow a link in the last component.
+    let path = format!("/proc/self/fd/{}/.", directory.as_raw_fd());
+    let mounts = Mounts::new(&path);
+    let confined = confine(&path, read_only).map_err(ServeError::Landlock)?;
     if confined == RulesetStatus::NotEnforced {
         log::info!("the host's kernel has no Landlock, which would confine this process further");
     }
@@ -162,33 +158,29 @@ pub fn serve(
     system_calls::restrict().map_err(ServeError::Seccomp)?;
     let listener = Listener::from(connections.listener);
     let runtime = connections.runtime;
-    let open_error = |cause: io::Error| ServeError::Open {
-        path: directory.to_owned(),
-        cause,
-    };
-    let root = File::open(directory).map_err(open_error)?;
+    let config = config(path, guest_fd_limit);
     if read_only {
         let file_system = BoundedFileSystem::excluding(
-            PassthroughFsRo::new(config).map_err(open_error)?,
+            PassthroughFsRo::new(config).map_err(ServeError::Open)?,
             guest_fd_limit,
             restrictions,
-            (&root, exclusions),
+            (directory, exclusions),
         );
         serve_file_system(file_system, threads, listener, guest, runtime)
     } else {
         let file_system = BoundedFileSystem::excluding(
-            PassthroughFs::new(config).map_err(open_error)?,
+            PassthroughFs::new(config).map_err(ServeError::Open)?,
             guest_fd_limit,
             restrictions,
-            (&root, exclusions),
+            (directory, exclusions),
         );
         serve_file_system(file_system, threads, listener, guest, runtime)
     }
 }
 
-fn config(path: &str, guest_fd_limit: u64) -> Config {
+fn config(path: String, guest_fd_limit: u64) -> Config {
     Config {
-        root_dir: path.to_owned(),
+        root_dir: path,
         entry_timeout: SHORT_VALIDITY,
         attr_timeout: SHORT_VALIDITY,
         cache_policy: CachePolicy::Auto,

@@ -2,9 +2,9 @@
 //! Each has an end that the engine takes over, and one that the runtime keeps.
 
 use std::{
-    fs, io,
+    io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::net::{UnixDatagram, UnixStream as StdUnixStream},
     },
     path::PathBuf,
@@ -20,7 +20,7 @@ use tokio::net::{UnixStream, unix::pipe};
 
 use crate::{
     boot_error::BootError,
-    file_share::{FileShareProcess, TAG},
+    file_share::{FileShareProcess, TAG, open_directory},
     held_files::HeldFiles,
     home_relay::HomeRelay,
     kernel_files::{KernelChoice, KernelFiles},
@@ -149,10 +149,10 @@ fn share_home(
     };
     let log = Log::new(&launch.file_share_log());
     log.clear();
-    // Read here for its error: the server's process could only end.
-    fs::read_dir(&home.path).map_err(failed)?;
+    let directory = open_directory(&home.path).map_err(failed)?;
     let (file_share, connections) =
-        FileShareProcess::start(home, log, &launch.runtime_directory).map_err(failed)?;
+        FileShareProcess::start(home, directory.as_fd(), log, &launch.runtime_directory)
+            .map_err(failed)?;
     let engine_share = FileShare {
         tag: TAG.to_owned(),
         connection: connections.engine,

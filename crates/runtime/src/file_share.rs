@@ -3,9 +3,10 @@
 
 use std::{
     env,
+    fs::File,
     io::{self, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use nix::sys::{
     prctl::set_pdeathsig,
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
 };
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::UnixStream as TokioUnixStream,
@@ -51,10 +53,11 @@ pub(crate) struct Connections {
 }
 
 impl FileShareProcess {
-    /// Starts a server for `share`, with its standard error to `log`. Its socket exists in
+    /// Starts a server for `share`, which is the open `directory`, with its standard error to `log`. Its socket exists in
     /// `scratch` only during the start.
     pub(crate) fn start(
         share: &HomeShare,
+        directory: BorrowedFd<'_>,
         log: Log,
         scratch: &Path,
     ) -> io::Result<(FileShareProcess, Connections)> {
@@ -68,7 +71,7 @@ impl FileShareProcess {
         let listener: OwnedFd = socket.as_file().try_clone()?.into();
         let (agent, of_child) = UnixStream::pair()?;
         let arguments = Arguments {
-            path: share.path.to_string_lossy().into_owned(),
+            path: share.path.clone(),
             read_only: share.read_only,
             hidden: share.hidden.clone(),
             private: share.private.clone(),
@@ -76,6 +79,7 @@ impl FileShareProcess {
         let mut child = Command::new(own_program())
             .arg(FILE_SHARE_ROLE)
             .arg(serde_json::to_string(&arguments)?)
+            .current_dir(path_of(directory))
             .stdin(listener)
             .stdout(OwnedFd::from(of_child))
             .stderr(Stdio::piped())
@@ -108,10 +112,22 @@ impl FileShareProcess {
     }
 }
 
-/// The role's second argument, as JSON.
+/// Opens a directory that is to be served.
+pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Returns a path that leads to an open directory, in this process and in one that it starts.
+pub(crate) fn path_of(directory: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
+}
+
+/// The role's second argument, as JSON. The directory is the process' working directory.
 #[derive(Debug, Serialize, Deserialize)]
 struct Arguments {
-    path: String,
+    /// For messages only: another directory may be there now.
+    path: PathBuf,
     read_only: bool,
     hidden: Vec<PathBuf>,
     private: Vec<PathBuf>,
@@ -128,8 +144,13 @@ enum ServeError {
     InvalidArguments(serde_json::Error),
     #[error("cannot take the connections from standard input and output: {0}")]
     Connections(io::Error),
-    #[error("{0}")]
-    Serve(String),
+    #[error("cannot open the working directory: {0}")]
+    Directory(io::Error),
+    #[error("{}: {cause}", .path.display())]
+    Serve {
+        path: PathBuf,
+        cause: container_file_share::ServeError,
+    },
 }
 
 /// Runs the role [`FILE_SHARE_ROLE`]: serves the directory until the engine disconnects.
@@ -139,7 +160,7 @@ pub fn file_share_main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Fails if the runtime has ended.
-            let _ = writeln!(io::stderr(), "cannot serve the shared home: {error}");
+            let _ = writeln!(io::stderr(), "cannot serve a shared directory: {error}");
             ExitCode::FAILURE
         }
     }
@@ -168,11 +189,15 @@ fn serve() -> Result<(), ServeError> {
         agent: Some(agent.into()),
         runtime: Some(OwnedFd::from(runtime).into()),
     };
+    let directory = open_directory(Path::new(".")).map_err(ServeError::Directory)?;
     container_file_share::serve(
-        &arguments.path,
+        &File::from(directory),
         arguments.read_only,
         &exclusions,
         connections,
     )
-    .map_err(|error| ServeError::Serve(error.to_string()))
+    .map_err(|cause| ServeError::Serve {
+        path: arguments.path,
+        cause,
+    })
 }

@@ -4,7 +4,13 @@
 //! are attached while the machine is paused before it boots, or while it runs, and the agent mounts
 //! what it finds.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use container_engine::{AttachedShare, FileShare, Running, SharePort};
 use container_protocol::{
@@ -13,10 +19,14 @@ use container_protocol::{
     local::MountShare,
     mux::Opener,
 };
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+};
 use tokio::time::timeout;
 
 use crate::{
-    file_share::FileShareProcess,
+    file_share::{FileShareProcess, open_directory},
     home_relay::HomeRelay,
     launch::{HomeShare, Launch},
     log::Log,
@@ -58,8 +68,8 @@ impl AttachedMount {
     /// Starts to serve the mount.
     pub(crate) fn start(self, launch: &Launch) -> io::Result<StartedMount> {
         let source = self.share.source.clone();
-        check_source(&source)?;
-        self.start_in(launch, &source)
+        let directory = open_source(&source)?;
+        self.start_in(launch, &source, directory.as_fd())
     }
 
     /// Starts to serve the mount of a machine that is resumed. If the machine is not to have it any
@@ -74,8 +84,9 @@ impl AttachedMount {
             return self.start_empty(launch);
         }
         let source = self.share.source.clone();
-        let Err(error) = check_source(&source) else {
-            return self.start_in(launch, &source);
+        let error = match open_source(&source) {
+            Ok(directory) => return self.start_in(launch, &source, directory.as_fd()),
+            Err(error) => error,
         };
         machine.add_note(format!(
             "{} is empty in the machine, because {} cannot be read any more: {error}",
@@ -95,21 +106,28 @@ impl AttachedMount {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let mut started = self.start_in(launch, &empty)?;
+        let directory = open_directory(&empty)?;
+        let mut started = self.start_in(launch, &empty, directory.as_fd())?;
         started.mount.share = share;
         Ok(started)
     }
 
-    fn start_in(self, launch: &Launch, directory: &Path) -> io::Result<StartedMount> {
+    /// `path` is where the directory was opened.
+    fn start_in(
+        self,
+        launch: &Launch,
+        path: &Path,
+        directory: BorrowedFd<'_>,
+    ) -> io::Result<StartedMount> {
         let share = HomeShare {
-            path: directory.to_owned(),
+            path: path.to_owned(),
             read_only: self.share.read_only,
             hidden: self.share.hidden.clone(),
             private: Vec::new(),
         };
         let log = Log::new(&launch.file_share_log());
         let (process, connections) =
-            FileShareProcess::start(&share, log, &launch.runtime_directory)?;
+            FileShareProcess::start(&share, directory, log, &launch.runtime_directory)?;
         Ok(StartedMount {
             relay: Arc::new(HomeRelay::start(connections.agent)?),
             device: FileShare {
@@ -122,16 +140,17 @@ impl AttachedMount {
     }
 }
 
-/// Checks that a source is still the directory that the user has chosen, and can be read. A machine
-/// that can write above it could replace it by a link to a directory that it must not see.
-fn check_source(source: &Path) -> io::Result<()> {
-    // Read here for its error: the server's process could only end.
-    fs::read_dir(source)?;
-    if fs::canonicalize(source)? == source {
-        Ok(())
-    } else {
-        Err(io::Error::other("it is a symbolic link now"))
-    }
+/// Opens a source, whose path has no symbolic links when it is chosen. A machine that can write
+/// above it could replace it by a link to a directory that it must not see, at any time. So it is
+/// opened once, and the open directory is served.
+fn open_source(source: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(|error| {
+        match error {
+            Errno::LOOP => io::Error::other("there is a symbolic link in its path now"),
+            error => error.into(),
+        }
+    })
 }
 
 impl StartedMount {
@@ -367,7 +386,40 @@ impl Parts<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::fs::symlink, process::Command};
+
     use super::*;
+    use crate::file_share::path_of;
+
+    #[test]
+    fn a_source_is_opened_once_and_without_links() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (source, other) = (root.join("above/source"), root.join("other"));
+        for (directory, contents) in [(&source, "chosen"), (&other, "other")] {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("name"), contents).unwrap();
+        }
+        let opened = open_source(&source).unwrap();
+        fs::rename(&source, root.join("moved")).unwrap();
+        symlink(&other, &source).unwrap();
+        // A process that is started as the server is.
+        let mut server = Command::new("cat");
+        server.arg("name").current_dir(path_of(opened.as_fd()));
+        assert_eq!(server.output().unwrap().stdout, b"chosen");
+
+        let is_link = |path: &Path| {
+            let error = open_source(path).unwrap_err();
+            error.to_string().contains("symbolic link")
+        };
+        assert!(is_link(&source));
+        fs::create_dir(other.join("source")).unwrap();
+        fs::remove_dir_all(root.join("above")).unwrap();
+        symlink(&other, root.join("above")).unwrap();
+        assert!(is_link(&source), "a link above it");
+        let file = open_source(&root.join("moved/name")).unwrap_err();
+        assert_eq!(file.kind(), io::ErrorKind::NotADirectory);
+    }
 
     fn share(source: &str, target: &str) -> MountShare {
         MountShare {

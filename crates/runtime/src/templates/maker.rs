@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::net::UnixDatagram,
+    os::{fd::AsFd as _, unix::net::UnixDatagram},
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     sync::Mutex,
@@ -41,7 +41,7 @@ use crate::{
     assemble::{create_channel, create_console},
     boot_error::BootError,
     checksum::Checksum,
-    file_share::{FileShareProcess, TAG},
+    file_share::{FileShareProcess, TAG, open_directory},
     held_files::HeldFiles,
     kernel_files::KernelChoice,
     launch::{HomeShare, Launch},
@@ -343,7 +343,8 @@ fn share_nothing(scratch: &Path) -> io::Result<(FileShareProcess, FileShare)> {
         private: Vec::new(),
     };
     let log = Log::new(&scratch.join("file-share.log"));
-    let (process, connections) = FileShareProcess::start(&home, log, scratch)?;
+    let directory = open_directory(&home.path)?;
+    let (process, connections) = FileShareProcess::start(&home, directory.as_fd(), log, scratch)?;
     let share = FileShare {
         tag: TAG.to_owned(),
         connection: connections.engine,
