@@ -5,6 +5,7 @@
 //! files are in the machine's `/run`, in a directory for each connection.
 
 use std::{
+    collections::HashSet,
     ffi::{OsStr, OsString},
     fs::{self, File},
     io,
@@ -28,7 +29,7 @@ use super::{
 use crate::{
     init::InitProcess,
     machine::{GuestRoot, descriptor_path},
-    processes::children,
+    processes::{children, connected_streams, group},
     signal,
 };
 
@@ -42,6 +43,9 @@ const DIRECTORY: &str = "/run/container/ssh";
 const CONFIGURATION: &str = "config";
 const HOST_KEY: &str = "host_key";
 const AUTHORIZED_KEYS: &str = "authorized_keys";
+
+/// Limit of repetitions, for a command whose processes ignore the signal and start others.
+const MAX_HANG_UPS: usize = 16;
 
 /// Settings of every connection (sshd_config(5)). Who may connect may run any command as any user
 /// of the machine, so nothing in it is forbidden to them.
@@ -193,8 +197,8 @@ fn is_for_sessions(request: &CommandRequest, name: &OsStr, value: &OsStr) -> boo
     }
 }
 
-/// Sends SIGHUP to the commands of all sessions of the server with this process id, as `run` does
-/// when its caller ends. The server itself only closes their pipes.
+/// Sends SIGHUP to the commands of all sessions of the server with this process id, similar to what
+/// `run` does when its caller ends. The server itself only closes their pipes.
 pub(super) fn hang_up(server: u32) {
     let program = file_identity(PROGRAM);
     let is_server = |process: &u32| {
@@ -208,9 +212,34 @@ pub(super) fn hang_up(server: u32) {
             if is_server(&child) {
                 servers.push(child);
             } else {
-                // Fails if it has just ended.
-                let _ = signal::send_to_group(child, libc::SIGHUP);
+                hang_up_command(child);
             }
+        }
+    }
+}
+
+/// Sends SIGHUP to the processes of a command that use the connection. Others continue, as after
+/// the end of any SSH connection: editors start their servers in the background of such a command,
+/// without `nohup`, and find them again when they reconnect.
+fn hang_up_command(leader: u32) {
+    let connection = connected_streams(leader);
+    let mut signalled = HashSet::new();
+    for _ in 0..MAX_HANG_UPS {
+        // Those that a process has started since the last time are new.
+        let found: Vec<u32> = group(leader)
+            .filter(|process| !signalled.contains(process))
+            .filter(|process| {
+                let streams = connected_streams(*process);
+                *process == leader || streams.iter().any(|stream| connection.contains(stream))
+            })
+            .collect();
+        if found.is_empty() {
+            return;
+        }
+        for process in found {
+            // Fails if it has just ended.
+            let _ = signal::send(process, libc::SIGHUP);
+            signalled.insert(process);
         }
     }
 }
@@ -223,6 +252,12 @@ fn file_identity(path: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader, Read},
+        os::unix::process::{CommandExt, ExitStatusExt},
+        process::{Command, Stdio as StdStdio},
+    };
+
     use container_protocol::{
         CommandLine, HandedOn, Identity, Start, Stdio, UserReference, WorkingDirectory,
     };
@@ -267,6 +302,28 @@ mod tests {
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("HostKey /d/host_key\n"), "{text}");
         text
+    }
+
+    #[test]
+    fn what_does_not_use_the_connection_is_not_hung_up() {
+        let script = "sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; \
+                      sleep 1000 | sleep 1000; echo lost";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(0);
+        command.stdin(StdStdio::piped()).stdout(StdStdio::piped());
+        let mut command = command.spawn().unwrap();
+        let mut output = BufReader::new(command.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let in_background: u32 = line.trim().parse().unwrap();
+        hang_up_command(command.id());
+        let status = command.wait().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGHUP));
+        // Its other processes have the pipe.
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+        signal::send(in_background, libc::SIGKILL).unwrap();
     }
 
     #[test]
