@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 /// The default: what works with one kernel or one set of services only. The host's container
 /// storage has locks that the machine does not see, its user units would run twice, and a rootless
-/// Docker has settings and a key of its own.
-const DEFAULT: [&str; 4] = [
+/// Docker has settings and a key of its own. VS Code's server finds the running one by a process id
+/// in its directory, and is built for one C library.
+const DEFAULT: [&str; 5] = [
     ".config/docker",
     ".config/systemd/user",
     ".local/share/containers",
     ".local/share/docker",
+    ".vscode-server",
 ];
 
 /// Directories of the shared home that a machine has for itself, on its disk. The paths are

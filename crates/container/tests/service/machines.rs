@@ -68,7 +68,7 @@ fn machines_are_listed_and_inspected() {
             "platform": {"architecture": "amd64", "os": "linux"},
             "privateHome": [
                 ".config/docker", ".config/systemd/user", ".local/share/containers",
-                ".local/share/docker"
+                ".local/share/docker", ".vscode-server"
             ],
             "status": "stopped",
             "userSetup": {"gid": 1000, "uid": 1000, "username": "ann"}
