@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, Terminal, World, eventually};
@@ -15,7 +16,9 @@ use crate::ssh_agent::Agent;
 crate::declare::tests![
     ssh_runs_commands_like_run,
     files_are_copied_over_ssh,
+    a_directory_is_mounted_with_sshfs,
     ports_and_sockets_are_forwarded,
+    an_editor_installs_its_server_and_finds_it_again,
     the_agent_is_forwarded_on_request,
     a_lost_client_ends_its_command,
     every_machine_has_its_own_host_key,
@@ -170,13 +173,48 @@ fn files_are_copied_over_ssh(lab: &Lab) {
     }
 }
 
+/// Of root's machine, because not every host's `/dev/fuse` is for everybody.
+fn a_directory_is_mounted_with_sshfs(lab: &Lab) {
+    let world = lab.root_with_tools();
+    let mounted = world.home().join("mounted-with-sshfs");
+    fs::create_dir(&mounted).unwrap();
+    over_ssh(
+        world,
+        "mkdir -p /tmp/sshfs/sub && echo machine >/tmp/sshfs/file",
+    );
+    let mut sshfs = client(world, "sshfs", &["dev.machine:/tmp/sshfs"]);
+    let log = world.path("sshfs.log");
+    // Not pipes, which the process in the background would keep open.
+    let errors = fs::File::create(&log).unwrap();
+    sshfs.arg(&mounted).stdout(Stdio::null()).stderr(errors);
+    let status = sshfs.status().unwrap();
+    assert!(status.success(), "{:?}", fs::read_to_string(&log));
+
+    let on_host = |line: &str| {
+        let mut shell = world.command("sh".as_ref());
+        succeed(shell.args(["-c", line]).current_dir(&mounted))
+    };
+    assert_eq!(on_host("ls; cat file"), "file\nsub\nmachine\n");
+    on_host("echo host >sub/new && chmod 640 sub/new && mv sub/new moved && rm file");
+    let seen = "cd /tmp/sshfs && ls && cat moved && stat -c %a moved";
+    assert_eq!(over_ssh(world, seen), "moved\nsub\nhost\n640\n");
+    on_host("head -c 3000000 /dev/urandom >sub/large");
+    let in_machine = over_ssh(world, "md5sum </tmp/sshfs/sub/large");
+    assert_eq!(on_host("md5sum <sub/large"), in_machine);
+
+    world.on_host(&["fusermount3", "-u", "mounted-with-sshfs"]);
+    assert_eq!(fs::read_dir(&mounted).unwrap().count(), 0);
+    fs::remove_dir(&mounted).unwrap();
+    over_ssh(world, "rm -r /tmp/sshfs");
+}
+
 /// An HTTP server of Python in the machine or on the host.
 const SERVER: &str = "python3 -m http.server --bind 127.0.0.1";
 
 fn ports_and_sockets_are_forwarded(lab: &Lab) {
     let world = lab.user_with_tools();
     let free_port = || unused_address().unwrap().port();
-    let [local, socks, second] = [free_port(), free_port(), free_port()];
+    let [local, socks] = [free_port(), free_port()];
     let host = free_port();
     let mut server = world.command("python3".as_ref());
     server.args([
@@ -251,42 +289,176 @@ fn ports_and_sockets_are_forwarded(lab: &Lab) {
     server.kill().unwrap();
     server.wait().unwrap();
 
-    // What editors do: a shell without a terminal starts a server that outlives the connection, and
-    // reports its port. The editor reaches it through the shell's connection.
-    let mut shell = client(
+    over_ssh(world, "pkill -f 'http.server.* 8123'");
+}
+
+/// What an editor runs in the machine (VS Code's Remote-SSH): it prints what the editor must know,
+/// waits for the editor's copy of the server, and starts the server unless it runs already.
+const EDITOR_SCRIPT: &str = r#"
+agent=~/.vscode-server; server=$agent/bin/0123
+echo "shell==$$"
+echo "platform==$(uname -s) $(uname -m)"
+ldd --version 2>&1 | grep -q musl && echo libc==musl || echo libc==glibc
+umask 077; mkdir -p $server; cd $server
+if [ ! -e server.js ]; then
+    echo trigger_server_download==$server
+    until [ -e server.tar.gz.done ]; do sleep 0.1; done
+    tar -xzf server.tar.gz --strip-components 1 && rm server.tar.gz server.tar.gz.done
+fi
+if ! ps -o args= -p "$(cat $agent/.0123.pid)" | grep -q $server; then
+    node $server/server.js >$agent/.0123.log 2>&1 </dev/null &
+    echo $! >$agent/.0123.pid
+fi 2>/dev/null
+until grep -q 'listening on' $agent/.0123.log; do sleep 0.1; done
+echo "listeningOn==$(sed -n 's/.*listening on //p' $agent/.0123.log)"
+while true; do sleep 180; printf ' '; done
+"#;
+
+/// A server in place of the editor's: it answers with its process id, and echoes what it receives
+/// over a connection that is to become a WebSocket.
+const EDITOR_SERVER: &str = r"
+const server = require('http').createServer((_, reply) => reply.end(`${process.pid}`));
+server.on('upgrade', (_, socket) => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n');
+    socket.on('error', () => {}).pipe(socket);
+});
+server.listen(0, '127.0.0.1', () => console.log(`listening on ${server.address().port}`));
+";
+
+/// An editor's shell in the machine, over whose connection it reaches its server.
+struct EditorShell {
+    client: Child,
+    lines: BufReader<ChildStdout>,
+    socks: u16,
+}
+
+impl EditorShell {
+    /// Starts the shell with further options of ssh.
+    fn start(world: &World, options: &[&str]) -> EditorShell {
+        let socks = unused_address().unwrap().port();
+        let mut shell = client(world, "ssh", options);
+        shell.args(["-T", "-D", &socks.to_string(), "dev.machine", "bash"]);
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = shell.spawn().unwrap();
+        // The shell goes on when its input ends.
+        let mut input = client.stdin.take().unwrap();
+        input.write_all(EDITOR_SCRIPT.as_bytes()).unwrap();
+        EditorShell {
+            lines: BufReader::new(client.stdout.take().unwrap()),
+            client,
+            socks,
+        }
+    }
+
+    /// Returns the value of a name in the next line, which must be about it.
+    fn value(&mut self, name: &str) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        let value = line.trim_end().strip_prefix(name);
+        let value = value.and_then(|it| it.strip_prefix("=="));
+        let value = value.unwrap_or_else(|| panic!("{name}: {line:?}"));
+        value.to_owned()
+    }
+
+    /// Checks the platform, and returns the process id of the shell.
+    fn begin(&mut self) -> String {
+        let shell = self.value("shell");
+        assert_eq!(self.value("platform"), "Linux x86_64");
+        assert_eq!(self.value("libc"), "glibc");
+        shell
+    }
+
+    /// Fetches a page of the server over the connection (SOCKS).
+    fn fetch(&self, world: &World, port: &str) -> String {
+        let proxy = format!("127.0.0.1:{}", self.socks);
+        let mut curl = world.command("curl".as_ref());
+        curl.args(["-sS", "--noproxy", "", "--socks5-hostname", &proxy]);
+        succeed(curl.arg(format!("http://127.0.0.1:{port}/")))
+    }
+
+    /// Opens a connection to the server that stays open (RFC 1928; RFC 6455, section 1.3).
+    fn upgrade(&self, port: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.socks)).unwrap();
+        let port: u16 = port.parse().unwrap();
+        stream.write_all(&[5, 1, 0]).unwrap();
+        stream.read_exact(&mut [0; 2]).unwrap();
+        let connect = [&[5, 1, 0, 1, 127, 0, 0, 1][..], &port.to_be_bytes()];
+        stream.write_all(&connect.concat()).unwrap();
+        stream.read_exact(&mut [0; 10]).unwrap();
+        let request = "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reply = [0; 36];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply[..12], b"HTTP/1.1 101");
+        stream
+    }
+}
+
+fn an_editor_installs_its_server_and_finds_it_again(lab: &Lab) {
+    let world = lab.user_with_tools();
+    let home = world.home();
+    let mut first = EditorShell::start(world, &[]);
+    let shell = first.begin();
+    let directory = first.value("trigger_server_download");
+    // The editor has it for this platform.
+    world.on_host(&["mkdir", "editor"]);
+    fs::write(home.join("editor/server.js"), EDITOR_SERVER).unwrap();
+    world.on_host(&["tar", "-czf", "server.tar.gz", "editor"]);
+    world.on_host(&["touch", "server.tar.gz.done"]);
+    for file in ["server.tar.gz", "server.tar.gz.done"] {
+        let target = format!("dev.machine:{directory}/{file}");
+        succeed(&mut client(world, "scp", &["-q", file, &target]));
+    }
+    let port = first.value("listeningOn");
+    let server = first.fetch(world, &port);
+    let mut stream = first.upgrade(&port);
+    for message in [b"one", b"two"] {
+        let mut echo = [0; 3];
+        stream.write_all(message).unwrap();
+        stream.read_exact(&mut echo).unwrap();
+        assert_eq!(&echo, message);
+    }
+
+    // The connection breaks. The shell ends, and the server does not.
+    first.client.kill().unwrap();
+    first.client.wait().unwrap();
+    assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)));
+    eventually("the shell has ended", || {
+        let line = format!("kill -0 {shell}");
+        world.run(&["run", "-n", "dev", &line]).code != Some(0)
+    });
+    let control = world.path("runtime/editor").display().to_string();
+    let mut second = EditorShell::start(world, &["-M", "-S", &control]);
+    second.begin();
+    assert_eq!(second.value("listeningOn"), port);
+    assert_eq!(second.fetch(world, &port), server);
+    // Another way to it, through the same connection.
+    let local = unused_address().unwrap().port();
+    let forward = format!("{local}:127.0.0.1:{port}");
+    succeed(&mut client(
         world,
         "ssh",
-        &["-T", "-D", &second.to_string(), "dev.machine", "bash"],
-    );
-    let mut shell = shell
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut script = shell.stdin.take().unwrap();
-    writeln!(
-        script,
-        "nohup {SERVER} 8125 >/dev/null 2>&1 </dev/null & echo $! >/tmp/server.pid\n\
-         until (: <>/dev/tcp/127.0.0.1/8125) 2>/dev/null; do sleep 0.1; done; echo port=8125"
-    )
-    .unwrap();
-    let mut line = String::new();
-    BufReader::new(shell.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "port=8125\n");
-    let proxy = format!("127.0.0.1:{second}");
-    fetch(
-        &["--noproxy", "", "--socks5-hostname", &proxy],
-        "http://127.0.0.1:8125/",
-    )
-    .unwrap();
-    drop(script);
-    assert!(shell.wait().unwrap().success());
-    over_ssh(
-        world,
-        "kill $(cat /tmp/server.pid) && pkill -f 'http.server.* 8123'",
-    );
+        &[
+            "-S",
+            &control,
+            "-O",
+            "forward",
+            "-L",
+            &forward,
+            "dev.machine",
+        ],
+    ));
+    let mut curl = world.command("curl".as_ref());
+    curl.args(["-sS", "--noproxy", "*"]);
+    let url = format!("http://127.0.0.1:{local}/");
+    assert_eq!(succeed(curl.arg(url)), server);
+    second.client.kill().unwrap();
+    second.client.wait().unwrap();
+
+    // It is the machine's own: another machine with this home may be of another platform.
+    assert!(!home.join(".vscode-server").exists());
+    over_ssh(world, &format!("kill {server} && rm -r ~/.vscode-server/*"));
+    world.on_host(&["sh", "-c", "rm -r editor server.tar.gz*"]);
 }
 
 fn the_agent_is_forwarded_on_request(lab: &Lab) {
