@@ -102,9 +102,20 @@ fn machine_moves_to_another_user(lab: &Lab) {
 
 fn invalid_archives_leave_nothing(lab: &Lab) {
     let world = World::for_root();
-    let socket = ["--no-boot", "--socket", "/run/docker.sock"];
-    world.create(&lab.image("busybox:1"), "tiny", &socket);
+    let shared = world.path("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("file"), "").unwrap();
+    let mount = format!("{}:/srv/shared", shared.display());
+    let doors = [
+        "--no-boot",
+        "--socket",
+        "/run/docker.sock",
+        "--mount",
+        &mount,
+    ];
+    world.create(&lab.image("busybox:1"), "tiny", &doors);
     assert!(!world.inspect("tiny")["sockets"].is_null());
+    assert!(!world.inspect("tiny")["mounts"].is_null());
     let whole = world.path("tiny.machine");
     world.stdout(&["export", "tiny", "-o", whole.to_str().unwrap()]);
     world.stdout(&["rm", "tiny"]);
@@ -150,6 +161,19 @@ fn invalid_archives_leave_nothing(lab: &Lab) {
             world.stdout(&["rm", "tiny"]);
         }
     }
-    assert_eq!(world.stdout(&["import", whole.to_str().unwrap()]), "tiny\n");
-    assert_eq!(world.inside("tiny", "echo works"), "works\n");
+    // What the archive says about another host is not done on this one, and a note says so.
+    let imported = world.run(&["import", whole.to_str().unwrap()]);
+    assert_eq!(imported.stdout, "tiny\n", "{imported:?}");
+    for note in [
+        "The machine's sockets are not",
+        "The machine's mounts are not",
+    ] {
+        assert!(imported.stderr.contains(note), "{imported:?}");
+    }
+    assert!(world.inspect("tiny")["sockets"].is_null());
+    assert!(world.inspect("tiny")["mounts"].is_null());
+    assert_eq!(
+        world.inside("tiny", "! ls /srv/shared/file 2>&1 && echo works"),
+        "ls: /srv/shared/file: No such file or directory\nworks\n"
+    );
 }

@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::{chown, symlink},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use end_to_end::{Lab, Outcome, World, eventually};
@@ -156,6 +156,7 @@ fn mounts_survive_restarts(world: &World, project: &Project, read: &str) {
 
 fn mounts_survive_suspension(world: &World, project: &Project, read: &str) {
     let later = directory(world, &project.0, "later");
+    let gone = directory(world, &project.0, "gone");
     // A program with an open file, which it reads after the suspension.
     let wait = "exec 3</srv/sets/name; while [ ! -e /tmp/go ]; do sleep 0.1; done; \
                 cat <&3 >/tmp/read";
@@ -167,14 +168,28 @@ fn mounts_survive_suspension(world: &World, project: &Project, read: &str) {
     set(
         world,
         "tiny",
-        &[&format!("mount+={}:/srv/hot", later.display())],
+        &[&format!(
+            "mount+={}:/srv/hot,{}:/srv/gone",
+            later.display(),
+            gone.display()
+        )],
     );
+    assert_eq!(world.inside("tiny", "cat /srv/gone/name"), "gone");
     world.stdout(&["suspend", "tiny"]);
     set(world, "tiny", &["mount-=/srv/hot"]);
+    fs::remove_dir_all(&gone).unwrap();
     let added = format!("mount+={}:/srv/resumed", later.display());
     set(world, "tiny", &[&added]);
-    assert_eq!(world.inside("tiny", read), "here");
+    let resumed = world.run(&["run", "-n", "tiny", read]);
+    assert_eq!(resumed.stdout, "here", "{resumed:?}");
+    let note = format!(
+        "/srv/gone is empty in the machine, because {} cannot be read any more: No such file",
+        gone.display()
+    );
+    assert!(resumed.stderr.contains(&note), "{resumed:?}");
     assert_eq!(world.inspect("tiny")["boot"]["kind"], "resumed");
+    let empty = "ls -A /srv/gone; ! touch /srv/gone/new 2>/dev/null";
+    assert_eq!(world.inside("tiny", empty), "");
     assert_eq!(world.inside("tiny", "cat /srv/resumed/name"), "later");
     let gone = world.run(&["run", "-n", "tiny", "cat /srv/hot/name"]);
     assert_ne!(gone.code, Some(0), "{gone:?}");
@@ -182,7 +197,7 @@ fn mounts_survive_suspension(world: &World, project: &Project, read: &str) {
     eventually("the open file is read", || {
         world.run(&["run", "-n", "tiny", "cat /tmp/read"]).stdout == "read-only"
     });
-    assert_eq!(set(world, "tiny", &["mount-=/srv/resumed"]), "");
+    assert_eq!(set(world, "tiny", &["mount-=/srv/resumed,/srv/gone"]), "");
 }
 
 fn mounts_of_a_running_machine_change(lab: &Lab) {
@@ -207,6 +222,8 @@ fn mounts_of_a_running_machine_change(lab: &Lab) {
         assert_eq!(world.inside("dev", "cat /srv/hot/one/name"), "changed");
         let refused = world.run(&["run", "-n", "dev", "--root", "rm /srv/hot/one/inner/name"]);
         assert!(refused.stderr.contains("Read-only"), "{refused:?}");
+
+        mounts_may_be_on_other_file_systems(world, &parent);
 
         // Programs that use it keep it.
         let line = "cd /srv/hot/one/inner && echo ready && read -r line";
@@ -235,6 +252,33 @@ fn mounts_of_a_running_machine_change(lab: &Lab) {
         assert_eq!(left, "");
         assert!(world.inspect("dev")["mounts"].is_null());
     }
+}
+
+/// A file system that is mounted in a source, and one that is a source, which a link leads to.
+fn mounts_may_be_on_other_file_systems(world: &World, parent: &Path) {
+    let disk = parent.join("one/disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "none"])
+        .arg(&disk)
+        .status();
+    assert!(mounted.unwrap().success());
+    fs::write(disk.join("name"), "disk").unwrap();
+    symlink(&disk, parent.join("link")).unwrap();
+    let change = format!("mount+={}:/srv/disk", parent.join("link").display());
+    assert_eq!(set(world, "dev", &[&change]), "");
+    let sources = world.inspect("dev")["mounts"].to_string();
+    assert!(sources.contains(&disk.display().to_string()), "{sources}");
+    let shown = "cat /srv/disk/name /srv/hot/one/disk/name; echo here > /srv/disk/by-guest; \
+                 stat -c %n /srv/hot/one/disk/by-guest";
+    assert_eq!(
+        world.inside("dev", shown),
+        "diskdisk/srv/hot/one/disk/by-guest\n"
+    );
+    assert_eq!(fs::read(disk.join("by-guest")).unwrap(), b"here\n");
+    assert_eq!(set(world, "dev", &["mount-=/srv/disk"]), "");
+    let unmounted = Command::new("umount").arg("--lazy").arg(&disk).status();
+    assert!(unmounted.unwrap().success());
 }
 
 fn mounts_that_cannot_work_are_refused(lab: &Lab) {
