@@ -182,7 +182,7 @@ pub async fn start(
     let mut control = open(socket, Port::Command(id)).await?;
     let sent = frame::write(&mut control, request).await;
     sent.map_err(|error| match error {
-        FrameError::TooLong(_) => ExecError::TooLong,
+        FrameError::TooLong { .. } => ExecError::TooLong,
         other => other.into(),
     })?;
     let streams = match request.stdio {

@@ -23,11 +23,10 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::{host_listeners::AcceptedConnection, outgoing::Outgoing, udp::is_unreachable};
-
-/// Size of each of a connection's two buffers in the stack. The kernels of host and guest have
-/// buffers of their own.
-const BUFFER_SIZE: usize = 512 << 10;
+use crate::{
+    buffer_budget::MAX_BUFFER, host_listeners::AcceptedConnection, outgoing::Outgoing,
+    udp::is_unreachable,
+};
 
 /// Time that the guest has to acknowledge the end of the host's data, that of an unacknowledged
 /// segment on Linux (tcp(7), `tcp_retries2`). A guest that hangs would otherwise collect the
@@ -92,9 +91,9 @@ pub(crate) enum Progress {
     Unreachable(Vec<u8>),
 }
 
-/// Creates a socket of the stack with buffers for one connection.
-pub(crate) fn stack_socket() -> Socket<'static> {
-    let buffer = || SocketBuffer::new(vec![0; BUFFER_SIZE]);
+/// Creates a socket of the stack for one connection, with two buffers of `size` bytes.
+pub(crate) fn stack_socket(size: usize) -> Socket<'static> {
+    let buffer = || SocketBuffer::new(vec![0; size]);
     let mut socket = Socket::new(buffer(), buffer());
     // Both sides' kernels coalesce small writes if their programs want it.
     socket.set_nagle_enabled(false);
@@ -267,7 +266,7 @@ impl Joined {
             && socket.can_recv()
         {
             // Nothing has been taken out of the buffer, so all of it is contiguous.
-            let bytes = socket.peek(BUFFER_SIZE).map_err(io::Error::other)?;
+            let bytes = socket.peek(MAX_BUFFER).map_err(io::Error::other)?;
             outgoing.read(bytes)?;
             if outgoing.is_reading() {
                 // What has ended can never be known.

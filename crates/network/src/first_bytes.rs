@@ -2,13 +2,16 @@
 
 use rustls::server::Acceptor;
 
+use crate::buffer_budget::MIN_BUFFER;
+
 /// First byte of a TLS record with a handshake message, and of the version after it (RFC 8446,
 /// section 5.1).
 const HANDSHAKE: u8 = 22;
 const VERSION: u8 = 3;
 
-/// Limit of bytes in which the ClientHello has to be complete.
-const MAX_HELLO: usize = 1 << 16;
+/// Limit of bytes in which the ClientHello has to be complete. They are read where they are: in the
+/// connection's buffer, which may be this small.
+const MAX_HELLO: usize = MIN_BUFFER;
 
 /// What the first bytes of a connection show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl FirstBytesReader {
                 Err(_) => return FirstBytes::Invalid,
             }
         }
-        if self.length > MAX_HELLO {
+        if self.length >= MAX_HELLO {
             return FirstBytes::Invalid;
         }
         FirstBytes::Incomplete

@@ -18,6 +18,7 @@
 //! | `fragments` | fragmented IP packets |
 //! | `dhcp`, `dhcp6`, `router` | the machine's lease, for images that configure their network |
 //! | `tcp_stack`, `connection` | TCP: smoltcp's sockets, each joined to a stream of the host |
+//! | `buffer_budget` | memory for the buffers of TCP connections |
 //! | `udp`, `host_senders` | UDP: sockets on the host for the guest, and the reverse |
 //! | `echo` | `ping` |
 //! | `host_listeners`, `host_socket`, `connect_queue` | connections from the host to the guest |
@@ -67,6 +68,7 @@
 
 mod address;
 mod blocked;
+mod buffer_budget;
 mod connect_queue;
 mod connection;
 mod connection_owner;
@@ -224,9 +226,13 @@ impl Network {
         refused.unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Replaces the list of ports that the guest listens on; the host's listeners follow it.
-    pub fn set_ports(&self, ports: Vec<GuestPort>) {
-        self.send(Change::Guest(ports));
+    /// Replaces the list of ports that the guest listens on, and returns once the host's listeners
+    /// have followed. A guest that changes its ports faster than that has to wait.
+    pub async fn set_ports(&self, ports: Vec<GuestPort>) {
+        let (done, is_done) = oneshot::channel();
+        self.send(Change::Guest(ports, done));
+        // An error means that the network has stopped, and there is nothing to wait for.
+        let _ = is_done.await;
     }
 
     /// Replaces the list of published ports, and returns once the host's listeners have followed.

@@ -74,8 +74,8 @@ const OVERDUE_INTERVAL: Duration = Duration::from_millis(20);
 /// A change of the network while it runs.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// The ports that the guest listens on.
-    Guest(Vec<GuestPort>),
+    /// The ports that the guest listens on. The sender is used once the change has been made.
+    Guest(Vec<GuestPort>, oneshot::Sender<()>),
     /// The published ports. The sender is used once the change has been made.
     Published(Vec<PublishedPort>, oneshot::Sender<()>),
     /// The egress rules. Connections that they do not allow are reset. The sender is used once the
@@ -253,7 +253,11 @@ impl Stack {
         while let Poll::Ready(change) = self.changes.poll_recv(context) {
             match change {
                 None => return Poll::Ready(()),
-                Some(Change::Guest(ports)) => self.listeners.set_guest(ports),
+                Some(Change::Guest(ports, done)) => {
+                    self.listeners.set_guest(ports);
+                    // The caller may have been cancelled.
+                    let _ = done.send(());
+                }
                 Some(Change::Published(ports, done)) => {
                     self.listeners.set_published(ports);
                     // The caller may have been cancelled.

@@ -9,13 +9,14 @@ use std::{
 
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
-    socket::tcp::Socket,
+    socket::{self, tcp::Socket},
     time::Instant,
     wire::{HardwareAddress, IpCidr, IpEndpoint, TcpPacket},
 };
 
 use crate::{
     address::{GATEWAY, GATEWAY6, PREFIX, PREFIX6},
+    buffer_budget::BufferBudget,
     connect_queue::ConnectingCounts,
     connection::{Connection, HostConnect, Progress, stack_socket},
     host_listeners::AcceptedConnection,
@@ -62,6 +63,7 @@ pub(crate) struct TcpStack {
     sockets: SocketSet<'static>,
     connections: HashMap<FlowKey, (SocketHandle, Connection)>,
     max_connections: usize,
+    buffers: BufferBudget,
     /// Connections of the guest that were one too many.
     refused: Throttle,
     next_gateway_port: u16,
@@ -96,6 +98,7 @@ impl TcpStack {
             sockets: SocketSet::new(Vec::new()),
             connections: HashMap::new(),
             max_connections,
+            buffers: BufferBudget::new(max_connections),
             refused: Throttle::default(),
             next_gateway_port: FIRST_GATEWAY_PORT,
             started_at: HostInstant::now(),
@@ -111,7 +114,8 @@ impl TcpStack {
 
     /// Whether one more connection is allowed when `waiting` others are about to be opened.
     pub(crate) fn has_space(&self, waiting: usize) -> bool {
-        self.connections.len() + waiting < self.max_connections
+        // The guest decides when closed ones have sent their last segment.
+        self.connections.len() + self.closed.len() + waiting < self.max_connections
     }
 
     pub(crate) fn has_connection(&self, key: &FlowKey) -> bool {
@@ -137,12 +141,15 @@ impl TcpStack {
             }
             return;
         }
-        let mut socket = stack_socket();
+        let size = self.buffers.take();
+        let mut socket = stack_socket(size);
         socket.pause_synack(true);
         if socket.listen(IpEndpoint::from(key.remote)).is_ok() {
             let handle = self.sockets.add(socket);
             let connection = Connection::from_guest(connect, outgoing, first_packet.bytes.to_vec());
             self.connections.insert(key, (handle, connection));
+        } else {
+            self.buffers.give_back(size);
         }
     }
 
@@ -156,7 +163,8 @@ impl TcpStack {
         let Some(key) = self.free_key(guest) else {
             return;
         };
-        let mut socket = stack_socket();
+        let size = self.buffers.take();
+        let mut socket = stack_socket(size);
         let (to, from) = (IpEndpoint::from(key.guest), IpEndpoint::from(key.remote));
         match socket.connect(self.interface.context(), to, from) {
             Ok(()) => {
@@ -164,7 +172,10 @@ impl TcpStack {
                 let connection = Connection::from_host(accepted, preface);
                 self.connections.insert(key, (handle, connection));
             }
-            Err(error) => tracing::warn!("cannot connect to the guest's {guest}: {error}"),
+            Err(error) => {
+                self.buffers.give_back(size);
+                tracing::warn!("cannot connect to the guest's {guest}: {error}");
+            }
         }
     }
 
@@ -266,7 +277,8 @@ impl TcpStack {
     /// Removes the sockets of closed connections. To be called when all packets have been sent.
     pub(crate) fn remove_closed(&mut self) {
         for handle in self.closed.drain(..) {
-            self.sockets.remove(handle);
+            let socket::Socket::Tcp(socket) = self.sockets.remove(handle);
+            self.buffers.give_back(socket.recv_capacity());
         }
     }
 

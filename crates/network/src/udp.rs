@@ -12,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::UdpSocket, sync::mpsc, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
 
 use crate::{
     address::{GATEWAY, GATEWAY6},
@@ -29,6 +33,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Capacity of the queue of datagrams for one socket.
 const QUEUE_CAPACITY: usize = 64;
 
+/// Limit in bytes of the datagrams in all queues.
+const MAX_QUEUED: usize = 16 << 20;
+
 /// Size of the buffer for one datagram, which is larger than any.
 const BUFFER_SIZE: usize = 65536;
 
@@ -37,12 +44,22 @@ pub(crate) struct UdpFlows {
     flows: HashMap<SocketAddr, UdpFlow>,
     to_guest: mpsc::Sender<Vec<u8>>,
     failed: Arc<Mutex<Throttle>>,
+    /// The bytes that may still be queued.
+    room: Arc<Semaphore>,
 }
 
 struct UdpFlow {
-    /// Datagrams of the guest and their destinations on the host's side.
-    outgoing: mpsc::Sender<(SocketAddr, Datagram)>,
+    outgoing: mpsc::Sender<Queued>,
     used_at: Instant,
+}
+
+/// A datagram of the guest that waits to be sent.
+struct Queued {
+    datagram: Datagram,
+    /// The destination on the host's side.
+    to: SocketAddr,
+    /// Its room among the queued bytes.
+    _room: OwnedSemaphorePermit,
 }
 
 impl UdpFlows {
@@ -52,6 +69,7 @@ impl UdpFlows {
             flows: HashMap::new(),
             to_guest,
             failed: Arc::default(),
+            room: Arc::new(Semaphore::new(MAX_QUEUED)),
         }
     }
 
@@ -80,7 +98,15 @@ impl UdpFlows {
         }
         if let Some(flow) = self.flows.get_mut(&guest) {
             flow.used_at = Instant::now();
-            let _ = flow.outgoing.try_send((to, datagram));
+            // A datagram has at most 65,535 bytes.
+            let length = u32::try_from(datagram.payload.len()).unwrap_or(u32::MAX);
+            if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(length) {
+                let _ = flow.outgoing.try_send(Queued {
+                    datagram,
+                    to,
+                    _room: room,
+                });
+            }
         }
     }
 }
@@ -88,7 +114,7 @@ impl UdpFlows {
 /// Serves one socket of the guest until it is idle or has been removed from the set.
 async fn run_flow(
     guest: SocketAddr,
-    mut outgoing: mpsc::Receiver<(SocketAddr, Datagram)>,
+    mut outgoing: mpsc::Receiver<Queued>,
     to_guest: mpsc::Sender<Vec<u8>>,
     failed: Arc<Mutex<Throttle>>,
 ) {
@@ -113,8 +139,8 @@ async fn run_flow(
         let step = async {
             tokio::select! {
                 next = outgoing.recv() => {
-                    let (to, datagram) = next?;
-                    Some(send_to_host(&socket, to, &datagram).await)
+                    let Queued { datagram, to, .. } = &next?;
+                    Some(send_to_host(&socket, *to, datagram).await)
                 }
                 Ok((length, from)) = socket.recv_from(&mut buffer) => {
                     Some(reply_packet(guest, from, &buffer[..length]))

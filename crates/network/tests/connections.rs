@@ -271,7 +271,7 @@ fn more_connections_than_may_be_pending_are_all_served() {
 #[test]
 fn a_refused_connection_is_retried_while_the_port_is_known() {
     let mut guest = Guest::start(40_003, &[]);
-    guest.network.set_ports(vec![guest_port(8081)]);
+    block_on(guest.network.set_ports(vec![guest_port(8081)]));
     let client = exchange(guest.connect_from_host(8081));
     // The guest refuses for 300 ms and listens then.
     let begin = Instant::now();
@@ -335,7 +335,7 @@ fn connections_to_a_held_port_are_served_by_the_next_network() {
     let mut guest = Guest::resume(number, &[8080], held);
     let sockets = [guest.listen(8080), guest.listen(8080)];
     let clients = [exchange(waiting), exchange(further)];
-    guest.network.set_ports(vec![guest_port(8080)]);
+    block_on(guest.network.set_ports(vec![guest_port(8080)]));
     for socket in sockets {
         guest.echo(socket);
     }

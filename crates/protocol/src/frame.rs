@@ -11,6 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// largest message is a set-up script of 1 MiB.
 const MAX_MESSAGE: usize = 4 << 20;
 
+/// Maximum length in bytes of a message that a peer may send on any number of streams.
+const MAX_SHORT_MESSAGE: usize = 64 << 10;
+
 /// Error of reading or writing a message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -20,9 +23,14 @@ pub enum FrameError {
     /// The peer closed the stream instead of sending a message.
     #[error("the stream ended where a message was expected")]
     Ended,
-    /// The message is longer than 4 MiB.
-    #[error("message of {0} bytes is too long (the limit is {MAX_MESSAGE})")]
-    TooLong(usize),
+    /// The message is longer than its limit.
+    #[error("message of {length} bytes is too long (the limit is {limit})")]
+    TooLong {
+        /// Length of the message in bytes.
+        length: usize,
+        /// Maximum length in bytes.
+        limit: usize,
+    },
     /// The bytes are not a message of the expected type.
     #[error("invalid message: {0}")]
     Malformed(serde_json::Error),
@@ -55,10 +63,28 @@ pub async fn write<M: Serialize>(
 pub async fn read<M: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<M, FrameError> {
+    read_up_to(stream, MAX_MESSAGE).await
+}
+
+/// Reads one message as [`read`] does, with a limit of 64 KiB. For messages that a peer may send on
+/// any number of streams at once.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_short<M: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<M, FrameError> {
+    read_up_to(stream, MAX_SHORT_MESSAGE).await
+}
+
+async fn read_up_to<M: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+) -> Result<M, FrameError> {
     let mut length = [0; 4];
     let read = stream.read_exact(&mut length).await;
     read.map_err(end_or_failure)?;
-    let mut body = vec![0; checked_length(length)?];
+    let mut body = vec![0; checked_length(length, limit)?];
     stream.read_exact(&mut body).await?;
     serde_json::from_slice(&body).map_err(FrameError::Malformed)
 }
@@ -83,7 +109,7 @@ pub fn write_blocking<M: Serialize>(
 pub fn read_blocking<M: DeserializeOwned>(stream: &mut impl Read) -> Result<M, FrameError> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).map_err(end_or_failure)?;
-    let mut body = vec![0; checked_length(length)?];
+    let mut body = vec![0; checked_length(length, MAX_MESSAGE)?];
     stream.read_exact(&mut body)?;
     serde_json::from_slice(&body).map_err(FrameError::Malformed)
 }
@@ -93,17 +119,20 @@ fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
     let length = u32::try_from(body.len())
         .ok()
         .filter(|_| body.len() <= MAX_MESSAGE)
-        .ok_or(FrameError::TooLong(body.len()))?;
+        .ok_or(FrameError::TooLong {
+            length: body.len(),
+            limit: MAX_MESSAGE,
+        })?;
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
     Ok(frame)
 }
 
-fn checked_length(length: [u8; 4]) -> Result<usize, FrameError> {
+fn checked_length(length: [u8; 4], limit: usize) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes(length) as usize;
-    if length > MAX_MESSAGE {
-        return Err(FrameError::TooLong(length));
+    if length > limit {
+        return Err(FrameError::TooLong { length, limit });
     }
     Ok(length)
 }
@@ -152,7 +181,18 @@ mod tests {
         ));
         assert!(matches!(
             read::<Port>(&mut &[0xff; 8][..]).await,
-            Err(FrameError::TooLong(0xffff_ffff))
+            Err(FrameError::TooLong {
+                length: 0xffff_ffff,
+                ..
+            })
+        ));
+        let message = "x".repeat(MAX_SHORT_MESSAGE);
+        let mut bytes = Vec::new();
+        write(&mut bytes, &message).await.unwrap();
+        assert_eq!(read::<String>(&mut &bytes[..]).await.unwrap(), message);
+        assert!(matches!(
+            read_short::<String>(&mut &bytes[..]).await,
+            Err(FrameError::TooLong { .. })
         ));
         assert!(matches!(
             read::<Port>(&mut &b"\0\0\0\x02{}"[..]).await,

@@ -374,11 +374,11 @@ impl Starting {
     ) -> io::Result<Starting> {
         let console = serve_console(host_ends.console, launch);
         report_refusals(host_ends.network.as_deref(), launch, machine);
-        let targets = Targets {
-            stdio_log: launch.stdio_log.clone(),
-            machine: Arc::clone(machine),
-            network: host_ends.network.clone(),
-        };
+        let targets = Targets::new(
+            launch.stdio_log.clone(),
+            Arc::clone(machine),
+            host_ends.network.clone(),
+        );
         Ok(Starting {
             engine,
             shares: host_ends.shares,

@@ -9,7 +9,7 @@ use container_protocol::{
     frame::{self, FrameError},
     mux::{Incoming, Stream},
 };
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::Mutex};
 
 use crate::{
     file_share::TAG, log::Log, ports::guest_ports, socket_forwarding, splice::splice,
@@ -18,10 +18,13 @@ use crate::{
 
 /// What the streams of a guest lead to.
 pub(crate) struct Targets {
-    pub stdio_log: PathBuf,
-    pub machine: Arc<MachineState>,
+    stdio_log: PathBuf,
+    machine: Arc<MachineState>,
     /// Absent if only the disk is read.
-    pub network: Option<Arc<Network>>,
+    network: Option<Arc<Network>>,
+    /// Held by the stream that reports listening sockets. Further ones wait, because each report
+    /// may be large.
+    listeners: Mutex<()>,
 }
 
 /// Serves the streams of a guest until its channel ends.
@@ -33,8 +36,22 @@ pub(crate) async fn serve(mut incoming: Incoming, targets: Arc<Targets>) {
 }
 
 impl Targets {
+    /// Creates the targets of a guest; without a network if only the disk is read.
+    pub(crate) fn new(
+        stdio_log: PathBuf,
+        machine: Arc<MachineState>,
+        network: Option<Arc<Network>>,
+    ) -> Targets {
+        Targets {
+            stdio_log,
+            machine,
+            network,
+            listeners: Mutex::default(),
+        }
+    }
+
     async fn serve(&self, mut stream: Stream) {
-        match frame::read::<HostPort>(&mut stream).await {
+        match frame::read_short::<HostPort>(&mut stream).await {
             Ok(HostPort::StdioLog) => {
                 let log = Log::new(&self.stdio_log);
                 log.write_from(stream, Duration::ZERO).await;
@@ -52,6 +69,7 @@ impl Targets {
             }
             Ok(HostPort::Listeners) => {
                 if let Some(network) = &self.network {
+                    let _only = self.listeners.lock().await;
                     forward_ports(network, &mut stream).await;
                 }
             }
@@ -91,6 +109,6 @@ async fn join_ssh_agent(machine: &MachineState, guest: Stream) -> io::Result<()>
 async fn forward_ports(network: &Network, stream: &mut Stream) {
     let guest = network.address().guest().into();
     while let Ok(listeners) = frame::read::<Vec<Listener>>(stream).await {
-        network.set_ports(guest_ports(listeners, guest));
+        network.set_ports(guest_ports(listeners, guest)).await;
     }
 }

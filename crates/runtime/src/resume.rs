@@ -134,11 +134,11 @@ pub(crate) async fn resume(
     note_lost_files(&reply.map_err(|error| lost(error.into()))?, machine);
     let console = serve_console(host_ends.console, launch);
     report_refusals(host_ends.network.as_deref(), launch, machine);
-    let targets = Targets {
-        stdio_log: launch.stdio_log.clone(),
-        machine: Arc::clone(machine),
-        network: host_ends.network.clone(),
-    };
+    let targets = Targets::new(
+        launch.stdio_log.clone(),
+        Arc::clone(machine),
+        host_ends.network.clone(),
+    );
     let token = suspended.manifest.token;
     if suspended.manifest.is_connected {
         let ended = GuestLink::disconnect(&mut host_ends.channel, token).await;

@@ -480,11 +480,7 @@ mod tests {
             let mut agent = incoming.recv().await.unwrap();
             agent.read_u8().await.unwrap();
             let has_ended = watch::Sender::new(false);
-            let targets = Targets {
-                stdio_log: "/nonexistent".into(),
-                machine: Arc::clone(&machine),
-                network: None,
-            };
+            let targets = Targets::new("/nonexistent".into(), Arc::clone(&machine), None);
             let booted = Booted {
                 engine: Box::new(FakeEngine(has_ended.clone())),
                 shares: Shares::default(),
