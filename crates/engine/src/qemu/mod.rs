@@ -7,6 +7,7 @@ mod control;
 pub mod disk;
 mod host_processor;
 mod output;
+mod out_of_memory;
 mod processor_time;
 mod program;
 mod shares;
@@ -42,6 +43,7 @@ use confinement::Confinement;
 use control::{Control, Ungreeted};
 use output::Output;
 use program::{IMAGE_TOOL, SYSTEM, find};
+use out_of_memory::OutOfMemoryKills;
 
 /// Timeout from QEMU's start to the greeting on its control socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -164,6 +166,7 @@ impl PreparedQemu {
             // Usually QEMU has ended, and its output says why.
             Ok(Err(error)) => Err(running.refuse(&error.to_string()).await),
             Err(_) => Err(running.refuse("timed out on its control socket").await),
+            kills: OutOfMemoryKills::read(),
         }
     }
 
@@ -241,6 +244,8 @@ impl RunningQemu {
         self.control.as_deref().ok_or_else(closed)
     }
 
+    /// As read at QEMU's start.
+    kills: OutOfMemoryKills,
     fn share_control(&self) -> Result<&Control, ShareError> {
         let closed = || ShareError::Engine("its control socket is closed".to_owned());
         self.control.as_deref().ok_or_else(closed)
@@ -286,11 +291,13 @@ impl Running for RunningQemu {
                 Ok(status) if status.success() => EngineExit::Orderly,
                 Ok(status) => {
                     let output = self.output.end().await;
-                    exit_of(
-                        self.is_emulated,
-                        status,
-                        format!("{} ended ({status}) {output}", self.program),
-                    )
+                    let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
+                    let explained = is_killed
+                        .then(|| self.kills.explain(&self.program, OutOfMemoryKills::read()));
+                    let message = explained
+                        .flatten()
+                        .unwrap_or_else(|| format!("{} ended ({status}) {output}", self.program));
+                    exit_of(self.is_emulated, status, message)
                 }
                 Err(error) => {
                     EngineExit::Failed(format!("cannot wait for {}: {error}", self.program))
