@@ -47,6 +47,7 @@
 //! | `ssh_files` | the files of the host's SSH client |
 //! | `id`, `memory`, `disk_capacity`, `home_mount`, `private_home`, `idle_suspend`, `forwarded_socket`, `mount`, `kernel_parameters`, `ssh_agent_use`, `user`, `address` | validated values |
 //! | `disk_reserve` | disk space for removals |
+//! | `free_space` | free space on the host's disk |
 //! | `dns` | domains of machines on the host |
 //! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
 //!
@@ -78,6 +79,7 @@ mod disk_file;
 mod disk_reserve;
 mod dns;
 mod forwarded_socket;
+mod free_space;
 mod home_mount;
 mod id;
 mod idle_suspend;
@@ -109,6 +111,7 @@ pub use disk_reserve::{DiskReserve, ReleasedReserve};
 pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
 pub use forwarded_socket::{ForwardedSocket, InvalidForwardedSocket};
 pub use home_mount::{HomeMount, InvalidHomeMount};
+pub use free_space::FreeSpace;
 pub use id::{InvalidMachineId, MachineId};
 pub use idle_suspend::{IdleSuspend, InvalidIdleSuspend};
 pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};

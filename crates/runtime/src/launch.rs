@@ -10,7 +10,7 @@ use std::{
 
 use container_engine::EngineSettings;
 use container_machine::{
-    IdleSuspend, KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup,
+    FreeSpace, IdleSuspend, KernelParameters, MachineAddress, MachineId, RUNTIME_MALLOC, UserSetup,
 };
 use container_network::Policy;
 use container_protocol::{
@@ -56,6 +56,9 @@ pub struct Launch {
     pub disk: PathBuf,
     /// Minimum capacity of the disk in bytes; a smaller one is grown before the engine starts.
     pub disk_capacity: u64,
+    /// Free space on the host's disk below which the machine's user is warned.
+    #[serde(default)]
+    pub least_free_space: FreeSpace,
     /// Log of init's output.
     pub stdio_log: PathBuf,
     /// Log of the kernel's console.
@@ -331,6 +334,7 @@ pub(crate) mod tests {
             runtime_directory: PathBuf::from("/nonexistent"),
             disk: PathBuf::from("/nonexistent/disk.qcow2"),
             disk_capacity: 1 << 30,
+            least_free_space: FreeSpace::default(),
             stdio_log: PathBuf::from("/nonexistent/stdio.log"),
             boot_log: PathBuf::from("/nonexistent/boot.log"),
             lock: PathBuf::from("/nonexistent/lock"),

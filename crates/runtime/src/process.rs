@@ -27,6 +27,7 @@ use crate::{
     boot::boot,
     boot_error::BootError,
     clients,
+    free_space,
     crash::{self, GUEST_CRASHED},
     held_files::HeldFiles,
     launch::{Launch, LaunchEvent, Purpose},
@@ -174,6 +175,7 @@ fn raise_descriptor_limit() {
 
 /// Boots the machine, and serves it and its clients until it ends. A machine that its guest reboots
 /// is booted again. Returns the ports of a machine that was suspended because it was idle.
+    tokio::spawn(free_space::watch(Arc::clone(&machine), launch.clone()));
 async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     let socket = launch.socket();
     let listener =

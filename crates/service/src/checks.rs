@@ -9,7 +9,7 @@ use container_api::FailureKind;
 use container_engine::AcceleratorError;
 use container_image::Platform;
 use container_kernel::{Kernels, KernelsError, PrepareError, Requirements};
-use container_machine::{BootConfiguration, Directories, HomeMount};
+use container_machine::{BootConfiguration, Directories, FreeSpace, HomeMount};
 use container_protocol::EgressMode;
 use container_runtime::GuestFilesError;
 
@@ -24,10 +24,7 @@ use crate::{
 };
 
 /// Free space in bytes that a boot needs on the host.
-const MIN_FREE_SPACE: u64 = 64 << 20;
-
-/// Free space in bytes on the host below which a boot warns.
-const LOW_FREE_SPACE: u64 = 2 << 30;
+pub(crate) const MIN_FREE_SPACE: u64 = 64 << 20;
 
 /// A machine cannot boot on this host.
 #[derive(Debug, thiserror::Error)]
@@ -185,16 +182,6 @@ pub(crate) fn check_space(disk: &Path) -> Result<(), CheckError> {
     }
 }
 
-/// Returns a warning if the host's disk is almost full.
-pub(crate) fn low_space(disk: &Path) -> Option<String> {
-    let free = free_space(disk).filter(|free| *free < LOW_FREE_SPACE)?;
-    let free = free >> 20;
-    Some(format!(
-        "{free} MiB are free on the host for the machine's disk; when they are used up, the \
-         machine is paused until there is space"
-    ))
-}
-
 /// Returns the space in bytes that can be used on the file system of a path, so that machines on it
 /// still boot; absent if the file system does not report its free space.
 pub(crate) fn usable_space(path: &Path) -> Option<u64> {
@@ -202,9 +189,7 @@ pub(crate) fn usable_space(path: &Path) -> Option<u64> {
 }
 
 fn free_space(path: &Path) -> Option<u64> {
-    let statistics = nix::sys::statvfs::statvfs(path).ok()?;
-    let blocks = statistics.blocks_available();
-    Some(blocks.saturating_mul(statistics.fragment_size()))
+    FreeSpace::at(path).map(FreeSpace::bytes)
 }
 
 #[cfg(test)]

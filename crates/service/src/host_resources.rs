@@ -2,7 +2,7 @@
 
 use std::{fs, num::NonZeroU32, thread};
 
-use container_machine::BootConfiguration;
+use container_machine::{BootConfiguration, Memory};
 
 /// Virtual CPUs that a machine may have on any host.
 const MIN_CPU_LIMIT: u32 = 16;
@@ -11,6 +11,10 @@ const MIN_CPU_LIMIT: u32 = 16;
 /// wait for each other, and the guest's kernel may not finish booting.
 const CPUS_PER_CORE: u32 = 4;
 
+/// A boot warns if less than this part of the machine's memory is available, or less than a machine
+/// needs to boot.
+const ENOUGH_PART: u64 = 4;
+
 /// The host's cores and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HostResources {
@@ -18,6 +22,8 @@ pub(crate) struct HostResources {
     pub(crate) cores: u32,
     /// Memory in bytes; 0 if not known.
     pub(crate) memory: u64,
+    /// Memory in bytes that programs can still use; absent if not known.
+    pub(crate) available: Option<u64>,
 }
 
 /// A machine is to have more than the host can provide.
@@ -45,7 +51,8 @@ impl HostResources {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         HostResources {
             cores: u32::try_from(cores).unwrap_or(u32::MAX),
-            memory: parse_total_memory(&meminfo).unwrap_or_default(),
+            memory: parse_memory(&meminfo, "MemTotal:").unwrap_or_default(),
+            available: parse_memory(&meminfo, "MemAvailable:"),
         }
     }
 
@@ -72,14 +79,26 @@ impl HostResources {
         }
         Ok(())
     }
+
+    /// Returns a warning for a machine with this memory in bytes if the host has much less. A
+    /// machine occupies what its programs use, so it may have more than is available.
+    pub(crate) fn low_memory(self, memory: u64) -> Option<String> {
+        let enough = (memory / ENOUGH_PART).max(Memory::MIN).min(memory);
+        let available = self.available.filter(|available| *available < enough)?;
+        Some(format!(
+            "the machine may use {} MiB of memory, and the host has {} MiB left; when they are \
+             used up, its kernel kills a program, which may be the machine (give it less with: \
+             container machine set memory=SIZE, or stop other machines)",
+            memory >> 20,
+            available >> 20
+        ))
+    }
 }
 
-/// Parses `MemTotal` of `/proc/meminfo` (proc_meminfo(5)); returns bytes.
-fn parse_total_memory(meminfo: &str) -> Option<u64> {
-    let total = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = total.split_whitespace().next()?.parse().ok()?;
+/// Parses a field of `/proc/meminfo` (proc_meminfo(5)); returns bytes.
+fn parse_memory(meminfo: &str, field: &str) -> Option<u64> {
+    let amount = meminfo.lines().find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: u64 = amount.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024)
 }
 
@@ -93,6 +112,7 @@ mod tests {
         let host = HostResources {
             cores: 2,
             memory: 8 << 30,
+            available: None,
         };
         let check = |cpus: u32, memory: &str| {
             let change = container_api::BootChange {
@@ -116,12 +136,42 @@ mod tests {
 
     #[test]
     fn default_cpus_are_half_the_cores_and_at_least_four() {
-        let cpus = |cores| HostResources { cores, memory: 0 }.default_cpus().get();
+        let cpus = |cores| {
+            let host = HostResources {
+                cores,
+                memory: 0,
+                available: None,
+            };
+            host.default_cpus().get()
+        };
         assert_eq!((cpus(2), cpus(24)), (4, 12));
     }
 
     #[test]
     fn meminfo_is_in_kibibytes() {
-        assert_eq!(parse_total_memory("MemTotal:  2048 kB\n"), Some(2 << 20));
+        let meminfo = "MemTotal:  2048 kB\nMemAvailable: 1 kB\n";
+        assert_eq!(parse_memory(meminfo, "MemTotal:"), Some(2 << 20));
+        assert_eq!(parse_memory(meminfo, "MemAvailable:"), Some(1024));
+    }
+
+    #[test]
+    fn little_memory_is_warned_of() {
+        let warning = |available: Option<u64>, memory: u64| {
+            let host = HostResources {
+                cores: 1,
+                memory: 64 << 30,
+                available: available.map(|it| it << 20),
+            };
+            host.low_memory(memory << 30)
+        };
+        let text = warning(Some(1023), 2).unwrap();
+        assert!(
+            text.contains("2048 MiB") && text.contains("1023 MiB"),
+            "{text}"
+        );
+        assert!(warning(Some(1023), 1).is_some());
+        assert!(warning(Some(4095), 16).is_some());
+        assert_eq!(warning(Some(1024), 4), None);
+        assert_eq!(warning(None, 4), None);
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use container_api::{BootRequest, FailureKind, Progress, Running};
 use container_machine::{
-    BootConfiguration, Bundle, BundleError, Directories, HomeMount, MachineConfiguration,
-    MachineId, SshAgentUse, last_lines,
+    BootConfiguration, Bundle, BundleError, Directories, FreeSpace, HomeMount,
+    MachineConfiguration, MachineId, SshAgentUse, last_lines,
 };
 use container_protocol::{BootOccasion, GuestTimeZone, InitProgram};
 use container_runtime::{
@@ -16,14 +16,12 @@ use container_runtime::{
 use uuid::Uuid;
 
 use crate::{
-    checks::{
-        CheckError, check_home, check_isolation, check_kernel, check_resources, check_space,
-        low_space,
-    },
+    checks::{CheckError, check_home, check_isolation, check_kernel, check_resources, check_space},
     configuration::{ConfigurationError, TimeZoneSetting},
     exclusions,
     failure::RequestError,
     forwarded_sockets::{resolve_sockets, socket_problems},
+    host_resources::HostResources,
     machines::remove_expired,
     mounts::{self, mount_problems},
     published_ports::publish_problems,
@@ -151,7 +149,13 @@ impl Service {
             "booting machine"
         };
         client.report(Progress::step(step));
-        if let Some(warning) = low_space(&bundle.disk()) {
+        let least = settings.least_free_space;
+        let free = FreeSpace::at(&bundle.disk());
+        let warnings = [
+            free.and_then(|free| free.warning(least)),
+            HostResources::detect().low_memory(settings.memory),
+        ];
+        for warning in warnings.into_iter().flatten() {
             client.report(Progress::Note(format!("{id}: {warning}")));
         }
         let unknown = bundle.boot_configuration()?.unknown;
@@ -237,6 +241,7 @@ impl Service {
             runtime_directory,
             disk: bundle.disk_file(&bundle.current_disk_file()?),
             disk_capacity: boot.disk_capacity.bytes(),
+            least_free_space: configuration.machine.free_space,
             stdio_log: bundle.stdio_log(),
             boot_log: bundle.boot_log(),
             lock: bundle.runtime_lock(),

@@ -179,6 +179,9 @@ mod tests {
         let private = read("[machine]\nprivate-home = [\"~/.cache\"]\n").unwrap();
         let private = private.boot_defaults().private_home;
         assert_eq!(private.to_string(), ".cache");
+        let free = read("[machine]\nfree-space = \"500M\"\n").unwrap();
+        assert_eq!(free.machine.free_space.bytes(), 500 << 20);
+        assert_eq!(read("").unwrap().machine.free_space.bytes(), 2 << 30);
         let idle = read("[machine]\nidle-suspend = \"30m\"\n").unwrap();
         assert_eq!(idle.boot_defaults().idle_suspend.to_string(), "30m");
         let error = read("[machine]\nprivate-home = [\"/etc\"]\n").unwrap_err();

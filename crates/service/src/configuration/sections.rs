@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt::Display, num::NonZeroU32, path::PathBuf, str::FromStr};
 
 use container_image::{HostSettings, Limits, LocalStore, RegistryHost};
-use container_machine::{DiskCapacity, HomeMount, IdleSuspend, Memory, PrivateHome, SshAgentUse};
+use container_machine::{
+    DiskCapacity, FreeSpace, HomeMount, IdleSuspend, Memory, PrivateHome, SshAgentUse,
+};
 use container_runtime::Policy;
 use serde::{Deserialize, Deserializer};
 
@@ -21,6 +23,9 @@ pub(crate) struct MachineDefaults {
     /// Capacity of the disk.
     #[serde(deserialize_with = "size")]
     pub(crate) disk_size: Option<DiskCapacity>,
+    /// Free space on the host's disk below which users of machines are warned.
+    #[serde(deserialize_with = "free_space")]
+    pub(crate) free_space: FreeSpace,
     /// Mode of the shared home.
     pub(crate) home_mount: Option<HomeMount>,
     /// Directories of the shared home that machines have for themselves.
@@ -45,6 +50,7 @@ impl Default for MachineDefaults {
             cpus: None,
             memory: None,
             disk_size: None,
+            free_space: FreeSpace::default(),
             home_mount: None,
             private_home: None,
             idle_suspend: IdleSuspend::default(),
@@ -135,6 +141,22 @@ impl Default for RegistrySettings {
     }
 }
 
+/// A size in the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SizeValue {
+    Bytes(u64),
+    Text(String),
+}
+
+/// Deserializes the free space of which users are warned.
+fn free_space<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FreeSpace, D::Error> {
+    match SizeValue::deserialize(deserializer)? {
+        SizeValue::Bytes(bytes) => Ok(FreeSpace::from(bytes)),
+        SizeValue::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
 /// Deserializes a size with a unit (`"2G"`), or a number of bytes.
 fn size<'de, D, S>(deserializer: D) -> Result<Option<S>, D::Error>
 where
@@ -142,12 +164,6 @@ where
     S: TryFrom<u64> + FromStr<Err = <S as TryFrom<u64>>::Error>,
     <S as FromStr>::Err: Display,
 {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum SizeValue {
-        Bytes(u64),
-        Text(String),
-    }
     let size = match SizeValue::deserialize(deserializer)? {
         SizeValue::Bytes(bytes) => S::try_from(bytes),
         SizeValue::Text(text) => text.parse(),
