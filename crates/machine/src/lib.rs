@@ -49,7 +49,7 @@
 //! | `disk_reserve` | disk space for removals |
 //! | `free_space` | free space on the host's disk |
 //! | `dns` | domains of machines on the host |
-//! | `process_lock`, `log`, `malloc` | what the service and the runtimes share |
+//! | `process_lock`, `log`, `malloc`, `open_files` | what the service and the runtimes share |
 //!
 //! # Example
 //!
@@ -89,6 +89,7 @@ mod malloc;
 mod memory;
 mod memory_directory;
 mod mount;
+mod open_files;
 mod private_home;
 mod process_lock;
 mod size;
@@ -110,8 +111,8 @@ pub use disk_file::{DiskFile, InvalidDiskFileName};
 pub use disk_reserve::{DiskReserve, ReleasedReserve};
 pub use dns::{DnsDomain, InvalidDnsDomain, RESOLVED_DIRECTORY, domains_of_server};
 pub use forwarded_socket::{ForwardedSocket, InvalidForwardedSocket};
-pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use free_space::FreeSpace;
+pub use home_mount::{HomeMount, InvalidHomeMount};
 pub use id::{InvalidMachineId, MachineId};
 pub use idle_suspend::{IdleSuspend, InvalidIdleSuspend};
 pub use kernel_parameters::{InvalidKernelParameters, KernelParameters};
@@ -122,6 +123,7 @@ pub use memory_directory::{InvalidMemoryDirectoryName, MemoryDirectory};
 pub use mount::{
     InvalidMount, InvalidMountPath, Mount, MountMode, MountPath, RequestedMount, RequestedTarget,
 };
+pub use open_files::raise_open_files_limit;
 pub use private_home::{InvalidPrivateHome, PrivateHome};
 pub use process_lock::{ProcessLock, ProcessLockError};
 pub use size::InvalidSize;

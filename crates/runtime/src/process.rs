@@ -13,11 +13,10 @@ use std::{
 use container_engine::{EngineExit, disk};
 use container_machine::{
     BoundedStderr, DirectoriesError, MachineId, ProcessLock, ProcessLockError,
-    create_runtime_directory,
+    create_runtime_directory, raise_open_files_limit,
 };
 use container_network::HeldSockets;
 use container_protocol::{BootOccasion, MountReply, local};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -27,8 +26,8 @@ use crate::{
     boot::boot,
     boot_error::BootError,
     clients,
-    free_space,
     crash::{self, GUEST_CRASHED},
+    free_space,
     held_files::HeldFiles,
     launch::{Launch, LaunchEvent, Purpose},
     mounts,
@@ -107,7 +106,9 @@ pub fn runtime_main() -> ExitCode {
 fn run() -> Result<(), RunError> {
     // The machine outlives the caller's terminal.
     nix::unistd::setsid().map_err(RunError::Session)?;
-    raise_descriptor_limit();
+    if let Err(error) = raise_open_files_limit() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
     let launch = read_launch()?;
     let lock = ProcessLock::acquire(&launch.lock, LOCK_TIMEOUT).map_err(RunError::Lock)?;
     let lock = lock.ok_or(RunError::AlreadyRunning)?;
@@ -164,18 +165,8 @@ fn read_launch() -> Result<Launch, RunError> {
     serde_json::from_str(&json).map_err(RunError::InvalidLaunch)
 }
 
-/// Raises the limit of open files to the hard limit: every connection of the machine needs one.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!("cannot raise the limit of open files: {error}");
-    }
-}
-
 /// Boots the machine, and serves it and its clients until it ends. A machine that its guest reboots
 /// is booted again. Returns the ports of a machine that was suspended because it was idle.
-    tokio::spawn(free_space::watch(Arc::clone(&machine), launch.clone()));
 async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     let socket = launch.socket();
     let listener =
@@ -184,6 +175,7 @@ async fn run_machine(launch: &Launch) -> Result<Option<HeldSockets>, RunError> {
     let machine = MachineState::new(launch);
     tokio::spawn(clients::serve(Arc::clone(&machine), socket, listener));
     tokio::spawn(stop_on_signal(terminate, Arc::clone(&machine)));
+    tokio::spawn(free_space::watch(Arc::clone(&machine), launch.clone()));
     let mut launch = launch.clone();
     let mut occasion = launch.occasion();
     let mut is_reboot = false;

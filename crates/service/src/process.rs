@@ -12,7 +12,7 @@ use std::{
 use container_image::{ImageStore, StoreError};
 use container_machine::{
     BoundedStderr, BundleError, Bundles, Directories, DirectoriesError, DiskReserve, ProcessLock,
-    ProcessLockError,
+    ProcessLockError, raise_open_files_limit,
 };
 use container_protocol::local;
 use nix::fcntl::{Flock, FlockArg};
@@ -77,6 +77,10 @@ fn run() -> Result<(), ServiceError> {
     // With its own session, the service does not end with the terminal it was started from. Fails
     // if this process leads a session already.
     let _ = nix::unistd::setsid();
+    // Every request of a client needs some.
+    if let Err(error) = raise_open_files_limit() {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
     let directories = Directories::from_environment()?;
     let lock = directories.runtime.join("service.lock");
     let Some(_lock) = ProcessLock::acquire(&lock, PREDECESSOR_TIMEOUT)? else {
