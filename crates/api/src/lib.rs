@@ -55,6 +55,7 @@
 //! | module | content |
 //! |---|---|
 //! | `machine`, `snapshot`, `archive`, `check`, `commit`, `image`, `registry`, `system`, `disk_usage` | requests and replies |
+//! | `doctor` | checks of the host, which a role of the program prints |
 //! | `ssh` | files of SSH clients |
 //! | `stream` | events of streamed replies |
 //! | `environment` | the caller's environment variables |
@@ -84,6 +85,7 @@ mod archive;
 mod check;
 mod commit;
 mod disk_usage;
+mod doctor;
 mod environment;
 mod image;
 mod machine;
@@ -97,6 +99,7 @@ pub use archive::{ExportRequest, ImportRequest};
 pub use check::{CheckMachineRequest, CheckedMachine};
 pub use commit::{CommitRequest, Committed};
 pub use disk_usage::{DiskUsage, Usage, UsageKind};
+pub use doctor::{Check, CheckStatus, Diagnosis};
 pub use environment::CallerEnvironment;
 pub use image::{
     ArchiveFormat, Freed, ImageBase, ImageConfig, ImageDetails, ImageHistory, ImageSummary, Images,
@@ -127,6 +130,13 @@ use serde::{Deserialize, Serialize};
 
 /// First argument of the program in the role of the service.
 pub const SERVICE_ROLE: &str = "__service";
+
+/// First argument of the program in the role that checks the host. It prints a [`Diagnosis`] as
+/// JSON.
+pub const DOCTOR_ROLE: &str = "__doctor";
+
+/// Second argument of the program in this role, with which it removes leftovers.
+pub const DOCTOR_FIX: &str = "fix";
 
 /// Trailer of an archive that ended early: the [`Failure`] as JSON, in ASCII. A stream without
 /// this trailer is complete.

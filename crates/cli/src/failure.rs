@@ -4,8 +4,10 @@ use std::io;
 
 use container_client::{
     ClientError,
+    doctor::DoctorError,
     exec::ExecError,
     host_names::{HostNamesError, ResolvedUnusable, RootStepError},
+    report::ReportError,
 };
 use container_copy::CopyError;
 use container_kernel::{ExtractError, FetchError, KernelsError, SourceError};
@@ -26,6 +28,12 @@ pub(crate) enum Failure {
     /// A command could not run in the machine.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// The host cannot be checked.
+    #[error(transparent)]
+    Doctor(#[from] DoctorError),
+    /// A bug report cannot be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// Files cannot be packed or unpacked.
     #[error(transparent)]
     Copy(#[from] CopyError),

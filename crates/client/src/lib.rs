@@ -6,8 +6,8 @@
 //! the future of a request cancels it: the service notices the closed connection.
 //!
 //! Commands do not go through the service. [`exec`] speaks to the machine's runtime process, so
-//! running commands survive a restart of the service. [`host_names`] needs neither; it plans
-//! changes of the host's resolver.
+//! running commands survive a restart of the service. [`host_names`], [`doctor`] and [`report`] need
+//! neither.
 //!
 //! | module | responsible for |
 //! |---|---|
@@ -16,6 +16,7 @@
 //! | `machines`, `images`, `registries` | one method for each request of the API |
 //! | `archive` | archives as bodies of requests and replies |
 //! | [`exec`] | commands in a running machine |
+//! | [`doctor`], [`report`] | checks of the host, and what a bug report needs |
 //! | [`host_names`] | systemd-resolved and `/etc/hosts` |
 //!
 //! ```no_run
@@ -32,6 +33,7 @@
 
 mod archive;
 mod descriptors;
+pub mod doctor;
 mod error;
 pub mod exec;
 pub mod host_names;
@@ -39,6 +41,7 @@ mod http;
 mod images;
 mod machines;
 mod registries;
+pub mod report;
 pub mod sockets;
 mod start;
 

@@ -28,6 +28,12 @@ pub trait Engine {
     /// If it is not installed or cannot be started.
     fn about(&self) -> Result<AboutEngine, EngineError>;
 
+    /// Returns what the installed program lacks and machines need, each as a noun phrase.
+    ///
+    /// # Errors
+    /// If it is not installed or cannot be started.
+    fn missing_features(&self) -> Result<Vec<String>, EngineError>;
+
     /// Decides how the machine is started.
     ///
     /// # Errors

@@ -41,8 +41,8 @@ pub use interface::{
     AboutEngine, Engine, EngineError, EngineExit, LiveDisk, LiveDiskError, MissingProgram,
     Prepared, ResumeError, Running, SaveError, ShareError,
 };
-pub use probe::{AcceleratorProbe, check_virtualization, choose};
-pub use qemu::disk;
+pub use probe::{AcceleratorProbe, KvmObstacle, check_virtualization, choose};
+pub use qemu::{can_confine, disk};
 pub use settings::{ConfinementChoice, EngineSettings};
 pub use virtual_machine::{
     AttachedShare, Channel, FileShare, InvalidSharePort, Kernel, NetworkCard, SHARE_PORTS,

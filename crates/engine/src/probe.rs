@@ -16,6 +16,22 @@ use crate::{
     settings::EngineSettings,
 };
 
+/// Why KVM cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KvmObstacle {
+    /// The processor does not announce hardware virtualization.
+    #[error("the processor has no hardware virtualization (neither vmx nor svm in /proc/cpuinfo)")]
+    Processor,
+    /// KVM's device cannot be opened.
+    #[error("cannot open {device}: {cause}")]
+    Device {
+        /// Path of the device.
+        device: PathBuf,
+        /// Error of the system call.
+        cause: io::Error,
+    },
+}
+
 /// The properties of a host that decide which accelerators work.
 #[derive(Debug)]
 pub struct AcceleratorProbe {
@@ -39,7 +55,8 @@ impl AcceleratorProbe {
         }
     }
 
-    fn kvm_obstacle(&self) -> Option<String> {
+    /// Returns why KVM cannot be used; absent if it can.
+    pub fn kvm_obstacle(&self) -> Option<KvmObstacle> {
         let has_virtualization = |line: &str| {
             line.starts_with("flags")
                 && line
@@ -47,21 +64,19 @@ impl AcceleratorProbe {
                     .any(|flag| matches!(flag, "vmx" | "svm"))
         };
         if cfg!(target_arch = "x86_64") && !self.cpuinfo.lines().any(has_virtualization) {
-            return Some(
-                "the processor has no hardware virtualization (neither vmx nor svm in \
-                 /proc/cpuinfo)"
-                    .to_owned(),
-            );
+            return Some(KvmObstacle::Processor);
         }
-        open(&self.kvm)
-            .err()
-            .map(|error| format!("cannot open {}: {error}", self.kvm.display()))
+        let cause = open(&self.kvm).err()?;
+        Some(KvmObstacle::Device {
+            device: self.kvm.clone(),
+            cause,
+        })
     }
 
     /// Returns why an accelerator cannot be used; absent if it can.
     pub fn obstacle(&self, accelerator: Accelerator) -> Option<String> {
         match accelerator {
-            Accelerator::Kvm => self.kvm_obstacle(),
+            Accelerator::Kvm => self.kvm_obstacle().map(|it| it.to_string()),
             Accelerator::Hvf => (!self.is_macos).then(|| "this host is not macOS".to_owned()),
             Accelerator::Tcg => None,
         }

@@ -84,6 +84,7 @@ mod table;
 
 pub use bounded::{BoundedFileSystem, InnerFileSystem, Restrictions};
 pub use control::{ShareReply, ShareRequest};
+pub use events::check_events;
 pub use locks::Waiters;
 pub use places::{Entries, Exclusions};
 pub use serve::{Connections, ServeError, serve};

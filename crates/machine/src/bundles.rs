@@ -49,13 +49,18 @@ impl Bundles {
     /// Removes bundles that were being created or removed when a service was killed. No other
     /// service may be using this data directory.
     pub fn remove_leftovers(&self) -> Result<(), BundleError> {
-        for entry in self.entries()? {
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                let path = entry.path();
-                fs::remove_dir_all(&path).map_err(BundleError::io("remove", &path))?;
-            }
+        for path in self.leftovers()? {
+            fs::remove_dir_all(&path).map_err(BundleError::io("remove", &path))?;
         }
         Ok(())
+    }
+
+    /// Returns the directories that [`remove_leftovers`](Self::remove_leftovers) removes.
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>, BundleError> {
+        let is_hidden =
+            |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        let hidden = self.entries()?.into_iter().filter(is_hidden);
+        Ok(hidden.map(|entry| entry.path()).collect())
     }
 
     fn entries(&self) -> Result<Vec<fs::DirEntry>, BundleError> {

@@ -84,6 +84,14 @@ pub fn check_architecture(architecture: &str) -> Result<(), GuestFilesError> {
     interpreter(&directories()?, architecture).map(drop)
 }
 
+/// Checks that the files of the guest are installed. Returns the archive with the agent.
+///
+/// # Errors
+/// [`GuestFilesError::Missing`] if they are not.
+pub fn check_guest_files() -> Result<PathBuf, GuestFilesError> {
+    Ok(GuestFiles::find(native()[0])?.agent)
+}
+
 /// OCI names of the architectures that the host's processor runs itself.
 const fn native() -> &'static [&'static str] {
     if cfg!(target_arch = "aarch64") {

@@ -98,11 +98,12 @@ mod suspended;
 mod templates;
 
 pub use changes::{Changes, ChangesError, Stopper};
+pub use container_file_share::check_events as check_file_events;
 pub use container_network::Policy;
 pub use disk::{FrozenDisk, LayerError};
 pub use disk_check::DiskCheckError;
 pub use file_share::file_share_main;
-pub use guest_files::{GuestFilesError, check_architecture};
+pub use guest_files::{GuestFilesError, check_architecture, check_guest_files};
 pub use handle::{FindError, Runtime, RuntimeStatus, SnapshotError, StopError, SuspendError};
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use mounts::MAX_MOUNTS;

@@ -151,7 +151,7 @@ impl Service {
 
 /// Returns the disk usage in bytes of all files below a directory, each hard link counted once; 0
 /// if the directory does not exist.
-fn tree_size(directory: &Path) -> Result<u64, DiskUsageError> {
+pub(crate) fn tree_size(directory: &Path) -> Result<u64, DiskUsageError> {
     let (mut pending, mut seen, mut size) = (vec![directory.to_owned()], HashSet::new(), 0);
     while let Some(directory) = pending.pop() {
         let entries = match fs::read_dir(&directory) {

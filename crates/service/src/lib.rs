@@ -13,6 +13,7 @@
 //! | `machines` | one file for each verb of a machine |
 //! | `images` | one file for each verb of images |
 //! | `registries`, `system`, `disk_usage` | the verbs of registries and of the system |
+//! | `doctor` | checks of the host, in a process of their own |
 //! | `moved_bases` | base images after the data directory got another path |
 //! | `launch`, `runtime` | booting, finding and stopping the runtime of a machine |
 //! | `checks`, `published_ports`, `forwarded_sockets`, `mounts` | refusals before a boot, and problems with ports, sockets and mounts |
@@ -50,6 +51,7 @@ mod build;
 mod checks;
 mod configuration;
 mod disk_usage;
+mod doctor;
 mod exclusions;
 mod failure;
 mod forwarded_sockets;
@@ -76,4 +78,5 @@ mod system;
 mod timestamp;
 
 pub use build::build_id;
+pub use doctor::doctor_main;
 pub use process::service_main;

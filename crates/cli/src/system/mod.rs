@@ -2,9 +2,11 @@
 
 mod df;
 mod dns;
+mod doctor;
 mod info;
 mod kernel;
 mod prune;
+mod report;
 
 use clap::Subcommand;
 
@@ -14,6 +16,8 @@ use crate::failure::Failure;
 #[derive(Debug, Subcommand)]
 pub(crate) enum System {
     Info(info::Info),
+    Doctor(doctor::Doctor),
+    Report(report::Report),
     Df(df::Df),
     Prune(prune::Prune),
     #[command(subcommand)]
@@ -27,6 +31,8 @@ impl System {
     pub(crate) async fn run(self, build: &str) -> Result<u8, Failure> {
         match self {
             System::Info(info) => info.run(build).await?,
+            System::Doctor(doctor) => return doctor.run().await,
+            System::Report(report) => report.run(build).await?,
             System::Df(df) => df.run(build).await?,
             System::Prune(prune) => prune.run(build).await?,
             System::Kernel(kernel) => return kernel.run(build).await,

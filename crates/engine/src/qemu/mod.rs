@@ -5,9 +5,10 @@ mod command_line;
 mod confinement;
 mod control;
 pub mod disk;
+mod features;
 mod host_processor;
-mod output;
 mod out_of_memory;
+mod output;
 mod processor_time;
 mod program;
 mod shares;
@@ -40,10 +41,11 @@ use crate::{
 use child::Inherited;
 use command_line::CommandLine;
 use confinement::Confinement;
+pub use confinement::can_confine;
 use control::{Control, Ungreeted};
+use out_of_memory::OutOfMemoryKills;
 use output::Output;
 use program::{IMAGE_TOOL, SYSTEM, find};
-use out_of_memory::OutOfMemoryKills;
 
 /// Timeout from QEMU's start to the greeting on its control socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,6 +99,16 @@ impl Engine for Qemu {
             version: output.lines().next().unwrap_or_default().to_owned(),
             program,
         })
+    }
+
+    fn missing_features(&self) -> Result<Vec<String>, EngineError> {
+        let about = self.about()?;
+        let devices = Command::new(&about.program)
+            .args(["-device", "help"])
+            .output();
+        let devices = devices.map_err(|cause| start_error(&about.program, cause))?;
+        let devices = String::from_utf8_lossy(&devices.stdout);
+        Ok(features::missing(&about.version, &devices))
     }
 
     fn prepare(&self, machine: VirtualMachine) -> Result<Box<dyn Prepared>, EngineError> {
@@ -154,6 +166,7 @@ impl PreparedQemu {
         let mut running = RunningQemu {
             program: self.program.display().to_string(),
             is_emulated: self.accelerator == Accelerator::Tcg,
+            kills: OutOfMemoryKills::read(),
             child,
             control: None,
             output,
@@ -166,7 +179,6 @@ impl PreparedQemu {
             // Usually QEMU has ended, and its output says why.
             Ok(Err(error)) => Err(running.refuse(&error.to_string()).await),
             Err(_) => Err(running.refuse("timed out on its control socket").await),
-            kills: OutOfMemoryKills::read(),
         }
     }
 
@@ -232,6 +244,8 @@ struct RunningQemu {
     program: String,
     /// Whether QEMU emulates the processor (TCG).
     is_emulated: bool,
+    /// As read at QEMU's start.
+    kills: OutOfMemoryKills,
     child: Child,
     /// Absent before the greeting and after [`Running::terminate`].
     control: Option<Arc<Control>>,
@@ -244,8 +258,6 @@ impl RunningQemu {
         self.control.as_deref().ok_or_else(closed)
     }
 
-    /// As read at QEMU's start.
-    kills: OutOfMemoryKills,
     fn share_control(&self) -> Result<&Control, ShareError> {
         let closed = || ShareError::Engine("its control socket is closed".to_owned());
         self.control.as_deref().ok_or_else(closed)

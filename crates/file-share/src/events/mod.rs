@@ -57,6 +57,14 @@ const MAX_STEPS: usize = 3;
 /// Size of the buffer for the kernel's events in bytes.
 const BUFFER_SIZE: usize = 64 << 10;
 
+/// Checks that this user can watch files.
+///
+/// # Errors
+/// If the kernel does not support it (before Linux 5.13), or there are too many groups of fanotify.
+pub fn check_events() -> io::Result<()> {
+    Group::new().map(drop)
+}
+
 /// Events of the host's files for the guest.
 pub(crate) struct HostEvents<F: InnerFileSystem> {
     file_system: BoundedFileSystem<F>,

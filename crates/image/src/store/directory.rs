@@ -51,6 +51,28 @@ impl ImageStore {
         Ok(store)
     }
 
+    /// Returns the files that opening the store would remove: unfinished ones, if no process uses
+    /// it. The store need not exist.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub fn leftovers(root: &Path) -> Result<Vec<PathBuf>, StoreError> {
+        let path = root.join("locks").join(IN_USE);
+        let in_use = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            opened => opened.map_err(StoreError::io("open", &path))?,
+        };
+        match in_use.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Vec::new()),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
+        }
+        let incoming = root.join("incoming");
+        let entries = fs::read_dir(&incoming).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.map_err(StoreError::io("read", &incoming))?;
+        Ok(entries.iter().map(fs::DirEntry::path).collect())
+    }
+
     /// Returns the same store with other limits for unpacking images.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> ImageStore {
