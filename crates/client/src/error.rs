@@ -18,6 +18,14 @@ pub enum ClientError {
     /// The service process cannot be started.
     #[error("cannot start the service: {0}")]
     Start(io::Error),
+    /// The service was started and has ended.
+    #[error("cannot start the service; last line of {log}:\n{reason}")]
+    StartFailed {
+        /// Log of the service.
+        log: PathBuf,
+        /// Last line of the log.
+        reason: String,
+    },
     /// The service was started and does not reply.
     #[error("timed out waiting for the service to start; last lines of {log}:\n{last_lines}")]
     StartTimeout {

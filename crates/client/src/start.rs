@@ -56,10 +56,16 @@ impl Client {
                     drop(self.request::<()>(Method::POST, "/v1/retire", &()).await);
                 }
                 None => {
-                    let is_starting = match &mut started {
-                        Some(child) => child.try_wait().map_err(ClientError::Start)?.is_none(),
-                        None => false,
+                    let ended = match &mut started {
+                        Some(child) => child.try_wait().map_err(ClientError::Start)?,
+                        None => None,
                     };
+                    if ended.is_some_and(|status| !status.success()) {
+                        let log = self.directories.data.join("service.log");
+                        let reason = last_lines(&log, 1);
+                        return Err(ClientError::StartFailed { log, reason });
+                    }
+                    let is_starting = started.is_some() && ended.is_none();
                     if !is_starting {
                         started = Some(self.start_service()?);
                     }

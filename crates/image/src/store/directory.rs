@@ -145,24 +145,22 @@ impl ImageStore {
         self.root.join("locks").join(name)
     }
 
+    /// Refuses a store of another version. A layout file that cannot be parsed says nothing about
+    /// the version, and is written again.
     fn check_layout(&self) -> Result<(), StoreError> {
         let path = self.root.join("oci-layout");
         let written = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return self.replace(&path, br#"{"imageLayoutVersion":"1.0.0"}"#);
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(StoreError::io("read", &path)(error)),
         };
-        let layout: oci_spec::image::OciLayout =
-            serde_json::from_slice(&written).map_err(StoreError::malformed(&path))?;
-        if layout.image_layout_version() == "1.0.0" {
-            Ok(())
-        } else {
-            Err(StoreError::Version {
+        match serde_json::from_slice::<oci_spec::image::OciLayout>(&written) {
+            Ok(layout) if layout.image_layout_version() == "1.0.0" => Ok(()),
+            Ok(layout) => Err(StoreError::Version {
                 path,
                 version: layout.image_layout_version().clone(),
-            })
+            }),
+            Err(_) => self.replace(&path, br#"{"imageLayoutVersion":"1.0.0"}"#),
         }
     }
 
@@ -256,6 +254,19 @@ mod tests {
         fs::write(root.path().join("oci-layout"), layout).unwrap();
         let error = ImageStore::open(root.path()).unwrap_err();
         assert!(error.to_string().contains("9.0.0"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_layout_file_is_written_again() {
+        let root = tempfile::tempdir().unwrap();
+        drop(ImageStore::open(root.path()).unwrap());
+        let path = root.path().join("oci-layout");
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            drop(ImageStore::open(root.path()).unwrap());
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
     }
 
     #[test]
