@@ -99,10 +99,10 @@ fn logind_settings() -> String {
 }
 
 fn kills_at_logout(settings: &str) -> bool {
-    let values = settings
+    let mut values = settings
         .lines()
         .filter_map(|line| line.trim().strip_prefix("KillUserProcesses="));
-    let last = values.last().map(str::trim);
+    let last = values.next_back().map(str::trim);
     last.is_some_and(|value| matches!(value, "yes" | "true" | "on" | "1"))
 }
 
