@@ -56,6 +56,7 @@ mod system;
 mod templates;
 mod terminals;
 mod together;
+mod truncated_files;
 mod verbs;
 
 use std::{
@@ -105,6 +106,7 @@ fn main() -> ExitCode {
         identity::TESTS,
         together::TESTS,
         verbs::TESTS,
+        truncated_files::TESTS,
         ssh_agent::TESTS,
         sockets::TESTS,
         ssh::TESTS,
