@@ -53,8 +53,8 @@ pub(crate) struct Connections {
 }
 
 impl FileShareProcess {
-    /// Starts a server for `share`, which is the open `directory`, with its standard error to `log`. Its socket exists in
-    /// `scratch` only during the start.
+    /// Starts a server for `share`, which is the open `directory`, with its standard error to
+    /// `log`. Its socket exists in `scratch` only during the start.
     pub(crate) fn start(
         share: &HomeShare,
         directory: BorrowedFd<'_>,
