@@ -58,6 +58,10 @@ test: check build kernel images ## Run `make check`, unit and end-to-end tests
 many-files: build images ## Walk a home of 200,000 files with at most 20,000 open
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture many_files
 
+.PHONY: many-commands
+many-commands: build images ## Run 1,000 commands at once in one machine
+	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture thousand_commands
+
 STRESS_SECONDS ?= 600
 .PHONY: home-stress
 home-stress: build kernel images ## Work on the shared home from both sides for STRESS_SECONDS (600)

@@ -164,6 +164,7 @@ fn main() -> ExitCode {
         home_stress::LONG,
         faults::LONG,
         soak::LONG,
+        streams::LONG,
     ];
     let long = long
         .into_iter()

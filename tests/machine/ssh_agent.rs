@@ -54,7 +54,7 @@ impl Agent {
     }
 
     /// Starts a shell line in the machine as a caller with this agent.
-    fn start_command(&self, world: &World, options: &[&str], line: &str) -> Child {
+    pub(crate) fn start_command(&self, world: &World, options: &[&str], line: &str) -> Child {
         let arguments = [&["run", "-n", "dev"], options, &[line]].concat();
         let mut command = world.machine(&arguments);
         command

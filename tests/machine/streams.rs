@@ -3,10 +3,13 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, TcpStream},
     process::{Child, Command, Stdio},
 };
 
-use end_to_end::{Lab, World};
+use end_to_end::{Lab, World, eventually};
+
+use crate::ssh_agent::Agent;
 
 crate::declare::tests![
     bytes_pass_unchanged_in_both_directions_at_once,
@@ -16,7 +19,15 @@ crate::declare::tests![
     background_process_does_not_delay_the_end,
     open_input_does_not_delay_the_end,
     many_commands_run_at_once,
+    connections_beyond_the_limit_wait,
+    many_connections_are_relayed,
 ];
+
+/// Tests that take long.
+pub(crate) const LONG: &[crate::declare::Test] = &[(
+    "streams::a_thousand_commands_run_at_once",
+    a_thousand_commands_run_at_once,
+)];
 
 const BYTES: u64 = 256 << 20;
 
@@ -137,15 +148,22 @@ fn open_input_does_not_delay_the_end(lab: &Lab) {
     assert_eq!(output.stdout, b"abc");
 }
 
-/// Each command has four streams.
 fn many_commands_run_at_once(lab: &Lab) {
-    let world = lab.root();
+    run_at_once(lab.root(), 300);
+}
+
+fn a_thousand_commands_run_at_once(lab: &Lab) {
+    run_at_once(lab.root(), 1000);
+}
+
+/// Runs commands, each of which has four streams.
+fn run_at_once(world: &World, number: usize) {
     let start = |_| {
         let mut cat = world.machine(&["run", "-n", "dev", "cat"]);
         let cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped());
         cat.spawn().unwrap()
     };
-    let mut commands: Vec<Child> = (0..150).map(start).collect();
+    let mut commands: Vec<Child> = (0..number).map(start).collect();
     for (number, command) in commands.iter_mut().enumerate() {
         writeln!(command.stdin.as_mut().unwrap(), "{number}").unwrap();
         let mut line = String::new();
@@ -157,4 +175,62 @@ fn many_commands_run_at_once(lab: &Lab) {
         drop(command.stdin.take());
         assert!(command.wait().unwrap().success());
     }
+}
+
+/// Shell line that opens more connections to the forwarded SSH agent than there may be streams, and
+/// keeps them until its input ends.
+const CONNECT: &str = "ulimit -n 4096; exec perl -MSocket -e '$| = 1; for (1..1200) { socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die; connect($s, sockaddr_un(\"/var/host-services/ssh-auth.sock\")) or die; push @all, $s } print \"connected\\n\"; <STDIN>'";
+
+fn connections_beyond_the_limit_wait(lab: &Lab) {
+    let world = lab.root();
+    let agent = Agent::start(world, "crowd");
+    let mut crowd = agent.start_command(world, &[], CONNECT);
+    assert_eq!(first_line(&mut crowd), "connected\n");
+    assert_eq!(world.inside("dev", "echo works"), "works\n");
+    drop(crowd.stdin.take());
+    assert!(crowd.wait().unwrap().success());
+    let asked = agent.start_command(world, &[], "ssh-add -l");
+    let asked = asked.wait_with_output().unwrap();
+    let keys = String::from_utf8(asked.stdout).unwrap();
+    assert!(keys.contains(" crowd "), "{keys}");
+}
+
+/// Shell line that greets all clients of a port of the machine's loopback, and keeps their
+/// connections until it is killed.
+const GREET: &str = "ulimit -n 4096; exec perl -MSocket -e '$| = 1; socket(L, PF_INET, SOCK_STREAM, 0); bind(L, sockaddr_in(8797, inet_aton(\"127.0.0.1\"))) or die; listen(L, 1024); print \"listens\\n\"; while (accept(my $c, L)) { syswrite($c, \"x\"); push @all, $c }'";
+
+/// Each connection has two descriptors of the agent.
+fn many_connections_are_relayed(lab: &Lab) {
+    let world = lab.root();
+    let mut server = world.machine(&["run", "-n", "dev", GREET]);
+    let server = server.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = server.spawn().unwrap();
+    assert_eq!(first_line(&mut server), "listens\n");
+    let address = world.inspect("dev")["ipAddress"].clone();
+    let address: IpAddr = address.as_str().unwrap().parse().unwrap();
+    eventually("the port is forwarded", || {
+        TcpStream::connect((address, 8797)).is_ok()
+    });
+    let connect = |_| TcpStream::connect((address, 8797)).unwrap();
+    let mut clients: Vec<TcpStream> = Vec::new();
+    for _ in 0..12 {
+        // A connection that a slow machine has not accepted in two minutes is reset.
+        let mut more: Vec<TcpStream> = (0..50).map(connect).collect();
+        for client in &mut more {
+            client.read_exact(&mut [0]).unwrap();
+        }
+        clients.append(&mut more);
+    }
+    assert_eq!(world.inside("dev", "echo works"), "works\n");
+    drop(clients);
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+/// Returns the first line that a command prints.
+fn first_line(command: &mut Child) -> String {
+    let mut line = String::new();
+    let mut output = BufReader::new(command.stdout.as_mut().unwrap());
+    output.read_line(&mut line).unwrap();
+    line
 }

@@ -1,8 +1,15 @@
-//! What a machine offers to the programs in it, whatever its init, and machines that are damaged.
+//! What a machine offers to the programs in it, whatever its init, machines that are damaged, and
+//! hosts that are checked.
 
-use std::{io::Write, process::Stdio, time::SystemTime};
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+    time::SystemTime,
+};
 
 use end_to_end::{Lab, Outcome, World, eventually};
+use serde_json::Value;
 use xtask::guest;
 
 use crate::kernels;
@@ -10,6 +17,8 @@ use crate::kernels;
 crate::declare::tests![
     full_disk_and_immutable_files_do_not_prevent_a_boot,
     broken_init_is_repaired_in_a_rescue,
+    host_is_checked_without_a_service,
+    report_has_no_secrets,
 ];
 
 /// Returns the output of a shell line of root.
@@ -170,6 +179,121 @@ fn broken_init_is_repaired_in_a_rescue(lab: &Lab) {
     assert_eq!(world.inspect("dev")["init"], "/bin/busybox");
     world.stdout(&["stop", "dev"]);
     world.check_disk("dev");
+}
+
+/// Returns the exit code of the doctor, and its checks.
+fn diagnose(world: &World, options: &[&str]) -> (Option<i32>, Value) {
+    let arguments = [&["system", "doctor", "--format", "json"], options].concat();
+    let outcome = Outcome::from(world.container(&arguments).output().unwrap());
+    let diagnosis = serde_json::from_str(&outcome.stdout);
+    (
+        outcome.code,
+        diagnosis.unwrap_or_else(|_| panic!("{outcome:?}")),
+    )
+}
+
+/// Returns the check of this name.
+fn check_of<'a>(diagnosis: &'a Value, name: &str) -> &'a Value {
+    let mut checks = diagnosis["checks"].as_array().unwrap().iter();
+    let check = checks.find(|check| check["name"] == name);
+    check.unwrap_or_else(|| panic!("no check {name} in {diagnosis}"))
+}
+
+fn host_is_checked_without_a_service(lab: &Lab) {
+    let (code, diagnosis) = diagnose(lab.user(), &[]);
+    assert_eq!(code, Some(0), "{diagnosis}");
+    let machines = check_of(&diagnosis, "machines");
+    assert_eq!(machines["message"], "1 machine, 1 running");
+    for name in [
+        "engine",
+        "kernel",
+        "guest-files",
+        "configuration",
+        "service",
+    ] {
+        assert_eq!(check_of(&diagnosis, name)["status"], "ok", "{diagnosis}");
+    }
+
+    let world = World::for_user();
+    world.create(&lab.image("busybox:1"), "dev", &["--no-boot"]);
+    let directory = |below: &str| world.path(below).display().to_string();
+    let left = [
+        directory("data/container/machines/.new-dev-1"),
+        directory("runtime/container/machines/gone"),
+    ];
+    for service in world.processes("service") {
+        service.kill();
+    }
+    eventually("the service has ended", || {
+        world.processes("service").is_empty()
+    });
+    for directory in &left {
+        world.on_host(&["mkdir", "-p", directory]);
+    }
+    let (code, diagnosis) = diagnose(&world, &[]);
+    let found = check_of(&diagnosis, "leftovers");
+    assert_eq!(found["status"], "warning", "{diagnosis}");
+    assert_eq!(found["fix"], "container system doctor --fix");
+    assert_eq!(code, Some(0), "{diagnosis}");
+    let (_, diagnosis) = diagnose(&world, &["--fix"]);
+    let removed = &check_of(&diagnosis, "leftovers")["message"];
+    assert!(
+        removed.as_str().unwrap().starts_with("removed 2"),
+        "{removed}"
+    );
+    assert!(left.iter().all(|it| !std::path::Path::new(it).exists()));
+
+    world.configure("[machine]\ncpuz = 1\n");
+    fs::remove_file(world.bundle("dev", "config.json")).unwrap();
+    let (code, diagnosis) = diagnose(&world, &[]);
+    assert_eq!(code, Some(1), "{diagnosis}");
+    for name in ["configuration", "machine dev"] {
+        assert_eq!(
+            check_of(&diagnosis, name)["status"],
+            "problem",
+            "{diagnosis}"
+        );
+    }
+    assert!(world.processes("service").is_empty());
+    world.configure("");
+}
+
+fn report_has_no_secrets(lab: &Lab) {
+    let report = |world: &World| {
+        let file = world.home().join("report.tar.gz").display().to_string();
+        let mut command = world.container(&["system", "report", "-o", &file]);
+        let outcome = Outcome::from(command.output().unwrap());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stderr.contains("Read it before"), "{outcome:?}");
+        let text = Command::new("tar").args(["-xzOf", &file]).output().unwrap();
+        fs::remove_file(&file).unwrap();
+        let text = String::from_utf8_lossy(&text.stdout).into_owned();
+        (outcome.stdout, text)
+    };
+    let (files, text) = report(lab.user());
+    for file in [
+        "doctor.json",
+        "machines.json",
+        "service.log",
+        "machines/dev/boot.log",
+    ] {
+        assert!(files.contains(file), "{files}");
+    }
+    assert!(!files.contains("stdio.log"), "{files}");
+    assert!(text.contains("Linux version"));
+
+    let world = World::for_user();
+    let digest = "0".repeat(64);
+    world.configure(&format!(
+        "[kernel]\nurl = \"https://ann:hunter2@example.com/k\"\ndigest = \"sha256:{digest}\"\n"
+    ));
+    let (files, text) = report(&world);
+    assert!(
+        files.contains("config.toml") && files.contains("system.json"),
+        "{files}"
+    );
+    assert!(text.contains("[removed]@example.com"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
 }
 
 /// Checks containers and modules in a machine of `debian-containers` without an init system, on the

@@ -6,8 +6,8 @@
 //! the future of a request cancels it: the service notices the closed connection.
 //!
 //! Commands do not go through the service. [`exec`] speaks to the machine's runtime process, so
-//! running commands survive a restart of the service. [`host_names`], [`doctor`] and [`report`] need
-//! neither.
+//! running commands survive a restart of the service. [`host_names`], [`doctor`] and [`report`]
+//! need neither.
 //!
 //! | module | responsible for |
 //! |---|---|

@@ -26,7 +26,7 @@ use crate::{
 #[command(after_long_help = "\
 Examples:
   container system report
-  container system report -o /tmp/report.tar.gz && tar -xzOf /tmp/report.tar.gz | less")]
+  container system report -o /tmp/report.tar.gz")]
 pub(crate) struct Report {
     /// File to write, which must not exist.
     #[arg(short, long, value_name = "FILE", default_value = "container-report.tar.gz", value_hint = ValueHint::FilePath)]

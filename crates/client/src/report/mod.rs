@@ -78,7 +78,7 @@ impl Report {
             Ok(diagnosis) => report.add_json("doctor.json", &diagnosis),
             Err(error) => report.add("doctor.json", &error.to_string()),
         }
-        // The doctor says why, if there are none.
+        // An error is among the doctor's checks.
         if let Ok(directories) = Directories::from_environment() {
             report.add_file("config.toml", &directories.config.join("config.toml"));
             report.add_logs(&directories.data, "service.log");
