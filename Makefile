@@ -79,6 +79,13 @@ faults: build kernel images ## Kill processes and fill disks for ROUNDS (1,000; 
 soak: build kernel images ## Use 20 machines, and one with 10,000 commands, and look for leaks
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture soak
 
+KVM_TESTS ?= kvm::
+.PHONY: test-kvm
+test-kvm: build images ## Run tests on KVM, in a machine with nested virtualization
+	$(CARGO) xtask images debian-kvm
+	$(CARGO) test --package end-to-end --locked -- \
+		--ignored --nocapture --test-threads 1 $(KVM_TESTS)
+
 .PHONY: bench-writers
 bench-writers: bench-others ## Compare ext4 writers on difficult archives (20 minutes, as root)
 	@xtask/packages python3

@@ -32,6 +32,7 @@ mod images;
 mod inits;
 mod isolation;
 mod kernels;
+mod kvm;
 mod local_stores;
 mod locks;
 mod logs;
@@ -163,6 +164,7 @@ fn main() -> ExitCode {
         many_files::LONG,
         home_stress::LONG,
         faults::LONG,
+        kvm::LONG,
         soak::LONG,
         streams::LONG,
     ];

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::OnceLock};
 
 use xtask::{
+    directories::checkout,
     guest,
     registry::{self, Registry},
 };
@@ -20,6 +21,7 @@ pub struct Lab {
     user_with_tools: OnceLock<World>,
     root_with_tools: OnceLock<World>,
     unbooted: OnceLock<World>,
+    nest: OnceLock<World>,
     registry: OnceLock<Registry>,
 }
 
@@ -87,6 +89,23 @@ impl Lab {
             let kernel = our_kernel().display().to_string();
             let image = self.image("debian-tools:12");
             world.create(&image, "dev", &["--kernel", &kernel]);
+            world
+        })
+    }
+
+    /// Returns root's world, with a running Debian machine `nest` that can run machines. It mounts
+    /// the checkout at its own path, and this world's installation at `/opt/container`, read-only.
+    pub fn nest(&self) -> &World {
+        self.nest.get_or_init(|| {
+            let world = World::for_root();
+            let checkout = checkout().canonicalize().unwrap();
+            let checkout = format!("{0}:{0}:ro", checkout.display());
+            let program = format!("{}:/opt/container:ro", world.path("usr").display());
+            let image = self.image("debian-kvm:12");
+            let create = ["create", &image, "--name", "nest", "--virtualization"];
+            let resources = ["--cpus", "2", "--memory", "6G"];
+            let mounts = ["--mount", &checkout, "--mount", &program];
+            world.stdout(&[&create[..], &resources, &mounts].concat());
             world
         })
     }

@@ -2,7 +2,8 @@
 //!
 //! The sources of an image are in `tests/images/<name>`: a `Containerfile` and the files that it
 //! copies. If there is a file `packages`, mmdebstrap first creates a Debian with these packages as
-//! `rootfs.tar`. A file `architecture` names an architecture other than the host's.
+//! `rootfs.tar`; those that a file `backports` lists are from Debian's backports. A file
+//! `architecture` names an architecture other than the host's.
 
 use std::{
     fs,
@@ -70,18 +71,26 @@ const IMAGES: [TestImage; 8] = [
     },
 ];
 
-/// Builds the named images, or all images without names. Images with unchanged sources are skipped.
+/// Those that are only built by name, because few tests need them.
+const IMAGES_BY_NAME: [TestImage; 1] = [TestImage {
+    name: "debian-kvm",
+    tag: "12",
+}];
+
+/// Builds the named images, or without names all of [`IMAGES`]. Images with unchanged sources are
+/// skipped.
 ///
 /// As many are built at a time as there are processors, because most steps of a build use only one.
 pub fn build(names: &[&str]) -> Result<()> {
     let directory = target().join("images");
     fs::create_dir_all(&directory)?;
     let registry = OnceLock::new();
-    let images = Mutex::new(
-        IMAGES
-            .iter()
-            .filter(|image| names.is_empty() || names.contains(&image.name)),
-    );
+    let is_named = |image: &&TestImage| names.contains(&image.name);
+    let by_name = IMAGES_BY_NAME.iter().filter(is_named);
+    let images = IMAGES
+        .iter()
+        .filter(|image| names.is_empty() || is_named(image));
+    let images = Mutex::new(images.chain(by_name));
     let next = || images.lock().ok()?.next();
     let build_one = |image: &TestImage| {
         let stamp = directory.join(format!("{}.stamp", image.name));
@@ -167,6 +176,7 @@ fn build_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
     let _interpreter = architecture.map(HostInterpreter::register).transpose()?;
     let packages = fs::read_to_string(context.join("packages"))?;
     let packages: Vec<&str> = packages.split_whitespace().collect();
+    let backports = fs::read_to_string(context.join("backports")).ok();
     // An emulated processor takes minutes to configure packages that no test needs.
     let variant = if architecture.is_some() {
         "essential"
@@ -179,6 +189,7 @@ fn build_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
             .arg("--quiet")
             .arg(format!("--include={}", packages.join(",")))
             .args(architecture.map(|architecture| format!("--architectures={architecture}")))
+            .args(backports.iter().flat_map(|packages| prefer_backports(packages)))
             // Each machine generates its own host keys and id.
             .arg("--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*")
             .arg("--customize-hook=: > \"$1\"/etc/machine-id")
@@ -186,6 +197,21 @@ fn build_debian(context: &Path, architecture: Option<&str>) -> Result<()> {
             .arg(context.join("rootfs.tar")),
     )?;
     Ok(())
+}
+
+/// Returns options of mmdebstrap with which these packages come from the release's backports.
+fn prefer_backports(packages: &str) -> [String; 2] {
+    let packages: Vec<&str> = packages.split_whitespace().collect();
+    let source = format!("deb http://deb.debian.org/debian {RELEASE}-backports main");
+    let preference = format!(
+        "Package: {}\\nPin: release n={RELEASE}-backports\\nPin-Priority: 900",
+        packages.join(" ")
+    );
+    [
+        ("sources.list.d/backports.list", source),
+        ("preferences.d/backports", preference),
+    ]
+    .map(|(file, text)| format!("--setup-hook=printf '{text}\\n' > \"$1\"/etc/apt/{file}"))
 }
 
 /// Returns all files below a directory, sorted.
