@@ -76,6 +76,12 @@ impl HeldSockets {
         peers.map(|held| &*held.socket)
     }
 
+    /// Replaces the socket that receives packets of other machines.
+    pub(crate) fn replace_peers(&mut self, socket: OwnedFd) {
+        self.0.retain(|held| held.purpose != Purpose::Peers);
+        self.add(Purpose::Peers, socket);
+    }
+
     /// Waits until a program of the host or another machine has used one of the sockets.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use smoltcp::{time::Instant, wire::IpProtocol};
 use tokio::{
     net::UnixDatagram as AsyncDatagram,
     sync::{mpsc, oneshot},
-    time::{Sleep, sleep},
+    time::{Interval, MissedTickBehavior, Sleep, interval, sleep},
 };
 
 use crate::{
@@ -54,6 +54,9 @@ use crate::{
 
 /// Limit of frames read from the card before everything else is polled.
 const MAX_BURST: usize = 64;
+
+/// Interval at which the directory of the user's machines is looked at.
+const PEER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Capacity of the queue of packets for the guest that other tasks make.
 const INJECTED_CAPACITY: usize = 256;
@@ -135,6 +138,8 @@ struct Stack {
     pinger: Pinger,
     name_server: NameServer,
     peers: Arc<PeerNetwork>,
+    /// Time to look at the directory of the machines.
+    peer_check: Interval,
     peer_flows: PeerFlows,
     /// Packets for the guest from other tasks (UDP, ping, DNS).
     injected: mpsc::Receiver<Vec<u8>>,
@@ -180,6 +185,8 @@ impl Stack {
         let (to_guest, injected) = mpsc::channel(INJECTED_CAPACITY);
         let peers = PeerNetwork::join(&settings.peer_directory, &settings.id, address, held_peers)?;
         let peers = Arc::new(peers);
+        let mut peer_check = interval(PEER_CHECK_INTERVAL);
+        peer_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let max_files = max_open_files() / FILE_LIMIT_PARTS;
         let mut listeners = HostListeners::new(address.host(), max_files, channels.statuses);
         if is_taken_over {
@@ -209,6 +216,7 @@ impl Stack {
             is_paused: false,
             pausing: None,
             peers,
+            peer_check,
             peer_flows: PeerFlows::default(),
             injected,
             changes: channels.changes,
@@ -225,6 +233,7 @@ impl Stack {
             return Poll::Ready(Ok(()));
         }
         self.listeners.poll_retry(context);
+        self.poll_peer_check(context);
         self.link.poll_send(context)?;
         let has_more_frames = self.poll_frames(context)?;
         if !self.is_paused {
@@ -369,6 +378,17 @@ impl Stack {
             };
             if let Some(packet) = datagram.to_packet() {
                 self.send_to_guest(packet);
+            }
+        }
+    }
+
+    /// Joins the other machines again if their directory was replaced.
+    fn poll_peer_check(&mut self, context: &mut Context<'_>) {
+        while self.peer_check.poll_tick(context).is_ready() {
+            match self.peers.rejoin() {
+                Ok(true) => tracing::info!("joined the machines in their new directory"),
+                Ok(false) => {}
+                Err(error) => tracing::debug!("cannot join the other machines again: {error}"),
             }
         }
     }

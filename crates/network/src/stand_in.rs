@@ -43,6 +43,17 @@ impl StandIn {
         self.held.used().await
     }
 
+    /// Keeps the machine's name in the directory of the user's machines if that was replaced.
+    ///
+    /// # Errors
+    /// If there is no directory, and none can be created.
+    pub fn keep_name(&mut self) -> io::Result<()> {
+        if self.peers.rejoin()? {
+            self.held.replace_peers(self.peers.socket()?);
+        }
+        Ok(())
+    }
+
     /// Resets the connections that wait, and drops the packets.
     pub fn refuse_waiting(&self) {
         self.held.refuse_waiting();
