@@ -11,7 +11,7 @@
 //!
 //! | module | responsible for |
 //! |---|---|
-//! | `start` | finding, starting and replacing the service |
+//! | `start`, `service_environment` | finding, starting and replacing the service |
 //! | `http` | one request: JSON, or a stream of progress lines and a result |
 //! | `machines`, `images`, `registries` | one method for each request of the API |
 //! | `archive` | archives as bodies of requests and replies |
@@ -42,6 +42,7 @@ mod images;
 mod machines;
 mod registries;
 pub mod report;
+mod service_environment;
 pub mod sockets;
 mod start;
 

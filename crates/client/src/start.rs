@@ -13,7 +13,7 @@ use container_machine::{SERVICE_MALLOC, last_lines};
 use hyper::Method;
 use tokio::time::{sleep, timeout};
 
-use crate::{Client, ClientError, descriptors};
+use crate::{Client, ClientError, descriptors, service_environment::service_environment};
 
 /// Timeout from starting the service to its first reply.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
@@ -100,6 +100,8 @@ impl Client {
         tracing::debug!("starting the service: {}", program.display());
         Command::new(program)
             .arg(SERVICE_ROLE)
+            .env_clear()
+            .envs(service_environment())
             .envs(SERVICE_MALLOC)
             .current_dir("/")
             .stdin(Stdio::null())

@@ -1,0 +1,52 @@
+//! Environment of the service, which is that of whichever client starts it, and of the processes
+//! that the service starts.
+
+use std::{env, ffi::OsString};
+
+/// Variables that locate files and programs. Others, such as `TMPDIR` and `LD_LIBRARY_PATH`, belong
+/// to the client's shell or job, which the service outlives. Requests carry those that concern
+/// images.
+const NAMES: [&str; 9] = [
+    "HOME",
+    "LOGNAME",
+    "PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "USER",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_RUNTIME_DIR",
+];
+
+/// Variables of this program, such as `CONTAINER_ACCELERATOR`.
+const PREFIX: &str = "CONTAINER_";
+
+/// Returns the variables of this process that the service gets.
+pub(crate) fn service_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_kept))
+}
+
+fn is_kept(name: &str) -> bool {
+    NAMES.contains(&name) || name.starts_with(PREFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_kept;
+
+    #[test]
+    fn variables_of_a_shell_are_not_kept() {
+        for name in ["HOME", "XDG_DATA_HOME", "CONTAINER_ACCELERATOR"] {
+            assert!(is_kept(name), "{name}");
+        }
+        for name in [
+            "TMPDIR",
+            "LD_LIBRARY_PATH",
+            "LD_PRELOAD",
+            "SSH_AUTH_SOCK",
+            "PWD",
+        ] {
+            assert!(!is_kept(name), "{name}");
+        }
+    }
+}
