@@ -250,6 +250,14 @@ fn machine_is_found_without_its_runtime_directory(lab: &Lab) {
     assert_eq!(world.inspect("tiny")["containerId"], boot);
     let running = world.error(&["rename", "tiny", "other"]);
     assert!(running.contains("is running"), "{running}");
+    // It also finds machines that start later, and they find it.
+    world.create(&lab.image("busybox:1"), "later", &[]);
+    for (from, to) in [("tiny", "later"), ("later", "tiny")] {
+        let ping = format!("ping -c 1 {to}");
+        let is_found = || world.run(&["run", "-n", from, &ping]).code == Some(0);
+        eventually("machines find each other", is_found);
+    }
+    world.stdout(&["rm", "later"]);
     std::fs::remove_dir_all(world.path("runtime/container")).unwrap();
     assert_eq!(world.stdout(&["rm", "tiny"]), "tiny\n");
     assert!(world.engines().is_empty());

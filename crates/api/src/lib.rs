@@ -121,7 +121,7 @@ pub use ssh::SshClientFiles;
 pub use stream::{Layers, Progress, Step, StreamEvent};
 pub use system::{
     Ability, AcceleratorChoice, AcceleratorInfo, DirectoryInfo, EngineInfo, HostInfo, KernelInfo,
-    NotUsed, RecommendedKernel, SystemInfo,
+    LogoutInfo, NotUsed, RecommendedKernel, SystemInfo,
 };
 
 use std::path::PathBuf;

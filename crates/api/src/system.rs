@@ -18,6 +18,9 @@ pub struct SystemInfo {
     pub host: HostInfo,
     /// Kernel of machines that name no kernel of their own.
     pub kernel: KernelInfo,
+    /// Running machines at the user's last logout; absent from older services.
+    #[serde(default)]
+    pub logout: Option<LogoutInfo>,
     /// Nested virtualization: machines inside machines.
     pub virtualization: Ability,
 }
@@ -189,6 +192,16 @@ impl From<Ability> for AbilityFields {
     }
 }
 
+/// Running machines at the user's last logout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "machines", content = "reason", rename_all = "camelCase")]
+pub enum LogoutInfo {
+    /// They continue: the reason, as half a sentence.
+    Continue(String),
+    /// They are stopped: the reason, as half a sentence.
+    Stop(String),
+}
+
 /// The config, data and runtime directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -224,6 +237,8 @@ mod tests {
             r#"{"image":"/k","name":"a","notUsed":[],"recommended":{"digest":"d","url":"u"},"release":"6.1","source":"s"}"#,
         );
         assert_json::<KernelInfo>(r#"{"notUsed":[],"problem":"no"}"#);
+        assert_json::<LogoutInfo>(r#"{"machines":"continue","reason":"lingering"}"#);
+        assert_json::<LogoutInfo>(r#"{"machines":"stop","reason":"no lingering"}"#);
         assert_json::<Ability>(r#"{"available":true}"#);
         assert_json::<Ability>(r#"{"available":false,"reason":"no"}"#);
     }

@@ -17,6 +17,7 @@ use container_machine::{
 };
 use container_network::HeldSockets;
 use container_protocol::{BootOccasion, MountReply, local};
+use container_systemd::{Scope, ScopeError};
 use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -49,6 +50,10 @@ const DISK_INTERVAL: Duration = Duration::from_millis(20);
 /// Grace period in seconds when this process gets SIGTERM. It is shorter than the 90 s after which
 /// systemd kills the processes of a host that shuts down.
 const SIGTERM_GRACE: u32 = 60;
+
+/// Time between systemd's SIGTERM and SIGKILL, in which the machine shuts down. It is shorter than
+/// the 120 s in which the user's service manager must have ended (user@.service).
+const SCOPE_STOP_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Error that ends the runtime process.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +118,7 @@ fn run() -> Result<(), RunError> {
     let lock = ProcessLock::acquire(&launch.lock, LOCK_TIMEOUT).map_err(RunError::Lock)?;
     let lock = lock.ok_or(RunError::AlreadyRunning)?;
     tracing::info!("runtime started");
+    join_scope(&launch)?;
     await_disk(&launch.disk);
     create_runtime_directory(&launch.runtime_directory)?;
     // One thread: the engine and the file share are killed when the thread that started them ends.
@@ -141,6 +147,24 @@ fn run() -> Result<(), RunError> {
 fn event_loop() -> Result<runtime::Runtime, RunError> {
     let events = runtime::Builder::new_current_thread().enable_all().build();
     events.map_err(failed_to("start the event loop"))
+}
+
+/// Leaves the cgroup of the caller, with which the machine would end. Called before there are other
+/// processes of the machine, which inherit the cgroup.
+fn join_scope(launch: &Launch) -> Result<(), RunError> {
+    let scope = Scope {
+        name: format!("container-machine-{}.scope", launch.container_id),
+        description: format!("Machine {} of container", launch.id),
+        stop_timeout: SCOPE_STOP_TIMEOUT,
+    };
+    match event_loop()?.block_on(scope.join()) {
+        Ok(()) => {}
+        Err(ScopeError::NoManager(reason)) => {
+            tracing::info!("the machine stays in the cgroup of its caller: {reason}");
+        }
+        Err(error) => tracing::warn!("the machine stays in the cgroup of its caller: {error}"),
+    }
+    Ok(())
 }
 
 /// Waits until the engine of a runtime that was killed has ended. If it does not, or the disk

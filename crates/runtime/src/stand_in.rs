@@ -130,8 +130,12 @@ impl Waiter {
         command
     }
 
-    /// Creates the socket again if it was removed, for example with the directory of a session.
+    /// Creates the socket again if it was removed, for example with the directory of a session, and
+    /// the machine's name.
     fn listen_again(&mut self) {
+        if let Err(error) = self.stand_in.keep_name() {
+            tracing::debug!("cannot join the other machines again: {error}");
+        }
         if self.socket.exists() {
             return;
         }

@@ -15,6 +15,7 @@ use container_machine::{
     ProcessLockError, raise_open_files_limit,
 };
 use container_protocol::local;
+use container_systemd::{Scope, ScopeError};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -29,6 +30,9 @@ use crate::{
 
 /// Time to wait for the previous service to end.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time between systemd's SIGTERM and SIGKILL. The service ends at once.
+const SCOPE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The service ends after this long without a request; the next request starts another.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -92,6 +96,7 @@ fn run() -> Result<(), ServiceError> {
     let images = ImageStore::open(&directories.images())?;
     moved_bases::follow(&bundles, &images)?;
     let event_loop = tokio::runtime::Runtime::new().map_err(ServiceError::EventLoop)?;
+    event_loop.block_on(join_scope());
     event_loop.block_on(serve(Service {
         reserve: DiskReserve::new(&directories.data),
         directories,
@@ -99,6 +104,22 @@ fn run() -> Result<(), ServiceError> {
         images,
         locks: Locks::default(),
     }))
+}
+
+/// Leaves the cgroup of the client, with which the service would end.
+async fn join_scope() {
+    let scope = Scope {
+        name: format!("container-service-{}.scope", std::process::id()),
+        description: "Service of container".to_owned(),
+        stop_timeout: SCOPE_STOP_TIMEOUT,
+    };
+    match scope.join().await {
+        Ok(()) => {}
+        Err(ScopeError::NoManager(reason)) => {
+            tracing::info!("the service stays in the cgroup of its client: {reason}");
+        }
+        Err(error) => tracing::warn!("the service stays in the cgroup of its client: {error}"),
+    }
 }
 
 /// Removes what a killed service left behind, unless another service uses the same data directory

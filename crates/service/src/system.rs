@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 
 use container_api::{
     Ability, AcceleratorChoice, AcceleratorInfo, DirectoryInfo, EngineInfo, FailureKind, HostInfo,
-    KernelInfo, NotUsed, RecommendedKernel, SystemInfo,
+    KernelInfo, LogoutInfo, NotUsed, RecommendedKernel, SystemInfo,
 };
 use container_engine::{Accelerator, AcceleratorProbe, EngineSettings};
 use container_kernel::{Kernels, KernelsError};
+use container_systemd::{Logout, at_logout};
 use nix::sys::utsname::uname;
 
 use crate::{
@@ -35,7 +36,7 @@ impl RequestError for SystemError {
 
 impl Service {
     /// Returns the host, the engine, the accelerator and the default kernel.
-    pub(crate) fn system(&self) -> Result<SystemInfo, SystemError> {
+    pub(crate) async fn system(&self) -> Result<SystemInfo, SystemError> {
         let configuration = self.configuration()?;
         let (accelerator, virtualization) = accelerator(&configuration.engine);
         Ok(SystemInfo {
@@ -49,6 +50,10 @@ impl Service {
             engine: engine(&configuration.engine),
             host: host(),
             kernel: self.kernel_info(configuration.kernel)?,
+            logout: Some(match at_logout().await {
+                Logout::Continues(reason) => LogoutInfo::Continue(reason.to_owned()),
+                Logout::Stops(reason) => LogoutInfo::Stop(reason.to_owned()),
+            }),
         })
     }
 

@@ -1,7 +1,9 @@
 //! `container system info`
 
 use clap::Args;
-use container_api::{Ability, AcceleratorChoice, EngineInfo, KernelInfo, NotUsed, SystemInfo};
+use container_api::{
+    Ability, AcceleratorChoice, EngineInfo, KernelInfo, LogoutInfo, NotUsed, SystemInfo,
+};
 use container_client::Client;
 
 use crate::{failure::Failure, output, size::size};
@@ -35,6 +37,7 @@ fn summary(info: &SystemInfo) -> String {
         engine,
         host,
         kernel,
+        logout,
         virtualization,
     } = info;
     let mut lines = Lines::default();
@@ -76,6 +79,15 @@ fn summary(info: &SystemInfo) -> String {
         Ability::Unavailable { reason } => format!("no: {reason}"),
     };
     lines.add("machines inside", &nested);
+    match logout {
+        Some(LogoutInfo::Continue(reason)) => {
+            lines.add("at logout", &format!("machines continue: {reason}"));
+        }
+        Some(LogoutInfo::Stop(reason)) => {
+            lines.add("at logout", &format!("machines are stopped: {reason}"));
+        }
+        None => {}
+    }
     lines.add("data", &directories.data.display().to_string());
     lines.add("configuration", &directories.config.display().to_string());
     lines.add("runtime", &directories.runtime.display().to_string());
@@ -142,6 +154,7 @@ mod tests {
                 release: "6.1.0-40-cloud-amd64".to_owned(),
                 source: "linux-image-6.1.0-40-cloud-amd64=6.1.153-1".to_owned(),
             },
+            logout: Some(LogoutInfo::Continue("lingering is enabled".to_owned())),
             virtualization: Ability::Available,
         };
         insta::assert_snapshot!("system-info", summary(&info));

@@ -41,7 +41,7 @@ async fn retire(State(shared): State<Shared>) -> Json<()> {
 }
 
 async fn system(State(shared): State<Shared>) -> Reply<SystemInfo> {
-    Ok(Json(shared.service.system()?))
+    Ok(Json(shared.service.system().await?))
 }
 
 async fn disk_usage(State(shared): State<Shared>) -> Reply<DiskUsage> {

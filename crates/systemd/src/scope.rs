@@ -1,0 +1,206 @@
+//! Scopes: cgroups of the service manager's for processes that it has not started.
+
+use std::{fs, io, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use zbus::{Connection, OwnedVariant, Variant};
+
+use crate::{
+    TIMEOUT,
+    manager::{Manager, NoManager},
+};
+
+/// First version of systemd that knows `ManagedOOMPreference=` (systemd.resource-control(5)).
+const OOM_PREFERENCE_VERSION: u32 = 248;
+
+/// Interval at which the process's cgroup is looked at.
+const CGROUP_INTERVAL: Duration = Duration::from_millis(2);
+
+/// A scope that this process joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// Name of the unit, which no other unit may have: `….scope`.
+    pub name: String,
+    /// Description in lists of units.
+    pub description: String,
+    /// Time between SIGTERM and SIGKILL when the scope is stopped.
+    pub stop_timeout: Duration,
+}
+
+/// The process has stayed in its cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum ScopeError {
+    /// The host has no systemd, or none for this user.
+    #[error(transparent)]
+    NoManager(#[from] NoManager),
+    /// systemd cannot be reached, or has refused the scope.
+    #[error("systemd does not start a scope: {0}")]
+    Refused(#[from] zbus::Error),
+    /// The process's cgroup cannot be read.
+    #[error("cannot read /proc/self/cgroup: {0}")]
+    Cgroup(#[from] io::Error),
+    /// systemd or its bus hangs.
+    #[error("timed out after {} s waiting for systemd to start a scope", TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+impl Scope {
+    /// Moves this process, with all of its threads, to a new scope. Processes that it has started
+    /// before stay where they are.
+    ///
+    /// # Errors
+    /// [`ScopeError`]; the process has not been moved then, or is moved later after a timeout.
+    pub async fn join(&self) -> Result<(), ScopeError> {
+        self.join_at(&Manager::of_user()?).await
+    }
+
+    async fn join_at(&self, manager: &Manager) -> Result<(), ScopeError> {
+        let joined = timeout(TIMEOUT, self.start(manager)).await;
+        joined.unwrap_or(Err(ScopeError::TimedOut))
+    }
+
+    async fn start(&self, manager: &Manager) -> Result<(), ScopeError> {
+        let bus = manager.connect().await?;
+        let version = version(&bus).await?;
+        let auxiliary: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
+        let properties = self.properties(manager, version);
+        bus.call_method(
+            Some("org.freedesktop.systemd1"),
+            "/org/freedesktop/systemd1",
+            Some("org.freedesktop.systemd1.Manager"),
+            "StartTransientUnit",
+            &(self.name.as_str(), "fail", properties, auxiliary),
+        )
+        .await?;
+        // The reply comes before the process is moved.
+        while !contains(&fs::read_to_string("/proc/self/cgroup")?, &self.name) {
+            sleep(CGROUP_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    fn properties(&self, manager: &Manager, version: u32) -> Vec<(&'static str, Variant<'_>)> {
+        let slice = if manager.is_of_system {
+            "machine.slice"
+        } else {
+            "app.slice"
+        };
+        let stop_timeout = u64::try_from(self.stop_timeout.as_micros()).unwrap_or(u64::MAX);
+        let mut properties = vec![
+            ("Description", Variant::from(self.description.as_str())),
+            ("Slice", Variant::from(slice)),
+            ("TimeoutStopUSec", Variant::from(stop_timeout)),
+            // A scope that has failed does not stay in the list of units.
+            ("CollectMode", Variant::from("inactive-or-failed")),
+            // The process that asks. Its own number may be another one in systemd's PID namespace.
+            ("PIDs", Variant::from(vec![0_u32])),
+        ];
+        if version >= OOM_PREFERENCE_VERSION {
+            properties.push(("ManagedOOMPreference", Variant::from("avoid")));
+        }
+        properties
+    }
+}
+
+/// Returns systemd's version.
+async fn version(bus: &Connection) -> zbus::Result<u32> {
+    let reply = bus
+        .call_method(
+            Some("org.freedesktop.systemd1"),
+            "/org/freedesktop/systemd1",
+            Some("org.freedesktop.DBus.Properties"),
+            "Get",
+            &("org.freedesktop.systemd1.Manager", "Version"),
+        )
+        .await?;
+    let version: OwnedVariant = reply.body().deserialize()?;
+    let version: String = version.try_into()?;
+    Ok(number(&version))
+}
+
+/// Returns the number at the beginning of a version; 0 without one.
+fn number(version: &str) -> u32 {
+    let version = version.trim_start_matches('v');
+    let digits = version.find(|it: char| !it.is_ascii_digit());
+    let digits = &version[..digits.unwrap_or(version.len())];
+    digits.parse().unwrap_or(0)
+}
+
+/// Returns whether a unit is in a list of cgroups (cgroups(7), `/proc/PID/cgroup`).
+fn contains(cgroups: &str, unit: &str) -> bool {
+    let paths = cgroups
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2));
+    let mut names = paths.flat_map(|path| path.split('/'));
+    names.any(|name| name == unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    fn example() -> Scope {
+        Scope {
+            name: "container-machine-dev-3f9a21.scope".to_owned(),
+            description: "Machine dev".to_owned(),
+            stop_timeout: Duration::from_secs(100),
+        }
+    }
+
+    fn manager(bus: &Path) -> Manager {
+        Manager {
+            is_of_system: false,
+            bus: bus.to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bus_that_hangs_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = directory.path().join("bus");
+        let _listener = UnixListener::bind(&bus).unwrap();
+        let joined = example().join_at(&manager(&bus)).await;
+        assert!(matches!(joined, Err(ScopeError::TimedOut)), "{joined:?}");
+    }
+
+    #[tokio::test]
+    async fn bus_without_a_listener_is_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = directory.path().join("bus");
+        drop(UnixListener::bind(&bus).unwrap());
+        let joined = example().join_at(&manager(&bus)).await;
+        assert!(matches!(joined, Err(ScopeError::Refused(_))), "{joined:?}");
+    }
+
+    #[test]
+    fn scope_is_found_in_both_versions_of_cgroups() {
+        let name = example().name;
+        let unified =
+            format!("0::/user.slice/user-1000.slice/user@1000.service/app.slice/{name}\n");
+        let hybrid = format!("4:memory:/user.slice\n1:name=systemd:/machine.slice/{name}\n0::/\n");
+        for cgroups in [unified, hybrid] {
+            assert!(contains(&cgroups, &name), "{cgroups}");
+        }
+        assert!(!contains(&format!("0::/x-{name}\n"), &name));
+    }
+
+    #[test]
+    fn preference_is_only_sent_to_versions_that_know_it() {
+        for (version, is_sent) in [
+            ("252.30-1~deb12u2", true),
+            ("v248", true),
+            ("247.3-7", false),
+        ] {
+            let manager = manager(Path::new("/run/bus"));
+            let scope = example();
+            let mut properties = scope.properties(&manager, number(version)).into_iter();
+            let is_preference = |(name, _): (&str, _)| name == "ManagedOOMPreference";
+            assert_eq!(properties.any(is_preference), is_sent, "{version}");
+        }
+        assert_eq!(number(""), 0);
+    }
+}
