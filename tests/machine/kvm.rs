@@ -91,7 +91,7 @@ impl<'a> Nest<'a> {
 
     /// Creates a small machine of the user.
     fn create(&self, name: &str) {
-        let create = format!("container machine create busybox --name {name} --memory 1G");
+        let create = format!("container machine create busybox --name {name} --cpus 1 --memory 1G");
         assert_eq!(self.user(&create), format!("{name}\n"));
     }
 }
@@ -135,7 +135,7 @@ fn machines_outlive_their_caller(lab: &Lab) {
     assert!(info.contains("machines continue: lingering"), "{info}");
     for machine in ["unit", "session"] {
         nest.user(&format!(
-            "container machine create busybox --name {machine} --memory 1G --no-boot"
+            "container machine create busybox --name {machine} --cpus 1 --memory 1G --no-boot"
         ));
     }
     // The service ends with its client's cgroup, unless it has one of its own.
@@ -190,7 +190,7 @@ fn machines_outlive_their_caller(lab: &Lab) {
     nest.user("container machine rm unit session");
 
     // Root's machines belong to the system.
-    nest.root("container machine create busybox --name system --memory 1G --no-boot");
+    nest.root("container machine create busybox --name system --cpus 1 --memory 1G --no-boot");
     nest.root("systemd-run --wait --quiet container machine start system");
     let cgroup = nest.root("cat /proc/$(pgrep -u root -f __runtim[e])/cgroup");
     assert!(

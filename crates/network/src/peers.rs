@@ -220,9 +220,14 @@ fn remove_if_present(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::time::timeout;
 
     use super::*;
+
+    /// Interval at which a packet is sent again.
+    const INTERVAL: Duration = Duration::from_millis(10);
 
     #[tokio::test]
     async fn machines_find_each_other_in_a_new_directory() {
@@ -230,7 +235,7 @@ mod tests {
         let runtime = session.path().join("container");
         let directory = runtime.join("segment");
         create_private(&directory).unwrap();
-        let join = |id: &str, index: u16| {
+        let join = |id: &str, index: u32| {
             let address = MachineAddress::from_index(index);
             PeerNetwork::join(&directory, id, address, None).unwrap()
         };
@@ -248,12 +253,14 @@ mod tests {
             assert!(!first.rejoin().unwrap());
             let address = second.address_of("first").unwrap();
             assert_eq!(first.id_of(address).as_deref(), Some("first"));
-            second.send(IpAddr::V4(address), b"packet").unwrap();
             let mut buffer = [0; 100];
             let mut received = 0;
-            // A lookup sends an empty packet.
+            // A lookup sends an empty packet. The first ones are lost, as on any link, until the
+            // event loop has seen that the socket is writable.
             while received == 0 {
-                received = poll_fn(|context| first.poll_receive(&mut buffer, context)).await;
+                second.send(IpAddr::V4(address), b"packet").unwrap();
+                let receive = poll_fn(|context| first.poll_receive(&mut buffer, context));
+                received = timeout(INTERVAL, receive).await.unwrap_or(0);
             }
             assert_eq!(&buffer[..received], b"packet");
         }
