@@ -56,7 +56,7 @@ use crate::{
 const MAX_BURST: usize = 64;
 
 /// Interval at which the directory of the user's machines is looked at.
-const PEER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+const PEER_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Capacity of the queue of packets for the guest that other tasks make.
 const INJECTED_CAPACITY: usize = 256;
