@@ -60,13 +60,14 @@ impl Client {
                         Some(child) => child.try_wait().map_err(ClientError::Start)?,
                         None => None,
                     };
-                    if ended.is_some_and(|status| !status.success()) {
+                    if let Some(status) = ended
+                        && !status.success()
+                    {
                         let log = self.directories.data.join("service.log");
                         let reason = last_lines(&log, 1);
                         return Err(ClientError::StartFailed { log, reason });
                     }
-                    let is_starting = started.is_some() && ended.is_none();
-                    if !is_starting {
+                    if started.is_none() || ended.is_some() {
                         started = Some(self.start_service()?);
                     }
                 }

@@ -35,13 +35,19 @@ pub enum ScopeError {
     NoManager(#[from] NoManager),
     /// systemd cannot be reached, or has refused the scope.
     #[error("systemd does not start a scope: {0}")]
-    Refused(#[from] zbus::Error),
+    Refused(zbus::Error),
     /// The process's cgroup cannot be read.
     #[error("cannot read /proc/self/cgroup: {0}")]
-    Cgroup(#[from] io::Error),
+    Cgroup(io::Error),
     /// systemd or its bus hangs.
     #[error("timed out after {} s waiting for systemd to start a scope", TIMEOUT.as_secs())]
     TimedOut,
+}
+
+impl From<zbus::Error> for ScopeError {
+    fn from(error: zbus::Error) -> ScopeError {
+        ScopeError::Refused(error)
+    }
 }
 
 impl Scope {
@@ -73,7 +79,8 @@ impl Scope {
         )
         .await?;
         // The reply comes before the process is moved.
-        while !contains(&fs::read_to_string("/proc/self/cgroup")?, &self.name) {
+        let cgroups = || fs::read_to_string("/proc/self/cgroup").map_err(ScopeError::Cgroup);
+        while !contains(&cgroups()?, &self.name) {
             sleep(CGROUP_INTERVAL).await;
         }
         Ok(())
