@@ -415,7 +415,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             Located::Host(file) => {
                 let handle = handle.filter(|handle| *handle != HANDLE);
                 let mut validity = self.attributes_validity(file.guest_inode);
-                let (mut attributes, _) = self.inner.getattr(context, file.inner_inode, handle)?;
+                let mut attributes = self.inner_attributes(context, &file, handle)?;
                 self.note_no_xattr(context, file.guest_inode, file.inner_inode, &mut attributes);
                 self.table()
                     .send_attributes(file.guest_inode, &mut attributes, &mut validity);

@@ -1,7 +1,9 @@
-//! Lookups of names at which a file system is mounted that may not answer.
+//! Requests about the root of a file system that is mounted below the shared directory, which may not
+//! answer.
 //!
 //! While the guest's kernel looks a name up, it has the directory locked, and no other program can
-//! create or remove a file in it. So such a lookup fails with `ETIMEDOUT` after a while.
+//! create or remove a file in it. And programs that list the directory above ask for the root's
+//! attributes. So such requests fail with `ETIMEDOUT` after a while.
 
 use std::{
     collections::HashSet,
@@ -11,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use virtiofsd::filesystem::{Context, Entry};
+use virtiofsd::{
+    filesystem::{Context, Entry},
+    fuse::Attr,
+};
 
 use crate::{
     bounded::{BoundedFileSystem, InnerFileSystem, PinnedFile, entry_location},
@@ -20,21 +25,18 @@ use crate::{
     table::Location,
 };
 
-/// Timeout for a lookup of a mounted file system's root.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timeout for a request.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A lookup on a thread of its own.
-#[derive(Default)]
-struct Lookup {
-    state: Mutex<State>,
+/// A request on a thread of its own.
+struct Attempt<T> {
+    state: Mutex<State<T>>,
     ended: Condvar,
 }
 
-#[derive(Default)]
-enum State {
-    #[default]
+enum State<T> {
     Running,
-    Ended(io::Result<Entry>),
+    Ended(io::Result<T>),
     /// The request has failed meanwhile.
     Abandoned,
 }
@@ -51,19 +53,59 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
             return self.inner.lookup(context, directory.inner_inode, name);
         }
         let key = entry_location(directory, name);
+        let (directory, name) = (directory.inner_inode, key.name.clone());
+        self.patiently(
+            key,
+            move |inner| inner.lookup(context, directory, &name),
+            move |inner, entry| inner.forget(context, entry.inode, 1),
+        )
+    }
+
+    /// Reads attributes from the inner file system.
+    pub(crate) fn inner_attributes(
+        &self,
+        context: Context,
+        file: &PinnedFile<'_, F>,
+        handle: Option<u64>,
+    ) -> io::Result<Attr> {
+        let mount_point = self.table().mount_point(file.guest_inode).cloned();
+        let Some(key) = mount_point else {
+            let (attributes, _) = self.inner.getattr(context, file.inner_inode, handle)?;
+            return Ok(attributes);
+        };
+        let inode = file.inner_inode;
+        let read = move |inner: &F| inner.getattr(context, inode, handle);
+        let (attributes, _) = self.patiently(key, read, |_, _| {})?;
+        Ok(attributes)
+    }
+
+    /// Does what may not end, for the file system that is mounted at a name. `discard` gets a
+    /// result that comes too late.
+    fn patiently<T: Send + 'static>(
+        &self,
+        key: Location,
+        act: impl FnOnce(&F) -> io::Result<T> + Send + 'static,
+        discard: impl FnOnce(&F, T) + Send + 'static,
+    ) -> io::Result<T> {
         if self.unanswered().contains(&key) {
             return Err(timed_out());
         }
-        let lookup = Arc::new(Lookup::default());
+        let attempt = Arc::new(Attempt {
+            state: Mutex::new(State::Running),
+            ended: Condvar::new(),
+        });
         pool::spawn("file-share-mount", {
-            let (file_system, lookup) = (self.clone(), Arc::clone(&lookup));
-            let (directory, key) = (directory.inner_inode, key.clone());
+            let (file_system, attempt, key) = (self.clone(), Arc::clone(&attempt), key.clone());
             move || {
-                let result = file_system.inner.lookup(context, directory, &key.name);
-                lookup.end(&file_system, context, &key, result);
+                let result = act(&file_system.inner);
+                if let Some(late) = attempt.end(result, || {
+                    file_system.unanswered().remove(&key);
+                }) {
+                    discard(&file_system.inner, late);
+                }
             }
         })?;
-        lookup.wait(|| {
+        attempt.wait(|| {
             self.unanswered().insert(key);
         })
     }
@@ -89,14 +131,14 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
     }
 }
 
-impl Lookup {
+impl<T> Attempt<T> {
     /// Waits for the end. Calls `abandon` if it does not come in time.
-    fn wait(&self, abandon: impl FnOnce()) -> io::Result<Entry> {
+    fn wait(&self, abandon: impl FnOnce()) -> io::Result<T> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_running = |state: &mut State| matches!(state, State::Running);
+        let is_running = |state: &mut State<T>| matches!(state, State::Running);
         let (mut state, _) = self
             .ended
-            .wait_timeout_while(state, LOOKUP_TIMEOUT, is_running)
+            .wait_timeout_while(state, TIMEOUT, is_running)
             .unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *state, State::Abandoned) {
             State::Ended(result) => result,
@@ -107,23 +149,17 @@ impl Lookup {
         }
     }
 
-    fn end<F: InnerFileSystem>(
-        &self,
-        file_system: &BoundedFileSystem<F>,
-        context: Context,
-        key: &Location,
-        result: io::Result<Entry>,
-    ) {
+    /// Passes the result on. If the request has failed meanwhile, calls `answered`, and returns
+    /// what the result has.
+    fn end(&self, result: io::Result<T>, answered: impl FnOnce()) -> Option<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let State::Running = &*state {
             *state = State::Ended(result);
             self.ended.notify_one();
-            return;
+            return None;
         }
-        file_system.unanswered().remove(key);
-        if let Ok(entry) = result {
-            file_system.inner.forget(context, entry.inode, 1);
-        }
+        answered();
+        result.ok()
     }
 }
 

@@ -123,6 +123,8 @@ impl<F: InnerFileSystem> Requests<F> {
                     locks.release_begins(header.nodeid, release.fh);
                 }
             }
+            // It has a timeout.
+            Ok(Opcode::Getattr) if self.is_mount_point(header) => return Urgency::Pooled,
             _ => {}
         }
         let mount = self
@@ -130,6 +132,11 @@ impl<F: InnerFileSystem> Requests<F> {
             .table()
             .mount_below(GuestInode(header.nodeid));
         mount.map_or(Urgency::Pooled, Urgency::OnMount)
+    }
+
+    fn is_mount_point(&self, header: InHeader) -> bool {
+        let table = self.file_system.table();
+        table.mount_point(GuestInode(header.nodeid)).is_some()
     }
 
     /// Serves a request, except for waiting for a lock.

@@ -265,6 +265,13 @@ impl Table {
         node.is_on_mount.then_some(node.identity.mount)
     }
 
+    /// Returns where a file system is mounted, if the file is its root.
+    pub(crate) fn mount_point(&self, guest_inode: GuestInode) -> Option<&Location> {
+        let mount = self.mount_below(guest_inode)?;
+        let location = self.get(guest_inode)?.location.as_ref()?;
+        (self.mount_below(location.directory) != Some(mount)).then_some(location)
+    }
+
     pub(crate) fn get(&self, guest_inode: GuestInode) -> Option<&Node> {
         self.nodes.get(&guest_inode)
     }
