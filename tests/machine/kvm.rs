@@ -141,7 +141,7 @@ fn machines_outlive_their_caller(lab: &Lab) {
     // The service ends with its client's cgroup, unless it has one of its own.
     nest.run("pkill -u ann -f __service");
     nest.user(
-        "XDG_RUNTIME_DIR=/run/user/$(id -u) systemd-run --user --wait --quiet container machine start unit",
+        "XDG_RUNTIME_DIR=/run/user/$(id -u) systemd-run --user --wait --pipe --quiet container machine start unit",
     );
     nest.session("container machine start session");
     let running = "container machine ls --quiet --filter status=running";
@@ -191,7 +191,7 @@ fn machines_outlive_their_caller(lab: &Lab) {
 
     // Root's machines belong to the system.
     nest.root("container machine create busybox --name system --cpus 1 --memory 1G --no-boot");
-    nest.root("systemd-run --wait --quiet container machine start system");
+    nest.root("systemd-run --wait --pipe --quiet container machine start system");
     let cgroup = nest.root("cat /proc/$(pgrep -u root -f __runtim[e])/cgroup");
     assert!(
         cgroup.contains("/machine.slice/container-machine-system-"),
