@@ -1,5 +1,4 @@
-//! Requests about the root of a file system that is mounted below the shared directory, which may not
-//! answer.
+//! Requests about the root of a file system below the shared directory, which may not answer.
 //!
 //! While the guest's kernel looks a name up, it has the directory locked, and no other program can
 //! create or remove a file in it. And programs that list the directory above ask for the root's
