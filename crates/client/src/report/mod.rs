@@ -1,6 +1,6 @@
 //! What a bug report needs, in one archive, without secrets.
 //!
-//! Every file is text that passes [`redact`]. Credentials, keys, environments and the output of
+//! Every file is text that passes `redact`. Credentials, keys, environments and the output of
 //! programs in machines are never read. Nothing here needs the service: what it does not answer is
 //! missing.
 //!
