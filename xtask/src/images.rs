@@ -77,8 +77,8 @@ const IMAGES_BY_NAME: [TestImage; 1] = [TestImage {
     tag: "12",
 }];
 
-/// Builds the named images, or without names all of [`IMAGES`]. Images with unchanged sources are
-/// skipped.
+/// Builds the named images, or without names those that `make test` needs. Images with unchanged
+/// sources are skipped.
 ///
 /// As many are built at a time as there are processors, because most steps of a build use only one.
 pub fn build(names: &[&str]) -> Result<()> {
