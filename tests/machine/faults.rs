@@ -1,5 +1,5 @@
-//! Processes are killed, the disk is full or read-only, and descriptors are short, while machines
-//! are created, used and deleted. For some rounds, or for many (`make faults`).
+//! Processes are killed, the disk is full, and descriptors are short, while machines are created,
+//! used and deleted. For some rounds, or for many (`make faults`).
 //!
 //! After each round every machine is there, unless its deletion was asked for, boots, and has what
 //! was synced. After some rounds all disks are clean, and no process or file is left over.
@@ -93,12 +93,11 @@ enum Fault {
     /// The kernel of a machine crashes.
     Guest,
     FullDisk,
-    ReadOnlyDisk,
     /// The service can open a few more files only.
     FewDescriptors,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 9] = [
     Fault::Nothing,
     Fault::Command,
     Fault::Process("service"),
@@ -107,7 +106,6 @@ const FAULTS: [Fault; 10] = [
     Fault::Engine,
     Fault::Guest,
     Fault::FullDisk,
-    Fault::ReadOnlyDisk,
     Fault::FewDescriptors,
 ];
 
@@ -291,7 +289,7 @@ impl Campaign {
             }
             (Verb::Remove, _) => {
                 if !self.carry_out(&["rm", &machine], fault) {
-                    // The service may go on with it.
+                    // The service may still carry it out.
                     let again = self.world.run(&["rm", &machine]);
                     let is_gone = again.code == Some(0) || again.error().contains("not found");
                     assert!(is_gone, "{again:?}");
@@ -384,12 +382,6 @@ impl Campaign {
                 let filler = self.small.fill();
                 sleep(duration);
                 fs::remove_file(&filler).unwrap();
-            }
-            Fault::ReadOnlyDisk => {
-                if self.small.remount("ro") {
-                    sleep(duration);
-                    assert!(self.small.remount("rw"));
-                }
             }
             Fault::FewDescriptors => {
                 for service in self.world.processes("service") {

@@ -35,15 +35,6 @@ impl SmallFileSystem {
         world
     }
 
-    /// Makes the file system read-only or writable. Returns whether it could be done: files that
-    /// are open for writing prevent the former.
-    pub(crate) fn remount(&self, mode: &str) -> bool {
-        let mut remount = Command::new("mount");
-        remount.args(["-o", &format!("remount,{mode}")]);
-        remount.arg(self.0.path()).stderr(Stdio::null());
-        remount.status().unwrap().success()
-    }
-
     /// Writes until nothing more fits. Returns the file to remove.
     pub(crate) fn fill(&self) -> impl AsRef<Path> + use<> {
         let path = self.0.path().join("filler");

@@ -180,17 +180,20 @@ impl Resources {
         }
     }
 
-    /// Waits until what has ended is gone, such as the process that makes a template.
+    /// Waits until the template is made and what has ended is gone.
     fn settled(world: &World) -> Resources {
+        eventually("no template is being made", || {
+            world.processes("template").is_empty()
+        });
         let mut before = Resources::of(world);
-        loop {
-            sleep(Duration::from_secs(5));
+        eventually("nothing changes", || {
+            sleep(Duration::from_secs(2));
             let now = Resources::of(world);
-            if before.is_like(&now) {
-                return now;
-            }
+            let is_settled = before.is_like(&now) && now.is_like(&before);
             before = now;
-        }
+            is_settled
+        });
+        before
     }
 
     /// Returns whether this is not more than before.

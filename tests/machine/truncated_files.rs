@@ -25,12 +25,14 @@ fn truncated_files_lose_nothing_else(lab: &Lab) {
     let state = |world: &World| {
         let images = world
             .container(&["image", "ls", "--format", "json"])
-            .output();
+            .output()
+            .unwrap();
+        assert!(images.status.success(), "{images:?}");
         [
             world.stdout(&["ls", "--format", "json"]),
             world.inspect("tiny").to_string(),
             world.stdout(&["snapshot", "ls", "-n", "tiny", "--format", "json"]),
-            String::from_utf8(images.unwrap().stdout).unwrap(),
+            String::from_utf8(images.stdout).unwrap(),
         ]
     };
     let before = state(&world);

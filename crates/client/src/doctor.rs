@@ -5,6 +5,8 @@ use std::{env, io, process::Stdio};
 use container_api::{DOCTOR_FIX, DOCTOR_ROLE, Diagnosis};
 use tokio::process::Command;
 
+use crate::service_environment::service_environment;
+
 /// The host cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum DoctorError {
@@ -28,7 +30,10 @@ pub async fn diagnose(fixes: bool) -> Result<Diagnosis, DoctorError> {
     if fixes {
         command.arg(DOCTOR_FIX);
     }
+    // The service has the same, so the checks find what it finds.
     command
+        .env_clear()
+        .envs(service_environment())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .kill_on_drop(true);

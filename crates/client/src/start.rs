@@ -60,8 +60,9 @@ impl Client {
                         Some(child) => child.try_wait().map_err(ClientError::Start)?,
                         None => None,
                     };
+                    // One that was killed is started again.
                     if let Some(status) = ended
-                        && !status.success()
+                        && status.code().is_some_and(|code| code != 0)
                     {
                         let log = self.directories.data.join("service.log");
                         let reason = last_lines(&log, 1);

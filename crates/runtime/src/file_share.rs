@@ -190,6 +190,8 @@ fn serve() -> Result<(), ServeError> {
         runtime: Some(OwnedFd::from(runtime).into()),
     };
     let directory = open_directory(Path::new(".")).map_err(ServeError::Directory)?;
+    // A crash must not write its core file there.
+    std::env::set_current_dir("/").map_err(ServeError::Directory)?;
     container_file_share::serve(
         &File::from(directory),
         arguments.read_only,

@@ -53,7 +53,7 @@ const SIGTERM_GRACE: u32 = 60;
 
 /// Time between systemd's SIGTERM and SIGKILL, in which the machine shuts down. It is shorter than
 /// the 120 s in which the user's service manager must have ended (user@.service).
-const SCOPE_STOP_TIMEOUT: Duration = Duration::from_secs(100);
+const SCOPE_STOP_TIMEOUT: Duration = Duration::from_secs(115);
 
 /// Error that ends the runtime process.
 #[derive(Debug, thiserror::Error)]

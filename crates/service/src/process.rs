@@ -31,8 +31,9 @@ use crate::{
 /// Time to wait for the previous service to end.
 const PREDECESSOR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time between systemd's SIGTERM and SIGKILL. The service ends at once.
-const SCOPE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between systemd's SIGTERM and SIGKILL. The service ends at once, but a machine that could
+/// not join a scope of its own is in this one.
+const SCOPE_STOP_TIMEOUT: Duration = Duration::from_secs(115);
 
 /// The service ends after this long without a request; the next request starts another.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);

@@ -13,6 +13,9 @@ use crate::{
 /// First version of systemd that knows `ManagedOOMPreference=` (systemd.resource-control(5)).
 const OOM_PREFERENCE_VERSION: u32 = 248;
 
+/// First version of systemd that knows `OOMPolicy=` of scopes (systemd.scope(5)).
+const OOM_POLICY_VERSION: u32 = 253;
+
 /// Interval at which the process's cgroup is looked at.
 const CGROUP_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -105,6 +108,10 @@ impl Scope {
         if version >= OOM_PREFERENCE_VERSION {
             properties.push(("ManagedOOMPreference", Variant::from("avoid")));
         }
+        if version >= OOM_POLICY_VERSION {
+            // By default, systemd stops a scope when the kernel has killed one of its processes.
+            properties.push(("OOMPolicy", Variant::from("continue")));
+        }
         properties
     }
 }
@@ -196,17 +203,22 @@ mod tests {
     }
 
     #[test]
-    fn preference_is_only_sent_to_versions_that_know_it() {
-        for (version, is_sent) in [
-            ("252.30-1~deb12u2", true),
-            ("v248", true),
-            ("247.3-7", false),
+    fn properties_are_only_sent_to_versions_that_know_them() {
+        for (version, sent) in [
+            (
+                "257.9-1~deb13u1",
+                &["ManagedOOMPreference", "OOMPolicy"][..],
+            ),
+            ("252.30-1~deb12u2", &["ManagedOOMPreference"]),
+            ("v248", &["ManagedOOMPreference"]),
+            ("247.3-7", &[]),
         ] {
             let manager = manager(Path::new("/run/bus"));
             let scope = example();
-            let mut properties = scope.properties(&manager, number(version)).into_iter();
-            let is_preference = |(name, _): (&str, _)| name == "ManagedOOMPreference";
-            assert_eq!(properties.any(is_preference), is_sent, "{version}");
+            let properties = scope.properties(&manager, number(version)).into_iter();
+            let names = properties.map(|(name, _)| name);
+            let names: Vec<&str> = names.filter(|name| name.contains("OOM")).collect();
+            assert_eq!(names, sent, "{version}");
         }
         assert_eq!(number(""), 0);
     }

@@ -19,9 +19,9 @@ use crate::{
 /// the logs of the service, of machines' kernels and of the processes that run them.
 ///
 /// Not in it are: credentials, keys, values of environment variables, and the output of programs in
-/// machines. What looks like a secret in the rest is replaced by `[removed]`. Nothing is sent
-/// anywhere: read the file before you attach it to a report, because it names your user, machines,
-/// images and directories.
+/// machines, except for what they print on the console. What looks like a secret in the rest is
+/// replaced by `[removed]`. Nothing is sent anywhere: read the file before you attach it to a
+/// report, because it names your user, machines, images and directories.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -149,7 +149,7 @@ impl Report {
         for id in bundles.ids().unwrap_or_default() {
             let directory = bundles.directory().join(id.as_str());
             for name in DESCRIPTIONS {
-                self.add_file(&format!("machines/{id}/{name}"), &directory.join(name));
+                self.add_description(&format!("machines/{id}/{name}"), &directory.join(name));
             }
             for name in LOGS {
                 let log = directory.join(name);
@@ -157,6 +157,22 @@ impl Report {
                     let name = log.file_name().unwrap_or_default().to_string_lossy();
                     self.add_file(&format!("machines/{id}/{name}"), &log);
                 }
+            }
+        }
+    }
+
+    /// Adds a JSON file. Of a damaged one, in which secrets are not found, only the error.
+    fn add_description(&mut self, name: &str, path: &Path) {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => format!("cannot read {}: {error}\n", path.display()),
+        };
+        match serde_json::from_str::<serde_json::Value>(&text) {
+            Ok(_) => self.add(name, &text),
+            Err(error) => {
+                let about = format!("invalid, {} bytes: {error}\n", text.len());
+                self.add(name, &about);
             }
         }
     }

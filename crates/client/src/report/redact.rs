@@ -30,17 +30,23 @@ const SECRET_NAMES: [&str; 14] = [
 
 /// How the tokens of well-known services begin: GitHub, GitLab, Slack, AWS, npm, OpenAI and others,
 /// JSON web tokens.
-const TOKEN_STARTS: [&str; 9] = [
+const TOKEN_STARTS: [&str; 12] = [
     "AKIA",
     "eyJ",
     "ghp_",
     "gho_",
+    "ghr_",
     "ghs_",
+    "ghu_",
+    "dckr_pat_",
     "github_pat_",
     "glpat-",
     "npm_",
     "xox",
 ];
+
+/// Limit of bytes between the word and the separator, which are the rest of the name.
+const NAME_REST: usize = 64;
 
 /// Length above which a word with such a start is a token.
 const MIN_TOKEN: usize = 16;
@@ -118,7 +124,8 @@ fn secret_start(line: &str) -> Option<usize> {
         found.map(|(start, found)| start + found.len())
     });
     let starts = ends.filter_map(|end| {
-        let separator = lower[end..].find(['=', ':'])?;
+        let nearby = lower[end..].bytes().take(NAME_REST);
+        let separator = nearby.into_iter().position(|byte| b"=:".contains(&byte))?;
         // Only the rest of the name may be between the two.
         let rest = &lower[end..end + separator];
         let is_name = rest

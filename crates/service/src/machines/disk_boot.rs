@@ -42,7 +42,8 @@ impl Service {
         purpose: Purpose,
         client: &StreamClient,
     ) -> Result<(Runtime, TempDir), DiskBootError> {
-        let logs = tempfile::tempdir().map_err(DiskBootError::LogDirectory)?;
+        let logs = tempfile::tempdir_in(&self.directories.runtime);
+        let logs = logs.map_err(DiskBootError::LogDirectory)?;
         let settings = Launch {
             purpose,
             boot_log: logs.path().join("boot.log"),
