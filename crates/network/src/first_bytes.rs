@@ -44,8 +44,10 @@ impl FirstBytesReader {
     /// Reads all bytes that the client has sent so far. They start with those of the calls before.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> FirstBytes {
         match bytes {
-            [] | [HANDSHAKE] => return FirstBytes::Incomplete,
+            [] | [20..=24] => return FirstBytes::Incomplete,
             [HANDSHAKE, VERSION, ..] => {}
+            // Servers accept an alert before the ClientHello, clients do not send one.
+            [20..=24, VERSION, ..] => return FirstBytes::Invalid,
             _ => return FirstBytes::NotTls,
         }
         let Some(mut unread) = bytes.get(self.length..) else {
@@ -152,6 +154,14 @@ pub(crate) mod tests {
     fn an_ambiguous_or_endless_hello_is_invalid() {
         assert_eq!(read(&hello(&["a.test", "b.test"])), FirstBytes::Invalid);
         assert_eq!(read(&hello(&["a\0.test"])), FirstBytes::Invalid);
+        // An alert before the handshake.
+        let alert = [21, 3, 1, 0, 2, 1, 0];
+        assert_eq!(read(&alert), FirstBytes::Invalid);
+        assert_eq!(read(&alert[..1]), FirstBytes::Incomplete);
+        assert_eq!(
+            read(&[&alert, &hello(&["a.test"])[..]].concat()),
+            FirstBytes::Invalid
+        );
         // An alert, and a message of another type, in records of a handshake.
         assert_eq!(read(&[22, 3, 1, 0, 4, 2, 0, 0, 0]), FirstBytes::Invalid);
         // A message of 16 MiB, in small records.
