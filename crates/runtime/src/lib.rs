@@ -30,7 +30,7 @@
 //! | `snapshot`, `pausable` | a machine that is saved and continues at once |
 //! | `idle`, `stand_in` | suspending a machine that is idle, and resuming it when it is used |
 //! | `phase`, `state` | the machine's phase, and all that tasks share |
-//! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `splice`, `listening` | connections of clients, and streams of the guest |
+//! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `host_socket`, `splice`, `listening` | connections of clients, and streams of the guest |
 //! | `shares`, `mounts` | the processes that serve directories, and directories that are mounted besides the home |
 //! | `sockets`, `socket_forwarding`, `ssh_agents` | sockets that are forwarded between machine and host |
 //! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `free_space`, `log`, `ports`, `file_identity`, `guest_files`, `held_files`, `kernel_files` | single parts of the above |
@@ -69,6 +69,7 @@ mod handle;
 mod heartbeat;
 mod held_files;
 mod home_relay;
+mod host_socket;
 mod idle;
 mod kernel_files;
 mod launch;

@@ -8,7 +8,6 @@ use std::{io, sync::Arc, time::Duration};
 use container_protocol::{
     Port, SocketForward, SocketPath, SocketProblem, SocketReply,
     frame::{self, FrameError},
-    local,
     mux::{Opener, Stream},
 };
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{listening, sockets::SocketFile, splice::splice, state::MachineState};
+use crate::{host_socket, listening, sockets::SocketFile, splice::splice, state::MachineState};
 
 /// Timeout for the agent to listen. One whose machine still boots takes longer.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,9 +136,11 @@ pub(crate) async fn join_host(
     let target = machine.sockets().of_host(path);
     let (host, ended) = target.ok_or(io::ErrorKind::NotFound)?;
     let _session = machine.begin_session();
-    let client = local::connect(host.as_path()).await.inspect_err(|error| {
-        tracing::info!("cannot connect the machine to {host}: {error}");
-    })?;
+    let client = host_socket::connect(host.as_path())
+        .await
+        .inspect_err(|error| {
+            tracing::info!("cannot connect the machine to {host}: {error}");
+        })?;
     let joined = ended.run_until_cancelled(splice(client, guest)).await;
     joined.unwrap_or_else(|| Err(io::ErrorKind::ConnectionAborted.into()))
 }

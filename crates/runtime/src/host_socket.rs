@@ -1,0 +1,66 @@
+//! Connections to sockets of the host whose paths a machine may be able to change.
+
+use std::{
+    fs, io,
+    os::fd::AsRawFd,
+    path::{Component, Path, PathBuf},
+};
+
+use container_protocol::local;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use tokio::net::UnixStream;
+
+/// Connects to a socket. Symbolic links in its path are refused, because a machine that shares one
+/// of the directories could let one lead to any socket of the user. Those in `/` and `/var`, such
+/// as `/var/run`, are the system's.
+pub(crate) async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let resolved = resolve_system_links(socket)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = openat2(
+        CWD,
+        &resolved,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )?;
+    local::connect(&PathBuf::from(format!(
+        "/proc/self/fd/{}",
+        file.as_raw_fd()
+    )))
+    .await
+}
+
+fn resolve_system_links(path: &Path) -> io::Result<PathBuf> {
+    let names: Vec<Component<'_>> = path.components().collect();
+    let depth = if path.starts_with("/var") { 3 } else { 2 };
+    // The socket itself is never a link.
+    let (system, rest) = names.split_at(depth.min(names.len().saturating_sub(1)));
+    let system = fs::canonicalize(system.iter().collect::<PathBuf>())?;
+    Ok(system.join(rest.iter().collect::<PathBuf>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().join("real");
+        fs::create_dir(&real).unwrap();
+        let socket = real.join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        connect(&socket).await.unwrap();
+
+        let link = directory.path().join("link");
+        symlink(&socket, &link).unwrap();
+        let linked_directory = directory.path().join("linked");
+        symlink(&real, &linked_directory).unwrap();
+        for path in [link, linked_directory.join("socket")] {
+            let error = connect(&path).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(nix::libc::ELOOP), "{path:?}");
+        }
+    }
+}
