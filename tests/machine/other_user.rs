@@ -16,7 +16,7 @@ const INTRUDER: &str = include_str!("intruder.py");
 
 fn another_user_reaches_nothing(lab: &Lab) {
     let (world, stranger) = (World::for_user().with_templates(), World::for_user());
-    // What was there before is the test's and useradd's.
+    // Files that the test and useradd have created are no part of it.
     let before = paths_of(&world);
     world.configure("[network]\nsame-user-only = true\n");
     let image = lab.image("busybox:1");

@@ -340,7 +340,7 @@ impl EditorShell {
         shell.args(["-T", "-D", &socks.to_string(), "dev.machine", "bash"]);
         shell.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut client = shell.spawn().unwrap();
-        // The shell goes on when its input ends.
+        // The shell continues when its input ends.
         let mut input = client.stdin.take().unwrap();
         input.write_all(EDITOR_SCRIPT.as_bytes()).unwrap();
         EditorShell {

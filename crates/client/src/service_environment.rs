@@ -1,5 +1,5 @@
-//! Environment of the service, which is that of whichever client starts it, and of the processes
-//! that the service starts.
+//! Environment of the service and of the processes that it starts: a part of the environment of the
+//! client that has started it.
 
 use std::{env, ffi::OsString};
 
