@@ -61,8 +61,10 @@ mod truncated_files;
 mod verbs;
 
 use std::{
-    process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    process::{ExitCode, exit},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{sleep, spawn},
     time::{Duration, Instant},
 };
 
@@ -76,8 +78,51 @@ type Durations = Mutex<Vec<(Duration, &'static str)>>;
 /// Number of tests in the list of the slowest.
 const SLOWEST: usize = 25;
 
+/// Tests that run, and when each began.
+type Running = Mutex<BTreeMap<&'static str, Instant>>;
+
+/// Timeout for a test that is not ignored. Each takes some minutes at most on a busy host, so one
+/// that takes longer waits for something that does not come, and would never end.
+const TIMEOUT: Duration = Duration::from_secs(1500);
+
+/// A test that runs, until this is dropped.
+struct Watched<'a> {
+    running: &'a Running,
+    name: &'static str,
+}
+
+impl Watched<'_> {
+    fn begin<'a>(running: &'a Running, name: &'static str) -> Watched<'a> {
+        lock(running).insert(name, Instant::now());
+        Watched { running, name }
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        lock(self.running).remove(self.name);
+    }
+}
+
+/// Ends this process when a test has run for too long.
+fn watch(running: &Running) -> ! {
+    loop {
+        sleep(Duration::from_secs(10));
+        for (name, start) in &*lock(running) {
+            if start.elapsed() > TIMEOUT {
+                eprintln!("test {name} timed out after {} s", TIMEOUT.as_secs());
+                exit(101);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn print_slowest(durations: &Durations) {
-    let mut durations = durations.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut durations = lock(durations);
     durations.sort_unstable();
     if durations.len() > SLOWEST {
         eprintln!("Slowest tests:");
@@ -148,18 +193,25 @@ fn main() -> ExitCode {
         registries::TESTS,
     ];
     let durations = Arc::new(Durations::default());
-    let trial = |&(name, test): &Test| {
+    let running = Arc::new(Running::default());
+    let trial = |&(name, test): &Test, is_long: bool| {
         let (lab, durations) = (Arc::clone(&lab), Arc::clone(&durations));
+        let running = Arc::clone(&running);
         let name = name.trim_start_matches("machine::");
         let test = move || {
+            let _watched = (!is_long).then(|| Watched::begin(&running, name));
             let start = Instant::now();
             test(&lab);
-            durations.lock().unwrap().push((start.elapsed(), name));
+            lock(&durations).push((start.elapsed(), name));
             Ok(())
         };
-        Trial::test(name, test)
+        Trial::test(name, test).with_ignored_flag(is_long)
     };
-    let short = files.into_iter().flatten().map(trial);
+    spawn({
+        let running = Arc::clone(&running);
+        move || watch(&running)
+    });
+    let short = files.into_iter().flatten().map(|test| trial(test, false));
     let long = [
         many_files::LONG,
         home_stress::LONG,
@@ -168,10 +220,7 @@ fn main() -> ExitCode {
         soak::LONG,
         streams::LONG,
     ];
-    let long = long
-        .into_iter()
-        .flatten()
-        .map(|test| trial(test).with_ignored_flag(true));
+    let long = long.into_iter().flatten().map(|test| trial(test, true));
     let conclusion = libtest_mimic::run(&arguments, short.chain(long).collect());
     print_slowest(&durations);
     conclusion.exit_code()

@@ -192,7 +192,8 @@ fn machines_start_from_a_template(lab: &Lab) {
     let before = modified();
     world.inside("second", "true");
     let damaged = reason(&world, "second");
-    assert!(damaged.contains("damaged"), "{damaged}");
+    let log = fs::read_to_string(world.bundle("second", "runtime.log")).unwrap();
+    assert!(damaged.contains("damaged"), "{damaged}\n{log}");
     // Another may have been made since.
     assert_ne!(modified(), before);
 

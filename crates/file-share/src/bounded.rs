@@ -358,13 +358,12 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         directory: &PinnedFile<'_, F>,
         child: &ClosedFile,
     ) -> io::Result<PinnedFile<'_, F>> {
-        let entry = self
-            .inner
-            .lookup(context, directory.inner_inode, &child.name)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => stale_handle(),
-                _ => error,
-            })?;
+        let entry =
+            self.inner_lookup(context, directory, &child.name)
+                .map_err(|error| match error.raw_os_error() {
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => stale_handle(),
+                    _ => error,
+                })?;
         let found = InnerInode(entry.inode);
         let identity = self.identity(context, directory.inner_inode, &child.name, &entry);
         let reopened = match identity {

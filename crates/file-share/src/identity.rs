@@ -32,7 +32,9 @@ impl FileIdentity {
     /// Reads the identity of an open file.
     pub(crate) fn of(file: &File) -> io::Result<FileIdentity> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::MNT_ID;
-        let attributes = statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
+        // Known to the kernel while the file is open, so a server that hangs is not asked.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let attributes = statx(file, c"", flags, wanted)?;
         let mut generation = DefaultHasher::new();
         let mut handle = CFileHandle::default();
         let mut mount = 0;
