@@ -9,7 +9,7 @@ use std::{
 use nix::{
     libc,
     sys::time::TimeSpec,
-    time::{ClockId, clock_settime},
+    time::{ClockId, clock_gettime, clock_settime},
 };
 
 use crate::kernel_log;
@@ -33,6 +33,12 @@ enum Correction {
 pub(crate) fn set(nanoseconds: u64) -> nix::Result<()> {
     let now = TimeSpec::from_duration(Duration::from_nanos(nanoseconds));
     clock_settime(ClockId::CLOCK_REALTIME, now)
+}
+
+/// Returns the time since any moment, in nanoseconds, from a clock that is never set.
+pub(crate) fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Corrects the clock by the host's, in nanoseconds since 1970-01-01 UTC. `round_trip` is the time

@@ -19,7 +19,7 @@ use container_protocol::{
 };
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
-use crate::{channel::Channel, kernel_log, random};
+use crate::{channel::Channel, clock, kernel_log, random};
 
 /// All virtio devices.
 const DEVICES: &str = "/sys/bus/virtio/devices";
@@ -80,7 +80,9 @@ pub(crate) async fn await_machine(channel: &mut Channel) -> Result<Devices, Temp
         {
             ChannelRequest::PrepareTemplate => {
                 let event = match release(&mut released) {
-                    Ok(()) => ChannelEvent::TemplateReady,
+                    Ok(()) => ChannelEvent::TemplateReady {
+                        clock: clock::monotonic(),
+                    },
                     Err(error) => ChannelEvent::Failed {
                         message: format!("cannot release the devices: {error}"),
                     },

@@ -51,6 +51,10 @@ pub trait Prepared {
     /// host, and all devices, but not the files and connections behind them.
     fn fingerprint(&self) -> String;
 
+    /// Returns the [fingerprint](Self::fingerprint), and the kernel's parameters about the host's
+    /// clocks. A kernel that has booted with others has a clock that is too fast or too slow.
+    fn template_fingerprint(&self) -> String;
+
     /// Starts a machine that boots its kernel. It is paused until [`Running::resume`].
     fn start(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>>;
 

@@ -3,7 +3,7 @@
 //!
 //! | host | agent |
 //! |---|---|
-//! | `PrepareTemplate`, at most once | |
+//! | `PrepareTemplate`, any number of times | |
 //! | | `TemplateReady` or `Failed` |
 //! | *the virtual machine is saved, and restored any number of times* | |
 //! | `Serve` | |
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub enum ChannelRequest {
     /// Release the devices that differ between machines, and wait for the next request. The virtual
-    /// machine is saved then.
+    /// machine may be saved then.
     PrepareTemplate,
     /// Serve a machine: streams follow.
     Serve {
@@ -39,7 +39,10 @@ pub enum ChannelRequest {
 #[serde(rename_all = "camelCase")]
 pub enum ChannelEvent {
     /// The virtual machine can be saved.
-    TemplateReady,
+    TemplateReady {
+        /// The guest's time (`CLOCK_MONOTONIC`) in nanoseconds.
+        clock: u64,
+    },
     /// The devices could not be released.
     Failed {
         /// Message with the attempted step and its error.

@@ -257,7 +257,7 @@ fn choose_template(launch: &Launch, prepared: &dyn Prepared, host_ends: &HostEnd
              was updated while the machine ran",
         );
     };
-    match TemplateKey::new(prepared.fingerprint(), sources) {
+    match TemplateKey::new(prepared.template_fingerprint(), sources) {
         Ok(key) => Templates::new(directory).choose(&key),
         Err(error) => cold(&format!("cannot read the files of the kernel: {error}")),
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::child::Inherited;
+use super::{child::Inherited, time_stamp_counter::Frequency};
 use crate::{
     accelerator::Accelerator,
     virtual_machine::{Channel, FileShare, NetworkCard, SharePort, VirtualMachine},
@@ -49,10 +49,12 @@ pub(super) struct CommandLine {
 }
 
 impl CommandLine {
-    /// Builds the arguments for `machine`. Its descriptors move to `inherited`.
+    /// Builds the arguments for `machine`. Its descriptors move to `inherited`. `counter` is the
+    /// frequency of an emulated processor's time stamp counter, if it is known.
     pub(super) fn new(
         machine: VirtualMachine,
         accelerator: Accelerator,
+        counter: Option<Frequency>,
         control: OwnedFd,
         inherited: &mut Inherited,
     ) -> CommandLine {
@@ -72,7 +74,7 @@ impl CommandLine {
         );
         line.processor(&machine, accelerator);
         line.memory(machine.memory);
-        line.kernel(&machine, accelerator);
+        line.kernel(&machine, accelerator, counter);
         line.add(
             "-chardev",
             format!("socket,id=control,fd={}", inherited.add(control)),
@@ -170,7 +172,14 @@ impl CommandLine {
         self.add("-bios", "qboot.rom");
     }
 
-    fn kernel(&mut self, machine: &VirtualMachine, accelerator: Accelerator) {
+    /// Adds the kernel. Its shape leaves out the frequency of the counter, with which a saved
+    /// machine could still be restored.
+    fn kernel(
+        &mut self,
+        machine: &VirtualMachine,
+        accelerator: Accelerator,
+        counter: Option<Frequency>,
+    ) {
         let kernel = &machine.kernel;
         self.add_own("-kernel", kernel.image.display().to_string());
         self.add_own("-initrd", kernel.initramfs.display().to_string());
@@ -184,8 +193,16 @@ impl CommandLine {
             (true, _) => "",
         }]);
         let parameters = ours.chain([kernel.parameters.as_str()]);
-        let parameters: Vec<&str> = parameters.filter(|it| !it.is_empty()).collect();
-        self.add("-append", parameters.join(" "));
+        let mut parameters: Vec<&str> = parameters.filter(|it| !it.is_empty()).collect();
+        self.shape
+            .extend(["-append".to_owned(), parameters.join(" ")]);
+        // The kernel would measure it by an emulated timer, which fails on a busy host: the
+        // machine's clock can be a hundred times too fast then.
+        let counter = counter.map(Frequency::parameter).unwrap_or_default();
+        if !counter.is_empty() {
+            parameters.insert(0, &counter);
+        }
+        self.add_own("-append", parameters.join(" "));
     }
 
     /// Adds the disk. Discards and blocks of zeroes become holes in the host's file. Writes are
@@ -305,7 +322,14 @@ mod tests {
             engine_log: "/log2".into(),
         };
         let mut inherited = Inherited::default();
-        CommandLine::new(machine, Accelerator::Tcg, descriptor(), &mut inherited)
+        let counter = Frequency::measure();
+        CommandLine::new(
+            machine,
+            Accelerator::Tcg,
+            counter,
+            descriptor(),
+            &mut inherited,
+        )
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod output;
 mod processor_time;
 mod program;
 mod shares;
+mod time_stamp_counter;
 mod unused_memory;
 mod write_errors;
 
@@ -46,6 +47,7 @@ use control::{Control, Ungreeted};
 use out_of_memory::OutOfMemoryKills;
 use output::Output;
 use program::{IMAGE_TOOL, SYSTEM, find};
+use time_stamp_counter::Frequency;
 
 /// Timeout from QEMU's start to the greeting on its control socket.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -125,10 +127,15 @@ impl Engine for Qemu {
             }
             ConfinementChoice::None => None,
         };
-        let line = CommandLine::new(machine, accelerator, qemu_control, &mut inherited);
+        let counter = match accelerator {
+            Accelerator::Tcg => Frequency::measure(),
+            Accelerator::Kvm | Accelerator::Hvf => None,
+        };
+        let line = CommandLine::new(machine, accelerator, counter, qemu_control, &mut inherited);
         Ok(Box::new(PreparedQemu {
             program,
             accelerator,
+            counter,
             line,
             confinement,
             inherited,
@@ -142,6 +149,7 @@ impl Engine for Qemu {
 struct PreparedQemu {
     program: PathBuf,
     accelerator: Accelerator,
+    counter: Option<Frequency>,
     line: CommandLine,
     confinement: Option<Confinement>,
     inherited: Inherited,
@@ -221,6 +229,11 @@ impl Prepared for PreparedQemu {
             self.accelerator,
             self.line.shape().join(" ")
         )
+    }
+
+    fn template_fingerprint(&self) -> String {
+        let counter = self.counter.map(Frequency::parameter).unwrap_or_default();
+        format!("{} {counter}", self.fingerprint())
     }
 
     fn start(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, EngineError>> {

@@ -11,7 +11,7 @@ use crate::file_identity::FileIdentity;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TemplateKey {
-    /// [`Prepared::fingerprint`](container_engine::Prepared::fingerprint).
+    /// [`Prepared::template_fingerprint`](container_engine::Prepared::template_fingerprint).
     engine: String,
     /// Kernel image and archives of the initramfs.
     files: Vec<FileIdentity>,

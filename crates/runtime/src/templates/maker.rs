@@ -9,7 +9,7 @@ use std::{
     process::{ExitCode, Stdio},
     sync::Mutex,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use container_engine::{
@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use super::{
+    clock::ClockReading,
     key::TemplateKey,
     store::{Manifest, Outcome, Templates},
 };
@@ -122,6 +123,11 @@ enum MakeError {
     Channel(FrameError),
     #[error("timed out waiting for the template to boot")]
     TimedOut,
+    #[error("the template's clock is too fast or too slow: {first:?}, then {last:?}")]
+    Clock {
+        first: ClockReading,
+        last: ClockReading,
+    },
 }
 
 fn failed_to(action: &'static str) -> impl FnOnce(io::Error) -> MakeError {
@@ -244,17 +250,25 @@ async fn make(
     let (memory, console) = Templates::files(scratch);
     let (machine, mut host) = assemble(shape, scratch, &console)?;
     let prepared = container_engine::engine(&shape.engine).prepare(machine)?;
-    let key = TemplateKey::new(prepared.fingerprint(), &host.sources)
+    let key = TemplateKey::new(prepared.template_fingerprint(), &host.sources)
         .map_err(failed_to("read the files of the kernel"))?;
     if templates.is_made(&key) {
         return Ok(None);
     }
     let outcome = match boot(prepared, &mut host).await? {
-        Ok(mut running) => {
+        Ok((mut running, first)) => {
             sleep(SETTLE_TIME).await;
-            let saved = running.save(&memory).await;
-            running.terminate().await;
-            saved.map_err(|error| error.to_string())
+            let last = timeout(BOOT_TIMEOUT, prepare_agent(&mut host.channel)).await;
+            let last = last.map_err(|_| MakeError::TimedOut)?;
+            match last.map_err(MakeError::Channel)? {
+                Ok(last) if !last.confirms(first) => return Err(MakeError::Clock { first, last }),
+                Ok(_) => {
+                    let saved = running.save(&memory).await;
+                    running.terminate().await;
+                    saved.map_err(|error| error.to_string())
+                }
+                Err(message) => Err(message),
+            }
         }
         Err(message) => Err(message),
     };
@@ -352,27 +366,38 @@ fn share_nothing(scratch: &Path) -> io::Result<(FileShareProcess, FileShare)> {
     Ok((process, share))
 }
 
-/// Boots the virtual machine until its agent is ready to be saved. The inner error is the agent's.
+/// Boots the virtual machine until its agent is ready to be saved, and reads its clock. The inner
+/// error is the agent's.
 async fn boot(
     prepared: Box<dyn Prepared>,
     host: &mut HostEnds,
-) -> Result<Result<Box<dyn Running>, String>, MakeError> {
+) -> Result<Result<(Box<dyn Running>, ClockReading), String>, MakeError> {
     let mut running = prepared.start().await?;
     running.resume().await.map_err(BootError::Resume)?;
     let ready = timeout(BOOT_TIMEOUT, prepare_agent(&mut host.channel));
-    let event = tokio::select! {
+    let ready = tokio::select! {
         exit = running.wait() => return Err(MakeError::Ended(exit)),
-        event = ready => event.map_err(|_| MakeError::TimedOut)?,
+        ready = ready => ready.map_err(|_| MakeError::TimedOut)?,
     };
-    match event.map_err(MakeError::Channel)? {
-        ChannelEvent::TemplateReady => Ok(Ok(running)),
-        ChannelEvent::Failed { message } => Ok(Err(message)),
-    }
+    let ready = ready.map_err(MakeError::Channel)?;
+    Ok(ready.map(|clock| (running, clock)))
 }
 
-async fn prepare_agent(channel: &mut UnixStream) -> Result<ChannelEvent, FrameError> {
+/// Lets the agent prepare to be saved; more than once reads its clock again. The inner error is the
+/// agent's.
+async fn prepare_agent(
+    channel: &mut UnixStream,
+) -> Result<Result<ClockReading, String>, FrameError> {
+    let asked = Instant::now();
     frame::write(channel, &ChannelRequest::PrepareTemplate).await?;
-    frame::read(channel).await
+    match frame::read(channel).await? {
+        ChannelEvent::TemplateReady { clock } => Ok(Ok(ClockReading {
+            asked,
+            answered: Instant::now(),
+            guest: Duration::from_nanos(clock),
+        })),
+        ChannelEvent::Failed { message } => Ok(Err(message)),
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 //! saved memory depends on: program, accelerator and processor, all devices, kernel parameters, and
 //! the files that kernel and initramfs were read from.
 
+mod clock;
 mod key;
 mod maker;
 mod store;
