@@ -314,7 +314,7 @@ fn a_saved_memory_that_does_not_fit_is_kept(lab: &Lab) {
     fs::rename(&other, &agent).unwrap();
     // Nothing has used the memory yet.
     check_counter(&world, "tiny", before);
-    // An update while the machine runs, as an installation does it: other worlds have the same file.
+    // An update while the machine runs. Other worlds have the same file, which must not change.
     fs::copy(&agent, &other).unwrap();
     fs::rename(&other, &agent).unwrap();
     let error = world.error(&["suspend", "tiny"]);

@@ -14,7 +14,7 @@ use rustix::net::netdevice::name_to_index;
 pub(crate) const PORT: u16 = 53;
 
 /// The host's file.
-pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Name servers, search domains and options of a resolver.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

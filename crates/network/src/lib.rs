@@ -130,7 +130,7 @@ use crate::{
 pub use address::{GATEWAY, GATEWAY6, PREFIX, PREFIX6, ipv6_address, mac_address};
 pub use held::HeldSockets;
 pub use host_listeners::{GuestPort, Reach};
-pub use host_resolver::HostResolver;
+pub use host_resolver::{HostResolver, RESOLV_CONF};
 pub use packet::MTU;
 pub use policy::Policy;
 pub use settings::Settings;

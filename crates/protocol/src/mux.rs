@@ -121,6 +121,11 @@ impl Opener {
     pub fn is_closed(&self) -> bool {
         self.requests.is_closed()
     }
+
+    /// Waits until the connection has ended.
+    pub async fn closed(&self) {
+        self.requests.closed().await;
+    }
 }
 
 /// Streams that the other side opens. Those that are too many are reset.

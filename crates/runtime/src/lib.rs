@@ -33,7 +33,7 @@
 //! | `clients`, `guest_link`, `guest_streams`, `home_relay`, `host_socket`, `splice`, `listening` | connections of clients, and streams of the guest |
 //! | `shares`, `mounts` | the processes that serve directories, and directories that are mounted besides the home |
 //! | `sockets`, `socket_forwarding`, `ssh_agents` | sockets that are forwarded between machine and host |
-//! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `free_space`, `log`, `ports`, `file_identity`, `guest_files`, `held_files`, `kernel_files` | single parts of the above |
+//! | `checksum`, `console`, `entropy`, `heartbeat`, `crash`, `free_space`, `log`, `ports`, `file_identity`, `file_watch`, `guest_files`, `held_files`, `kernel_files` | single parts of the above |
 //!
 //! ```no_run
 //! use container_runtime::{Launch, launch};
@@ -61,6 +61,7 @@ mod disk_check;
 mod entropy;
 mod file_identity;
 mod file_share;
+mod file_watch;
 mod free_space;
 mod guest_files;
 mod guest_link;

@@ -7,8 +7,7 @@ use tokio::{
     time::sleep,
 };
 
-/// Interval at which the socket's existence is checked.
-const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+use crate::file_watch::FileWatch;
 
 /// Delay before another attempt to create the socket.
 const RETRY_DELAY: Duration = Duration::from_secs(30);
@@ -45,8 +44,12 @@ pub(crate) async fn serve<F, E>(
 }
 
 async fn await_removal(socket: &Path) {
-    while socket.exists() {
-        sleep(CHECK_INTERVAL).await;
+    loop {
+        let watch = FileWatch::new(socket);
+        if !socket.exists() {
+            return;
+        }
+        watch.changed().await;
     }
 }
 

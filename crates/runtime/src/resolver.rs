@@ -1,19 +1,16 @@
 //! Keeps the guest's resolver configuration equal to the host's, for example when a VPN comes up.
 
-use std::time::Duration;
+use std::path::Path;
 
-use container_network::HostResolver;
+use container_network::{HostResolver, RESOLV_CONF};
 use container_protocol::{
     Port, ResolverSettings,
     frame::{self, FrameError},
     mux::Opener,
 };
-use tokio::{io::AsyncReadExt, time::sleep};
+use tokio::io::AsyncReadExt;
 
-use crate::state::MachineState;
-
-/// Interval at which the host's file is read.
-const INTERVAL: Duration = Duration::from_secs(5);
+use crate::{file_watch::FileWatch, state::MachineState};
 
 /// Returns the host's current settings.
 pub(crate) fn host_settings() -> ResolverSettings {
@@ -36,6 +33,7 @@ async fn send_changes(opener: Opener) {
     // The host's may have changed during the boot, so the first are always sent.
     let mut sent = None;
     while !opener.is_closed() {
+        let watch = FileWatch::new(Path::new(RESOLV_CONF));
         let settings = host_settings();
         if sent.as_ref() != Some(&settings) {
             if let Err(error) = send(&opener, &settings).await {
@@ -44,7 +42,10 @@ async fn send_changes(opener: Opener) {
             }
             sent = Some(settings);
         }
-        sleep(INTERVAL).await;
+        tokio::select! {
+            () = watch.changed() => {}
+            () = opener.closed() => {}
+        }
     }
 }
 
