@@ -75,6 +75,13 @@ faults: build kernel images ## Kill processes and fill disks for ROUNDS (1,000; 
 	ROUNDS=$(ROUNDS) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --package end-to-end --locked -- \
 		--ignored --nocapture faults
 
+REVISION ?= HEAD~20
+.PHONY: test-upgrade
+test-upgrade: build kernel images ## Update the program from the build of REVISION, and back
+	tests/previous $(REVISION)
+	PREVIOUS=$(CURDIR)/target/previous/installation $(CARGO) test --package end-to-end --locked -- \
+		--ignored --nocapture upgrade
+
 .PHONY: soak
 soak: build kernel images ## Use 20 machines, and one with 10,000 commands, and look for leaks
 	$(CARGO) test --package end-to-end --locked -- --ignored --nocapture soak

@@ -58,6 +58,7 @@ mod templates;
 mod terminals;
 mod together;
 mod truncated_files;
+mod upgrade;
 mod verbs;
 
 use std::{
@@ -219,6 +220,7 @@ fn main() -> ExitCode {
         kvm::LONG,
         soak::LONG,
         streams::LONG,
+        upgrade::LONG,
     ];
     let long = long.into_iter().flatten().map(|test| trial(test, true));
     let conclusion = libtest_mimic::run(&arguments, short.chain(long).collect());
