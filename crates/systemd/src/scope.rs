@@ -1,9 +1,10 @@
 //! Scopes: cgroups of the service manager's for processes that it has not started.
 
-use std::{fs, io, time::Duration};
+use std::{fs, future::pending, io, time::Duration};
 
+use futures::StreamExt;
 use tokio::time::{sleep, timeout};
-use zbus::{Connection, OwnedVariant, Variant};
+use zbus::{Connection, MatchRule, MessageStream, ObjectPath, OwnedVariant, Variant, message};
 
 use crate::{
     TIMEOUT,
@@ -18,6 +19,15 @@ const OOM_POLICY_VERSION: u32 = 253;
 
 /// Interval at which the process's cgroup is looked at.
 const CGROUP_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Name of systemd on the bus (org.freedesktop.systemd1(5)).
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+
+/// Object of the service manager.
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
+
+/// Interface of the service manager.
+const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 
 /// A scope that this process joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +49,17 @@ pub enum ScopeError {
     /// systemd cannot be reached, or has refused the scope.
     #[error("systemd does not start a scope: {0}")]
     Refused(zbus::Error),
+    /// The job that starts the scope has ended without success.
+    #[error(
+        "systemd failed to start {name}: its job ended with result {result:?} (see the journal of \
+         the host for the reason)"
+    )]
+    Failed {
+        /// Name of the scope.
+        name: String,
+        /// Result of the job (org.freedesktop.systemd1(5), `JobRemoved`).
+        result: String,
+    },
     /// The process's cgroup cannot be read.
     #[error("cannot read /proc/self/cgroup: {0}")]
     Cgroup(io::Error),
@@ -73,20 +94,48 @@ impl Scope {
         let version = version(&bus).await?;
         let auxiliary: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
         let properties = self.properties(manager, version);
+        let jobs = removed_jobs(&bus).await?;
         bus.call_method(
-            Some("org.freedesktop.systemd1"),
-            "/org/freedesktop/systemd1",
-            Some("org.freedesktop.systemd1.Manager"),
+            Some(SYSTEMD),
+            MANAGER_PATH,
+            Some(MANAGER_INTERFACE),
             "StartTransientUnit",
             &(self.name.as_str(), "fail", properties, auxiliary),
         )
         .await?;
         // The reply comes before the process is moved.
+        tokio::select! {
+            joined = self.joined() => joined,
+            failed = self.failed(jobs) => Err(failed),
+        }
+    }
+
+    /// Waits until the process is in the scope.
+    async fn joined(&self) -> Result<(), ScopeError> {
         let cgroups = || fs::read_to_string("/proc/self/cgroup").map_err(ScopeError::Cgroup);
         while !contains(&cgroups()?, &self.name) {
             sleep(CGROUP_INTERVAL).await;
         }
         Ok(())
+    }
+
+    /// Waits until the job that starts the scope has failed. Never ends if it succeeds.
+    async fn failed(&self, mut jobs: MessageStream) -> ScopeError {
+        while let Some(signal) = jobs.next().await {
+            let result = signal.and_then(|signal| job_result(&signal, &self.name));
+            match result {
+                Ok(None) => {}
+                Ok(Some(result)) if result == "done" => break,
+                Ok(Some(result)) => {
+                    return ScopeError::Failed {
+                        name: self.name.clone(),
+                        result,
+                    };
+                }
+                Err(error) => return ScopeError::Refused(error),
+            }
+        }
+        pending().await
     }
 
     fn properties(&self, manager: &Manager, version: u32) -> Vec<(&'static str, Variant<'_>)> {
@@ -116,15 +165,44 @@ impl Scope {
     }
 }
 
+/// Returns the signals about jobs that have ended.
+async fn removed_jobs(bus: &Connection) -> zbus::Result<MessageStream> {
+    let rule = MatchRule::builder()
+        .msg_type(message::Type::Signal)
+        .sender(SYSTEMD)
+        .path(MANAGER_PATH)
+        .interface(MANAGER_INTERFACE)
+        .member("JobRemoved")
+        .build()?;
+    let jobs = MessageStream::for_match_rule(rule, bus, None).await?;
+    // Without it, systemd may send no signals.
+    bus.call_method(
+        Some(SYSTEMD),
+        MANAGER_PATH,
+        Some(MANAGER_INTERFACE),
+        "Subscribe",
+        &(),
+    )
+    .await?;
+    Ok(jobs)
+}
+
+/// Returns the result of a job that has ended, if it is one of this unit.
+fn job_result(signal: &zbus::Message, unit: &str) -> zbus::Result<Option<String>> {
+    let body = signal.body();
+    let (_, _, of, result): (u32, ObjectPath<'_>, &str, &str) = body.deserialize()?;
+    Ok((of == unit).then(|| result.to_owned()))
+}
+
 /// Returns systemd's version.
 async fn version(bus: &Connection) -> zbus::Result<u32> {
     let reply = bus
         .call_method(
-            Some("org.freedesktop.systemd1"),
-            "/org/freedesktop/systemd1",
+            Some(SYSTEMD),
+            MANAGER_PATH,
             Some("org.freedesktop.DBus.Properties"),
             "Get",
-            &("org.freedesktop.systemd1.Manager", "Version"),
+            &(MANAGER_INTERFACE, "Version"),
         )
         .await?;
     let version: OwnedVariant = reply.body().deserialize()?;
@@ -154,6 +232,7 @@ mod tests {
     use std::path::Path;
 
     use tokio::net::UnixListener;
+    use zbus::connection;
 
     use super::*;
 
@@ -188,6 +267,64 @@ mod tests {
         drop(UnixListener::bind(&bus).unwrap());
         let joined = example().join_at(&manager(&bus)).await;
         assert!(matches!(joined, Err(ScopeError::Refused(_))), "{joined:?}");
+    }
+
+    /// Answers one client as a bus with systemd does, whose job for the scope fails.
+    async fn serve_failing_systemd(listener: UnixListener) -> zbus::Result<()> {
+        let (stream, _) = listener.accept().await?;
+        let server = connection::Builder::unix_stream(stream.into_std()?)
+            .server("0123456789abcdef0123456789abcdef")
+            .p2p()
+            .build()
+            .await?;
+        let mut calls = MessageStream::from(&server);
+        let job = |id| ObjectPath::try_from(format!("/org/freedesktop/systemd1/job/{id}"));
+        while let Some(call) = calls.next().await {
+            let call = call?;
+            let header = call.header();
+            let member = header.member().map(|member| member.to_string());
+            match member.as_deref() {
+                Some("Hello") => server.reply(&header, &":1.7").await?,
+                Some("Get") => server.reply(&header, &Variant::from("257")).await?,
+                Some("StartTransientUnit") => {
+                    let name = example().name;
+                    for (id, unit, result) in
+                        [(1_u32, "other.scope", "done"), (2, name.as_str(), "failed")]
+                    {
+                        let body = (id, job(id)?, unit, result);
+                        server
+                            .emit_signal(
+                                None::<&str>,
+                                MANAGER_PATH,
+                                MANAGER_INTERFACE,
+                                "JobRemoved",
+                                &body,
+                            )
+                            .await?;
+                    }
+                    server.reply(&header, &job(2)?).await?;
+                }
+                _ => server.reply(&header, &()).await?,
+            }
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn job_that_fails_is_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = directory.path().join("bus");
+        let serving = serve_failing_systemd(UnixListener::bind(&bus).unwrap());
+        let (scope, manager) = (example(), manager(&bus));
+        tokio::select! {
+            joined = scope.join_at(&manager) => {
+                let Err(ScopeError::Failed { name, result }) = joined else {
+                    panic!("{joined:?}");
+                };
+                assert_eq!((name, result.as_str()), (example().name, "failed"));
+            }
+            served = serving => panic!("{served:?}"),
+        }
     }
 
     #[test]
