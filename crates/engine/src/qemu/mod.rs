@@ -317,8 +317,7 @@ impl Running for RunningQemu {
                 Ok(status) => {
                     let output = self.output.end().await;
                     let is_killed = status.signal() == Some(Signal::SIGKILL as i32);
-                    let explained = is_killed
-                        .then(|| self.kills.explain(&self.program, OutOfMemoryKills::read()));
+                    let explained = is_killed.then(|| self.kills.explain(&self.program));
                     let message = explained
                         .flatten()
                         .unwrap_or_else(|| format!("{} ended ({status}) {output}", self.program));
