@@ -424,7 +424,7 @@ impl MachineState {
     /// Waits until the guest knows what the host has changed in the shared directories.
     pub(crate) async fn sync_shares(&self) {
         let relays: Vec<_> = lock(&self.relays).values().cloned().collect();
-        join_all(relays.iter().map(HomeRelay::sync)).await;
+        join_all(relays.iter().map(|relay| relay.sync())).await;
     }
 
     /// Returns the mounts that the machine is to have.
