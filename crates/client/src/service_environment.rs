@@ -18,8 +18,9 @@ const NAMES: [&str; 9] = [
     "XDG_RUNTIME_DIR",
 ];
 
-/// Variables of this program, such as `CONTAINER_ACCELERATOR`.
-const PREFIX: &str = "CONTAINER_";
+/// Variables of this program that the service reads. Others that begin with `CONTAINER_`, such as
+/// `CONTAINER_SSHKEY`, are Podman's.
+const OWN: [&str; 2] = ["CONTAINER_ACCELERATOR", "CONTAINER_TEMPLATES"];
 
 /// Returns the variables of this process that the service gets.
 pub(crate) fn service_environment() -> impl Iterator<Item = (OsString, OsString)> {
@@ -27,7 +28,12 @@ pub(crate) fn service_environment() -> impl Iterator<Item = (OsString, OsString)
 }
 
 fn is_kept(name: &str) -> bool {
-    NAMES.contains(&name) || name.starts_with(PREFIX)
+    NAMES.contains(&name) || is_own(name)
+}
+
+/// Returns whether a variable is one of this program's that the service reads.
+pub(crate) fn is_own(name: &str) -> bool {
+    OWN.contains(&name)
 }
 
 #[cfg(test)]
@@ -36,7 +42,12 @@ mod tests {
 
     #[test]
     fn variables_of_a_shell_are_not_kept() {
-        for name in ["HOME", "XDG_DATA_HOME", "CONTAINER_ACCELERATOR"] {
+        for name in [
+            "HOME",
+            "XDG_DATA_HOME",
+            "CONTAINER_ACCELERATOR",
+            "CONTAINER_TEMPLATES",
+        ] {
             assert!(is_kept(name), "{name}");
         }
         for name in [
@@ -45,6 +56,9 @@ mod tests {
             "LD_PRELOAD",
             "SSH_AUTH_SOCK",
             "PWD",
+            "CONTAINER_HOST",
+            "CONTAINER_SSHKEY",
+            "CONTAINER_X",
         ] {
             assert!(!is_kept(name), "{name}");
         }

@@ -2,10 +2,12 @@
 //!
 //! It removes too much rather than too little: what follows a word such as `password` and `=` or
 //! `:` up to the end of the line, the user part of URLs, private keys, well-known forms of tokens,
-//! and the values of environment variables in JSON. It cannot know what a program has logged, so
+//! the values of environment variables in JSON, and those of other variables with certain names. It cannot know what a program has logged, so
 //! users are asked to read the result.
 
 use serde_json::Value;
+
+use crate::service_environment::is_own;
 
 /// What replaces a secret.
 const REMOVED: &str = "[removed]";
@@ -28,10 +30,27 @@ const SECRET_NAMES: [&str; 14] = [
     "token",
 ];
 
+/// Words in the name of an environment variable whose value is a secret. `PWD` is also the name of
+/// a harmless one.
+const SECRET_VARIABLES: [&str; 7] = [
+    "PASS",
+    "PWD",
+    "AUTH",
+    "CREDENTIAL",
+    "SECRET",
+    "TOKEN",
+    "KEY",
+];
+
+/// Prefix of this program's environment variables. Podman's with this prefix (podman(1)) name hosts
+/// and users.
+const PREFIX: &str = "CONTAINER_";
+
 /// How the tokens of well-known services begin: GitHub, GitLab, Slack, AWS, npm, OpenAI and others,
 /// JSON web tokens.
-const TOKEN_STARTS: [&str; 12] = [
+const TOKEN_STARTS: [&str; 15] = [
     "AKIA",
+    "ASIA",
     "eyJ",
     "ghp_",
     "gho_",
@@ -42,6 +61,8 @@ const TOKEN_STARTS: [&str; 12] = [
     "github_pat_",
     "glpat-",
     "npm_",
+    "sk-",
+    "sk_live_",
     "xox",
 ];
 
@@ -74,11 +95,22 @@ fn redact_environments(value: &mut Value) {
                     Value::Array(items) if name.to_ascii_lowercase().contains("env") => {
                         items.iter_mut().for_each(redact_variable);
                     }
+                    Value::Object(variables) if name.to_ascii_lowercase().contains("env") => {
+                        variables.values_mut().for_each(redact_value);
+                    }
                     field => redact_environments(field),
                 }
             }
         }
         _ => {}
+    }
+}
+
+/// Removes the value of a variable in an object.
+fn redact_value(value: &mut Value) {
+    match value {
+        Value::String(text) => REMOVED.clone_into(text),
+        value => redact_environments(value),
     }
 }
 
@@ -108,12 +140,33 @@ fn redact_lines(text: &str) -> String {
 }
 
 fn redact_line(line: &str) -> String {
-    let shown = match secret_start(line) {
+    let starts = [secret_start(line), secret_variable_start(line)];
+    let shown = match starts.into_iter().flatten().min() {
         Some(start) => format!("{} {REMOVED}", &line[..start]),
         None => line.to_owned(),
     };
-    let words = shown.split_inclusive([' ', '\t', '"', '\'', ',', '=']);
+    let shown = redact_users(&shown);
+    let words = shown.split_inclusive([' ', '\t', '"', '\'', ',', ';', ':', '=']);
+    let shown: String = words.map(redact_word).collect();
+    let words = shown.split_inclusive(|letter: char| !is_in_token(letter));
     words.map(redact_word).collect()
+}
+
+/// Returns the position after the `=` or `:` that follows the name of an environment variable with
+/// a secret.
+fn secret_variable_start(line: &str) -> Option<usize> {
+    let is_in_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let separators = line.match_indices(['=', ':']).map(|(position, _)| position);
+    let mut secrets = separators.filter(|position| {
+        let before = line[..*position].trim_end_matches(['"', '\'']);
+        let start = before.rfind(|letter| !is_in_name(letter));
+        // What is not in a name may be a letter of several bytes.
+        let name = before[start.unwrap_or(0)..].trim_start_matches(|letter| !is_in_name(letter));
+        let is_variable = name.len() > 1 && !name.contains(|it: char| it.is_ascii_lowercase());
+        let is_others = name.starts_with(PREFIX) && !is_own(name);
+        is_variable && (is_others || SECRET_VARIABLES.iter().any(|word| name.contains(word)))
+    });
+    secrets.next().map(|position| position + 1)
 }
 
 /// Returns the position after the `=` or `:` that follows the name of a secret.
@@ -137,20 +190,39 @@ fn secret_start(line: &str) -> Option<usize> {
     starts.chain(bearer).min()
 }
 
-/// Removes a token, and the user part of a URL.
+/// Removes the user parts of URLs.
+fn redact_users(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(position) = rest.find("://") {
+        let (scheme, after) = rest.split_at(position + "://".len());
+        shown.push_str(scheme);
+        let is_end = |letter: char| letter.is_whitespace() || "/?#\"'<>".contains(letter);
+        let authority = &after[..after.find(is_end).unwrap_or(after.len())];
+        rest = match authority.rfind('@') {
+            Some(user) => {
+                shown.push_str(REMOVED);
+                &after[user..]
+            }
+            None => after,
+        };
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Removes a token, which may be followed by a separator.
 fn redact_word(word: &str) -> String {
-    let is_token = |start: &&str| word.starts_with(*start) && word.len() >= MIN_TOKEN;
+    let token = word.trim_end_matches(|letter: char| !is_in_token(letter));
+    let is_token = |start: &&str| token.starts_with(*start) && token.len() >= MIN_TOKEN;
     if TOKEN_STARTS.iter().any(is_token) {
-        return REMOVED.to_owned();
+        return format!("{REMOVED}{}", &word[token.len()..]);
     }
-    let Some((scheme, rest)) = word.split_once("://") else {
-        return word.to_owned();
-    };
-    let authority = rest.split('/').next().unwrap_or_default();
-    match authority.rsplit_once('@') {
-        Some((user, _)) => format!("{scheme}://{REMOVED}{}", &rest[user.len()..]),
-        None => word.to_owned(),
-    }
+    word.to_owned()
+}
+
+fn is_in_token(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "_-.".contains(letter)
 }
 
 #[cfg(test)]
@@ -170,6 +242,29 @@ mod tests {
             "export X=ghp_hunter2hunter2hunter2",
             "[token] = hunter2",
             "the token was refused; token=hunter2",
+            "key sk-hunter2hunter2hunter2 is invalid",
+            "sk-proj-hunter2_hunter2-hunter2",
+            "(ghp_hunter2hunter2hunter2)",
+            "login github_pat_hunter2hunter2: refused",
+            "https://example.com/x?a=1&b=glpat-hunter2hunter2",
+            "[AKIAhunter2hunter2hu]",
+            "cookie x;eyJhbGciOiJI.eyJodW50ZXIy.hunter2_hunter2",
+            "layer:eyJhdXRoIjoi/hunter2+hunter2==",
+            "> Proxy-Authorization: Basic hunter2",
+            "{\"Authorization\": \"Basic hunter2\"}",
+            "https://ann:hun=ter2,hunter2@example.com",
+            "http://example.com,http://ann:hunter2@example.com:80/x",
+            "https://hunter2@example.com?x",
+            "MYSQL_PASS=hunter2",
+            "OLDPWD=/hunter2",
+            "with REGISTRY_AUTH=hunter2 and more",
+            "MY_CREDENTIALS='hunter2'",
+            "SECRET_X=hunter2",
+            "NPM_TOKEN=hunter2",
+            "\"SIGNING_KEY\": \"hunter2\"",
+            "ä=PASS=hunter2",
+            "CONTAINER_HOST=ssh://hunter2/run/podman.sock",
+            "CONTAINER_SSHKEY=/home/hunter2/key",
         ] {
             let redacted = redact(secret);
             assert!(!redacted.contains("hunter2"), "{redacted}");
@@ -198,12 +293,26 @@ mod tests {
     }
 
     #[test]
+    fn values_of_objects_with_variables_are_removed() {
+        let json = r#"{"environment":{"LANG":"hunter2","more":{"env":["A=hunter2"]}},"b":"c"}"#;
+        let redacted = redact(json);
+        assert!(
+            !redacted.contains("hunter2") && redacted.contains("LANG"),
+            "{redacted}"
+        );
+        assert!(redacted.contains(r#""b": "c""#), "{redacted}");
+    }
+
+    #[test]
     fn everything_else_stays() {
         for text in [
             "",
             "[    0.0] Linux version 6.1 (gcc: 12)\n",
             "cpus = 4\nmemory = \"8G\"\n",
             "a tokenizer is no secret\nhttps://example.com/a@b\n",
+            "CONTAINER_ACCELERATOR=kvm CONTAINER_TEMPLATES=false\n",
+            "https://example.com:5000/a/sk-1:v@sha256:5f\n",
+            "a task-with-a-long-name, monkey=1, PATH=/usr/bin, Keyboard: x\n",
         ] {
             assert_eq!(redact(text), text);
         }
