@@ -16,6 +16,12 @@ use crate::{
     bundle_error::BundleError,
 };
 
+/// Start of the names of bundles that are being created.
+const NEW: &str = ".new-";
+
+/// Start of the names of bundles that are being removed.
+const GONE: &str = ".gone-";
+
 /// All machines of a data directory, and which of them is the default machine. Only the service
 /// changes them, any process may read them.
 #[derive(Debug, Clone)]
@@ -57,10 +63,18 @@ impl Bundles {
 
     /// Returns the directories that [`remove_leftovers`](Self::remove_leftovers) removes.
     pub fn leftovers(&self) -> Result<Vec<PathBuf>, BundleError> {
-        let is_hidden =
-            |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-        let hidden = self.entries()?.into_iter().filter(is_hidden);
-        Ok(hidden.map(|entry| entry.path()).collect())
+        let leftovers = self.entries()?.into_iter().filter(is_leftover);
+        Ok(leftovers.map(|entry| entry.path()).collect())
+    }
+
+    /// Returns what is neither a machine nor a leftover of one, for example files, links that lead
+    /// nowhere, and directories whose name is no id. Nothing removes it.
+    pub fn foreign(&self) -> Result<Vec<PathBuf>, BundleError> {
+        let entries = self.entries()?.into_iter();
+        let foreign = entries.filter(|entry| !is_leftover(entry) && id_of(entry).is_none());
+        let mut foreign: Vec<PathBuf> = foreign.map(|entry| entry.path()).collect();
+        foreign.sort();
+        Ok(foreign)
     }
 
     fn entries(&self) -> Result<Vec<fs::DirEntry>, BundleError> {
@@ -70,11 +84,7 @@ impl Bundles {
 
     /// Returns the ids of all machines, sorted.
     pub fn ids(&self) -> Result<Vec<MachineId>, BundleError> {
-        let entries = self.entries()?;
-        let names = entries
-            .iter()
-            .filter_map(|entry| entry.file_name().into_string().ok());
-        let mut ids: Vec<MachineId> = names.filter_map(|name| name.parse().ok()).collect();
+        let mut ids: Vec<MachineId> = self.entries()?.iter().filter_map(id_of).collect();
         ids.sort();
         Ok(ids)
     }
@@ -139,7 +149,7 @@ impl Bundles {
 
     fn new_bundle(&self, id: &MachineId) -> Result<NewBundle, BundleError> {
         let directory = tempfile::Builder::new()
-            .prefix(&format!(".new-{id}-"))
+            .prefix(&format!("{NEW}{id}-"))
             .tempdir_in(&self.machines)
             .map_err(BundleError::io("create a bundle in", &self.machines))?;
         Ok(NewBundle::new(directory, self.machines.join(id.as_str())))
@@ -159,7 +169,7 @@ impl Bundles {
         let was_default = self.default_machine()?.as_ref() == Some(id);
         // Hidden by a rename first, so that a machine never exists without some of its files. A
         // rename needs no space, so that it succeeds on a full disk.
-        let hidden = format!(".gone-{id}-{}", uuid::Uuid::new_v4().simple());
+        let hidden = format!("{GONE}{id}-{}", uuid::Uuid::new_v4().simple());
         let hidden = self.machines.join(hidden);
         fs::rename(bundle.directory(), &hidden)
             .map_err(BundleError::io("remove", bundle.directory()))?;
@@ -213,8 +223,24 @@ impl Bundles {
     }
 }
 
+/// Returns whether an entry is the directory of a bundle that was being created or removed.
+fn is_leftover(entry: &fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let name = name.as_encoded_bytes();
+    let is_hidden = name.starts_with(NEW.as_bytes()) || name.starts_with(GONE.as_bytes());
+    is_hidden && entry.file_type().is_ok_and(|it| it.is_dir())
+}
+
+/// Returns the id of the machine whose bundle an entry is, possibly by a link.
+fn id_of(entry: &fs::DirEntry) -> Option<MachineId> {
+    let id = entry.file_name().into_string().ok()?.parse().ok()?;
+    entry.path().is_dir().then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use std::num::NonZeroU32;
 
     use super::*;
@@ -388,6 +414,37 @@ mod tests {
             fs::read_dir(data.path().join("machines")).unwrap().count(),
             1
         );
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_neither_listed_nor_removed() {
+        let (data, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let bundles = Bundles::open(data.path()).unwrap();
+        create(&bundles, "dev");
+        let machines = data.path().join("machines");
+        let kept = elsewhere.path().join("kept");
+        fs::write(&kept, "").unwrap();
+        fs::write(machines.join("file"), "").unwrap();
+        fs::write(machines.join(".new-file"), "").unwrap();
+        fs::create_dir(machines.join(".Trash")).unwrap();
+        fs::create_dir(machines.join("No Id!")).unwrap();
+        symlink(elsewhere.path(), machines.join(".new-link-1")).unwrap();
+        symlink("nowhere", machines.join("broken")).unwrap();
+        fs::create_dir(machines.join(".gone-y-1")).unwrap();
+        symlink(elsewhere.path(), machines.join(".gone-y-1/link")).unwrap();
+        bundles.remove_leftovers().unwrap();
+        let names = [
+            ".Trash",
+            ".new-file",
+            ".new-link-1",
+            "No Id!",
+            "broken",
+            "file",
+        ];
+        let foreign = names.map(|name| machines.join(name));
+        assert_eq!(bundles.foreign().unwrap(), foreign);
+        assert_eq!(bundles.ids().unwrap(), [id("dev")]);
+        assert!(kept.exists() && !machines.join(".gone-y-1").exists());
     }
 
     #[test]

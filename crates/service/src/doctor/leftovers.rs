@@ -15,11 +15,15 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::disk_usage::tree_size;
 
-/// Leftovers of one kind.
+/// What was found.
 #[derive(Debug, Default)]
 struct Found {
+    /// Number of leftovers.
     count: usize,
+    /// Size of the leftovers.
     bytes: u64,
+    /// What is where machines are, and was not made by this program. It stays.
+    foreign: Vec<PathBuf>,
 }
 
 impl Found {
@@ -32,18 +36,29 @@ impl Found {
 /// Looks for leftovers, and removes them if `fixes`.
 pub(super) fn check(directories: &Directories, fixes: bool) -> Check {
     let name = "leftovers";
-    match find(directories, fixes) {
-        Ok(Found { count: 0, .. }) => Check::ok(name, "none"),
-        Ok(Found { count, bytes }) => {
-            let found = format!("{count} files and directories of {} MiB", bytes >> 20);
-            if fixes {
-                Check::ok(name, format!("removed {found}"))
-            } else {
-                Check::warning(name, format!("{found} were left behind by a crash"))
-                    .with_fix("container system doctor --fix")
-            }
-        }
-        Err(error) => Check::warning(name, format!("cannot be determined: {error}")),
+    let Found {
+        count,
+        bytes,
+        foreign,
+    } = match find(directories, fixes) {
+        Ok(found) => found,
+        Err(error) => return Check::warning(name, format!("cannot be determined: {error}")),
+    };
+    let leftovers = format!("{count} files and directories of {} MiB", bytes >> 20);
+    let message = match count {
+        0 => "none".to_owned(),
+        _ if fixes => format!("removed {leftovers}"),
+        _ => format!("{leftovers} were left behind by a crash"),
+    };
+    if !foreign.is_empty() {
+        let foreign: Vec<String> = foreign.iter().map(|it| it.display().to_string()).collect();
+        let message = format!("{message}; not of a machine: {}", foreign.join(", "));
+        return Check::warning(name, message).with_fix("move what is not of a machine elsewhere");
+    }
+    if count == 0 || fixes {
+        Check::ok(name, message)
+    } else {
+        Check::warning(name, message).with_fix("container system doctor --fix")
     }
 }
 
@@ -67,12 +82,8 @@ fn find(directories: &Directories, removes: bool) -> io::Result<Found> {
             ImageStore::open(&images).map_err(io::Error::other)?;
         }
     }
-    for path in stale_runtime_directories(directories, &bundles)? {
-        found.add(&path);
-        if removes {
-            fs::remove_dir_all(path)?;
-        }
-    }
+    found.foreign = bundles.foreign().map_err(io::Error::other)?;
+    find_runtime_directories(directories, &bundles, removes, &mut found)?;
     Ok(found)
 }
 
@@ -86,30 +97,40 @@ fn lock_data(data: &Path) -> io::Result<Option<Flock<File>>> {
     Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
 }
 
-/// Returns the runtime directories of machines that do not exist any more and of which nothing
-/// runs.
-fn stale_runtime_directories(
+/// Finds the runtime directories of machines that do not exist any more and of which nothing runs.
+/// Each is removed right after the check, because a service may be creating a machine.
+fn find_runtime_directories(
     directories: &Directories,
     bundles: &Bundles,
-) -> io::Result<Vec<PathBuf>> {
+    removes: bool,
+    found: &mut Found,
+) -> io::Result<()> {
     let entries = match fs::read_dir(directories.runtime.join("machines")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
-    let mut stale = Vec::new();
     for entry in entries {
         let entry = entry?;
         let id = entry.file_name().into_string().ok();
         let id: Option<MachineId> = id.and_then(|id| id.parse().ok());
-        // What is not named as a machine is not ours.
-        if let Some(id) = id
-            && bundles.get(&id).is_err()
-            && !is_served(&entry.path())?
-        {
-            stale.push(entry.path());
+        let path = entry.path();
+        let Some(id) = id.filter(|_| is_directory(&path)) else {
+            found.foreign.push(path);
+            continue;
+        };
+        if bundles.get(&id).is_err() && !is_served(&path)? {
+            found.add(&path);
+            if removes {
+                fs::remove_dir_all(path)?;
+            }
         }
     }
-    Ok(stale)
+    Ok(())
+}
+
+/// Returns whether a path is a directory, and not a link to one.
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|about| about.is_dir())
 }
 
 /// Returns whether a process listens on a socket in the directory, for example for the machine of
@@ -124,19 +145,64 @@ fn is_served(directory: &Path) -> io::Result<bool> {
 }
 
 fn size(path: &Path) -> u64 {
-    if path.is_dir() {
+    if is_directory(path) {
         return tree_size(path).unwrap_or_default();
     }
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
+    fs::symlink_metadata(path).map_or(0, |metadata| metadata.len())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::{fs::symlink, net::UnixListener};
 
     use container_api::CheckStatus;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_of_a_machine_is_reported_and_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            data: root.path().join("data"),
+            config: root.path().join("config"),
+            runtime: root.path().join("runtime"),
+        };
+        let elsewhere = root.path().join("elsewhere");
+        let kept = elsewhere.join("kept");
+        fs::create_dir_all(&elsewhere).unwrap();
+        fs::write(&kept, "").unwrap();
+        let foreign = |directory: &Path| {
+            let machines = directory.join("machines");
+            fs::create_dir_all(machines.join("No Id!")).unwrap();
+            fs::write(machines.join("file"), "").unwrap();
+            symlink(&elsewhere, machines.join(".new-link-1")).unwrap();
+            symlink("nowhere", machines.join("broken")).unwrap();
+            [".new-link-1", "No Id!", "broken", "file"].map(|name| machines.join(name))
+        };
+        let foreign = [foreign(&directories.data), foreign(&directories.runtime)].concat();
+        // Without a bundle, it would be stale if it were a directory.
+        let link = directories.runtime.join("machines/link");
+        symlink(&elsewhere, &link).unwrap();
+        let stale = directories.runtime.join("machines/gone");
+        fs::create_dir(&stale).unwrap();
+        symlink(&elsewhere, stale.join("link")).unwrap();
+
+        let checked = check(&directories, true);
+        assert_eq!(checked.status, CheckStatus::Warning);
+        assert!(
+            checked.message.starts_with("removed 1 "),
+            "{}",
+            checked.message
+        );
+        for path in foreign.iter().chain([&link]) {
+            let is_reported = checked.message.contains(&path.display().to_string());
+            assert!(is_reported, "{}", checked.message);
+            assert!(fs::symlink_metadata(path).is_ok(), "{}", path.display());
+        }
+        assert!(kept.exists() && !stale.exists());
+        let checked = check(&directories, true);
+        assert!(checked.message.starts_with("none; not of a machine: "));
+    }
 
     #[test]
     fn leftovers_are_found_and_removed_while_no_service_runs() {
