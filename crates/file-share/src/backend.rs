@@ -40,7 +40,7 @@ use vmm_sys_util::{
 
 use crate::{
     bounded::{BoundedFileSystem, InnerFileSystem},
-    pool::{self, Pool},
+    pool::{self, Group, Pool},
     requests::{Requests, Served, Urgency, WaitingRequest},
 };
 
@@ -268,8 +268,14 @@ impl<F: InnerFileSystem> Backend<F> {
             Urgency::Immediate => serve(&requests, request),
             Urgency::Pooled => self.pool.run(None, move || serve(&requests, request)),
             Urgency::OnMount(mount) => {
+                let group = Group::OnMount(mount);
                 self.pool
-                    .run(Some(mount), move || serve(&requests, request));
+                    .run(Some(group), move || serve(&requests, request));
+            }
+            Urgency::MountPoint(mount) => {
+                let group = Group::MountPoint(mount);
+                self.pool
+                    .run(Some(group), move || serve(&requests, request));
             }
         }
     }

@@ -22,6 +22,16 @@ const GROUP_PART: usize = 8;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What jobs of one group wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Group {
+    /// Files on a mount.
+    OnMount(u64),
+    /// The root of a mount. These jobs have a timeout: when it has passed for the first ones, the
+    /// others end at once.
+    MountPoint(u64),
+}
+
 /// A pool of threads that grows up to a limit.
 #[derive(Clone)]
 pub(crate) struct Pool {
@@ -37,15 +47,15 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// Jobs for the next threads, with their groups.
-    jobs: VecDeque<(Option<u64>, Job)>,
-    groups: HashMap<u64, Group>,
+    jobs: VecDeque<(Option<Group>, Job)>,
+    groups: HashMap<Group, GroupJobs>,
     threads: usize,
     idle: usize,
 }
 
-/// Jobs that belong together.
+/// Jobs of one group.
 #[derive(Default)]
-struct Group {
+struct GroupJobs {
     /// Number of jobs that have a thread, or are in [`State::jobs`].
     started: usize,
     waiting: VecDeque<Job>,
@@ -53,19 +63,19 @@ struct Group {
 
 impl State {
     /// Starts the next job of a group after one has ended.
-    fn ended(&mut self, group: Option<u64>) {
-        let Some((number, group)) =
-            group.and_then(|number| Some((number, self.groups.get_mut(&number)?)))
+    fn ended(&mut self, group: Option<Group>) {
+        let Some((group, jobs)) =
+            group.and_then(|group| Some((group, self.groups.get_mut(&group)?)))
         else {
             return;
         };
-        if let Some(job) = group.waiting.pop_front() {
-            self.jobs.push_back((Some(number), job));
+        if let Some(job) = jobs.waiting.pop_front() {
+            self.jobs.push_back((Some(group), job));
             return;
         }
-        group.started -= 1;
-        if group.started == 0 {
-            self.groups.remove(&number);
+        jobs.started -= 1;
+        if jobs.started == 0 {
+            self.groups.remove(&group);
         }
     }
 }
@@ -84,7 +94,7 @@ impl Pool {
 
     /// Runs a job on one of the threads. If all are busy and no more can be started, or if the
     /// job's group has its part of them, it waits for one; without any thread it runs here.
-    pub(crate) fn run(&self, group: Option<u64>, job: impl FnOnce() + Send + 'static) {
+    pub(crate) fn run(&self, group: Option<Group>, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state();
         if let Some(group) = group {
             let group = state.groups.entry(group).or_default();
@@ -210,16 +220,21 @@ mod tests {
         let (done, is_done) = mpsc::channel();
         let (unblock, blocked) = mpsc::channel();
         let blocked = Arc::new(Mutex::new(blocked));
-        for group in 0..GROUP_PART as u64 - 1 {
+        for mount in 0..GROUP_PART as u64 - 1 {
             for _ in 0..100 {
                 let (done, blocked) = (done.clone(), Arc::clone(&blocked));
+                let group = if mount % 2 == 0 {
+                    Group::OnMount(mount / 2)
+                } else {
+                    Group::MountPoint(mount / 2)
+                };
                 pool.run(Some(group), move || {
                     blocked.lock().unwrap().recv().unwrap();
-                    done.send(group).unwrap();
+                    done.send(mount).unwrap();
                 });
             }
         }
-        for other in [None, Some(1000)] {
+        for other in [None, Some(Group::MountPoint(1000))] {
             let done = done.clone();
             pool.run(other, move || done.send(1000).unwrap());
             assert_eq!(is_done.recv_timeout(Duration::from_secs(20)), Ok(1000));

@@ -3,6 +3,7 @@
 //! our own code, and all others to that crate.
 
 use std::{
+    ffi::CStr,
     fs::File,
     io::{self, Read, Write},
     mem::size_of,
@@ -25,7 +26,7 @@ use crate::{
     pool,
     session::repeat_init,
     state::SavedState,
-    table::GuestInode,
+    table::{GuestInode, Location},
 };
 
 /// Timeout for synchronizing a file system that is mounted below the shared directory.
@@ -44,6 +45,9 @@ pub(crate) enum Urgency {
     /// On a thread of the pool, for a file on a mount below the shared directory, which may not
     /// answer.
     OnMount(u64),
+    /// On a thread of the pool, for the root of such a mount. It has a timeout, so it does not wait
+    /// for those of [`OnMount`](Self::OnMount), which have none.
+    MountPoint(u64),
 }
 
 /// Result of serving a request.
@@ -108,6 +112,7 @@ impl<F: InnerFileSystem> Requests<F> {
         let Ok(header) = reader.read_obj::<InHeader>() else {
             return Urgency::Pooled;
         };
+        let guest_inode = GuestInode(header.nodeid);
         match Opcode::try_from(header.opcode) {
             Ok(Opcode::Forget | Opcode::BatchForget) => return Urgency::Immediate,
             Ok(Opcode::Init) => {
@@ -123,20 +128,31 @@ impl<F: InnerFileSystem> Requests<F> {
                     locks.release_begins(header.nodeid, release.fh);
                 }
             }
-            // It has a timeout.
-            Ok(Opcode::Getattr) if self.is_mount_point(header) => return Urgency::Pooled,
+            Ok(Opcode::Getattr) => {
+                let mount = self.file_system.table().mounted_as(guest_inode);
+                if let Some(mount) = mount {
+                    return Urgency::MountPoint(mount);
+                }
+            }
+            // The kernel looks up a name that it does not know once at a time.
+            Ok(Opcode::Lookup) => {
+                let name = rest(header, &mut reader).unwrap_or_default();
+                let mount = CStr::from_bytes_until_nul(&name).ok().and_then(|name| {
+                    let table = self.file_system.table();
+                    let location = Location {
+                        directory: guest_inode,
+                        name: name.into(),
+                    };
+                    table.mounted_as(table.by_location(&location)?)
+                });
+                if let Some(mount) = mount {
+                    return Urgency::MountPoint(mount);
+                }
+            }
             _ => {}
         }
-        let mount = self
-            .file_system
-            .table()
-            .mount_below(GuestInode(header.nodeid));
+        let mount = self.file_system.table().mount_below(guest_inode);
         mount.map_or(Urgency::Pooled, Urgency::OnMount)
-    }
-
-    fn is_mount_point(&self, header: InHeader) -> bool {
-        let table = self.file_system.table();
-        table.mount_point(GuestInode(header.nodeid)).is_some()
     }
 
     /// Serves a request, except for waiting for a lock.

@@ -272,6 +272,12 @@ impl Table {
         (self.mount_below(location.directory) != Some(mount)).then_some(location)
     }
 
+    /// Returns the mount of which a file is the root; absent for other files.
+    pub(crate) fn mounted_as(&self, guest_inode: GuestInode) -> Option<u64> {
+        self.mount_point(guest_inode)?;
+        self.mount_below(guest_inode)
+    }
+
     pub(crate) fn get(&self, guest_inode: GuestInode) -> Option<&Node> {
         self.nodes.get(&guest_inode)
     }
@@ -781,4 +787,38 @@ fn hash_of(location: &Location) -> u64 {
     let mut hasher = DefaultHasher::new();
     location.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_root_of_a_mount_is_mounted() {
+        let mut table = Table::new();
+        let at = |directory, name: &CStr| Location {
+            directory,
+            name: name.into(),
+        };
+        let identity = |mount| {
+            let mut identity = FileIdentity::default();
+            identity.mount = mount;
+            identity
+        };
+        let (root, below) = (GuestInode(7), GuestInode(8));
+        for (inode, mount, location) in [
+            (root, 30, at(ROOT, c"mount")),
+            (below, 30, at(root, c"directory")),
+            (GuestInode(9), 0, at(ROOT, c"other")),
+        ] {
+            let kind = (libc::S_IFDIR, mount != 0);
+            table.insert_as(inode, identity(mount), location, InnerInode(inode.0), kind);
+        }
+        let found = |location| table.mounted_as(table.by_location(&location)?);
+        assert_eq!(found(at(ROOT, c"mount")), Some(30));
+        assert_eq!(found(at(root, c"directory")), None);
+        assert_eq!(found(at(ROOT, c"other")), None);
+        assert_eq!(found(at(ROOT, c"missing")), None);
+        assert_eq!(table.mounted_as(ROOT), None);
+    }
 }
