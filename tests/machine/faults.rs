@@ -1,13 +1,15 @@
 //! Processes are killed, the disk is full, and descriptors are short, while machines are created,
 //! used and deleted. For some rounds, or for many (`make faults`).
 //!
-//! After each round every machine is there, unless its deletion was asked for, boots, and has what
-//! was synced. After some rounds all disks are clean, and no process or file is left over.
+//! After each round every machine is there, unless its deletion was asked for, boots, and has its
+//! settings and what was synced. After some rounds all disks are clean, and no process, layer or
+//! other file is left over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    process::{Child, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -15,6 +17,7 @@ use std::{
 use end_to_end::{Lab, Outcome, Process, World, eventually};
 use fastrand::Rng;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+use serde_json::Value;
 
 use crate::full_disk::SmallFileSystem;
 
@@ -112,10 +115,17 @@ const FAULTS: [Fault; 9] = [
 /// What may be in a machine's file, of which one is there. `None` stands for no file.
 type Values = BTreeSet<Option<u32>>;
 
+/// Memory in MiB that each machine is created with.
+const MEMORY: u64 = 1024;
+
 /// What is known about a machine.
 #[derive(Debug, Clone)]
 struct Known {
     values: Values,
+    /// Amounts of memory in MiB, of which one is set.
+    memory: BTreeSet<u64>,
+    /// The other settings, which never change. Absent before they were read.
+    settings: Option<Value>,
     snapshots: BTreeMap<String, Values>,
     /// Snapshots whose creation or removal was interrupted.
     doubtful_snapshots: BTreeSet<String>,
@@ -125,8 +135,19 @@ impl Known {
     fn new(values: Values) -> Known {
         Known {
             values,
+            memory: [MEMORY].into(),
+            settings: None,
             snapshots: BTreeMap::new(),
             doubtful_snapshots: BTreeSet::new(),
+        }
+    }
+
+    /// Returns what is known about a copy of the machine.
+    fn copy(self) -> Known {
+        Known {
+            snapshots: BTreeMap::new(),
+            doubtful_snapshots: BTreeSet::new(),
+            ..self
         }
     }
 }
@@ -225,7 +246,7 @@ impl Campaign {
             }
             (Verb::Clone, _) => {
                 let new = self.new_name();
-                let known = Known::new(before.values);
+                let known = before.copy();
                 self.make(&["clone", &machine, &new], &new, known, fault);
             }
             (Verb::Write, _) => {
@@ -238,11 +259,12 @@ impl Campaign {
                 });
             }
             (Verb::Set, _) => {
-                let memory = format!(
-                    "memory={}M",
-                    self.random.choice([1024, 1280, 1536]).unwrap()
-                );
-                self.change(&machine, &["set", "-n", &machine, &memory], fault, |_| {});
+                let memory = self.random.choice([MEMORY, 1280, 1536]).unwrap();
+                let setting = format!("memory={memory}M");
+                let set = ["set", "-n", &machine, &setting];
+                self.change(&machine, &set, fault, |known| {
+                    known.memory = [memory].into()
+                });
             }
             (Verb::Stop, _) => self.change(&machine, &["stop", "--force", &machine], fault, |_| {}),
             (Verb::Suspend, _) => {
@@ -283,7 +305,7 @@ impl Campaign {
                 let file = file.to_str().unwrap();
                 self.world.stdout(&["export", &machine, "-o", file]);
                 let new = self.new_name();
-                let known = Known::new(before.values);
+                let known = before.copy();
                 self.make(&["import", file, "--name", &new], &new, known, fault);
                 fs::remove_file(file).unwrap();
             }
@@ -318,12 +340,12 @@ impl Campaign {
     ) {
         let succeeded = self.carry_out(arguments, fault);
         let known = self.machines.get_mut(machine).unwrap();
-        let before = known.values.clone();
         let unchanged = known.clone();
         change(known);
         if !succeeded {
-            let after = std::mem::replace(known, unchanged).values;
-            known.values = before.union(&after).copied().collect();
+            let changed = std::mem::replace(known, unchanged);
+            known.values.extend(changed.values);
+            known.memory.extend(changed.memory);
         }
     }
 
@@ -429,6 +451,7 @@ impl Campaign {
             }
             let expected: BTreeSet<&str> = known.snapshots.keys().map(String::as_str).collect();
             assert_eq!(snapshots, expected, "round {round}: {machine}");
+            compare_settings(&self.world, machine, known, round);
             if known.values.len() != 1 || self.random.u8(..4) == 0 {
                 read(&self.world, machine, known, round);
             }
@@ -448,7 +471,12 @@ impl Campaign {
             let roles = ["runtime", "file-share"].map(|role| self.world.processes(role));
             roles.iter().all(Vec::is_empty) && self.world.engines().is_empty()
         });
-        names.iter().for_each(|name| self.world.check_disk(name));
+        for (machine, known) in &mut self.machines {
+            // Nothing runs that could still set another.
+            known.memory = [compare_settings(&self.world, machine, known, round)].into();
+            self.world.check_disk(machine);
+            check_files(&self.world, machine, round);
+        }
     }
 }
 
@@ -465,6 +493,63 @@ fn read(world: &World, machine: &str, known: &mut Known, round: usize) {
         "round {round}: {machine} has {value:?} and not {known:?}"
     );
     known.values = [value].into();
+}
+
+/// Compares a machine's settings with those that it may have. Returns its memory in MiB.
+fn compare_settings(world: &World, machine: &str, known: &mut Known, round: usize) -> u64 {
+    let mut settings = read_json(&world.bundle(machine, "boot-config.json"));
+    let memory = settings["memory"].take().as_u64().unwrap() >> 20;
+    let may_be = known.memory.contains(&memory);
+    assert!(
+        may_be,
+        "round {round}: {machine} has {memory} MiB and not {known:?}"
+    );
+    let expected = known.settings.get_or_insert_with(|| settings.clone());
+    assert_eq!(&settings, expected, "round {round}: {machine}");
+    memory
+}
+
+/// Checks that a machine's bundle has no files of disks, and no saved memory, but those that the
+/// machine and its snapshots use. The machine must be stopped.
+fn check_files(world: &World, machine: &str, round: usize) {
+    // What an interrupted command has left is removed together with a snapshot.
+    world.stdout(&["snapshot", "create", "-n", machine, "tidy"]);
+    world.stdout(&["snapshot", "rm", "-n", machine, "tidy"]);
+    let disk = fs::read_link(world.bundle(machine, "disk.qcow2")).unwrap();
+    let mut used = layers(&world.bundle(machine, disk.to_str().unwrap()));
+    let snapshots = read_json(&world.bundle(machine, "snapshots.json"));
+    for snapshot in snapshots.as_array().unwrap() {
+        let layer = snapshot["layer"].as_str().unwrap();
+        used.extend(layers(&world.bundle(machine, layer)));
+        used.extend(snapshot["memory"].as_str().map(str::to_owned));
+    }
+    let entries = fs::read_dir(world.bundle(machine, "")).unwrap();
+    let mut files: BTreeSet<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.retain(|name| {
+        let starts = ["disk-", "memory-", ".memory-"];
+        starts.iter().any(|start| name.starts_with(start))
+    });
+    assert_eq!(files, used, "round {round}: {machine}");
+}
+
+/// Returns the names of a file of a disk and of the layers that it is on.
+fn layers(file: &Path) -> BTreeSet<String> {
+    let mut command = Command::new("qemu-img");
+    command.args(["info", "--backing-chain", "--output=json"]);
+    let described = Outcome::from(command.arg(file).output().unwrap());
+    assert_eq!(described.code, Some(0), "{described:?}");
+    let chain: Value = serde_json::from_str(&described.stdout).unwrap();
+    let files = chain.as_array().unwrap().iter();
+    let names = files.map(|it| Path::new(it["filename"].as_str().unwrap()).file_name());
+    let names = names.map(|name| name.unwrap().to_str().unwrap().to_owned());
+    // The last is the base image file.
+    names.filter(|name| name.starts_with("disk-")).collect()
+}
+
+fn read_json(file: &Path) -> Value {
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
 /// Lets a process open a few more files only, for a while.
