@@ -1,6 +1,6 @@
 """Tries to reach what belongs to the user UID, and prints what was possible.
 
-usage: intruder.py UID < PATHS
+usage: intruder.py UID PORTS < PATHS
 """
 
 import errno
@@ -9,7 +9,11 @@ import socket
 import sys
 
 victim = int(sys.argv[1])
-counts = {"path": 0, "socket": 0, "process": 0, "port": 0}
+published = {int(port) for port in sys.argv[2].split(",")}
+counts = {"path": 0, "socket": 0, "process": 0, "port": 0, "udp port": 0}
+
+# A lookup of the address of web.machine (RFC 1035, section 4.1).
+LOOKUP = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03web\x07machine\x00\x00\x01\x00\x01"
 
 
 def tried(kind, what, act):
@@ -43,13 +47,40 @@ def fetch(address, port):
             raise PermissionError(errno.EACCES, "closed")
 
 
-def listening():
-    """TCP sockets of the user that listen (proc_net_tcp(5))."""
-    for line in open("/proc/net/tcp").readlines()[1:]:
+def ask(address, port):
+    """Succeeds if the server answers a datagram."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as stream:
+        stream.settimeout(2)
+        stream.connect((address, port))
+        stream.send(LOOKUP)
+        stream.recv(1)
+
+
+def addresses(table, state):
+    """Addresses and users of sockets in this state (proc_net_tcp(5), and the same for others)."""
+    for line in open(f"/proc/net/{table}").readlines()[1:]:
         fields = line.split()
-        if fields[3] == "0A" and int(fields[7]) == victim:
+        if fields[3] == state:
             address, port = fields[1].split(":")
-            yield socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)
+            # Words of 32 bits in the order of the processor.
+            address = bytes.fromhex(address)
+            words = [address[start:start + 4][::-1] for start in range(0, len(address), 4)]
+            family = socket.AF_INET if len(words) == 1 else socket.AF_INET6
+            yield socket.inet_ntop(family, b"".join(words)), int(port, 16), int(fields[7])
+
+
+def targets(sockets, ports):
+    """Addresses of the user's sockets, and loopback addresses with all ports of the user's."""
+    own = {(at, port) for at, port, user in sockets if user == victim}
+    others = {(at, port) for at, port, user in sockets if user != victim}
+    for at in ("127.0.0.1", "::1"):
+        for port in ports | {port for _, port in own}:
+            # What another user's socket answers proves nothing.
+            if not any((bound, port) in others for bound in (at, "0.0.0.0", "::")):
+                own.add((at, port))
+    # A socket at an unspecified address is tried at a loopback address.
+    return {(at, port) for at, port in own if at not in ("0.0.0.0", "::")}
 
 
 for path in sys.stdin.read().split("\0"):
@@ -77,11 +108,16 @@ for line in open("/proc/net/unix").readlines()[1:]:
     # names tell whose they are.
     if name.startswith("@") and "container" in name:
         tried("socket", name, lambda: connect("\0" + name[1:]))
-for address, port in listening():
-    try:
-        fetch(address, port)
-        print(f"port {address}:{port}: possible")
-    except OSError:
-        pass
-    counts["port"] += 1
+streams = [*addresses("tcp", "0A"), *addresses("tcp6", "0A")]
+# Sockets that are not connected.
+datagrams = [*addresses("udp", "07"), *addresses("udp6", "07")]
+ports = published | {port for _, port, user in streams + datagrams if user == victim}
+for kind, sockets, act in (("port", streams, fetch), ("udp port", datagrams, ask)):
+    for address, port in targets(sockets, ports):
+        try:
+            act(address, port)
+            print(f"{kind} {address} {port}: possible")
+        except OSError:
+            pass
+        counts[kind] += 1
 print(counts, file=sys.stderr)

@@ -47,7 +47,8 @@ fn another_user_reaches_nothing(lab: &Lab) {
     assert!(sockets >= 3, "{names:?}");
     let mut intruder = stranger.command("python3".as_ref());
     let uid = world.user().unwrap().uid.to_string();
-    intruder.args(["-c", INTRUDER, &uid]);
+    let port = published.rsplit(':').next().unwrap();
+    intruder.args(["-c", INTRUDER, &uid, port]);
     let pipes = intruder
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
