@@ -33,8 +33,8 @@
 //!
 //! A bundle appears and disappears by a rename, and its files are replaced by a rename. So a
 //! machine either exists or does not, and each file has its old or its new content. Directories
-//! whose name starts with `.new-` or `.gone-` are bundles being created or removed; without a running
-//! service they are leftovers ([`Bundles::remove_leftovers`]).
+//! whose name starts with `.new-` or `.gone-` are bundles being created or removed; without a
+//! running service they are leftovers ([`Bundles::remove_leftovers`]).
 //!
 //! # Modules
 //!

@@ -2,8 +2,8 @@
 //!
 //! It removes too much rather than too little: what follows a word such as `password` and `=` or
 //! `:` up to the end of the line, the user part of URLs, private keys, well-known forms of tokens,
-//! the values of environment variables in JSON, and those of other variables with certain names. It cannot know what a program has logged, so
-//! users are asked to read the result.
+//! the values of environment variables in JSON, and those of other variables with certain names.
+//! It cannot know what a program has logged, so users are asked to read the result.
 
 use serde_json::Value;
 
