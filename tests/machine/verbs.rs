@@ -254,6 +254,22 @@ fn files_are_copied_in_both_directions(lab: &Lab) {
         assert_eq!(fs::read(file.join(odd)).unwrap(), b"odd");
     }
 
+    // A terminal does not obey names of the machine's files.
+    world.inside(
+        "dev",
+        "mkdir /tmp/copies/odd && mkfifo \"$(printf '/tmp/copies/odd/\\033]0;x\\007')\"",
+    );
+    let noted = world.run(&[
+        "cp",
+        "dev:/tmp/copies/odd",
+        directory.join("odd").to_str().unwrap(),
+    ]);
+    assert!(
+        noted.stderr.contains(r"\u{1b}]0;x\u{7} skipped"),
+        "{noted:?}"
+    );
+    assert!(!noted.stderr.contains('\u{1b}'), "{noted:?}");
+
     let tar = world
         .machine(&["cp", "dev:/tmp/copies/tree", "-"])
         .output()

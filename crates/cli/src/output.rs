@@ -4,7 +4,7 @@
 
 use std::{
     fmt::Display,
-    io::{self, ErrorKind, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
 };
 
 use anstream::{AutoStream, ColorChoice, stream::RawStream};
@@ -13,6 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::{control_characters, failure::Failure};
+
+/// Limit of a line in bytes. A machine may send one without end.
+const MAX_LINE: u64 = 64 << 10;
 
 /// Whether standard output still has a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +96,27 @@ pub(crate) fn note(text: &str) {
     print_to_stderr(&control_characters::shown(text));
 }
 
+/// Prints messages of a program in a machine to standard error, until they end.
+pub(crate) fn guest_messages(messages: impl Read) -> io::Result<()> {
+    let write = |text: &str| io::stderr().lock().write_all(text.as_bytes());
+    for_each_shown(messages, write)
+}
+
+/// Passes each line of `text` on with its control characters shown.
+fn for_each_shown(
+    text: impl Read,
+    mut write: impl FnMut(&str) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut text = BufReader::new(text);
+    loop {
+        let mut line = Vec::new();
+        if text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        write(&control_characters::shown(&String::from_utf8_lossy(&line)))?;
+    }
+}
+
 fn print_to_stderr(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -102,4 +126,32 @@ pub(crate) fn ask(text: &str) {
     let mut stderr = io::stderr();
     let _ = write!(stderr, "{text}");
     let _ = stderr.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_a_machine_are_shown_line_by_line() {
+        let shown = |text: &[u8]| {
+            let mut lines = Vec::new();
+            for_each_shown(text, |line| {
+                lines.push(line.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            lines
+        };
+        assert_eq!(
+            shown("skipped: /a\u{1b}]0;x\u{7}\r\nerror: ä".as_bytes()),
+            [
+                r"skipped: /a\u{1b}]0;x\u{7}\r".to_owned() + "\n",
+                "error: ä".into()
+            ]
+        );
+        assert_eq!(shown(b"\x9b2J"), ["\u{fffd}2J"]);
+        let without_end = vec![b'x'; 2 * usize::try_from(MAX_LINE).unwrap()];
+        assert_eq!(shown(&without_end).len(), 2);
+    }
 }

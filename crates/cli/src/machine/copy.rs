@@ -198,7 +198,7 @@ async fn connect(
     };
     // Dropping the controls would send SIGHUP to the guest's half.
     let (end, _controls) = command.into_parts();
-    let errors = spawn_blocking(move || io::copy(&mut &stderr, &mut io::stderr()));
+    let errors = spawn_blocking(move || output::guest_messages(&stderr));
     let is_inward = matches!(transfer, Transfer::In { .. });
     let host_half = spawn_blocking(move || transfer.run(&stdin, &stdout));
     let status = end.wait().await?;
