@@ -306,6 +306,7 @@ fn names_are_walls(dev: &Dev<'_>, asked: &Mutex<Vec<String>>) {
     for expected in [
         "b.test:443 tcp",
         "11.0.0.9:80 tcp",
+        "198.19.0.1:80 tcp",
         "10.9.0.1:80 tcp",
         "test:443 udp",
         "secret.evil.test dns",

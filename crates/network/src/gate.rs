@@ -17,6 +17,7 @@ use container_protocol::{
 };
 
 use crate::{
+    address::is_gateway,
     blocked::BlockedAttempts,
     host_addresses::HostAddresses,
     pins::{AddressUse, Pins},
@@ -166,7 +167,7 @@ impl Gate {
         let wanted = SocketAddr::new(flow.address(), flow.port().unwrap_or(ANY_PORT));
         let mut state = self.lock();
         let Some(to) = self.policy.destination(wanted) else {
-            if self.policy.hides(flow.address()) {
+            if self.policy.hides(flow.address()) || is_gateway(flow.address()) {
                 state.count(flow);
                 return Verdict::Prohibited;
             }
@@ -370,8 +371,12 @@ mod tests {
             assert_eq!(udp(&gate, to), "unreachable", "{to}");
         }
         assert_eq!(gate.blocked().total, 0, "no host has these addresses");
-        assert_eq!(tcp(&gate, "169.254.169.254:80"), "prohibited");
-        assert_eq!(gate.blocked().latest[0].destination, "169.254.169.254:80");
+        for (total, to) in [(1, "169.254.169.254:80"), (2, "198.19.0.1:8080")] {
+            assert_eq!(tcp(&gate, to), "prohibited");
+            assert_eq!(gate.blocked().total, total);
+            let latest = &gate.blocked().latest;
+            assert!(latest.iter().any(|it| it.destination == to), "{to}");
+        }
     }
 
     #[test]
@@ -476,7 +481,7 @@ mod tests {
         for (to, expected) in [
             ("127.0.0.1:22", "unreachable"),
             ("[::1]:22", "unreachable"),
-            ("198.19.0.1:22", "unreachable"),
+            ("198.19.0.1:22", "prohibited"),
             ("169.254.169.254:80", "prohibited"),
             ("[fd00:ec2::254]:80", "prohibited"),
         ] {

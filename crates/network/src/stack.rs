@@ -692,6 +692,13 @@ impl Stack {
         if is_gateway(to.ip()) && to.port() == host_resolver::PORT {
             return self.name_server.ask(datagram);
         }
+        let is_answer = self
+            .listeners
+            .has_listener(Transport::Udp, datagram.source.port());
+        if is_gateway(to.ip()) && !self.policy.host_loopback && is_answer {
+            // The sender on the host is not known any more. This is no attempt of the guest.
+            return self.send_unreachable(packet);
+        }
         match self.gate.decide(Flow::Udp(to)) {
             Verdict::Allowed(to) | Verdict::IfNamed(to, _) => self.udp_flows.send(datagram, to),
             Verdict::Unreachable => self.send_unreachable(packet),
