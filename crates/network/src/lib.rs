@@ -133,6 +133,7 @@ pub use host_listeners::{GuestPort, Reach};
 pub use host_resolver::{HostResolver, RESOLV_CONF};
 pub use packet::MTU;
 pub use policy::Policy;
+pub use refusals::RefusedPort;
 pub use settings::Settings;
 pub use stand_in::StandIn;
 
@@ -143,7 +144,7 @@ pub struct Network {
     changes: Option<mpsc::UnboundedSender<Change>>,
     statuses: Arc<Mutex<Vec<PortStatus>>>,
     /// Taken by [`Network::take_refused`].
-    refused: Mutex<Option<mpsc::UnboundedReceiver<u16>>>,
+    refused: Mutex<Option<mpsc::UnboundedReceiver<RefusedPort>>>,
     address: MachineAddress,
     usage: Arc<Usage>,
     gate: Arc<Gate>,
@@ -221,7 +222,7 @@ impl Network {
     /// Returns the receiver of ports on the host's loopback where a program listens, and to which
     /// the policy has refused the guest a connection. Each port is sent once. Only the first call
     /// returns the receiver.
-    pub fn take_refused(&self) -> Option<mpsc::UnboundedReceiver<u16>> {
+    pub fn take_refused(&self) -> Option<mpsc::UnboundedReceiver<RefusedPort>> {
         let refused = self.refused.lock();
         refused.unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -142,7 +142,7 @@ impl PeerFlows {
     /// Notes which flows the rules do not allow any more.
     pub(crate) fn refuse_prohibited(&mut self, gate: &Gate) {
         for (key, flow) in &mut self.flows {
-            if flow.standing == Standing::Allowed && !gate.permits_machine(key.flow()) {
+            if flow.standing == Standing::Allowed && !gate.permits(key.flow()) {
                 flow.standing = Standing::Refused;
             }
         }

@@ -13,15 +13,25 @@ use crate::connection_owner::has_listener;
 /// Limit of reported ports. A guest that tries them all must not fill a log.
 const MAX_REPORTS: usize = 32;
 
+/// A port of the host's loopback where a program listens, and to which the policy has refused the
+/// guest a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusedPort {
+    /// The port.
+    pub port: u16,
+    /// Whether the machine's egress rules would allow the connection.
+    pub allowed_by_rules: bool,
+}
+
 /// The ports that have been reported, and the receiver of the reports.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     reported: HashSet<u16>,
-    reports: mpsc::UnboundedSender<u16>,
+    reports: mpsc::UnboundedSender<RefusedPort>,
 }
 
 impl Refusals {
-    pub(crate) fn new(reports: mpsc::UnboundedSender<u16>) -> Refusals {
+    pub(crate) fn new(reports: mpsc::UnboundedSender<RefusedPort>) -> Refusals {
         Refusals {
             reported: HashSet::new(),
             reports,
@@ -29,7 +39,8 @@ impl Refusals {
     }
 
     /// Notes that a connection to this port of the gateway was refused.
-    pub(crate) fn note(&mut self, port: u16) {
+    pub(crate) fn note(&mut self, refused: RefusedPort) {
+        let port = refused.port;
         if self.reported.len() >= MAX_REPORTS || self.reported.contains(&port) {
             return;
         }
@@ -40,7 +51,7 @@ impl Refusals {
         {
             self.reported.insert(port);
             // Fails if nobody reads them.
-            let _ = self.reports.send(port);
+            let _ = self.reports.send(refused);
         }
     }
 }
@@ -57,14 +68,18 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let (reports, mut received) = mpsc::unbounded_channel();
         let mut refusals = Refusals::new(reports);
-        refusals.note(port);
-        refusals.note(port);
+        let refused = |port| RefusedPort {
+            port,
+            allowed_by_rules: false,
+        };
+        refusals.note(refused(port));
+        refusals.note(refused(port));
         drop(listener);
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
         let unused_port = unused.local_addr().unwrap().port();
         drop(unused);
-        refusals.note(unused_port);
-        assert_eq!(received.try_recv(), Ok(port));
+        refusals.note(refused(unused_port));
+        assert_eq!(received.try_recv(), Ok(refused(port)));
         assert!(received.try_recv().is_err());
     }
 }

@@ -44,7 +44,7 @@ use crate::{
     peer_flows::PeerFlows,
     peers::PeerNetwork,
     policy::Policy,
-    refusals::Refusals,
+    refusals::{Refusals, RefusedPort},
     router,
     settings::Settings,
     tcp_stack::{FlowKey, TcpStack},
@@ -100,7 +100,7 @@ pub(crate) enum Change {
 pub(crate) struct Channels {
     pub changes: mpsc::UnboundedReceiver<Change>,
     pub statuses: Arc<Mutex<Vec<PortStatus>>>,
-    pub refused: mpsc::UnboundedSender<u16>,
+    pub refused: mpsc::UnboundedSender<RefusedPort>,
     pub usage: Arc<Usage>,
     pub gate: Arc<Gate>,
 }
@@ -631,7 +631,10 @@ impl Stack {
             return Some((self.name_server.connect(), None));
         }
         if is_gateway(wanted.ip()) && !self.policy.host_loopback {
-            self.refusals.note(wanted.port());
+            self.refusals.note(RefusedPort {
+                port: wanted.port(),
+                allowed_by_rules: self.gate.permits(Flow::Tcp(wanted)),
+            });
         }
         let gate = Arc::clone(&self.gate);
         let (to, outgoing) = match self.gate.decide(Flow::Tcp(wanted)) {

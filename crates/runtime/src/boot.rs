@@ -469,7 +469,8 @@ pub(crate) fn report_refusals(
 ) {
     if let Some(refused) = network.and_then(Network::take_refused) {
         let boot_log = Log::new(&launch.boot_log);
-        tokio::spawn(refusals::report(refused, Arc::clone(machine), boot_log));
+        let id = launch.id.clone();
+        tokio::spawn(refusals::report(refused, id, Arc::clone(machine), boot_log));
     }
 }
 
