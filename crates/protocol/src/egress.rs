@@ -171,11 +171,28 @@ impl FromStr for AllowRule {
     type Err = InvalidAllowRule;
 
     fn from_str(word: &str) -> Result<AllowRule, InvalidAllowRule> {
-        parse(word).map_err(|reason| InvalidAllowRule {
-            word: word.to_owned(),
-            reason,
-        })
+        let checked = parse(word).and_then(|rule| match &rule.target {
+            Target::Name(name) | Target::Below(name) if has_outer_hyphen(name) => {
+                Err("no part of a name may begin or end with a hyphen")
+            }
+            _ => Ok(rule),
+        });
+        checked.map_err(invalid(word))
     }
+}
+
+fn invalid(word: &str) -> impl FnOnce(&'static str) -> InvalidAllowRule {
+    move |reason| InvalidAllowRule {
+        word: word.to_owned(),
+        reason,
+    }
+}
+
+/// Whether a label begins or ends with a hyphen, which no host name has (RFC 952; RFC 1123, section
+/// 2.1).
+fn has_outer_hyphen(name: &str) -> bool {
+    name.split('.')
+        .any(|label| label.starts_with('-') || label.ends_with('-'))
 }
 
 fn parse(word: &str) -> Result<AllowRule, &'static str> {
@@ -292,8 +309,9 @@ impl fmt::Display for Network {
 impl TryFrom<String> for AllowRule {
     type Error = InvalidAllowRule;
 
+    /// Accepts outer hyphens, which settings of earlier versions may have.
     fn try_from(word: String) -> Result<AllowRule, InvalidAllowRule> {
-        word.parse()
+        parse(&word).map_err(invalid(&word))
     }
 }
 
@@ -320,6 +338,8 @@ mod tests {
             ("*.example.com", "*.example.com"),
             ("*.example.com:8443", "*.example.com:8443"),
             ("_dmarc.example.com", "_dmarc.example.com"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+            ("_a-b_.example.com", "_a-b_.example.com"),
             ("db", "db"),
             ("192.0.2.7", "192.0.2.7"),
             ("192.0.2.7/32", "192.0.2.7"),
@@ -352,6 +372,11 @@ mod tests {
             ".example.com",
             "exa mple.com",
             "bücher.example",
+            "-x",
+            "x-:443",
+            "*.-x.example",
+            "*.x-.example",
+            "a.-.example",
             "example.com:0",
             "example.com:65536",
             "example.com:",
@@ -376,6 +401,13 @@ mod tests {
             let error = word.parse::<AllowRule>().unwrap_err().to_string();
             assert!(error.contains("NAME[:PORT]"), "{word}: {error}");
         }
+    }
+
+    #[test]
+    fn rules_of_earlier_versions_are_read() {
+        assert!("-x".parse::<AllowRule>().is_err());
+        assert!(serde_json::from_str::<AllowRule>(r#""-x""#).is_ok());
+        assert!(serde_json::from_str::<AllowRule>(r#""x y""#).is_err());
     }
 
     #[test]

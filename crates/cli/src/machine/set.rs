@@ -223,6 +223,8 @@ mod tests {
             "egress=private",
             "allow=https://a.test",
             "allow+=*",
+            "allow+=-x",
+            "allow=a-.test",
             "mount=/a:b",
             "mount+=",
             "mount-=",
