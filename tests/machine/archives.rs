@@ -75,7 +75,7 @@ fn machine_moves_to_another_user(lab: &Lab) {
     let mount = format!("{}:/srv/home", user.home().display());
     let options = ["--disk-size", "3G", "--mount", &mount];
     user.create(&lab.image("busybox:1"), "tiny", &options);
-    assert!(!user.inspect("tiny")["mounts"].is_null());
+    assert_ne!(user.inspect("tiny")["mounts"], serde_json::json!([]));
     user.stdout(&["run", "-u", "root", "echo kept > /state; sync"]);
     user.stdout(&["stop", "tiny"]);
     let mut export = user
@@ -95,7 +95,7 @@ fn machine_moves_to_another_user(lab: &Lab) {
     // Directories of another host are not mounted, and a note says so.
     let note = "The machine's mounts are not those of this host";
     assert!(import.stderr.contains(note), "{import:?}");
-    assert!(root.inspect("tiny")["mounts"].is_null());
+    assert_eq!(root.inspect("tiny")["mounts"], serde_json::json!([]));
     assert_eq!(
         root.inside("tiny", "whoami; pwd; cat /state"),
         format!("root\n{}\nkept\n", root.home().display())
@@ -111,7 +111,7 @@ fn invalid_archives_leave_nothing(lab: &Lab) {
     let world = World::for_root();
     let socket = ["--no-boot", "--socket", "/run/docker.sock"];
     world.create(&lab.image("busybox:1"), "tiny", &socket);
-    assert!(!world.inspect("tiny")["sockets"].is_null());
+    assert_ne!(world.inspect("tiny")["sockets"], serde_json::json!([]));
     let whole = world.path("tiny.machine");
     world.stdout(&["export", "tiny", "-o", whole.to_str().unwrap()]);
     world.stdout(&["rm", "tiny"]);

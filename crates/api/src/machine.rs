@@ -297,12 +297,13 @@ pub struct Machines {
     pub broken: Vec<String>,
 }
 
-/// State of a machine. The fields are in alphabetical order; absent ones are omitted.
+/// State of a machine. The fields are in alphabetical order. Those without a value are omitted; a
+/// setting has one, also if it is the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineState {
     /// Rules that allow destinations beyond those of `egress`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub allow: Vec<AllowRule>,
     /// How this boot started: from a template, or without one. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -327,8 +328,8 @@ pub struct MachineState {
     pub home_mount: HomeMount,
     /// Id of the machine.
     pub id: MachineId,
-    /// Idle time after which the machine is suspended; absent if it never is by itself.
-    #[serde(default, skip_serializing_if = "IdleSuspend::is_off")]
+    /// Idle time after which the machine is suspended, or `off`.
+    #[serde(default)]
     pub idle_suspend: IdleSuspend,
     /// Image that the machine was created from.
     pub image: ImageDescription,
@@ -339,18 +340,18 @@ pub struct MachineState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_address: Option<Ipv4Addr>,
     /// Whether the machine is isolated: nothing of the host is given to it but what is named.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub isolated: bool,
     /// Path of the kernel's image at the next boot; absent for the default kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// Kernel parameters at the next boot.
-    #[serde(default, skip_serializing_if = "KernelParameters::is_empty")]
+    #[serde(default)]
     pub kernel_args: KernelParameters,
     /// Amount of memory at the next boot.
     pub memory: Memory,
     /// Directories of the host that the machine mounts besides the home.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub mounts: Vec<Mount>,
     /// Why the host cannot write the disk of a paused machine. Absent for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -361,10 +362,10 @@ pub struct MachineState {
     #[serde(default)]
     pub private_home: PrivateHome,
     /// Published ports.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub publish: Vec<PublishedPort>,
     /// Forwarded sockets.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub sockets: Vec<SocketForward>,
     /// Start of this boot. Absent for a stopped machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -374,7 +375,7 @@ pub struct MachineState {
     /// The machine's user.
     pub user_setup: UserSetup,
     /// Whether the machine may run virtual machines of its own after the next boot.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub virtualization: bool,
 }
 

@@ -65,7 +65,7 @@ impl Template {
     pub(crate) fn render(&self, value: &impl Serialize) -> Result<String, TemplateError> {
         let fields = serde_json::to_value(value).map_err(TemplateError::Value)?;
         let named = self.names.iter().map(|(name, field)| {
-            let value = fields.get(field);
+            let value = fields.get(field).filter(|value| !value.is_null());
             let value = value.map_or(Value::from(""), Value::from_serialize);
             (name.as_str(), value)
         });
@@ -126,7 +126,7 @@ mod tests {
     const FIELDS: [&str; 4] = ["id", "diskSize", "image.reference", "ipAddress"];
 
     fn rendered(text: &str) -> Result<String, TemplateError> {
-        let value = json!({"id": "dev", "diskSize": 1536, "image": {"reference": "x:1"}});
+        let value = json!({"id": "dev", "diskSize": 1536, "image": {"reference": "x:1"}, "ipAddress": null});
         Template::parse(text, &FIELDS)?.render(&value)
     }
 

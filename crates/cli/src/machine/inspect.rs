@@ -110,6 +110,22 @@ mod tests {
     }
 
     #[test]
+    fn settings_with_their_default_are_shown() {
+        let mut machine = samples::machines().swap_remove(0);
+        (machine.isolated, machine.virtualization) = (false, false);
+        (machine.home_mount, machine.idle_suspend) = Default::default();
+        (machine.allow, machine.mounts) = Default::default();
+        let machine = to_json(&machine).unwrap();
+        let text = "{{ isolated }} {{ homeMount }} {{ virtualization }} {{ idleSuspend }} \
+                    {{ allow }} {{ mounts }}";
+        let template = Template::parse(text, FIELDS).unwrap();
+        assert_eq!(
+            template.render(&machine).unwrap(),
+            "False rw False off [] []"
+        );
+    }
+
+    #[test]
     fn templates_know_every_field() {
         let machine = to_json(&samples::machines()[0]).unwrap();
         assert_eq!(fields("", &machine), FIELDS);
