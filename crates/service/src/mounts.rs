@@ -15,6 +15,9 @@ use crate::exclusions;
 /// Directories of the host that are no files of the user.
 const SYSTEM_SOURCES: [&str; 3] = ["/dev", "/proc", "/sys"];
 
+/// Directory in those that has files of users: a tmpfs (shm_open(3)).
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Directories of the machine in which early boot mounts file systems or removes files.
 const VOLATILE_TARGETS: [&str; 8] = [
     "/dev",
@@ -166,7 +169,8 @@ fn resolve_source(path: &MountPath, directories: &Directories) -> Result<MountPa
     if own.into_iter().any(|directory| is_own(directory)) {
         return Err(MountError::Own { path: path.clone() });
     }
-    if SYSTEM_SOURCES.iter().any(|system| resolved.is_in(system)) {
+    let is_system = SYSTEM_SOURCES.iter().any(|system| resolved.is_in(system));
+    if is_system && !resolved.is_in(SHARED_MEMORY) {
         return Err(MountError::System { path: path.clone() });
     }
     Ok(resolved)
@@ -326,10 +330,13 @@ mod tests {
             ("runtime:/a", "of this program"),
             ("/proc:/a", "no files of a user"),
             ("/sys/kernel:/a", "no files of a user"),
+            ("/dev:/a", "no files of a user"),
         ] {
             let error = fixture.changed(&[word]).unwrap_err();
             assert!(error.contains(reason), "{word}: {error}");
         }
+        let memory = fixture.changed(&["/dev/shm:/a"]).unwrap();
+        assert_eq!(memory[0].to_string(), "/dev/shm:/a:rw");
         // What is in it is hidden instead.
         let parent = fixture.changed(&[".:/a"]).unwrap();
         let hidden = &shares(&parent, &fixture.directories)[0].hidden;
