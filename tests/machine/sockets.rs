@@ -1,6 +1,11 @@
 //! Unix sockets that are forwarded between machine and host.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Stdio,
+};
 
 use end_to_end::{Lab, Outcome, World};
 
@@ -75,7 +80,7 @@ fn sockets_are_forwarded_in_both_directions(lab: &Lab) {
         let removed = world.run(&["run", "-n", "dev", "ls /run/from"]);
         assert_eq!((removed.code, removed.stdout.as_str()), (Some(0), ""));
         set(&["socket="]);
-        assert!(world.inspect("dev")["sockets"].is_null());
+        assert_eq!(world.inspect("dev")["sockets"], serde_json::json!([]));
         world.inside("dev", "sudo pkill -x ssh-agent; rm -r /tmp/there");
     }
 }
@@ -86,6 +91,9 @@ fn sockets_that_cannot_work_are_refused(lab: &Lab) {
     fs::write(&file, "").unwrap();
     let service = world.path("runtime/container/service.sock");
     let long = "l".repeat(107);
+    let link = world.home().join("link-of-sockets");
+    fs::create_dir(world.home().join("realpath")).unwrap();
+    symlink("realpath", &link).unwrap();
     for (socket, reason) in [
         ("docker.sock".to_owned(), "not absolute"),
         (format!("/{long}"), "Linux allows 107"),
@@ -98,12 +106,16 @@ fn sockets_that_cannot_work_are_refused(lab: &Lab) {
             format!("host:{}:/a.sock", service.display()),
             "directory of this program",
         ),
+        (
+            format!("host:{}/x.sock:/a.sock", link.display()),
+            "realpath/x.sock)",
+        ),
         ("/a/x.sock,/b/x.sock".to_owned(), "two sockets"),
     ] {
         let error = world.error(&["set", "-n", "one", &format!("socket={socket}")]);
         assert!(error.contains(reason), "{socket}: {error}");
     }
-    assert!(world.inspect("one")["sockets"].is_null());
+    assert_eq!(world.inspect("one")["sockets"], serde_json::json!([]));
 }
 
 /// Uses the Podman of the machine `dev`, which has an image `local/built`, with clients on the

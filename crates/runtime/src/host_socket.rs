@@ -7,7 +7,10 @@ use std::{
 };
 
 use container_protocol::local;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+};
 use tokio::net::UnixStream;
 
 /// Connects to a socket. Symbolic links in its path are refused, because a machine that shares one
@@ -28,6 +31,17 @@ pub(crate) async fn connect(socket: &Path) -> io::Result<UnixStream> {
         file.as_raw_fd()
     )))
     .await
+}
+
+/// Returns whether connections to a socket are refused because of a symbolic link in its path. What
+/// does not exist yet is no link.
+pub fn has_refused_links(socket: &Path) -> bool {
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    };
+    // Fails if the directories of the system do not exist.
+    resolve_system_links(socket).is_ok_and(|path| open(&path).err() == Some(Errno::LOOP))
 }
 
 fn resolve_system_links(path: &Path) -> io::Result<PathBuf> {
@@ -53,6 +67,9 @@ mod tests {
         let socket = real.join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
         connect(&socket).await.unwrap();
+        assert!(!has_refused_links(&socket));
+        assert!(!has_refused_links(&real.join("later/socket")));
+        assert!(!has_refused_links(Path::new("/var/run/docker.sock")));
 
         let link = directory.path().join("link");
         symlink(&socket, &link).unwrap();
@@ -61,6 +78,7 @@ mod tests {
         for path in [link, linked_directory.join("socket")] {
             let error = connect(&path).await.unwrap_err();
             assert_eq!(error.raw_os_error(), Some(nix::libc::ELOOP), "{path:?}");
+            assert!(has_refused_links(&path), "{path:?}");
         }
     }
 }

@@ -107,6 +107,7 @@ pub use disk_check::DiskCheckError;
 pub use file_share::file_share_main;
 pub use guest_files::{GuestFilesError, check_architecture, check_guest_files};
 pub use handle::{FindError, Runtime, RuntimeStatus, SnapshotError, StopError, SuspendError};
+pub use host_socket::has_refused_links;
 pub use launch::{HomeShare, Launch, LaunchError, NetworkLaunch, Purpose, RunSettings, launch};
 pub use mounts::MAX_MOUNTS;
 pub use process::runtime_main;

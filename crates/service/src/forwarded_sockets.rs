@@ -11,6 +11,7 @@ use container_protocol::{
     InvalidSocketPath, SocketForward, SocketPath, SocketProblem, SocketSource,
     socket_file::{self, OccupiedError},
 };
+use container_runtime::has_refused_links;
 
 /// Maximum number of forwarded sockets of a machine.
 const MAX_SOCKETS: usize = 128;
@@ -37,6 +38,11 @@ pub(crate) enum ForwardError {
     },
     #[error("cannot forward a socket at {path}: it is in a directory of this program")]
     Own { path: SocketPath },
+    #[error(
+        "cannot forward a socket at {path} on the host: symbolic links in the path are not \
+         followed (name the path without them: {})", .resolved.display()
+    )]
+    Links { path: SocketPath, resolved: PathBuf },
     #[error("cannot forward a socket at {path} on the host: {cause}")]
     Host {
         path: SocketPath,
@@ -89,6 +95,12 @@ fn check_host_path(
 ) -> Result<(), ForwardError> {
     if is_own(path.as_path(), directories) {
         return Err(ForwardError::Own { path: path.clone() });
+    }
+    if source == SocketSource::Host && has_refused_links(path.as_path()) {
+        return Err(ForwardError::Links {
+            path: path.clone(),
+            resolved: resolve_links(path.as_path()),
+        });
     }
     match (socket_file::exists(path.as_path()), source) {
         (Ok(_), _) => Ok(()),
@@ -162,6 +174,8 @@ mod tests {
         symlink(at("runtime/service.sock"), at("link.sock")).unwrap();
         symlink(at("data"), at("directory")).unwrap();
         let _other = UnixListener::bind(at("other.sock")).unwrap();
+        fs::create_dir(at("real")).unwrap();
+        symlink(at("real"), at("linked")).unwrap();
         fs::write(at("file"), "").unwrap();
         let machine = directories.runtime.join("machines/dev");
         let check = |words: &[String]| {
@@ -196,6 +210,10 @@ mod tests {
             (
                 vec![format!("host:{}:/a", at("link.sock"))],
                 "of this program",
+            ),
+            (
+                vec![format!("host:{}:/a", at("linked/a.sock"))],
+                "real/a.sock)",
             ),
             (
                 vec!["/a/x.sock".to_owned(), "/b/x.sock".to_owned()],
