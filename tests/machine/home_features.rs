@@ -356,10 +356,12 @@ fn create_files_as_every_user(world: &World) {
 struct HungFileSystem {
     server: File,
     directory: PathBuf,
+    /// Whether the server is asked when the root is opened.
+    has_open: bool,
 }
 
 impl HungFileSystem {
-    fn mount(directory: &Path) -> HungFileSystem {
+    fn mount(directory: &Path, has_open: bool) -> HungFileSystem {
         fs::create_dir(directory).unwrap();
         let server = File::options()
             .read(true)
@@ -382,6 +384,7 @@ impl HungFileSystem {
         HungFileSystem {
             server,
             directory: directory.to_owned(),
+            has_open,
         }
     }
 
@@ -406,8 +409,47 @@ impl HungFileSystem {
         let timeout = Timespec::try_from(Duration::from_millis(20)).unwrap();
         if poll(&mut ready, Some(&timeout)).unwrap() > 0 {
             let length = (&self.server).read(&mut request).unwrap();
-            answer(&self.server, &request[..length]);
+            self.answer(&request[..length]);
         }
+    }
+
+    /// Answers a request (linux/fuse.h); answers that are not empty consist of words of four bytes.
+    fn answer(&self, request: &[u8]) {
+        const FUSE_GETATTR: u32 = 3;
+        const FUSE_STATFS: u32 = 17;
+        const FUSE_GETXATTR: u32 = 22;
+        const FUSE_LISTXATTR: u32 = 23;
+        const FUSE_INIT: u32 = 26;
+        const FUSE_OPENDIR: u32 = 27;
+        const FUSE_READDIR: u32 = 28;
+        const ENOSYS: u32 = 38;
+        const ENODATA: u32 = 61;
+        let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
+        let mut reply = vec![0, 0, word(8), word(12)];
+        match word(4) {
+            FUSE_INIT => {
+                let mut words = [0; 16];
+                // The version, and the size of a write.
+                (words[0], words[1], words[5]) = (7, 31, 4096);
+                reply.extend(words);
+            }
+            FUSE_GETATTR => {
+                let mut words = [0; 26];
+                // Inode number, mode and links.
+                (words[4], words[19], words[20]) = (1, 0o40755, 2);
+                reply.extend(words);
+            }
+            FUSE_STATFS => reply.extend([0; 20]),
+            FUSE_GETXATTR => reply[1] = ENODATA.wrapping_neg(),
+            FUSE_LISTXATTR => reply.extend([0; 2]),
+            FUSE_OPENDIR if self.has_open => reply.extend([0; 4]),
+            FUSE_READDIR => {}
+            // The kernel does not ask again.
+            _ => reply[1] = ENOSYS.wrapping_neg(),
+        }
+        reply[0] = 4 * reply.len() as u32;
+        let bytes: Vec<u8> = reply.into_iter().flat_map(u32::to_ne_bytes).collect();
+        (&self.server).write_all(&bytes).unwrap();
     }
 }
 
@@ -417,31 +459,29 @@ impl Drop for HungFileSystem {
     }
 }
 
-/// Answers a request (linux/fuse.h); answers that are not empty consist of words of four bytes.
-fn answer(mut server: &File, request: &[u8]) {
-    const FUSE_GETATTR: u32 = 3;
-    const FUSE_INIT: u32 = 26;
-    const ENOSYS: u32 = 38;
-    let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().unwrap());
-    let mut reply = vec![0, 0, word(8), word(12)];
-    match word(4) {
-        FUSE_INIT => {
-            let mut words = [0; 16];
-            // The version, and the size of a write.
-            (words[0], words[1], words[5]) = (7, 31, 4096);
-            reply.extend(words);
-        }
-        FUSE_GETATTR => {
-            let mut words = [0; 26];
-            // Inode number, mode and links.
-            (words[4], words[19], words[20]) = (1, 0o40755, 2);
-            reply.extend(words);
-        }
-        _ => reply[1] = ENOSYS.wrapping_neg(),
+/// Whatever a program that passes by asks for first. No answer comes, so it could not be killed.
+fn each_request_about_a_hung_root_ends(world: &World) {
+    let root = world.home().join("root");
+    let hung = HungFileSystem::mount(&root, true);
+    let show = "getfattr -d -m - root; stat -f root; ls root; ls -l";
+    for line in [
+        "getfattr -n user.a root",
+        "getfattr -d -m - root",
+        "stat -f root",
+        "ls root",
+    ] {
+        let line = format!("cd ~ && LC_ALL=C {line}");
+        hung.answer_during(|| {
+            eventually("it answers", || {
+                let show = format!("cd ~ && {show}");
+                world.run(&["run", "-n", "dev", &show]).code == Some(0)
+            })
+        });
+        let failed = world.run(&["run", "-n", "dev", &line]);
+        assert!(failed.stderr.contains("timed out"), "{line}: {failed:?}");
     }
-    reply[0] = 4 * reply.len() as u32;
-    let bytes: Vec<u8> = reply.into_iter().flat_map(u32::to_ne_bytes).collect();
-    server.write_all(&bytes).unwrap();
+    drop(hung);
+    fs::remove_dir(root).unwrap();
 }
 
 fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
@@ -450,7 +490,7 @@ fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
     let image = lab.image("debian-tools:12");
     world.create(&image, "dev", &["--kernel", &kernel.display().to_string()]);
     create_files_as_every_user(&world);
-    let hung = HungFileSystem::mount(&world.home().join("hung"));
+    let hung = HungFileSystem::mount(&world.home().join("hung"), false);
     // The machine knows the name for longer than the attributes, and for longer than the file share
     // has the directory open if nobody uses it.
     for unused in [1.5, 6.0] {
@@ -468,6 +508,7 @@ fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
             })
         });
     }
+    each_request_about_a_hung_root_ends(&world);
     // More than the file share has threads, and without lookups of the directory.
     let line = "cd ~/hung && echo ready && read hangs && \
                 for i in $(seq 300); do ls & done; echo waiting; wait";

@@ -427,7 +427,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
 
     fn access(&self, context: Context, inode: u64, mask: u32) -> io::Result<()> {
         match self.locate(context, inode)? {
-            Located::Host(file) => self.inner.access(context, file.inner_inode, mask),
+            Located::Host(file) => {
+                let access = move |inner: &F, inode| inner.access(context, inode, mask);
+                self.at_mount(&file, access, |_, _, ()| {})
+            }
             Located::Empty(_) => Ok(()),
         }
     }
@@ -437,7 +440,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             return self.inner.statfs(context, ROOT_ID);
         }
         match self.locate(context, inode)? {
-            Located::Host(file) => self.inner.statfs(context, file.inner_inode),
+            Located::Host(file) => {
+                let read = move |inner: &F, inode| inner.statfs(context, inode);
+                self.at_mount(&file, read, |_, _, _| {})
+            }
             Located::Empty(_) => self.inner.statfs(context, ROOT_ID),
         }
     }
@@ -453,7 +459,11 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             return anonymous::attribute(&file, name, size);
         }
         match self.locate(context, inode)? {
-            Located::Host(file) => self.inner.getxattr(context, file.inner_inode, name, size),
+            Located::Host(file) => {
+                let name = name.to_owned();
+                let read = move |inner: &F, inode| inner.getxattr(context, inode, &name, size);
+                self.at_mount(&file, read, |_, _, _| {})
+            }
             Located::Empty(_) => Err(io::Error::from_raw_os_error(libc::ENODATA)),
         }
     }
@@ -463,7 +473,10 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             return anonymous::attribute_names(&file, size);
         }
         match self.locate(context, inode)? {
-            Located::Host(file) => self.inner.listxattr(context, file.inner_inode, size),
+            Located::Host(file) => {
+                let read = move |inner: &F, inode| inner.listxattr(context, inode, size);
+                self.at_mount(&file, read, |_, _, _| {})
+            }
             Located::Empty(_) if size == 0 => Ok(ListxattrReply::Count(0)),
             Located::Empty(_) => Ok(ListxattrReply::Names(Vec::new())),
         }
@@ -859,7 +872,13 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             Located::Empty(_) => return Ok((Some(HANDLE), OpenOptions::empty())),
         };
         let validity = self.validity(context, &directory);
-        let (handle, mut options) = self.inner.opendir(context, directory.inner_inode, flags)?;
+        let open = move |inner: &F, inode| inner.opendir(context, inode, flags);
+        let close = move |inner: &F, inode, (handle, _): (Option<u64>, OpenOptions)| {
+            if let Some(handle) = handle {
+                let _ = inner.releasedir(context, inode, flags, handle);
+            }
+        };
+        let (handle, mut options) = self.at_mount(&directory, open, close)?;
         self.opened(directory.guest_inode, handle);
         if validity > SHORT_VALIDITY {
             options |= OpenOptions::CACHE_DIR;

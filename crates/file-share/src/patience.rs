@@ -1,8 +1,9 @@
 //! Requests about the root of a file system below the shared directory, which may not answer.
 //!
 //! While the guest's kernel looks a name up, it has the directory locked, and no other program can
-//! create or remove a file in it. And programs that list the directory above ask for the root's
-//! attributes. So such requests fail with `ETIMEDOUT` after a while.
+//! create or remove a file in it. And programs that list the directory above, or walk through it,
+//! ask for the root's attributes and open it; a program that waits for an answer cannot be killed.
+//! So such requests fail with `ETIMEDOUT` after a while.
 
 use std::{
     collections::HashSet,
@@ -67,15 +68,29 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         file: &PinnedFile<'_, F>,
         handle: Option<u64>,
     ) -> io::Result<Attr> {
-        let mount_point = self.table().mount_point(file.guest_inode).cloned();
-        let Some(key) = mount_point else {
-            let (attributes, _) = self.inner.getattr(context, file.inner_inode, handle)?;
-            return Ok(attributes);
-        };
-        let inode = file.inner_inode;
-        let read = move |inner: &F| inner.getattr(context, inode, handle);
-        let (attributes, _) = self.patiently(key, read, |_, _| {})?;
+        let read = move |inner: &F, inode| inner.getattr(context, inode, handle);
+        let (attributes, _) = self.at_mount(file, read, |_, _, _| {})?;
         Ok(attributes)
+    }
+
+    /// Does something with a file in the inner file system, which may not end if the file is the
+    /// root of a mount. `act` gets the inner inode, and `discard` a result that comes too late.
+    pub(crate) fn at_mount<T: Send + 'static>(
+        &self,
+        file: &PinnedFile<'_, F>,
+        act: impl FnOnce(&F, u64) -> io::Result<T> + Send + 'static,
+        discard: impl FnOnce(&F, u64, T) + Send + 'static,
+    ) -> io::Result<T> {
+        let inode = file.inner_inode;
+        let mount_point = self.table().mount_point(file.guest_inode).cloned();
+        match mount_point {
+            None => act(&self.inner, inode),
+            Some(key) => self.patiently(
+                key,
+                move |inner| act(inner, inode),
+                move |inner, late| discard(inner, inode, late),
+            ),
+        }
     }
 
     /// Does what may not end, for the file system that is mounted at a name. `discard` gets a

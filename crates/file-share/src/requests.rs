@@ -128,7 +128,14 @@ impl<F: InnerFileSystem> Requests<F> {
                     locks.release_begins(header.nodeid, release.fh);
                 }
             }
-            Ok(Opcode::Getattr) => {
+            Ok(
+                Opcode::Getattr
+                | Opcode::Access
+                | Opcode::Statfs
+                | Opcode::Getxattr
+                | Opcode::Listxattr
+                | Opcode::Opendir,
+            ) => {
                 let mount = self.file_system.table().mounted_as(guest_inode);
                 if let Some(mount) = mount {
                     return Urgency::MountPoint(mount);
