@@ -54,8 +54,9 @@ fn machines_are_listed_and_inspected() {
     assert_eq!(
         parsed(&inspected),
         json!([{
-            "cpus": 2, "createdDate": "2023-11-14T22:13:20Z", "diskCapacity": 512_u64 << 30, "diskSize": disk,
-            "egress": "all", "homeMount": "rw", "id": "abc",
+            "allow": [], "cpus": 2, "createdDate": "2023-11-14T22:13:20Z",
+            "diskCapacity": 512_u64 << 30, "diskSize": disk,
+            "egress": "all", "homeMount": "rw", "id": "abc", "idleSuspend": "off",
             "image": {
                 "descriptor": {
                     "digest": format!("sha256:{}", "0".repeat(64)),
@@ -64,14 +65,20 @@ fn machines_are_listed_and_inspected() {
                 },
                 "reference": "registry.example/debian:12"
             },
+            "isolated": false,
+            "kernelArgs": "",
             "memory": 2_147_483_648_u64,
+            "mounts": [],
             "platform": {"architecture": "amd64", "os": "linux"},
             "privateHome": [
                 ".config/docker", ".config/systemd/user", ".local/share/containers",
                 ".local/share/docker", ".vscode-server"
             ],
+            "publish": [],
+            "sockets": [],
             "status": "stopped",
-            "userSetup": {"gid": 1000, "uid": 1000, "username": "ann"}
+            "userSetup": {"gid": 1000, "uid": 1000, "username": "ann"},
+            "virtualization": false
         }])
     );
     let keys: Vec<&str> = inspected
