@@ -29,6 +29,7 @@ crate::declare::tests![
     cached_names_follow_the_host,
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
+    each_request_about_a_hung_directory_ends,
     a_file_system_that_hangs_delays_no_other,
     file_systems_below_the_home_can_be_unmounted,
     stopped_processes_of_a_machine_continue,
@@ -459,29 +460,30 @@ impl Drop for HungFileSystem {
     }
 }
 
-/// Whatever a program that passes by asks for first. No answer comes, so it could not be killed.
-fn each_request_about_a_hung_root_ends(world: &World) {
-    let root = world.home().join("root");
-    let hung = HungFileSystem::mount(&root, true);
-    let show = "getfattr -d -m - root; stat -f root; ls root; ls -l";
-    for line in [
-        "getfattr -n user.a root",
-        "getfattr -d -m - root",
-        "stat -f root",
-        "ls root",
-    ] {
-        let line = format!("cd ~ && LC_ALL=C {line}");
-        hung.answer_during(|| {
-            eventually("it answers", || {
-                let show = format!("cd ~ && {show}");
-                world.run(&["run", "-n", "dev", &show]).code == Some(0)
-            })
-        });
-        let failed = world.run(&["run", "-n", "dev", &line]);
-        assert!(failed.stderr.contains("timed out"), "{line}: {failed:?}");
+/// Programs that pass by ask for one of these first, and could not be killed while they wait.
+fn each_request_about_a_hung_directory_ends(lab: &Lab) {
+    for world in lab.with_tools() {
+        let root = world.home().join("hung-root");
+        let hung = HungFileSystem::mount(&root, true);
+        let run = |line: &str| {
+            let line = format!("cd ~ && export LC_ALL=C && {line}");
+            world.run(&["run", "-n", "dev", &line])
+        };
+        for request in [
+            "getfattr -n user.a hung-root",
+            "getfattr -d -m - hung-root",
+            "stat -f hung-root",
+            "ls hung-root",
+            "ls -ld hung-root",
+        ] {
+            let all = "getfattr -d -m - hung-root && stat -f hung-root && ls -l hung-root";
+            hung.answer_during(|| eventually("it answers", || run(all).code == Some(0)));
+            let failed = run(request);
+            assert!(failed.stderr.contains("timed out"), "{request}: {failed:?}");
+        }
+        drop(hung);
+        fs::remove_dir(root).unwrap();
     }
-    drop(hung);
-    fs::remove_dir(root).unwrap();
 }
 
 fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
@@ -508,7 +510,6 @@ fn a_file_system_that_hangs_delays_no_other(lab: &Lab) {
             })
         });
     }
-    each_request_about_a_hung_root_ends(&world);
     // More than the file share has threads, and without lookups of the directory.
     let line = "cd ~/hung && echo ready && read hangs && \
                 for i in $(seq 300); do ls & done; echo waiting; wait";
