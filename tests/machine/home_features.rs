@@ -456,7 +456,8 @@ impl HungFileSystem {
 
 impl Drop for HungFileSystem {
     fn drop(&mut self) {
-        unmount(&self.directory, UnmountFlags::DETACH).unwrap();
+        // A panic here would abort the tests if this test has failed.
+        let _ = unmount(&self.directory, UnmountFlags::DETACH);
     }
 }
 
