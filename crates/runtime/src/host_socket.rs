@@ -1,7 +1,8 @@
-//! Connections to sockets of the host whose paths a machine may be able to change.
+//! Sockets of the host whose paths a machine may be able to change.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::fd::AsRawFd,
     path::{Component, Path, PathBuf},
 };
@@ -33,8 +34,24 @@ pub(crate) async fn connect(socket: &Path) -> io::Result<UnixStream> {
     .await
 }
 
-/// Returns whether connections to a socket are refused because of a symbolic link in its path. What
-/// does not exist yet is no link.
+/// Opens the directory of a socket that is to be created. Symbolic links are refused as by
+/// [`connect`].
+pub(crate) fn open_directory(socket: &Path) -> io::Result<File> {
+    let resolved = resolve_system_links(socket)?;
+    let directory = resolved.parent().unwrap_or(&resolved);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat2(
+        CWD,
+        directory,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )?;
+    Ok(opened.into())
+}
+
+/// Returns whether a socket cannot be used because of a symbolic link in its path. What does not
+/// exist yet is no link.
 pub fn has_refused_links(socket: &Path) -> bool {
     let open = |path: &Path| {
         let flags = OFlags::PATH | OFlags::CLOEXEC;

@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -15,7 +17,7 @@ use container_protocol::{
 use tokio::net::UnixListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::file_identity::FileIdentity;
+use crate::{file_identity::FileIdentity, host_socket};
 
 /// The forwarded sockets of a machine.
 #[derive(Debug)]
@@ -70,28 +72,54 @@ pub(crate) struct SocketFile {
     /// The runtime directory, if the socket is in it.
     runtime_directory: Option<PathBuf>,
     /// The file that was created last.
-    created: Mutex<Option<FileIdentity>>,
+    created: Mutex<Option<Created>>,
+}
+
+/// A socket that was created.
+#[derive(Debug)]
+struct Created {
+    /// Path through `directory`.
+    path: PathBuf,
+    identity: FileIdentity,
+    _directory: File,
 }
 
 impl SocketFile {
     /// Creates the socket, and its directory if that is the program's own.
     pub(crate) async fn listen(&self) -> Result<UnixListener, OccupiedError> {
-        let path = self.path.as_path();
-        if let (Some(own), Some(directory)) = (&self.runtime_directory, path.parent()) {
-            let created = create_runtime_directory(own).and_then(|()| create_private(directory));
-            created.map_err(io::Error::other)?;
-        }
-        socket_file::remove_stale(path).await?;
-        let listener = local::listen(path)?;
-        *lock(&self.created) = FileIdentity::read(path).ok();
+        let directory = self.open_directory().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OccupiedError::NoDirectory,
+            _ => error.into(),
+        })?;
+        let name = self.path.as_path().file_name().unwrap_or_default();
+        // A machine that shares a directory above may rename it, or put a link in its place.
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
+        let path = path.join(name);
+        socket_file::remove_stale(&path).await?;
+        let listener = local::listen(&path)?;
+        *lock(&self.created) = FileIdentity::read(&path).ok().map(|identity| Created {
+            path,
+            identity,
+            _directory: directory,
+        });
         Ok(listener)
+    }
+
+    fn open_directory(&self) -> io::Result<File> {
+        let path = self.path.as_path();
+        let (Some(own), Some(directory)) = (&self.runtime_directory, path.parent()) else {
+            return host_socket::open_directory(path);
+        };
+        let created = create_runtime_directory(own).and_then(|()| create_private(directory));
+        created.map_err(io::Error::other)?;
+        File::open(directory)
     }
 
     /// Removes the file, unless it was replaced.
     fn remove(&self) {
         let created = lock(&self.created).take();
-        if created.is_some_and(|file| file.is_current())
-            && let Err(error) = fs::remove_file(self.path.as_path())
+        if let Some(created) = created.filter(|created| created.identity.is_current())
+            && let Err(error) = fs::remove_file(&created.path)
         {
             tracing::warn!("cannot remove {}: {error}", self.path);
         }
@@ -199,4 +227,34 @@ impl Sockets {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener as StdUnixListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_created_and_removed_without_following_links() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |below: &str| root.path().join(below);
+        fs::create_dir(at("shared")).unwrap();
+        fs::create_dir(at("other")).unwrap();
+        // Nothing listens on it any more.
+        drop(StdUnixListener::bind(at("other/a.sock")).unwrap());
+        let sockets = Sockets::new(&at("runtime"), Vec::new());
+        let path = at("shared/a.sock").display().to_string();
+        let file = sockets.file(&path.parse().unwrap());
+        let _listener = file.listen().await.unwrap();
+        assert!(at("shared/a.sock").exists());
+        fs::rename(at("shared"), at("moved")).unwrap();
+        symlink(at("other"), at("shared")).unwrap();
+        let before = FileIdentity::read(&at("other/a.sock")).unwrap();
+        let error = file.listen().await.unwrap_err();
+        assert!(matches!(error, OccupiedError::Io(_)), "{error}");
+        assert!(before.is_current());
+        file.remove();
+        assert!(before.is_current() && !at("moved/a.sock").exists());
+    }
 }

@@ -96,7 +96,7 @@ fn check_host_path(
     if is_own(path.as_path(), directories) {
         return Err(ForwardError::Own { path: path.clone() });
     }
-    if source == SocketSource::Host && has_refused_links(path.as_path()) {
+    if has_refused_links(path.as_path()) {
         return Err(ForwardError::Links {
             path: path.clone(),
             resolved: resolve_links(path.as_path()),
@@ -215,6 +215,7 @@ mod tests {
                 vec![format!("host:{}:/a", at("linked/a.sock"))],
                 "real/a.sock)",
             ),
+            (vec![format!("/a:{}", at("linked/a.sock"))], "real/a.sock)"),
             (
                 vec!["/a/x.sock".to_owned(), "/b/x.sock".to_owned()],
                 "on the host",
