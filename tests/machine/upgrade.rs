@@ -41,13 +41,15 @@ fn machines_outlive_updates(lab: &Lab) {
 fn update(lab: &Lab, world: &World, before: &Path, after: &Path) {
     install(world, before);
     let (busybox, debian) = (lab.image("busybox:1"), lab.image("debian-systemd:12"));
-    world.create(&busybox, "running", &["--publish", "8080"]);
+    let port = xtask::ports::unused_address().unwrap().port();
+    let publish = format!("{port}:8080");
+    world.create(&busybox, "running", &["--publish", &publish]);
     world.create(&debian, "debian", &[]);
     world.create(&busybox, "asleep", &[]);
     world.create(&busybox, "stopped", &["--no-boot"]);
     for machine in ["running", "debian", "asleep"] {
-        let write = "echo before > ~/written-in-$(hostname) && echo before > /kept";
-        world.stdout(&["run", "--root", "-n", machine, write]);
+        world.inside(machine, "echo before > ~/written-in-$(hostname)");
+        world.stdout(&["run", "--root", "-n", machine, "echo before > /kept"]);
     }
     world.stdout(&["snapshot", "create", "-n", "stopped", "first"]);
     let count = "n=0; while sleep 1; do n=$((n + 1)); echo $n > /tmp/count; done";
@@ -85,7 +87,7 @@ fn update(lab: &Lab, world: &World, before: &Path, after: &Path) {
     succeeds(&["cp", &file, "debian:/tmp/copied"]);
     assert_eq!(world.inside("debian", "cat /tmp/copied"), "from the host");
     assert!(succeeds(&["logs", "--boot", "debian"]).contains("Linux version"));
-    assert!(succeeds(&["port", "running"]).contains("8080"));
+    assert!(succeeds(&["port", "running"]).contains(&port.to_string()));
     succeeds(&["set", "-n", "running", "cpus=1"]);
 
     // The memory of another version may be refused, but is kept.
