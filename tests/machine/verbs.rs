@@ -257,7 +257,7 @@ fn files_are_copied_in_both_directions(lab: &Lab) {
     // A terminal does not obey names of the machine's files.
     world.inside(
         "dev",
-        "mkdir /tmp/copies/odd && mkfifo \"$(printf '/tmp/copies/odd/\\033]0;x\\007')\"",
+        "mkdir /tmp/copies/odd && mkfifo \"$(printf '/tmp/copies/odd/\\033]0;x\\007\\nError: x')\"",
     );
     let noted = world.run(&[
         "cp",
@@ -265,7 +265,7 @@ fn files_are_copied_in_both_directions(lab: &Lab) {
         directory.join("odd").to_str().unwrap(),
     ]);
     assert!(
-        noted.stderr.contains(r"\u{1b}]0;x\u{7} skipped"),
+        noted.stderr.contains(r"\u{1b}]0;x\u{7}\nError: x skipped"),
         "{noted:?}"
     );
     assert!(!noted.stderr.contains('\u{1b}'), "{noted:?}");

@@ -36,7 +36,7 @@ pub use unpack::{UnpackMode, unpack};
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// A file cannot be read or written.
-    #[error("cannot {action} {path}: {cause}")]
+    #[error("cannot {action} {}: {cause}", shown(.path))]
     File {
         /// Attempted operation, a verb: `read`.
         action: &'static str,
@@ -52,7 +52,7 @@ pub enum CopyError {
     #[error("cannot write the tar stream: {0}")]
     Write(io::Error),
     /// The source cannot be copied, or not to this destination.
-    #[error("cannot copy: {path} {reason}")]
+    #[error("cannot copy: {} {reason}", shown(.path))]
     Refused {
         /// The source or the destination.
         path: PathBuf,
@@ -62,6 +62,20 @@ pub enum CopyError {
     /// Files were skipped because they cannot be read. Each was reported.
     #[error("the copy is incomplete: some files cannot be read")]
     Incomplete,
+}
+
+/// Returns a path for a message of one line. Control characters, also line breaks, are in Rust's
+/// notation: with them, a name could look like another message.
+fn shown(path: &Path) -> String {
+    let mut shown = String::new();
+    for letter in path.to_string_lossy().chars() {
+        if letter.is_control() {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
 }
 
 impl CopyError {
@@ -78,5 +92,20 @@ impl CopyError {
             path,
             cause,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_in_the_line_of_their_message() {
+        let error = CopyError::Refused {
+            path: PathBuf::from("/a\nError: \u{1b}[2Jä"),
+            reason: "is a pipe",
+        };
+        let message = r"cannot copy: /a\nError: \u{1b}[2Jä is a pipe";
+        assert_eq!(error.to_string(), message);
     }
 }

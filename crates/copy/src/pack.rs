@@ -9,7 +9,7 @@ use std::{
 
 use tar::{Builder, Header, HeaderMode};
 
-use crate::CopyError;
+use crate::{CopyError, shown};
 
 /// Name of the stream's first entry, which all others are below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl<W: Write> Packer<'_, W> {
             }
         } else {
             let kind = kind(metadata.file_type());
-            (self.note)(format!("{} skipped: it {kind}", path.display()));
+            (self.note)(format!("{} skipped: it {kind}", shown(path)));
             Ok(())
         }
     }
@@ -144,7 +144,7 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn skip_unreadable(&mut self, path: &Path, error: &io::Error) -> Result<(), CopyError> {
-        (self.note)(format!("{} skipped: {error}", path.display()));
+        (self.note)(format!("{} skipped: {error}", shown(path)));
         self.is_complete = false;
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{
 
 use tar::{Archive, Entry, EntryType};
 
-use crate::CopyError;
+use crate::{CopyError, shown};
 
 /// Form of the stream, and its placement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,7 +204,7 @@ fn unpack_all<'a, R: Read + 'a>(
             kind if is_file(kind) => unpack_entry(&mut entry, target, note)?,
             _ => note(format!(
                 "{} skipped: it is not a file, directory or link",
-                path_of(&entry).display()
+                shown(&path_of(&entry))
             )),
         }
     }
@@ -237,7 +237,7 @@ fn unpack_entry<R: Read>(
     if !is_inside {
         note(format!(
             "{} skipped: it would be outside the destination",
-            path.display()
+            shown(&path)
         ));
     }
     Ok(())
