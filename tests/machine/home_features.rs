@@ -30,6 +30,7 @@ crate::declare::tests![
     special_files_and_odd_names_work,
     every_user_of_the_machine_creates_files,
     each_request_about_a_hung_directory_ends,
+    programs_in_the_home_run,
     a_file_system_that_hangs_delays_no_other,
     file_systems_below_the_home_can_be_unmounted,
     stopped_processes_of_a_machine_continue,
@@ -458,6 +459,16 @@ impl Drop for HungFileSystem {
     fn drop(&mut self) {
         // A panic here would abort the tests if this test has failed.
         let _ = unmount(&self.directory, UnmountFlags::DETACH);
+    }
+}
+
+/// The emulator must notice that the file share has written a program to memory where another one
+/// was.
+fn programs_in_the_home_run(lab: &Lab) {
+    for world in lab.with_tools() {
+        let line = "cp $(readlink -f /usr/bin/python3) ~/copied-python && for i in $(seq 20); \
+                    do ~/copied-python -c 'import json, hashlib; print(json.dumps([1]))'; done";
+        assert_eq!(world.inside("dev", line), "[1]\n".repeat(20));
     }
 }
 

@@ -34,10 +34,16 @@ const PARAMETERS: [&str; 9] = [
     "trace_clock=local",
 ];
 
-/// Kernel parameter for emulated processors: a fixed number of delay loops per tick. Without it
-/// every processor calibrates its loop, which takes 0.1 s and varies from boot to boot. No device
-/// here needs exact delays.
-const EMULATED_PARAMETER: &str = "lpj=10000000";
+/// Kernel parameters for emulated processors.
+///
+/// A fixed number of delay loops per tick: without it every processor calibrates its loop, which
+/// takes 0.1 s and varies from boot to boot. No device here needs exact delays.
+///
+/// Memory is cleared when it is allocated. The emulator keeps translations of the code in a page
+/// until the guest or a device of its own writes there. It does not notice the writes of the file
+/// share, which is another process, so a program that was read from a share would run the code of
+/// the page's former contents.
+const EMULATED_PARAMETERS: [&str; 2] = ["lpj=10000000", "init_on_alloc=1"];
 
 /// Arguments of one QEMU process.
 #[derive(Debug)]
@@ -183,8 +189,8 @@ impl CommandLine {
         let kernel = &machine.kernel;
         self.add_own("-kernel", kernel.image.display().to_string());
         self.add_own("-initrd", kernel.initramfs.display().to_string());
-        let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED_PARAMETER);
-        let ours = PARAMETERS.into_iter().chain(emulated);
+        let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED_PARAMETERS);
+        let ours = PARAMETERS.into_iter().chain(emulated.into_iter().flatten());
         // A kernel with KVM built in would print errors for the vendor whose extensions the guest's
         // processor does not have.
         let ours = ours.chain([match (machine.virtualization, accelerator) {
