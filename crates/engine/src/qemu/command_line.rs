@@ -299,6 +299,10 @@ mod tests {
     }
 
     fn command_line(name: &str, virtualization: bool) -> CommandLine {
+        command_line_with_counter(name, virtualization, 2000)
+    }
+
+    fn command_line_with_counter(name: &str, virtualization: bool, megahertz: u64) -> CommandLine {
         let descriptor = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let machine = VirtualMachine {
             name: name.into(),
@@ -328,7 +332,7 @@ mod tests {
             engine_log: "/log2".into(),
         };
         let mut inherited = Inherited::default();
-        let counter = Frequency::measure();
+        let counter = Some(Frequency(megahertz));
         CommandLine::new(
             machine,
             Accelerator::Tcg,
@@ -370,6 +374,19 @@ mod tests {
         assert_ne!(one.arguments(), other.arguments());
         assert_eq!(one.shape(), other.shape());
         assert_ne!(one.shape(), command_line("dev", true).shape());
+    }
+
+    #[test]
+    fn the_frequency_of_the_counter_is_no_part_of_the_shape() {
+        let lines = [2000, 3000].map(|it| command_line_with_counter("dev", false, it));
+        for (line, parameter) in lines
+            .iter()
+            .zip(["tsc_early_khz=2000000 ", "tsc_early_khz=3000000 "])
+        {
+            let mut arguments = line.arguments().iter();
+            assert!(arguments.any(|it| it.starts_with(parameter)), "{line:?}");
+        }
+        assert_eq!(lines[0].shape(), lines[1].shape());
     }
 
     #[test]

@@ -16,7 +16,7 @@ const READINGS: usize = 5;
 
 /// A frequency in MHz.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frequency(u64);
+pub(super) struct Frequency(pub(super) u64);
 
 impl Frequency {
     /// Measures the counter's frequency. Returns `None` if the frequency changes, or if the

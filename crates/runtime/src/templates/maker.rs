@@ -258,9 +258,7 @@ async fn make(
     let outcome = match boot(prepared, &mut host).await? {
         Ok((mut running, first)) => {
             sleep(SETTLE_TIME).await;
-            let last = timeout(BOOT_TIMEOUT, prepare_agent(&mut host.channel)).await;
-            let last = last.map_err(|_| MakeError::TimedOut)?;
-            match last.map_err(MakeError::Channel)? {
+            match prepare_agent(&mut host.channel).await? {
                 Ok(last) if !last.confirms(first) => return Err(MakeError::Clock { first, last }),
                 Ok(_) => {
                     let saved = running.save(&memory).await;
@@ -374,23 +372,25 @@ async fn boot(
 ) -> Result<Result<(Box<dyn Running>, ClockReading), String>, MakeError> {
     let mut running = prepared.start().await?;
     running.resume().await.map_err(BootError::Resume)?;
-    let ready = timeout(BOOT_TIMEOUT, prepare_agent(&mut host.channel));
     let ready = tokio::select! {
         exit = running.wait() => return Err(MakeError::Ended(exit)),
-        ready = ready => ready.map_err(|_| MakeError::TimedOut)?,
+        ready = prepare_agent(&mut host.channel) => ready?,
     };
-    let ready = ready.map_err(MakeError::Channel)?;
     Ok(ready.map(|clock| (running, clock)))
 }
 
-/// Lets the agent prepare to be saved; more than once reads its clock again. The inner error is the
-/// agent's.
+/// Lets the agent prepare to be saved, and reads the guest's clock. The inner error is the agent's.
 async fn prepare_agent(
     channel: &mut UnixStream,
-) -> Result<Result<ClockReading, String>, FrameError> {
+) -> Result<Result<ClockReading, String>, MakeError> {
     let asked = Instant::now();
-    frame::write(channel, &ChannelRequest::PrepareTemplate).await?;
-    match frame::read(channel).await? {
+    let exchange = async {
+        frame::write(channel, &ChannelRequest::PrepareTemplate).await?;
+        frame::read(channel).await
+    };
+    let event = timeout(BOOT_TIMEOUT, exchange).await;
+    let event = event.map_err(|_| MakeError::TimedOut)?;
+    match event.map_err(MakeError::Channel)? {
         ChannelEvent::TemplateReady { clock } => Ok(Ok(ClockReading {
             asked,
             answered: Instant::now(),
