@@ -35,8 +35,10 @@ def connect(address):
 
 
 def read(path):
+    """Succeeds if the file has content: a process that ends has none that can be read."""
     with open(path, "rb") as file:
-        file.read(1)
+        if not file.read(1):
+            raise ProcessLookupError(errno.ESRCH, "empty")
 
 
 def fetch(address, port):
