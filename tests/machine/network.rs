@@ -595,6 +595,8 @@ fn common_servers_are_reachable(lab: &Lab) {
         for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
             command.env_remove(proxy).env_remove(proxy.to_uppercase());
         }
+        // The user may not write to the host's /tmp, where iperf3 keeps what it sends.
+        command.env("TMPDIR", world.home());
         command.args(arguments).output().unwrap()
     };
     let page = |port: u16| {
