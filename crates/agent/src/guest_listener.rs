@@ -6,14 +6,14 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{PermissionsExt, chown},
+        unix::fs::lchown,
     },
     path::PathBuf,
     time::Duration,
 };
 
 use container_protocol::{
-    GuestUser, HostPort, frame,
+    GuestUser, HostPort, frame, local,
     socket_file::{self, OccupiedError},
 };
 use rustix::fs::{AtFlags, unlinkat};
@@ -106,9 +106,8 @@ async fn listen(
     root.make_directory(directory)?;
     let (_directory, socket) = in_directory(root, directory, name)?;
     socket_file::remove_stale(&socket).await?;
-    let listener = UnixListener::bind(&socket)?;
-    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
-    chown(&socket, Some(user.uid), Some(user.gid))?;
+    let listener = local::listen(&socket)?;
+    lchown(&socket, Some(user.uid), Some(user.gid))?;
     Ok(listener)
 }
 

@@ -8,14 +8,18 @@
 //! form of the messages must stay compatible.
 
 use std::{
-    fs::{File, Permissions},
+    fs::File,
     io,
     net::{Ipv4Addr, SocketAddr},
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use rustix::{
+    fs::{Mode, fchmod},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -32,6 +36,9 @@ const BUSY_ATTEMPTS: u32 = 1000;
 
 /// Delay between them.
 const BUSY_DELAY: Duration = Duration::from_millis(20);
+
+/// Clients of a listener that have not been accepted yet. Linux allows 4,096 (listen(2)).
+const QUEUED_CLIENTS: i32 = 1024;
 
 /// The first frame on a connection to a runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -384,9 +391,13 @@ pub fn listen(socket: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let (_directory, short) = short_path(socket)?;
-    let listener = UnixListener::bind(&short)?;
-    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The file is created with this mode. Another file may be at the path as soon as it exists.
+    fchmod(&listener, Mode::RUSR | Mode::WUSR)?;
+    bind(&listener, &SocketAddrUnix::new(&short)?)?;
+    rustix::net::listen(&listener, QUEUED_CLIENTS)?;
+    UnixListener::from_std(listener.into())
 }
 
 /// Returns a short path to the same socket, valid while the returned directory is open. The kernel
@@ -404,6 +415,8 @@ fn short_path(socket: &Path) -> io::Result<(File, PathBuf)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use serde_json::json;
 
     use super::*;
@@ -463,7 +476,7 @@ mod tests {
         let listener = listen(&socket).unwrap();
         let (connected, accepted) = tokio::join!(connect(&socket), listener.accept());
         assert!(connected.is_ok() && accepted.is_ok());
-        let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+        let mode = std::fs::metadata(&socket).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(listener);
         assert_eq!(
