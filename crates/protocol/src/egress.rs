@@ -175,6 +175,9 @@ impl FromStr for AllowRule {
             Target::Name(name) | Target::Below(name) if has_outer_hyphen(name) => {
                 Err("no part of a name may begin or end with a hyphen")
             }
+            Target::Name(name) | Target::Below(name) if ends_in_number(name) => {
+                Err("an address has four decimal numbers")
+            }
             _ => Ok(rule),
         });
         checked.map_err(invalid(word))
@@ -193,6 +196,17 @@ fn invalid(word: &str) -> impl FnOnce(&'static str) -> InvalidAllowRule {
 fn has_outer_hyphen(name: &str) -> bool {
     name.split('.')
         .any(|label| label.starts_with('-') || label.ends_with('-'))
+}
+
+/// Whether the last label is a number, with which programs take a name for an IPv4 address (URL
+/// Standard, "ends in a number"): `0x7f.1`.
+fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let (digits, radix) = match last.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (last, 10),
+    };
+    digits.chars().all(|digit| digit.is_digit(radix))
 }
 
 fn parse(word: &str) -> Result<AllowRule, &'static str> {
@@ -309,7 +323,7 @@ impl fmt::Display for Network {
 impl TryFrom<String> for AllowRule {
     type Error = InvalidAllowRule;
 
-    /// Accepts outer hyphens, which settings of earlier versions may have.
+    /// Accepts outer hyphens and numbers as names, which settings of earlier versions may have.
     fn try_from(word: String) -> Result<AllowRule, InvalidAllowRule> {
         parse(&word).map_err(invalid(&word))
     }
@@ -385,6 +399,9 @@ mod tests {
             "https://example.com",
             "example.com/path",
             "1.2.3",
+            "0x7f.1",
+            "0x7F000001:80",
+            "*.1",
             "300.1.2.3",
             "10.0.0.1/8",
             "10.0.0.0/33",
