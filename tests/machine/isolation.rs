@@ -136,20 +136,21 @@ fn an_isolated_machine_reaches_only_what_is_named(lab: &Lab) {
         "home-mount=ro",
         "egress=all",
         "egress=public",
+        "virtualization=true",
     ] {
         let refused = world.error(&["set", "-n", "box", setting]);
         assert!(refused.contains("isolated=false"), "{refused}");
     }
-    let refused = world.error(&[
-        "create",
-        &lab.image("busybox:1"),
-        "--name",
-        "open",
-        "--isolated",
-        "--home-mount",
-        "rw",
-    ]);
-    assert!(refused.contains("home-mount"), "{refused}");
+    for (weakened, required) in [
+        (&["--home-mount", "rw"][..], "home-mount=none"),
+        (&["--egress", "public"], "egress=none"),
+        (&["--virtualization"], "virtualization=false"),
+    ] {
+        let image = lab.image("busybox:1");
+        let create = ["create", &image, "--name", "open", "--isolated"];
+        let refused = world.error(&[&create[..], weakened].concat());
+        assert!(refused.contains(required), "{refused}");
+    }
     assert_eq!(walk(&world, "box", &agent, &words), expected);
 
     let allow = format!("allow=host.container.internal:{port}");

@@ -15,10 +15,10 @@ pub(crate) fn apply(
     change: &BootChange,
 ) -> Result<BootConfiguration, NoSuchRule> {
     let is_isolated_now = change.isolated == Some(true) && !boot.isolated;
-    let (egress, home_mount) = if is_isolated_now {
-        (EgressMode::None, HomeMount::None)
+    let (egress, home_mount, virtualization) = if is_isolated_now {
+        (EgressMode::None, HomeMount::None, false)
     } else {
-        (boot.egress, boot.home_mount)
+        (boot.egress, boot.home_mount, boot.virtualization)
     };
     Ok(BootConfiguration {
         allow: apply_allow(boot.allow, &change.allow)?,
@@ -40,7 +40,7 @@ pub(crate) fn apply(
         private_home: change.private_home.clone().unwrap_or(boot.private_home),
         publish: change.publish.clone().unwrap_or(boot.publish),
         sockets: change.sockets.clone().unwrap_or(boot.sockets),
-        virtualization: change.virtualization.unwrap_or(boot.virtualization),
+        virtualization: change.virtualization.unwrap_or(virtualization),
         unknown: boot.unknown,
     })
 }
@@ -73,8 +73,11 @@ mod tests {
     use crate::configuration::Configuration;
 
     #[test]
-    fn an_isolated_machine_has_neither_home_nor_network() {
-        let boot = Configuration::default().boot_defaults();
+    fn an_isolated_machine_has_no_home_network_and_virtualization() {
+        let boot = BootConfiguration {
+            virtualization: true,
+            ..Configuration::default().boot_defaults()
+        };
         let isolate = |isolated| BootChange {
             isolated: Some(isolated),
             ..BootChange::default()
@@ -84,6 +87,7 @@ mod tests {
             (isolated.egress, isolated.home_mount),
             (EgressMode::None, HomeMount::None)
         );
+        assert!(!isolated.virtualization);
         // What was closed is not opened again by itself.
         let ended = apply(isolated, &isolate(false)).unwrap();
         assert!(!ended.isolated);

@@ -38,10 +38,10 @@ pub(crate) enum CheckError {
     #[error(transparent)]
     Allow(#[from] NoSuchRule),
     #[error(
-        "an isolated machine has {setting} none (name what it needs with mount, socket and allow, \
+        "an isolated machine requires {required} (name what it needs with mount, socket and allow, \
          or end the isolation with: isolated=false)"
     )]
-    Isolated { setting: &'static str },
+    Isolated { required: &'static str },
     #[error(transparent)]
     Mount(#[from] MountError),
     #[error("platform {0} is not supported: a machine runs Linux")]
@@ -95,12 +95,15 @@ pub(crate) fn check_resources(boot: &BootConfiguration) -> Result<(), CheckError
 
 /// Refuses settings that give an isolated machine more than what is named.
 pub(crate) fn check_isolation(boot: &BootConfiguration) -> Result<(), CheckError> {
-    let refused = |setting: &'static str| Err(CheckError::Isolated { setting });
+    let refused = |required: &'static str| Err(CheckError::Isolated { required });
     if boot.isolated && boot.home_mount != HomeMount::None {
-        return refused("home-mount");
+        return refused("home-mount=none");
     }
     if boot.isolated && boot.egress != EgressMode::None {
-        return refused("egress");
+        return refused("egress=none");
+    }
+    if boot.isolated && boot.virtualization {
+        return refused("virtualization=false");
     }
     Ok(())
 }
