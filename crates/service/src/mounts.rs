@@ -108,8 +108,8 @@ pub(crate) fn changed(
         RemovedMounts::At(targets) => remove(mounts, targets)?,
     };
     for mount in &change.add {
-        check_target(&mount.target, home)?;
         let source = resolve_source(&mount.source, directories)?;
+        check_target(&mount.target, home)?;
         mounts.push(Mount {
             source,
             ..mount.clone()
