@@ -43,6 +43,11 @@ pub(crate) enum ForwardError {
          followed (name the path without them: {})", .resolved.display()
     )]
     Links { path: SocketPath, resolved: PathBuf },
+    #[error(
+        "cannot forward a socket at {path} on the host: a symbolic link in the path leads to \
+         nothing"
+    )]
+    DanglingLink { path: SocketPath },
     #[error("cannot forward a socket at {path} on the host: {cause}")]
     Host {
         path: SocketPath,
@@ -97,9 +102,11 @@ fn check_host_path(
         return Err(ForwardError::Own { path: path.clone() });
     }
     if has_refused_links(path.as_path()) {
-        return Err(ForwardError::Links {
-            path: path.clone(),
-            resolved: resolve_links(path.as_path()),
+        let (path, resolved) = (path.clone(), resolve_links(path.as_path()));
+        return Err(if has_refused_links(&resolved) {
+            ForwardError::DanglingLink { path }
+        } else {
+            ForwardError::Links { path, resolved }
         });
     }
     match (socket_file::exists(path.as_path()), source) {
@@ -176,6 +183,7 @@ mod tests {
         let _other = UnixListener::bind(at("other.sock")).unwrap();
         fs::create_dir(at("real")).unwrap();
         symlink(at("real"), at("linked")).unwrap();
+        symlink(at("none"), at("dangling")).unwrap();
         fs::write(at("file"), "").unwrap();
         let machine = directories.runtime.join("machines/dev");
         let check = |words: &[String]| {
@@ -216,6 +224,7 @@ mod tests {
                 "real/a.sock)",
             ),
             (vec![format!("/a:{}", at("linked/a.sock"))], "real/a.sock)"),
+            (vec![format!("/a:{}", at("dangling"))], "leads to nothing"),
             (
                 vec!["/a/x.sock".to_owned(), "/b/x.sock".to_owned()],
                 "on the host",
