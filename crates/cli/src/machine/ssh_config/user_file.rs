@@ -67,6 +67,12 @@ impl UserFile {
     pub(super) fn remove(&self, included: &Path) -> Result<bool, Failure> {
         let (text, mode) = self.read()?;
         match without_include(&text, &include(included)?) {
+            // The user's own file can be empty too, but nobody misses it.
+            Some(text) if text.is_empty() => {
+                let removed = fs::remove_file(&self.path);
+                removed.map_err(|error| self.failed("remove", error))?;
+                Ok(true)
+            }
             Some(text) => self.write(&text, mode).map(|()| true),
             None => Ok(false),
         }
@@ -185,11 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_created_for_its_owner_only() {
+    fn a_missing_file_is_created_for_its_owner_only_and_removed() {
         let home = tempfile::tempdir().unwrap();
         assert_eq!(change(home.path()), (true, false));
         let mode = |path: &str| fs::metadata(home.path().join(path)).unwrap().mode() & 0o777;
         assert_eq!((mode(".ssh"), mode(".ssh/config")), (0o700, 0o600));
+        let file = UserFile::find(home.path()).unwrap();
+        assert!(file.remove(Path::new(OURS)).unwrap());
+        assert!(!home.path().join(".ssh/config").exists());
     }
 
     #[test]
