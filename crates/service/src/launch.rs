@@ -127,7 +127,7 @@ impl Service {
     ) -> Result<Running, BootError> {
         if let Some(runtime) = self.booted_runtime(id).await? {
             note_state(id, &runtime, request, client);
-            return self.running(bundle, &runtime);
+            return self.running(bundle, &runtime, client);
         }
         let removed = remove_expired(bundle).and_then(|()| Ok(bundle.remove_unused_memory()?));
         if let Err(error) = removed {
@@ -192,11 +192,16 @@ impl Service {
                 client.report(Progress::Note(format!("{id}: {problem}")));
             }
         }
-        self.running(bundle, &runtime)
+        self.running(bundle, &runtime, client)
     }
 
     /// Returns the reply for a machine that has booted.
-    pub(crate) fn running(&self, bundle: &Bundle, runtime: &Runtime) -> Result<Running, BootError> {
+    pub(crate) fn running(
+        &self,
+        bundle: &Bundle,
+        runtime: &Runtime,
+        client: &StreamClient,
+    ) -> Result<Running, BootError> {
         // A machine that has booted has its user set up, except in a rescue. Recorded here and not
         // at the launch, because the service that launched it may have been killed before.
         let is_rescue = runtime.status().init() == Some(&InitProgram::Rescue);
@@ -204,17 +209,23 @@ impl Service {
             bundle.note_boot()?;
         }
         let (machine, boot) = (bundle.configuration()?, bundle.boot_configuration()?);
-        let configuration = self.configuration();
+        let ssh_agent = match self.configuration() {
+            _ if boot.isolated => SshAgentUse::Never,
+            Ok(configuration) => configuration.ssh_agent(),
+            // A command runs also while the configuration cannot be read.
+            Err(error) => {
+                client.report(Progress::Note(format!(
+                    "The machine does not get your SSH agent: {error}"
+                )));
+                SshAgentUse::Never
+            }
+        };
         Ok(Running {
             socket: runtime.socket().to_owned(),
             shared_home: (boot.home_mount != HomeMount::None).then_some(machine.home),
             mounts: boot.mounts,
             user: machine.user_setup,
-            // A command runs also while the configuration cannot be read.
-            ssh_agent: match configuration {
-                Ok(configuration) if !boot.isolated => configuration.ssh_agent(),
-                _ => SshAgentUse::Never,
-            },
+            ssh_agent,
             isolated: boot.isolated,
             boot: runtime.status().boot.clone(),
         })

@@ -26,7 +26,7 @@ impl Service {
         {
             check_mode(id, request, &runtime)?;
             note_state(id, &runtime, request, client);
-            return self.running(&bundle, &runtime);
+            return self.running(&bundle, &runtime, client);
         }
         let _lock = self.locks.lock_for(client, id).await;
         // The previous holder of the lock may have deleted the machine.
