@@ -24,6 +24,11 @@ fn busybox_init_boots_and_shuts_down(lab: &Lab) {
     assert_eq!(world.inspect("tiny")["init"], "/bin/busybox");
     system::check(&world, "tiny");
     wait_for_log(&world, "the machine starts");
+    // Init is waited for while it runs programs.
+    let action = "::shutdown:/bin/sh -c \"sleep 3; echo done > /after\"";
+    let add = format!("echo '{action}' >> /etc/inittab");
+    world.stdout(&["run", "-n", "tiny", "-u", "root", &add]);
+    world.stdout(&["restart", "tiny"]);
     world.stdout(&["stop", "tiny"]);
     assert!(world.inspect("tiny").get("init").is_none());
     assert!(
@@ -33,6 +38,7 @@ fn busybox_init_boots_and_shuts_down(lab: &Lab) {
         "init has shut down"
     );
     world.check_disk("tiny");
+    assert_eq!(world.inside("tiny", "cat /after"), "done\n");
 }
 
 fn sysvinit_boots_and_shuts_down(lab: &Lab) {

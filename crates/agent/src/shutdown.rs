@@ -8,11 +8,14 @@ use tokio::time::{sleep, timeout};
 use crate::{
     commands,
     init::{Init, InitProcess},
-    kernel_log, signal,
+    kernel_log, processes, signal,
 };
 
 /// Interval at which the request is repeated until init can receive it.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Interval at which processes are looked at during a shutdown.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The signal that powers systemd and the built-in init off (systemd(1), SIGRTMIN+4).
 const POWER_OFF: i32 = signal::REALTIME_MIN + 4;
@@ -75,23 +78,53 @@ impl StopMethod {
     }
 }
 
-/// Asks init to stop, waits for its end, and kills it after `grace`.
+/// Asks init to stop, waits until it has ended or has nothing left to do, and kills it after
+/// `grace`.
 pub(crate) async fn shut_down(init: &mut Init, method: StopMethod, grace: Duration) {
     let process = init.process().clone();
-    let stopped = async {
+    let has_ended = async {
         tokio::select! {
             biased;
-            _ = init.wait() => {}
+            _ = init.wait() => true,
             () = async {
                 method.request(&process).await;
                 future::pending().await
-            } => {}
+            } => false,
+            () = finish(&process, method) => false,
         }
     };
-    if timeout(grace, stopped).await.is_err() {
+    let has_ended = timeout(grace, has_ended).await;
+    if has_ended.is_err() {
         kernel_log::error("init did not stop in time and is killed");
+    }
+    if has_ended != Ok(true) {
         init.kill().await;
     }
+}
+
+/// Waits until an init that was asked to stop has nothing left to do; forever if only its end shows
+/// that.
+///
+/// Busybox sends SIGTERM and SIGKILL to all processes, and sleeps a second after each (init/init.c,
+/// `run_shutdown_and_kill_processes`). Once no process is left, there is nothing to wait for.
+async fn finish(init: &InitProcess, method: StopMethod) {
+    let StopMethod::Signal(request) = method else {
+        return future::pending().await;
+    };
+    if !init.is_busybox() {
+        return future::pending().await;
+    }
+    sleep(POLL_INTERVAL).await;
+    while !has_finished(init.pid, request) {
+        sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Returns whether init has received the request, sleeps, and is the only process of the machine.
+fn has_finished(init: u32, request: i32) -> bool {
+    processes::is_in_sleep(init)
+        && signal::is_pending(init, request).is_ok_and(|is_pending| !is_pending)
+        && processes::in_pid_namespaces().all(|process| process == init)
 }
 
 #[cfg(test)]

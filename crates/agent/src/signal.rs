@@ -44,6 +44,12 @@ pub(crate) fn is_handled(process: u32, number: i32) -> io::Result<bool> {
     Ok(has_signal(&status, "SigCgt:", number) || has_signal(&status, "SigBlk:", number))
 }
 
+/// Returns whether a signal was sent to a process, which has not received it.
+pub(crate) fn is_pending(process: u32, number: i32) -> io::Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    Ok(has_signal(&status, "SigPnd:", number) || has_signal(&status, "ShdPnd:", number))
+}
+
 /// Returns whether a mask of `/proc/PID/status` contains the signal.
 fn has_signal(status: &str, mask: &str, number: i32) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix(mask));

@@ -89,6 +89,14 @@ impl InitProcess {
         std::fs::read_link(format!("/proc/{}/ns/mnt", self.pid)).is_ok()
     }
 
+    /// Returns whether this is busybox's init.
+    pub(crate) fn is_busybox(&self) -> bool {
+        let InitProgram::OfImage(program) = &self.program else {
+            return false;
+        };
+        program.rsplit('/').next() == Some("busybox")
+    }
+
     /// Waits until nothing of the boot removes or hides files that a command writes (see
     /// [`settled`]), until the deadline at most.
     pub(crate) async fn settle(&self) -> Result<(), NotReached> {
