@@ -161,6 +161,9 @@ fn podman_container(lab: &Lab) -> Option<String> {
         "--replace",
         "--network",
         "none",
+        // podman's default can be more than the caller may set.
+        "--ulimit",
+        "host",
         "--name",
         &name,
         &image,
@@ -172,7 +175,15 @@ fn podman_container(lab: &Lab) -> Option<String> {
 /// Prints what an idle machine takes of the host, beside a bare QEMU with the same kernel.
 fn idle_machine(image: &str) {
     let world = World::for_root();
-    world.create(image, "idle", &["--no-boot", "--memory", "8G"]);
+    world.stdout(&[
+        "create",
+        image,
+        "--name",
+        "idle",
+        "--no-boot",
+        "--memory",
+        "8G",
+    ]);
     world.inside("idle", "true");
     let [own_kernel, _] = kernels();
     let directory = tempfile::tempdir().unwrap();

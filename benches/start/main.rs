@@ -15,8 +15,7 @@ use floor::Floor;
 const OPTIONS: [&str; 4] = ["--cpus", "2", "--memory", "1G"];
 
 /// Occupies 300 MB of a machine's memory.
-const FILL_MEMORY: &str =
-    "mount -t tmpfs none /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=300 2>/dev/null";
+const FILL_MEMORY: &str = "mkdir -p /mnt && mount -t tmpfs none /mnt && dd if=/dev/urandom of=/mnt/file bs=1M count=300 2>/dev/null";
 
 fn main() {
     let lab = Lab::default();
