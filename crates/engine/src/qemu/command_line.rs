@@ -45,6 +45,11 @@ const PARAMETERS: [&str; 9] = [
 /// the page's former contents.
 const EMULATED_PARAMETERS: [&str; 2] = ["lpj=10000000", "init_on_alloc=1"];
 
+/// Features of an emulated processor for which programs copy and clear memory byte by byte, with
+/// `rep movsb` and `rep stosb`. The emulator runs each step by itself, and those in a page whose
+/// code it has translated are slow: clearing such a page takes milliseconds.
+const SLOW_FEATURES: &str = ",erms=off,fsrm=off";
+
 /// Arguments of one QEMU process.
 #[derive(Debug)]
 pub(super) struct CommandLine {
@@ -152,8 +157,9 @@ impl CommandLine {
         self.add(
             "-cpu",
             match (machine.virtualization, accelerator) {
-                (true, Accelerator::Tcg) => format!("{model},svm=on"),
+                (true, Accelerator::Tcg) => format!("{model},svm=on{SLOW_FEATURES}"),
                 (true, _) => model.to_owned(),
+                (false, Accelerator::Tcg) => format!("{model},svm=off,vmx=off{SLOW_FEATURES}"),
                 (false, _) => format!("{model},svm=off,vmx=off"),
             },
         );
@@ -405,7 +411,8 @@ mod tests {
 
     #[test]
     fn virtualization_is_off_by_default() {
-        assert!(line(false).contains(&"max,svm=off,vmx=off".to_owned()));
-        assert!(line(true).contains(&"max,svm=on".to_owned()));
+        let model = |model: &str| format!("{model}{SLOW_FEATURES}");
+        assert!(line(false).contains(&model("max,svm=off,vmx=off")));
+        assert!(line(true).contains(&model("max,svm=on")));
     }
 }
