@@ -21,8 +21,9 @@ pub(super) const SHARE_QUEUE: u16 = 1024;
 /// With `panic=-1` the kernel reboots at once after a panic, and QEMU's `-no-reboot` turns that
 /// into the machine's end. Most others shorten the boot: no self-tests, no probing for absent
 /// hardware, trust in the processor's random numbers. An explicit `trace_clock` silences the
-/// warning of kernels that consider their clock unstable.
-const PARAMETERS: [&str; 9] = [
+/// warning of kernels that consider their clock unstable. All devices reach all of the memory, so
+/// those with more than 2 GiB need no 64 MiB of bounce buffers.
+const PARAMETERS: [&str; 10] = [
     "console=ttyS0",
     "panic=-1",
     "random.trust_cpu=on",
@@ -32,6 +33,7 @@ const PARAMETERS: [&str; 9] = [
     "i8042.nokbd",
     "8250.nr_uarts=1",
     "trace_clock=local",
+    "swiotlb=noforce",
 ];
 
 /// Kernel parameters for emulated processors.
