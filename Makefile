@@ -112,7 +112,7 @@ fuzz: packages ## Run every fuzz target for SECONDS (60)
 
 .PHONY: bench
 bench: build images ## Measure the tables of docs/performance.md, side by side
-	@xtask/packages skopeo umoci passt
+	@xtask/packages skopeo umoci passt podman runc
 	$(CARGO) bench --package container-benches
 
 .PHONY: bench-others

@@ -161,15 +161,23 @@ fn podman_container(lab: &Lab) -> Option<String> {
         "--replace",
         "--network",
         "none",
-        // podman's default can be more than the caller may set.
+        // podman's defaults can be more than the caller may set.
         "--ulimit",
-        "host",
+        "nofile=1024:4096",
+        "--ulimit",
+        "nproc=1000:1000",
         "--name",
         &name,
         &image,
     ];
-    let started = podman(&[&run[..], &["sleep", "100000"]].concat()).status();
-    started.unwrap().success().then_some(name)
+    // crun, the default, refuses some set-ups of cgroups.
+    [&[][..], &["--runtime", "runc"]]
+        .iter()
+        .any(|runtime| {
+            let started = podman(&[runtime, &run[..], &["sleep", "100000"]].concat()).status();
+            started.unwrap().success()
+        })
+        .then_some(name)
 }
 
 /// Prints what an idle machine takes of the host, beside a bare QEMU with the same kernel.

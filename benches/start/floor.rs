@@ -39,10 +39,15 @@ impl Floor {
         let begin = Instant::now();
         let initramfs = self.directory.path().join("initramfs");
         let mut engine = bare_engine(machine, kernel, &initramfs).spawn().unwrap();
-        let mut console = BufReader::new(engine.stdout.take().unwrap()).lines();
-        let is_up = console.any(|line| line.is_ok_and(|line| line.trim() == "up"));
+        let console = BufReader::new(engine.stdout.take().unwrap()).lines();
+        let mut printed = Vec::new();
+        let is_up = console.map_while(Result::ok).any(|line| {
+            let is_up = line.trim() == "up";
+            printed.push(line);
+            is_up
+        });
         let taken = begin.elapsed();
-        assert!(is_up, "the floor does not boot");
+        assert!(is_up, "the floor does not boot: {printed:#?}");
         engine.kill().unwrap();
         engine.wait().unwrap();
         taken
