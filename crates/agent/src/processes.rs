@@ -18,8 +18,8 @@ pub(crate) fn group(leader: u32) -> impl Iterator<Item = u32> {
     all().filter(move |process| field(*process, PROCESS_GROUP) == Some(leader))
 }
 
-/// Returns the processes in PID namespaces below the agent's, which are those of the machine, except
-/// those that have ended and were not reaped.
+/// Returns the processes in PID namespaces below the agent's, which are those of the machine.
+/// Zombies are left out.
 pub(crate) fn in_pid_namespaces() -> impl Iterator<Item = u32> {
     all().filter(|process| {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
