@@ -151,6 +151,11 @@ fn many_names_are_those_of_the_host(lab: &Lab) {
             fcntl_lock(file.unwrap(), FlockOperation::NonBlockingLockExclusive).is_ok()
         };
         assert!(!is_free("f20") && is_free("f21"));
+        let path = |name: &str| directory.join(name);
+        fs::rename(path("f6"), path("kept")).unwrap();
+        fs::write(path("f6"), "another").unwrap();
+        give(&path("f6"));
+        fs::remove_file(path("f7")).unwrap();
         fs::write(directory.join("f1"), [b'x'; 1000]).unwrap();
         fs::remove_file(directory.join("f2")).unwrap();
         fs::rename(&replacement, directory.join("f3")).unwrap();
@@ -162,6 +167,9 @@ fn many_names_are_those_of_the_host(lab: &Lab) {
         program.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert_eq!(output.next().unwrap().unwrap(), "seen");
         assert!(program.wait().unwrap().success());
+        let contents = |name: &str| fs::read_to_string(path(name)).unwrap();
+        assert_eq!(contents("kept"), "contents");
+        assert_eq!([contents("f6"), contents("f7")], ["machine", "machine"]);
     }
 }
 

@@ -140,6 +140,32 @@ impl<F: InnerFileSystem> BoundedFileSystem<F> {
         self.probe(context, file.inner_inode, handle, act)
     }
 
+    /// Checks that the path by which the guest knows a file leads to it, before it is opened. Fails
+    /// with `ESTALE` if the guest is to look the path up again.
+    fn check_path(&self, context: Context, file: &PinnedFile<'_, F>) -> io::Result<()> {
+        let known = self.table().get(file.guest_inode).and_then(|node| {
+            let location = node.location.clone()?;
+            Some((location, node.identity))
+        });
+        // The guest has removed the name, and has the file open.
+        let Some((location, identity)) = known else {
+            return Ok(());
+        };
+        let leads_there = self
+            .pin_on_host(context, location.directory.0)
+            .and_then(|directory| {
+                self.with_directory(context, directory.inner_inode, |directory| {
+                    identity.is_at(directory, &location.name)
+                })
+            });
+        // Whatever the error is, the lookup of the path reports it.
+        let leads_there = leads_there.unwrap_or(false);
+        if !leads_there && self.table().refuse_once(file.guest_inode, context.pid) {
+            return Err(stale_handle());
+        }
+        Ok(())
+    }
+
     /// Checks a file that was just opened, and returns options for the guest. Fails with `ESTALE`
     /// if the guest is to look the path up again.
     fn check_opened(
@@ -686,6 +712,7 @@ impl<F: InnerFileSystem> FileSystem for BoundedFileSystem<F> {
             return Ok((Some(handle), OpenOptions::empty()));
         }
         let file = self.pin_on_host(context, inode)?;
+        self.check_path(context, &file)?;
         let (handle, mut options) =
             self.inner
                 .open(context, file.inner_inode, kill_privileges, flags)?;

@@ -7,9 +7,13 @@ use std::{
     io,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use serde::{Deserialize, Serialize};
 use virtiofsd::oslib::{CFileHandle, name_to_handle_at};
+
+fn device(attributes: &Statx) -> u64 {
+    u64::from(attributes.stx_dev_major) << 32 | u64::from(attributes.stx_dev_minor)
+}
 
 /// The identity of a file of the host, whatever its names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,6 +33,13 @@ impl FileIdentity {
         FileIdentity::of(&openat(directory, name, flags, Mode::empty())?.into())
     }
 
+    /// Returns whether `name` in `directory` is this file, which is open.
+    pub(crate) fn is_at(&self, directory: &File, name: &CStr) -> io::Result<bool> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+        let found = statx(directory, name, flags, StatxFlags::INO)?;
+        Ok((device(&found), found.stx_ino) == (self.device, self.inode))
+    }
+
     /// Reads the identity of an open file.
     pub(crate) fn of(file: &File) -> io::Result<FileIdentity> {
         let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::MNT_ID;
@@ -46,7 +57,7 @@ impl FileIdentity {
             (birth.tv_sec, birth.tv_nsec).hash(&mut generation);
         }
         Ok(FileIdentity {
-            device: u64::from(attributes.stx_dev_major) << 32 | u64::from(attributes.stx_dev_minor),
+            device: device(&attributes),
             mount: attributes.stx_mnt_id,
             inode: attributes.stx_ino,
             generation: generation.finish(),

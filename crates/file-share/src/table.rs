@@ -177,6 +177,19 @@ impl Node {
         self.pins == 0 && self.inner_inode.is_some()
     }
 
+    /// Returns whether a thread that opens the file is to look its path up again, unless it has
+    /// just done so. One that tries again has found this file again, or it has no path, because it
+    /// opens a descriptor (`/proc/self/fd`).
+    fn refuse_once(&mut self, thread: libc::pid_t) -> bool {
+        self.forget_old_refusals();
+        let has_tried = self.refusals.iter().any(|refusal| refusal.thread == thread);
+        if !has_tried {
+            let time = Instant::now();
+            self.refusals.push(Refusal { thread, time });
+        }
+        !has_tried
+    }
+
     fn forget_old_refusals(&mut self) {
         self.refusals
             .retain(|refusal| refusal.time.elapsed() < RETRY_TIME);
@@ -545,11 +558,7 @@ impl Table {
         node.cached
     }
 
-    /// Returns whether the guest knows a file's current attributes when one of its threads opens
-    /// it, and whether its path still leads to this file.
-    ///
-    /// A thread that tries again has looked the path up again, and found this file again. Or it has
-    /// no path, because it opens a descriptor (`/proc/self/fd`).
+    /// Returns whether the guest knows a file's current size when one of its threads opens it.
     pub(crate) fn knowledge(
         &mut self,
         guest_inode: GuestInode,
@@ -559,23 +568,19 @@ impl Table {
         let Some(node) = self.nodes.get_mut(&guest_inode) else {
             return Knowledge::Current;
         };
-        let is_replaced = current.nlink == 0 && node.location.is_some();
-        let has_changed = node.cached.is_some_and(|it| it.has_other_size(current));
-        if !is_replaced && !has_changed {
-            return Knowledge::Current;
+        if !node.cached.is_some_and(|it| it.has_other_size(current)) {
+            Knowledge::Current
+        } else if node.refuse_once(thread) {
+            Knowledge::Outdated
+        } else {
+            Knowledge::StillOutdated
         }
-        node.forget_old_refusals();
-        let mut refusals = node.refusals.iter();
-        let has_tried = refusals.any(|refusal| refusal.thread == thread);
-        match (has_tried, has_changed) {
-            (false, _) => {
-                let time = Instant::now();
-                node.refusals.push(Refusal { thread, time });
-                Knowledge::Outdated
-            }
-            (true, true) => Knowledge::StillOutdated,
-            (true, false) => Knowledge::Current,
-        }
+    }
+
+    /// Returns whether a thread that opens a file is to look its path up again.
+    pub(crate) fn refuse_once(&mut self, guest_inode: GuestInode, thread: libc::pid_t) -> bool {
+        let node = self.nodes.get_mut(&guest_inode);
+        node.is_some_and(|node| node.refuse_once(thread))
     }
 
     /// Records a file's current name.

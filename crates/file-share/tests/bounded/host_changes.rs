@@ -49,7 +49,7 @@ fn files_that_the_host_exchanged_are_not_confused() {
     fs::rename(guest.host("b"), guest.host("a")).unwrap();
     fs::rename(guest.host("c"), guest.host("b")).unwrap();
     assert_eq!(errno(guest.read(a)), Some(libc::ESTALE));
-    assert_eq!(guest.read(b).unwrap(), "b");
+    assert_eq!(errno(guest.read(b)), Some(libc::ESTALE));
     assert_eq!((guest.inode("a"), guest.inode("b")), (b, a));
     guest.use_many_other_files();
     assert_eq!(guest.read(a).unwrap(), "a");
@@ -200,6 +200,50 @@ fn a_replaced_file_is_looked_up_before_it_is_opened() {
     assert_eq!(guest.read(replacement).unwrap(), "new");
     // A program that has the old file opens it again, by its descriptor.
     assert_eq!(guest.read(inode).unwrap(), "old");
+}
+
+#[test]
+fn no_file_is_emptied_or_written_in_place_of_its_replacement() {
+    let rotate = |guest: &Guest<_>| {
+        fs::rename(guest.host("log"), guest.host("log.1")).unwrap();
+    };
+    let changes: [&dyn Fn(&Guest<_>); 4] = [
+        &|guest| fs::remove_file(guest.host("log")).unwrap(),
+        &|guest| {
+            guest.host_writes("new", "new");
+            fs::rename(guest.host("new"), guest.host("log")).unwrap();
+        },
+        &rotate,
+        &|guest| {
+            rotate(guest);
+            guest.host_writes("log", "new");
+        },
+    ];
+    for change in changes {
+        let guest = Guest::new();
+        guest.host_writes("log", "old");
+        let inode = guest.inode("log");
+        change(&guest);
+        for (thread, flags) in [(1, libc::O_TRUNC), (2, libc::O_APPEND), (3, 0)] {
+            let opened = guest.open_by(thread, inode, libc::O_RDWR | flags);
+            assert_eq!(errno(opened), Some(libc::ESTALE), "{flags}");
+        }
+        // A descriptor of the old file still leads to it.
+        assert_eq!(guest.read(inode).unwrap(), "old");
+    }
+}
+
+#[test]
+fn a_file_with_several_names_is_opened_by_each() {
+    let guest = Guest::new();
+    guest.host_writes("one", "same");
+    fs::hard_link(guest.host("one"), guest.host("two")).unwrap();
+    let inode = guest.inode("one");
+    assert_eq!(guest.inode("two"), inode);
+    fs::remove_file(guest.host("two")).unwrap();
+    assert_eq!(errno(guest.open(inode, libc::O_RDWR)), Some(libc::ESTALE));
+    assert_eq!(guest.inode("one"), inode);
+    assert_eq!(guest.read(inode).unwrap(), "same");
 }
 
 #[test]
