@@ -34,8 +34,12 @@ registry: images ## Serve the test images on 127.0.0.1:5000
 	$(CARGO) xtask registry 5000
 
 .PHONY: check
-check: packages ## Formatting, lints, documentation links, prose and import cycles
+check: packages ## Formatting, lints, lock files, documentation links, prose and import cycles
 	$(CARGO) fmt --all --check
+	for manifest in fuzz benches/others; do \
+		$(CARGO) metadata --locked --format-version 1 --manifest-path $$manifest/Cargo.toml \
+			>/dev/null || exit 1; \
+	done
 	$(CARGO) xtask check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
