@@ -39,13 +39,14 @@ const PARAMETERS: [&str; 10] = [
 /// Kernel parameters for emulated processors.
 ///
 /// A fixed number of delay loops per tick: without it every processor calibrates its loop, which
-/// takes 0.1 s and varies from boot to boot. No device here needs exact delays.
+/// takes 0.1 s and varies from boot to boot. No device here needs exact delays, and no processor
+/// the 10 ms that the kernel would wait for its start.
 ///
 /// Memory is cleared when it is allocated. The emulator keeps translations of the code in a page
 /// until the guest or a device of its own writes there. It does not notice the writes of the file
 /// share, which is another process, so a program that was read from a share would run the code of
 /// the page's former contents.
-const EMULATED_PARAMETERS: [&str; 2] = ["lpj=10000000", "init_on_alloc=1"];
+const EMULATED_PARAMETERS: [&str; 3] = ["lpj=10000000", "cpu_init_udelay=0", "init_on_alloc=1"];
 
 /// Features of an emulated processor for which programs copy and clear memory byte by byte, with
 /// `rep movsb` and `rep stosb`. The emulator runs each step by itself, and those in a page whose
@@ -199,13 +200,7 @@ impl CommandLine {
         self.add_own("-initrd", kernel.initramfs.display().to_string());
         let emulated = (accelerator == Accelerator::Tcg).then_some(EMULATED_PARAMETERS);
         let ours = PARAMETERS.into_iter().chain(emulated.into_iter().flatten());
-        // A kernel with KVM built in would print errors for the vendor whose extensions the guest's
-        // processor does not have.
-        let ours = ours.chain([match (machine.virtualization, accelerator) {
-            (false, _) => "initcall_blacklist=svm_init,vmx_init",
-            (true, Accelerator::Tcg) => "initcall_blacklist=vmx_init",
-            (true, _) => "",
-        }]);
+        let ours = ours.chain([skipped_initcalls(machine.virtualization, accelerator)]);
         let parameters = ours.chain([kernel.parameters.as_str()]);
         let mut parameters: Vec<&str> = parameters.filter(|it| !it.is_empty()).collect();
         self.shape
@@ -284,6 +279,19 @@ impl CommandLine {
         );
         self.add_own("-device", format!("{device},mac={address}"));
         self.shape.push(device);
+    }
+}
+
+/// Returns the parameter with what a kernel has built in and should not start.
+///
+/// The source of randomness from the processor's jitter measures it for 40 ms on an emulated one.
+/// The kernel seeds its generators from the processor's instruction and the engine's device too.
+/// KVM would print errors for the vendor whose extensions the guest's processor does not have.
+fn skipped_initcalls(virtualization: bool, accelerator: Accelerator) -> &'static str {
+    match (virtualization, accelerator) {
+        (false, _) => "initcall_blacklist=jent_mod_init,svm_init,vmx_init",
+        (true, Accelerator::Tcg) => "initcall_blacklist=jent_mod_init,vmx_init",
+        (true, _) => "initcall_blacklist=jent_mod_init",
     }
 }
 
