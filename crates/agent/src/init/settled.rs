@@ -21,7 +21,7 @@ use super::inittab::{Inittab, SYSINIT, WAIT};
 use crate::machine::GuestRoot;
 
 /// Interval at which the boot is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Directory of units that exist until the machine stops (systemd.unit(5)).
 const UNITS: &str = "/run/systemd/system";
