@@ -64,6 +64,9 @@ pub(crate) enum SetUpError {
     /// The network could not be configured.
     #[error("cannot set up the machine's network: {0}")]
     Network(network::NetworkError),
+    /// The files of the first boot could not be written to the disk.
+    #[error("cannot write the machine's files to its disk: {0}")]
+    Sync(io::Error),
     /// The mode of a device could not be changed.
     #[error("cannot make devices accessible to the machine's users: {0}")]
     Devices(io::Error),
@@ -98,7 +101,11 @@ pub(crate) async fn set_up(
     devices.await_disk()?;
     let notes = mount_disk(&setup.id).await?;
     grow_file_system().await;
-    let root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
+    let mut root = GuestRoot::open().map_err(mounts::MountError::Disk)?;
+    if setup.occasion == BootOccasion::First {
+        // A first boot that fails is repeated as a whole.
+        root.defer_durability();
+    }
     mounts::mount_pseudo(&root)?;
     devices.await_all()?;
     if let Some(share) = &setup.home_share {
@@ -133,6 +140,7 @@ pub(crate) async fn set_up(
         set_time_zone(&root, setup);
         user::set_up(&root, setup).await?;
         user::update(&root, setup)?;
+        root.sync().map_err(SetUpError::Sync)?;
     } else if let Err(error) = user::update(&root, setup) {
         // The disk may be full.
         kernel_log::error(&error.to_string());

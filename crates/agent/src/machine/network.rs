@@ -15,6 +15,8 @@ use rtnetlink::{
     },
 };
 
+use tokio::task::JoinError;
+
 use crate::kernel_log;
 
 /// Error of configuring the network.
@@ -36,6 +38,9 @@ pub(crate) enum NetworkError {
         "network interface not found (the kernel needs CONFIG_VIRTIO_PCI and CONFIG_VIRTIO_NET)"
     )]
     NoInterface,
+    /// The task that configures it has ended early.
+    #[error("the set-up was interrupted: {0}")]
+    Interrupted(JoinError),
 }
 
 /// Configures the loopback interface and, with a network, the machine's Ethernet interface.

@@ -28,12 +28,35 @@ const COVERS: &str = "/run/container-files";
 #[derive(Debug)]
 pub(crate) struct GuestRoot {
     directory: OwnedFd,
+    durability: Durability,
+}
+
+/// When written files reach the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// Each one before it replaces another.
+    Immediate,
+    /// With the next [`sync`](GuestRoot::sync).
+    Deferred,
 }
 
 impl GuestRoot {
     /// Opens the root directory of the mounted disk.
     pub(crate) fn open() -> io::Result<GuestRoot> {
         GuestRoot::at(Path::new(MACHINE))
+    }
+
+    /// Lets files that are written from now on reach the disk only with [`sync`](Self::sync). Until
+    /// then, a crash of the machine may leave them empty.
+    pub(crate) fn defer_durability(&mut self) {
+        self.durability = Durability::Deferred;
+    }
+
+    /// Writes all files to the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        // A handle (`O_PATH`) is no open file.
+        let directory = File::open(descriptor_path(self.directory.as_fd()))?;
+        Ok(rustix::fs::syncfs(&directory)?)
     }
 
     /// Opens the root directory of a process, with the file systems that are mounted in its mount
@@ -47,6 +70,7 @@ impl GuestRoot {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(GuestRoot {
             directory: rustix::fs::open(directory, flags, Mode::empty())?,
+            durability: Durability::Immediate,
         })
     }
 
@@ -205,7 +229,7 @@ impl GuestRoot {
         };
         let temporary = format!(".{name}.container");
         let written =
-            Self::write_and_rename(&directory, &temporary, name, contents, (uid, gid, mode));
+            self.write_and_rename(&directory, &temporary, name, contents, (uid, gid, mode));
         if written.is_err() {
             // Fails if it was not created.
             let _ = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
@@ -214,6 +238,7 @@ impl GuestRoot {
     }
 
     fn write_and_rename(
+        &self,
         directory: &OwnedFd,
         temporary: &str,
         name: &str,
@@ -230,7 +255,9 @@ impl GuestRoot {
         file.write_all(contents)?;
         rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
+        if self.durability == Durability::Immediate {
+            file.sync_all()?;
+        }
         rustix::fs::renameat(directory, temporary, directory, name)?;
         Ok(())
     }
@@ -331,5 +358,15 @@ mod tests {
             .mode();
         assert_eq!(mode & 0o7777, 0o640);
         assert!(!root.exists("/.shadow.container"));
+    }
+
+    #[test]
+    fn files_can_be_written_to_the_disk_together() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut root = GuestRoot::at(directory.path()).unwrap();
+        root.defer_durability();
+        root.write("/hosts", "a", 0o644).unwrap();
+        root.sync().unwrap();
+        assert_eq!(root.read("/hosts").unwrap(), "a");
     }
 }
