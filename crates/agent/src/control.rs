@@ -29,6 +29,8 @@ use container_protocol::{
 };
 use tokio::{
     io::AsyncReadExt,
+    join,
+    runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -114,7 +116,10 @@ enum Role {
 
 /// Takes on the role that the host requests and serves it to its end. Unmounts all of the machine's
 /// file systems.
-pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> {
+pub(crate) async fn serve(
+    helper_root: &HelperRoot,
+    background: &Handle,
+) -> Result<(), ControlError> {
     let mut channel = Channel::open().await.map_err(ControlError::Channel)?;
     let devices = template::await_machine(&mut channel).await?;
     let (link, mut incoming) = Link::new(channel);
@@ -122,11 +127,22 @@ pub(crate) async fn serve(helper_root: &HelperRoot) -> Result<(), ControlError> 
     receive_clock(&mut control).await?;
     match role {
         Role::Machine(setup) => {
-            serve_machine(&setup, devices, link, incoming, control, helper_root).await
+            let threads = Threads {
+                helper_root,
+                background,
+            };
+            serve_machine(&setup, devices, link, incoming, control, threads).await
         }
         Role::DiskReader => serve_disk(devices, incoming, control).await,
         Role::DiskChecker => serve_check(devices, incoming, control).await,
     }
+}
+
+/// The agent's other threads.
+#[derive(Clone, Copy)]
+struct Threads<'a> {
+    helper_root: &'a HelperRoot,
+    background: &'a Handle,
 }
 
 async fn serve_machine(
@@ -135,21 +151,22 @@ async fn serve_machine(
     link: Link,
     incoming: Incoming,
     mut control: Stream,
-    helper_root: &HelperRoot,
+    threads: Threads<'_>,
 ) -> Result<(), ControlError> {
     let (to_host, host) = Host::new(link.opener.clone());
-    let started = start_with_heartbeat(setup, devices, host.clone(), &mut control).await?;
+    let starting = start(setup, devices, host.clone(), threads.background);
+    let started = with_heartbeat(starting, &mut control).await?;
     let last_event = match started {
-        Ok((init, report)) => {
-            helper_root.enter_machine(&setup.id).await;
+        Ok(machine) => {
+            threads.helper_root.enter_machine(&setup.id).await;
             let served = Served {
                 link,
                 incoming,
                 control,
                 to_host,
-                report,
             };
-            let (ending, last_control) = serve_started(setup, init, host, served).await?;
+            let (ending, last_control) =
+                serve_started(setup, machine, host, served, threads.background).await?;
             control = last_control;
             match ending {
                 Ending::PowerOff => ControlEvent::PoweringOff,
@@ -162,7 +179,7 @@ async fn serve_machine(
             ControlEvent::Failed { message }
         }
     };
-    helper_root.leave_machine().await;
+    threads.helper_root.leave_machine().await;
     mounts::unmount_machine();
     // Fails if the host has gone.
     if frame::write(&mut control, &last_event).await.is_ok() {
@@ -180,6 +197,13 @@ struct Served {
     control: Stream,
     /// Sends the link's opener to what opens streams all the time.
     to_host: watch::Sender<Opener>,
+}
+
+/// A machine whose init runs.
+struct Machine {
+    init: Init,
+    /// Absent after a failure: the machine works without it.
+    ssh_agent: Option<GuestListener>,
     /// What the host does not know about the boot yet.
     report: BootReport,
 }
@@ -201,23 +225,27 @@ enum Interruption {
 /// stream.
 async fn serve_started(
     setup: &MachineSetup,
-    mut init: Init,
+    machine: Machine,
     host: Host,
     served: Served,
+    background: &Handle,
 ) -> Result<(Ending, Stream), FrameError> {
+    let Machine {
+        mut init,
+        ssh_agent,
+        report,
+    } = machine;
     let Served {
         mut link,
         incoming,
         mut control,
         to_host,
-        report,
     } = served;
     let mounted = setup.mounts.iter().filter(|share| {
         let is_problem = |it: &MountProblem| it.path == share.path;
         !report.mount_problems.iter().any(is_problem)
     });
     let mounted = mounted.cloned().collect();
-    let ssh_agent = serve_ssh_agent(setup, host.clone()).await;
     let process = init.process().clone();
     let sockets = Arc::new(Sockets::new(process.clone(), setup.user.clone(), host));
     let mounts = Arc::new(HostMounts::new(process.clone(), mounted));
@@ -234,7 +262,7 @@ async fn serve_started(
         sockets: Some(Arc::clone(&sockets)),
         mounts: Some(Arc::clone(&mounts)),
     };
-    let mut tasks = Tasks::start(setup, &mounts, link.opener.clone()).await;
+    let mut tasks = Tasks::start(setup, &mounts, link.opener.clone(), background).await;
     frame::write(&mut control, &started(report)).await?;
     let mut accepting = tokio::spawn(streams.clone().accept(incoming));
     let mut snapshot = None;
@@ -243,7 +271,7 @@ async fn serve_started(
             Interruption::Ending(ending) => break ending,
             Interruption::Suspend(token) => {
                 if let Err(message) = prepare_suspension(tasks).await {
-                    tasks = Tasks::start(setup, &mounts, link.opener.clone()).await;
+                    tasks = Tasks::start(setup, &mounts, link.opener.clone(), background).await;
                     frame::write(&mut control, &ControlEvent::SuspendFailed { message }).await?;
                     continue;
                 }
@@ -286,7 +314,7 @@ async fn serve_started(
         synchronize_clock(&mut control).await?;
         // Fails only without receivers.
         let _ = to_host.send(link.opener.clone());
-        tasks = Tasks::start(setup, &mounts, link.opener.clone()).await;
+        tasks = Tasks::start(setup, &mounts, link.opener.clone(), background).await;
         accepting = tokio::spawn(streams.clone().accept(incoming));
         frame::write(&mut control, &started(BootReport::default())).await?;
     };
@@ -294,9 +322,7 @@ async fn serve_started(
     streams.changes.cancel().await;
     drop(tasks);
     init.finish().await;
-    if let Some(ssh_agent) = ssh_agent {
-        ssh_agent.finish().await;
-    }
+    end_ssh_agent(ssh_agent).await;
     sockets.finish().await;
     Ok((ending, control))
 }
@@ -434,14 +460,12 @@ async fn receive_clock(control: &mut Stream) -> Result<(), ControlError> {
     }
 }
 
-/// [Starts](start) the machine and sends a heartbeat meanwhile.
-async fn start_with_heartbeat(
-    setup: &MachineSetup,
-    devices: Devices,
-    host: Host,
+/// Waits for the start of the machine and sends a heartbeat meanwhile.
+async fn with_heartbeat(
+    starting: impl Future<Output = Result<Machine, StartError>>,
     control: &mut Stream,
-) -> Result<Result<(Init, BootReport), StartError>, FrameError> {
-    let mut starting = std::pin::pin!(start(setup, devices, host));
+) -> Result<Result<Machine, StartError>, FrameError> {
+    let mut starting = std::pin::pin!(starting);
     loop {
         tokio::select! {
             started = &mut starting => return Ok(started),
@@ -455,20 +479,33 @@ async fn start(
     setup: &MachineSetup,
     devices: Devices,
     host: Host,
-) -> Result<(Init, BootReport), StartError> {
+    background: &Handle,
+) -> Result<Machine, StartError> {
     let report = if setup.rescue {
         machine::set_up_for_rescue(setup, devices).await?
     } else {
-        machine::set_up(setup, devices).await?
+        machine::set_up(setup, devices, background).await?
     };
-    let log = StdioLog::open(host).await.map_err(StartError::StdioLog)?;
-    let init = Init::start(setup, log).await?;
+    let log = StdioLog::open(host.clone()).await;
+    let log = log.map_err(StartError::StdioLog)?;
+    let (init, ssh_agent) = join!(Init::start(setup, log), serve_ssh_agent(setup, host));
+    let init = match init {
+        Ok(init) => init,
+        Err(error) => {
+            end_ssh_agent(ssh_agent).await;
+            return Err(error.into());
+        }
+    };
     if setup.occasion == BootOccasion::First {
         // `container machine create` returns with a machine that is ready. Commands report a boot
         // that does not get that far.
         let _ = init.process().settle().await;
     }
-    Ok((init, report))
+    Ok(Machine {
+        init,
+        ssh_agent,
+        report,
+    })
 }
 
 /// Answers the file share, reports listeners to the host, and relays connections to the machine's
@@ -481,18 +518,30 @@ struct Tasks {
 }
 
 impl Tasks {
-    async fn start(setup: &MachineSetup, mounts: &Arc<HostMounts>, opener: Opener) -> Tasks {
+    async fn start(
+        setup: &MachineSetup,
+        mounts: &Arc<HostMounts>,
+        opener: Opener,
+        background: &Handle,
+    ) -> Tasks {
         let mut tasks = JoinSet::new();
         let (alive, replaying) = mpsc::channel(1);
         if let Some(share) = &setup.home_share {
             let (port, opener, alive) = (HostPort::Home, opener.clone(), alive.clone());
-            tasks.spawn(home::serve_file_share(share.clone(), port, opener, alive));
+            let serving = home::serve_file_share(share.clone(), port, opener, alive);
+            tasks.spawn_on(serving, background);
         }
         let mounts = mounts.serve_shares(opener.clone(), alive).await;
         if let Some(network) = &setup.network {
-            tasks.spawn(listeners::report(opener));
-            tasks.spawn(relay::serve_streams(network.address, network.gateway));
-            tasks.spawn(relay::serve_datagrams(network.address, network.gateway));
+            tasks.spawn_on(listeners::report(opener), background);
+            tasks.spawn_on(
+                relay::serve_streams(network.address, network.gateway),
+                background,
+            );
+            tasks.spawn_on(
+                relay::serve_datagrams(network.address, network.gateway),
+                background,
+            );
         }
         Tasks {
             tasks,
@@ -533,6 +582,12 @@ async fn serve_ssh_agent(setup: &MachineSetup, host: Host) -> Option<GuestListen
             kernel_log::error(&format!("cannot create {SSH_AUTH_SOCKET}: {error}"));
             None
         }
+    }
+}
+
+async fn end_ssh_agent(ssh_agent: Option<GuestListener>) {
+    if let Some(ssh_agent) = ssh_agent {
+        ssh_agent.finish().await;
     }
 }
 

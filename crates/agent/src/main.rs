@@ -7,7 +7,8 @@
 //!    programs of other architectures.
 //! 3. [`control`] opens the [`channel`] to the host. There the agent waits for a machine, and a
 //!    virtual machine is saved as a [`template`]. Then it receives the machine's set-up.
-//! 4. [`machine`] mounts the machine's disk and shared home and sets up its network and user.
+//! 4. [`machine`] mounts the machine's disk and shared home and sets up its network (in the
+//!    [`background`]) and user.
 //! 5. [`init`] starts the image's init, or the [built-in one](built_in_init), as PID 1 of a PID
 //!    namespace of its own. The process on the way there is a [`stage`].
 //! 6. [`commands`], [`changes`], [`freeze`], [`home`], [`host_mounts`], [`listeners`], [`relay`],
@@ -20,6 +21,7 @@
 //! The kernel panics when PID 1 ends, so the agent must not: it reports errors to the host or to
 //! the [kernel's log](kernel_log), and powers off.
 
+mod background;
 mod bpf;
 mod built_in_init;
 mod changes;
@@ -107,10 +109,11 @@ fn boot_and_serve(helper_root: HelperRoot) -> Result<(), AgentError> {
     open_files::raise_limit().map_err(AgentError::OpenFiles)?;
     kernel_modules::load_all().map_err(AgentError::Modules)?;
     interpreters::register_all()?;
-    // One thread is enough, and small in memory: the agent only moves bytes.
+    // One thread is enough for all commands, and small in memory: the agent only moves bytes.
     let events = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(AgentError::EventLoop)?;
-    Ok(events.block_on(control::serve(&helper_root))?)
+    let background = background::start().map_err(AgentError::EventLoop)?;
+    Ok(events.block_on(control::serve(&helper_root, &background))?)
 }

@@ -169,6 +169,14 @@ impl Devices {
             .try_for_each(Probe::join)
     }
 
+    /// Takes the network card out of the devices.
+    pub(crate) fn take_network_card(&mut self) -> Devices {
+        let is_card = |probe: &mut Probe| probe.device.kind == NETWORK_CARD;
+        Devices {
+            probes: self.probes.extract_if(.., is_card).collect(),
+        }
+    }
+
     /// Waits until all devices can be used.
     pub(crate) fn await_all(self) -> Result<(), ProbeError> {
         self.probes.into_iter().try_for_each(Probe::join)

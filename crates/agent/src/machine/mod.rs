@@ -28,7 +28,9 @@ mod virtualization;
 use std::{io, path::Path};
 
 use container_protocol::{BootOccasion, FileSystemState, MachineSetup, MountProblem};
+use tokio::runtime::Handle;
 
+use network::NetworkError;
 pub(crate) use passwd::{Passwd, PasswdEntry};
 pub(crate) use root::{GuestRoot, descriptor_path};
 pub(crate) use runtime_directory::runtime_directory;
@@ -63,7 +65,7 @@ pub(crate) enum SetUpError {
     },
     /// The network could not be configured.
     #[error("cannot set up the machine's network: {0}")]
-    Network(network::NetworkError),
+    Network(NetworkError),
     /// The files of the first boot could not be written to the disk.
     #[error("cannot write the machine's files to its disk: {0}")]
     Sync(io::Error),
@@ -94,10 +96,20 @@ pub(crate) struct BootReport {
 ///
 /// Every step is repeated at each boot, except those of a certain [occasion](BootOccasion): ids and
 /// keys, the time zone, and the set-up of the user.
+///
+/// The network is set up in the background meanwhile.
 pub(crate) async fn set_up(
     setup: &MachineSetup,
     mut devices: Devices,
+    background: &Handle,
 ) -> Result<BootReport, SetUpError> {
+    let card = devices.take_network_card();
+    let network = setup.network.clone();
+    let network = background.spawn(async move {
+        card.await_all()?;
+        let done = network::set_up(network.as_ref()).await;
+        done.map_err(SetUpError::Network)
+    });
     devices.await_disk()?;
     let notes = mount_disk(&setup.id).await?;
     grow_file_system().await;
@@ -117,22 +129,23 @@ pub(crate) async fn set_up(
     if setup.virtualization {
         virtualization::enable(&root)?;
     }
-    network::set_up(setup.network.as_ref())
-        .await
-        .map_err(SetUpError::Network)?;
-    if let Err(error) = udev::mark_interfaces(&root) {
-        kernel_log::error(&format!(
-            "cannot mark the network interfaces as initialized: {error}"
-        ));
-    }
     names::write(&root, setup);
     if let Err(error) = profile::write(&root, &setup.init_environment) {
         kernel_log::error(&format!(
             "cannot write the image's PATH to /etc/profile.d: {error}"
         ));
     }
-    sysctls::set_all(&root);
     module_index::install(&root);
+    network.await.unwrap_or_else(|error| {
+        let cause = NetworkError::Interrupted(error);
+        Err(SetUpError::Network(cause))
+    })?;
+    if let Err(error) = udev::mark_interfaces(&root) {
+        kernel_log::error(&format!(
+            "cannot mark the network interfaces as initialized: {error}"
+        ));
+    }
+    sysctls::set_all(&root);
     if setup.occasion != BootOccasion::Later {
         identity::renew(&root).await.map_err(SetUpError::Identity)?;
     }
