@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use container_api::{BootRequest, FailureKind, Progress, Running};
+use container_engine::disk::{self, DiskError};
 use container_machine::{
     BootConfiguration, Bundle, BundleError, Directories, FreeSpace, HomeMount,
     MachineConfiguration, MachineId, SshAgentUse, last_lines,
@@ -71,6 +72,8 @@ pub(crate) enum BootError {
     )]
     RuntimeEnded { id: MachineId, last_lines: String },
     #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
     Ports(FindError),
     #[error(transparent)]
     Sockets(FindError),
@@ -89,6 +92,7 @@ impl RequestError for BootError {
             }
             BootError::Configuration(_)
             | BootError::Launch { .. }
+            | BootError::Disk(_)
             | BootError::RuntimeEnded { .. }
             | BootError::Ports(_)
             | BootError::Sockets(_)
@@ -243,6 +247,8 @@ impl Service {
         let kernel = check_kernel(&self.directories, &boot)?;
         check_home(&boot, &machine.home)?;
         check_space(&bundle.disk())?;
+        let disk = bundle.disk_file(&bundle.current_disk_file()?);
+        disk::find_base(&disk, &self.images.bases())?;
         let configuration = self.configuration()?;
         let runtime_directory = self.directories.runtime_directory(id);
         let (sockets, _) = resolve_sockets(&boot.sockets, &runtime_directory);
@@ -250,7 +256,7 @@ impl Service {
             id: id.clone(),
             container_id: boot_name(id),
             runtime_directory,
-            disk: bundle.disk_file(&bundle.current_disk_file()?),
+            disk,
             disk_capacity: boot.disk_capacity.bytes(),
             least_free_space: configuration.machine.free_space,
             stdio_log: bundle.stdio_log(),

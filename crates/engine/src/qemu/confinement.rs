@@ -1,10 +1,10 @@
 //! Confines QEMU with Landlock (Linux, Documentation/userspace-api/landlock.rst) to the files that
 //! it needs, so that a guest that breaks out of it does not get the user's other files.
 //!
-//! QEMU may read what programs need in general, its own installation, the kernel and the disk's
-//! base, and write the files in the disk's directory. It may use no TCP, connect to no abstract
-//! socket that it did not make, and send no signals to other processes. Descriptors that it
-//! inherits are not affected.
+//! QEMU may read what programs need in general, its own installation, the kernel, and the disk's
+//! layers and base, and write the disk. It may use no TCP, connect to no abstract socket that it
+//! did not make, and send no signals to other processes. Descriptors are not affected: it gets
+//! those of the console and of [other files](super::passed_file) that it writes.
 
 use std::{
     env,
@@ -59,19 +59,20 @@ pub fn can_confine() -> bool {
 #[derive(Debug)]
 pub(super) struct Confinement {
     readable: Vec<PathBuf>,
-    /// The directory of the machine's disk.
-    writable: PathBuf,
+    disk: PathBuf,
 }
 
 impl Confinement {
     /// Lets a machine with this disk run. Its kernel and its initramfs are `boot_files`.
     pub(super) fn new(disk: &Path, boot_files: [PathBuf; 2]) -> Confinement {
         let mut readable = Vec::from(boot_files);
-        // Layers are in the disk's directory. QEMU reports a disk that cannot be read.
-        readable.extend(disk::read_base(disk).ok().flatten());
+        // QEMU reports a disk that cannot be read.
+        if let Ok((layers, base)) = disk::read_chain(disk) {
+            readable.extend(layers.into_iter().chain(base));
+        }
         Confinement {
             readable,
-            writable: disk.parent().unwrap_or(disk).to_owned(),
+            disk: disk.to_owned(),
         }
     }
 
@@ -85,7 +86,7 @@ impl Confinement {
         let read = AccessFs::from_read(LANDLOCK);
         let read_file: BitFlags<AccessFs> = AccessFs::ReadFile.into();
         let device = make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev});
-        let write = make_bitflags!(AccessFs::{ReadFile | ReadDir | WriteFile | Truncate | MakeReg});
+        let write = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate});
         Ruleset::default()
             .handle_access(AccessFs::from_all(LANDLOCK))?
             .handle_access(AccessNet::from_all(LANDLOCK))?
@@ -99,7 +100,7 @@ impl Confinement {
             ))?
             .add_rules(path_beneath_rules(DEVICES, device))?
             .add_rules(path_beneath_rules(&self.readable, read_file))?
-            .add_rules(path_beneath_rules([&self.writable], write))
+            .add_rules(path_beneath_rules([&self.disk], write))
     }
 }
 
@@ -166,6 +167,8 @@ mod tests {
             )
         };
         let script = [
+            line("cat", path(&machine, "file")),
+            line("echo 1 >", path(&machine, "file")),
             line("cat", path(&machine, "second")),
             line("echo 1 >", path(&machine, "new")),
             line("cat", path(&kernel, "file")),
@@ -180,9 +183,11 @@ mod tests {
             ),
         ];
         let output = run(&confinement, script.join("\n"));
-        let expected = "more yes\nyes\ncontents yes\nno\nno\nno\nno\nno\nno\n";
+        let expected = "contents yes\nyes\nno\nno\ncontents yes\nno\nno\nno\nno\nno\nno\n";
         assert_eq!(output, expected);
-        assert!(!path(&other, "new").exists());
+        for directory in [&machine, &other] {
+            assert!(!path(directory, "new").exists());
+        }
     }
 
     #[test]

@@ -2,11 +2,16 @@
 
 use std::{
     fmt,
+    fs::File,
     future::pending,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, IoSlice},
+    mem::MaybeUninit,
     os::{
-        fd::OwnedFd,
-        unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt},
+            net::UnixStream as StdUnixStream,
+        },
     },
     path::Path,
     sync::Arc,
@@ -21,6 +26,7 @@ use qapi::{
         self, MigrationCapability, MigrationCapabilityStatus, MigrationStatus, QmpCommand, RunState,
     },
 };
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use tokio::{
     io::WriteHalf,
@@ -32,6 +38,7 @@ use tokio::{
 
 use super::{
     command_line::DISK_NODE,
+    passed_file::PassedFile,
     unused_memory::UnusedMemory,
     write_errors::{self, PauseReason},
 };
@@ -71,8 +78,9 @@ pub(super) struct Control {
     events: JoinHandle<()>,
     pause_reason: watch::Receiver<PauseReason>,
     disk: Mutex<DiskNode>,
-    /// The same socket, for descriptors.
-    descriptors: StdUnixStream,
+    /// The same socket, for descriptors. It is locked until the command that takes the descriptor
+    /// is answered.
+    descriptors: Mutex<StdUnixStream>,
 }
 
 /// The block node that the disk's device writes to.
@@ -80,6 +88,8 @@ struct DiskNode {
     name: String,
     /// Number of overlays that were put on the first node.
     overlays: u32,
+    /// The file of the last overlay.
+    overlay: Option<PassedFile>,
 }
 
 impl fmt::Debug for Control {
@@ -116,6 +126,15 @@ impl Control {
     /// Pauses the machine of a QEMU process and saves it to a file.
     /// [`enable_files`](Self::enable_files) comes first.
     pub(super) async fn save(&self, file: &Path, process: Option<u32>) -> io::Result<()> {
+        let mut create = File::options();
+        create.write(true).create(true).truncate(true).mode(0o600);
+        let file = self.pass_file(&[create.open(file)?]).await?;
+        let saved = self.save_to(&file, process).await;
+        let forgotten = self.forget(file).await;
+        saved.and(forgotten)
+    }
+
+    async fn save_to(&self, file: &PassedFile, process: Option<u32>) -> io::Result<()> {
         self.execute(qmp::stop {}).await?;
         let unused = process.map_or_else(
             || Err(io::Error::from(ErrorKind::NotFound)),
@@ -130,7 +149,7 @@ impl Control {
             channels: None,
             detach: None,
             resume: None,
-            uri: Some(uri(file)?),
+            uri: Some(format!("file:{}", file.path())),
         })
         .await?;
         let saved = self.await_migration(SAVE_INTERVAL);
@@ -198,9 +217,45 @@ impl Control {
         }
     }
 
-    /// Returns the socket, over which descriptors are passed to QEMU.
-    pub(super) fn descriptors(&self) -> &StdUnixStream {
-        &self.descriptors
+    /// Passes open files to QEMU: the same one, opened in each mode in which QEMU will open it.
+    async fn pass_file(&self, opened: &[File]) -> io::Result<PassedFile> {
+        let mut set = None;
+        for file in opened {
+            let add = qmp::add_fd {
+                fdset_id: set,
+                opaque: None,
+            };
+            set = Some(self.pass(file.as_fd(), add).await?.fdset_id);
+        }
+        let set = set.ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
+        Ok(PassedFile { set })
+    }
+
+    /// Lets QEMU close the descriptors when it does not use them any more.
+    async fn forget(&self, file: PassedFile) -> io::Result<()> {
+        let remove = qmp::remove_fd {
+            fdset_id: file.set,
+            fd: None,
+        };
+        self.execute(remove).await
+    }
+
+    /// Passes a descriptor to QEMU, and executes the command that takes it.
+    pub(super) async fn pass<C>(&self, descriptor: BorrowedFd<'_>, command: C) -> io::Result<C::Ok>
+    where
+        C: QmpCommand + Command + Send + 'static,
+        C::Ok: Send + 'static,
+    {
+        let descriptors = [descriptor];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        // QEMU keeps a descriptor that arrives with any byte for the next command that takes one,
+        // and ignores spaces between commands.
+        let space = [IoSlice::new(b" ")];
+        let socket = self.descriptors.lock().await;
+        sendmsg(&*socket, &space, &mut ancillary, SendFlags::empty())?;
+        self.ask(command).await
     }
 
     pub(super) async fn execute<C>(&self, command: C) -> io::Result<()>
@@ -226,6 +281,12 @@ impl Control {
         self.events.abort();
     }
 
+    /// Passes the file of an overlay. QEMU opens it for reading only when it has an overlay itself.
+    async fn pass_overlay(&self, overlay: &Path) -> io::Result<PassedFile> {
+        let writable = File::options().read(true).write(true).open(overlay)?;
+        self.pass_file(&[writable, File::open(overlay)?]).await
+    }
+
     async fn change_disk<C>(&self, command: C) -> Result<(), LiveDiskError>
     where
         C: QmpCommand + Command + Send + 'static,
@@ -245,7 +306,9 @@ impl LiveDisk for Control {
         async {
             let mut disk = self.disk.lock().await;
             let name = format!("{DISK_NODE}-{}", disk.overlays + 1);
-            self.change_disk(AddOverlay::new(&name, overlay)).await?;
+            let file = self.pass_overlay(overlay).await;
+            let file = file.map_err(|error| LiveDiskError::Refused(error.to_string()))?;
+            self.change_disk(AddOverlay::new(&name, &file)).await?;
             let snapshot = qmp::BlockdevSnapshot {
                 node: disk.name.clone(),
                 overlay: name.clone(),
@@ -258,6 +321,10 @@ impl LiveDisk for Control {
             }
             disk.overlays += 1;
             disk.name = name;
+            if let Some(covered) = disk.overlay.replace(file) {
+                // It stays open as long as QEMU needs it.
+                let _ = self.forget(covered).await;
+            }
             Ok(())
         }
         .boxed()
@@ -315,7 +382,7 @@ struct OverlayFile {
 
 impl AddOverlay {
     /// The options are those of the disk on the command line.
-    fn new(node_name: &str, overlay: &Path) -> AddOverlay {
+    fn new(node_name: &str, overlay: &PassedFile) -> AddOverlay {
         AddOverlay {
             driver: "qcow2",
             node_name: node_name.to_owned(),
@@ -324,7 +391,7 @@ impl AddOverlay {
             file: OverlayFile {
                 driver: "file",
                 discard: "unmap",
-                filename: overlay.display().to_string(),
+                filename: overlay.path(),
             },
             backing: None,
         }
@@ -401,13 +468,14 @@ impl Ungreeted {
         let disk = Mutex::new(DiskNode {
             name: DISK_NODE.to_owned(),
             overlays: 0,
+            overlay: None,
         });
         Ok(Control {
             service,
             events,
             pause_reason,
             disk,
-            descriptors,
+            descriptors: Mutex::new(descriptors),
         })
     }
 }

@@ -176,6 +176,13 @@ pub enum ImageState {
 /// # Errors
 /// [`DiskError`], also if the file cannot be checked.
 pub fn check(disk: &Path, repair: bool) -> Result<(ImageState, String), DiskError> {
+    // `qemu-img` reports a header that is not valid.
+    match read_capacity(disk) {
+        Err(DiskError::Read { path, cause }) if cause.kind() == ErrorKind::Unsupported => {
+            return Err(DiskError::Read { path, cause });
+        }
+        _ => {}
+    }
     let mut check = image_tool()?;
     check.args(["check", "-f", "qcow2"]).arg(disk);
     let (found, output) = run_check(check, disk)?;
@@ -293,8 +300,8 @@ pub fn read_layers(disk: &Path) -> Result<Vec<PathBuf>, DiskError> {
     Ok(read_chain(disk)?.0)
 }
 
-/// Returns the base image of a disk, whether or not that exists; absent if the disk has none. The
-/// disk may be in use.
+/// Returns the base image that a disk names, whether or not that exists; absent if the disk has
+/// none. The disk may be in use. A base that is to be opened is [found](find_base).
 ///
 /// # Errors
 /// [`DiskError::Read`].
@@ -302,7 +309,40 @@ pub fn read_base(disk: &Path) -> Result<Option<PathBuf>, DiskError> {
     Ok(read_chain(disk)?.1)
 }
 
-fn read_chain(disk: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>), DiskError> {
+/// Returns the base image of a disk, which must be in the directory `bases`.
+///
+/// The engine writes the disk, and with it the name of the base. A guest that has broken out of the
+/// engine could name any file of the user there.
+///
+/// # Errors
+/// [`DiskError::Read`].
+pub fn find_base(disk: &Path, bases: &Path) -> Result<Option<PathBuf>, DiskError> {
+    let base = read_base(disk)?;
+    if let Some(base) = &base
+        && !is_directly_in(base, bases)
+    {
+        let reason = format!(
+            "its base {} is not an image of this program",
+            base.display()
+        );
+        let cause = io::Error::new(ErrorKind::InvalidData, reason);
+        return Err(read_error(disk, cause));
+    }
+    Ok(base)
+}
+
+/// Returns whether the file is in the directory, which may have several paths.
+fn is_directly_in(file: &Path, directory: &Path) -> bool {
+    let Some(parent) = file.parent() else {
+        return false;
+    };
+    match (parent.canonicalize(), directory.canonicalize()) {
+        (Ok(parent), Ok(directory)) => parent == directory,
+        _ => parent == directory,
+    }
+}
+
+pub(super) fn read_chain(disk: &Path) -> Result<(Vec<PathBuf>, Option<PathBuf>), DiskError> {
     let mut layers: Vec<PathBuf> = Vec::new();
     loop {
         let top = layers.last().map_or(disk, PathBuf::as_path);
@@ -363,6 +403,10 @@ struct Header {
 /// `extended L2`.
 const KNOWN_FEATURES: u64 = 1 << 0 | 1 << 3 | 1 << 4;
 
+/// Incompatible feature of a disk that has its data in another file, `external data file`. Disks of
+/// this program never have it. `qemu-img` and QEMU would open a file of that name.
+const EXTERNAL_DATA_FILE: u64 = 1 << 2;
+
 impl Header {
     /// Reads the header. Numbers are big-endian: `magic` at 0, `version` at 4,
     /// `backing_file_offset` at 8, `backing_file_size` at 16, `cluster_bits` at 20, `size` at 24,
@@ -375,6 +419,14 @@ impl Header {
             return Err(invalid("not a qcow2 file"));
         }
         let version = u32::from_be_bytes(field(&header, 4));
+        let incompatible_features = match version {
+            2 => 0,
+            _ => u64::from_be_bytes(field(&header, 72)),
+        };
+        if incompatible_features & EXTERNAL_DATA_FILE != 0 {
+            let reason = "its data is in another file, which is not supported";
+            return Err(io::Error::new(ErrorKind::Unsupported, reason));
+        }
         Ok(Header {
             backing_file_offset: u64::from_be_bytes(field(&header, 8)),
             backing_file_size: u32::from_be_bytes(field(&header, 16)),
@@ -382,10 +434,7 @@ impl Header {
             encryption: u32::from_be_bytes(field(&header, 32)),
             first_table_entries: u32::from_be_bytes(field(&header, 36)),
             first_table_offset: u64::from_be_bytes(field(&header, 40)),
-            incompatible_features: match version {
-                2 => 0,
-                _ => u64::from_be_bytes(field(&header, 72)),
-            },
+            incompatible_features,
         })
     }
 
@@ -484,6 +533,34 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn files_elsewhere_are_not_used() {
+        let (bases, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (base, disk) = (bases.path().join("base"), other.path().join("disk.qcow2"));
+        fs::write(&base, [0; 4096]).unwrap();
+        create_overlay(&base, &disk).unwrap();
+        assert_eq!(find_base(&disk, bases.path()).unwrap(), Some(base.clone()));
+        let link = other.path().join("link");
+        std::os::unix::fs::symlink(bases.path(), &link).unwrap();
+        assert_eq!(find_base(&disk, &link).unwrap(), Some(base.clone()));
+        let error = find_base(&disk, other.path()).unwrap_err().to_string();
+        assert!(error.contains("is not an image of this program"), "{error}");
+        // `incompatible_features` is at 72, big-endian.
+        let file = File::options().write(true).open(&disk).unwrap();
+        file.write_all_at(&[EXTERNAL_DATA_FILE as u8], 79).unwrap();
+        let refused = [
+            find_base(&disk, bases.path()).map(drop),
+            check(&disk, true).map(drop),
+            grow(&disk, 1 << 30),
+            merge_layer(&disk),
+            adopt(&disk, &Backing::Base(base)),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("its data is in another file"), "{error}");
+        }
     }
 
     #[test]

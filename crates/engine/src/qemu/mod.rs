@@ -9,6 +9,7 @@ mod features;
 mod host_processor;
 mod out_of_memory;
 mod output;
+mod passed_file;
 mod processor_time;
 mod program;
 mod shares;

@@ -3,14 +3,9 @@
 //! A share is a device behind one of the ports of the command line. Its connection is passed over
 //! the control socket.
 
-use std::{
-    io::{self, IoSlice},
-    os::fd::{AsFd, BorrowedFd},
-    time::Duration,
-};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use qapi::qmp;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -36,7 +31,9 @@ impl Control {
     pub(super) async fn attach(&self, attached: AttachedShare) -> io::Result<()> {
         let AttachedShare { port, share } = attached;
         let (device, stream) = (device_id(port), stream_id(port));
-        self.pass(share.connection.as_fd(), &stream).await?;
+        let fdname = stream.clone();
+        self.pass(share.connection.as_fd(), qmp::getfd { fdname })
+            .await?;
         self.execute(qmp::chardev_add {
             id: stream.clone(),
             backend: connection(&stream),
@@ -82,25 +79,6 @@ impl Control {
         let path = DEVICES.to_owned();
         let devices = self.ask(qmp::qom_list { path }).await?;
         Ok(devices.iter().any(|device| device.name == id))
-    }
-
-    /// Passes a descriptor to QEMU, which knows it by `name` afterwards.
-    async fn pass(&self, descriptor: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-        let descriptors = [descriptor];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        // QEMU keeps a descriptor that arrives with any byte for the next `getfd`, and ignores
-        // spaces between commands.
-        let space = [IoSlice::new(b" ")];
-        sendmsg(
-            self.descriptors(),
-            &space,
-            &mut ancillary,
-            SendFlags::empty(),
-        )?;
-        let fdname = name.to_owned();
-        self.execute(qmp::getfd { fdname }).await
     }
 }
 

@@ -124,7 +124,8 @@ impl ImageStore {
         Ok(())
     }
 
-    pub(crate) fn bases(&self) -> PathBuf {
+    /// Returns the directory of the base images.
+    pub fn bases(&self) -> PathBuf {
         self.root.join("bases")
     }
 

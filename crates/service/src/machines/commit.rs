@@ -210,7 +210,7 @@ impl Service {
         let counter = ByteCounter::new(client, "reading changes");
         counter.update(0);
         let disk = bundle.disk();
-        let base_file = disk::read_base(&disk)?.unwrap_or(disk);
+        let base_file = disk::find_base(&disk, &self.images.bases())?.unwrap_or(disk);
         let note_client = client.clone();
         let changes = runtime.changes(
             plan.pause,

@@ -1,6 +1,6 @@
 //! `export`: writes a machine to an archive, which is the body of the reply.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use axum::body::Body;
 use container_api::{ExportRequest, FailureKind};
@@ -89,7 +89,7 @@ impl Service {
                 .collect();
         }
         let base;
-        (description.layers, base) = layers_and_base(&bundle, &description)?;
+        (description.layers, base) = layers_and_base(&bundle, &description, &self.images.bases())?;
         let setup_script = bundle.setup_script().map(std::fs::read).transpose();
         let setup_script = setup_script.map_err(|cause| ExportError::SetupScript {
             id: id.clone(),
@@ -156,6 +156,7 @@ impl Service {
 fn layers_and_base(
     bundle: &Bundle,
     description: &Description,
+    bases: &Path,
 ) -> Result<(Vec<DiskLayer>, Option<PathBuf>), ExportError> {
     let mut layers: Vec<DiskLayer> = Vec::new();
     let snapshots = description.snapshots.iter().map(|snapshot| &snapshot.layer);
@@ -171,6 +172,6 @@ fn layers_and_base(
             on = Some(file);
         }
     }
-    let base = disk::read_base(&bundle.disk_file(&description.disk))?;
+    let base = disk::find_base(&bundle.disk_file(&description.disk), bases)?;
     Ok((layers, base))
 }
