@@ -137,6 +137,14 @@ fn the_agent_is_available_while_its_caller_runs_a_command(lab: &Lab) {
     let refused = ann.start_command(&world, &["--no-ssh-agent"], "echo ${SSH_AUTH_SOCK-unset}");
     assert_eq!(text(refused), "unset\n");
 
+    world.configure("[machine]\nssh-agent = \"sometimes\"\n");
+    let noted = ann.run(&world, "echo ${SSH_AUTH_SOCK-unset}");
+    assert_eq!(noted.stdout, "unset\n");
+    let note = "gets your SSH agent only with --ssh-agent: invalid value";
+    assert!(noted.stderr.contains(note), "{noted:?}");
+    let requested = ann.start_command(&world, &["--ssh-agent"], "ssh-add -l");
+    assert!(text(requested).contains(" ann "));
+
     world.configure("[machine]\nssh-agent = \"never\"\n");
     let refused = ann.start_command(&world, &[], "echo ${SSH_AUTH_SOCK-unset}");
     assert_eq!(text(refused), "unset\n");

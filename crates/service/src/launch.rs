@@ -219,7 +219,7 @@ impl Service {
             // A command runs also while the configuration cannot be read.
             Err(error) => {
                 client.report(Progress::Note(format!(
-                    "The machine does not get your SSH agent: {error}"
+                    "The machine gets your SSH agent only with --ssh-agent: {error}"
                 )));
                 SshAgentUse::Never
             }

@@ -1,6 +1,9 @@
 //! Directories of the host that a machine mounts, as the user writes them.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use container_api::{MountChange, RemovedMounts};
 use container_machine::{InvalidMount, Mount, MountPath, RequestedMount, RequestedTarget};
@@ -26,11 +29,8 @@ pub(super) fn change(change: &mut MountChange, key: &str, value: &str) -> Result
     let here = here()?;
     let words = value.split(',').filter(|word| !word.is_empty());
     if key == "mount-" {
-        let targets: Result<Vec<MountPath>, _> = words
-            .map(|word| RequestedTarget::from(word).resolve(&here))
-            .collect();
-        let targets = targets.map_err(|error| Failure::new(error.to_string()))?;
-        return remove(change, targets);
+        let targets: Result<Vec<MountPath>, _> = words.map(|word| target(word, &here)).collect();
+        return remove(change, targets?);
     }
     let mounts: Result<Vec<Mount>, InvalidMount> = words
         .map(|word| word.parse::<RequestedMount>()?.resolve(&here))
@@ -43,6 +43,18 @@ pub(super) fn change(change: &mut MountChange, key: &str, value: &str) -> Result
     }
     change.add.extend(mounts);
     Ok(())
+}
+
+/// Returns the target of a mount to remove: a path in the machine, or what added the mount.
+fn target(word: &str, here: &Path) -> Result<MountPath, Failure> {
+    if word.contains(':') {
+        let mount: Result<RequestedMount, InvalidMount> = word.parse();
+        let mount = mount.and_then(|mount| mount.resolve(here));
+        let mount = mount.map_err(|error| Failure::new(error.to_string()))?;
+        return Ok(mount.target);
+    }
+    let target = RequestedTarget::from(word).resolve(here);
+    target.map_err(|error| Failure::new(error.to_string()))
 }
 
 fn remove(change: &mut MountChange, targets: Vec<MountPath>) -> Result<(), Failure> {

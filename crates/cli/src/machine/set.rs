@@ -197,6 +197,9 @@ mod tests {
         assert_eq!(mounts.add.len(), 2);
         let removed = RemovedMounts::At(vec!["/d".parse().unwrap()]);
         assert_eq!(mounts.remove, removed);
+        let as_added = parsed(&["mount-=/b:/c:ro"]).unwrap().mounts.unwrap();
+        let removed = RemovedMounts::At(vec!["/c".parse().unwrap()]);
+        assert_eq!(as_added.remove, removed);
         let replaced = parsed(&["mount=/a"]).unwrap().mounts.unwrap();
         assert_eq!(
             (replaced.remove, replaced.add.len()),
