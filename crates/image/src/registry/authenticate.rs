@@ -12,7 +12,7 @@ use super::{
     client::RegistryClient,
     error,
     http::HttpClientKind,
-    scheme::ResolvedScheme,
+    scheme::{ResolvedScheme, is_loopback},
     session::Authorization,
 };
 use crate::credentials::{Credential, Secret};
@@ -22,6 +22,14 @@ const LARGEST_TOKEN_RESPONSE: u64 = 64 << 10;
 
 /// Name of this program at token services.
 const CLIENT_ID: &str = "container";
+
+/// Whether nobody else can read what is sent to this address.
+fn keeps_secrets(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    // An IPv6 address is in brackets.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    url.scheme() == "https" || is_loopback(host)
+}
 
 #[derive(Deserialize)]
 pub(super) struct TokenResponse {
@@ -101,6 +109,15 @@ impl RegistryClient {
     ) -> Result<Option<Authorization>, RegistryError> {
         let scopes = self.token_scopes(requested);
         let credential = self.credential().await?;
+        if credential.is_some()
+            && self.scheme() == ResolvedScheme::LoopbackHttp
+            && !keeps_secrets(&realm)
+        {
+            return Err(RegistryError::UnencryptedTokenService {
+                registry: self.name(),
+                service: realm.to_string(),
+            });
+        }
         let http = HttpClientKind::Token.build(&self.host, &realm, self.access())?;
         let request = match credential {
             Some(Credential::IdentityToken(token)) => {

@@ -134,7 +134,9 @@ impl RegistryClient {
     pub(super) fn access(&self) -> Access<'_> {
         Access {
             scheme: match self.scheme {
-                ResolvedScheme::Http | ResolvedScheme::AnonymousHttp => Scheme::Http,
+                ResolvedScheme::Http
+                | ResolvedScheme::LoopbackHttp
+                | ResolvedScheme::AnonymousHttp => Scheme::Http,
                 ResolvedScheme::Https => Scheme::Https,
             },
             environment: &self.environment,

@@ -75,6 +75,16 @@ pub enum RegistryError {
         /// Name of the registry.
         registry: String,
     },
+    /// The registry on this host requests credentials for another one, over HTTP.
+    #[error(
+        "registry {registry} requests credentials for {service}, which are not sent over http to another host (if everybody in the network may read them, use --scheme http)"
+    )]
+    UnencryptedTokenService {
+        /// Name of the registry.
+        registry: String,
+        /// URL of the token service.
+        service: String,
+    },
     /// The registry rejects the stored credentials.
     #[error(
         "registry {registry} does not accept the credentials of {user} from {store} (log in again with: container registry login {registry})"

@@ -55,8 +55,10 @@ pub(super) enum SchemeRule {
 /// Scheme of one registry, after the choice is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ResolvedScheme {
-    /// HTTP, because the user chose it or the registry is on this host.
+    /// HTTP, because the user chose it.
     Http,
+    /// HTTP, because the registry is on this host. Credentials stay on it.
+    LoopbackHttp,
     /// HTTP in a network where anybody may answer and listen, so without credentials.
     AnonymousHttp,
     Https,
@@ -65,7 +67,9 @@ pub(super) enum ResolvedScheme {
 impl fmt::Display for ResolvedScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ResolvedScheme::Http | ResolvedScheme::AnonymousHttp => "http",
+            ResolvedScheme::Http | ResolvedScheme::LoopbackHttp | ResolvedScheme::AnonymousHttp => {
+                "http"
+            }
             ResolvedScheme::Https => "https",
         })
     }
@@ -77,7 +81,9 @@ impl Scheme {
         match self {
             Scheme::Http => SchemeRule::Always(ResolvedScheme::Http),
             Scheme::Https => SchemeRule::Always(ResolvedScheme::Https),
-            Scheme::Auto if is_loopback(host(address)) => SchemeRule::Always(ResolvedScheme::Http),
+            Scheme::Auto if is_loopback(host(address)) => {
+                SchemeRule::Always(ResolvedScheme::LoopbackHttp)
+            }
             Scheme::Auto if is_private(host(address)) => SchemeRule::HttpsFirst,
             Scheme::Auto => SchemeRule::Always(ResolvedScheme::Https),
         }
@@ -91,7 +97,7 @@ fn host(address: &str) -> &str {
 }
 
 /// Whether a host is this one (RFC 6761, section 6.3).
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
         Err(_) => {
@@ -126,7 +132,11 @@ mod tests {
         let rule = |address| Scheme::Auto.rule(address);
         let always = SchemeRule::Always;
         for address in ["127.0.0.1:5000", "localhost", "a.localhost:5000"] {
-            assert_eq!(rule(address), always(ResolvedScheme::Http), "{address}");
+            assert_eq!(
+                rule(address),
+                always(ResolvedScheme::LoopbackHttp),
+                "{address}"
+            );
         }
         for address in [
             "registry:5000",

@@ -166,6 +166,38 @@ async fn credentials_are_sent_unencrypted_only_by_choice() {
 }
 
 #[tokio::test]
+async fn credentials_of_a_registry_on_loopback_stay_there() {
+    let token = "http://token.test/token";
+    let elsewhere = Server::start(|_| BTreeMap::from([(token, "401 x\r\n".to_owned())]));
+    let challenge = format!("401 x\r\nWWW-Authenticate: Bearer realm=\"{token}\"\r\n");
+    let registry = Server::start(|_| BTreeMap::from([("/v2/blob", challenge.clone())]));
+    let environment = Environment::from(BTreeMap::from([
+        (
+            "http_proxy".to_owned(),
+            format!("http://{}", elsewhere.address),
+        ),
+        ("no_proxy".to_owned(), "127.0.0.1".to_owned()),
+    ]));
+    let registries = Registries::default();
+    let host: RegistryHost = registry.address.to_string().parse().unwrap();
+    for (scheme, is_sent) in [(Scheme::Auto, false), (Scheme::Http, true)] {
+        let access = Access {
+            scheme,
+            environment: &environment,
+            registries: &registries,
+        };
+        let client = RegistryClient::for_user(&host, password(), access)
+            .await
+            .unwrap();
+        let error = client.get("blob", |http, url| http.get(url)).await;
+        let error = error.unwrap_err();
+        assert_eq!(elsewhere.received().contains(ENCODED), is_sent, "{error}");
+        let is_withheld = matches!(error, RegistryError::UnencryptedTokenService { .. });
+        assert_eq!(is_withheld, !is_sent, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn requests_to_a_busy_registry_are_retried() {
     let busy = "503 busy\r\n".to_owned();
     let server = Server::start(|_| BTreeMap::from([("/v2/manifests/busy", busy.clone())]));
