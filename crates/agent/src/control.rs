@@ -298,7 +298,7 @@ async fn serve_started(
             Interruption::HostGone => match snapshot {
                 // This is a copy of the machine that was saved.
                 Some(token) if link.has_ended().await => {
-                    drop(tasks);
+                    tasks.end().await;
                     token
                 }
                 _ => {
@@ -320,7 +320,7 @@ async fn serve_started(
     };
     // Everything that holds a file of the machine open has to end before it is unmounted.
     streams.changes.cancel().await;
-    drop(tasks);
+    tasks.end().await;
     init.finish().await;
     end_ssh_agent(ssh_agent).await;
     sockets.finish().await;
@@ -548,6 +548,11 @@ impl Tasks {
             mounts,
             replaying,
         }
+    }
+
+    /// Ends the tasks, which close their files. Changes of the host may still be repeated.
+    async fn end(mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// Ends the tasks, and waits until they have no effect any more. Returns a message after a
