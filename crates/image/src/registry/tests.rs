@@ -137,6 +137,20 @@ async fn a_token_service_does_not_forward_credentials() {
     }
 }
 
+/// Returns the error of a request to a registry, with a password, by this scheme.
+async fn refusal(host: &RegistryHost, scheme: Scheme, environment: &Environment) -> RegistryError {
+    let access = Access {
+        scheme,
+        environment,
+        registries: &Registries::default(),
+    };
+    let client = RegistryClient::for_user(host, password(), access)
+        .await
+        .unwrap();
+    let answer = client.get("blob", |http, url| http.get(url)).await;
+    answer.unwrap_err()
+}
+
 #[tokio::test]
 async fn credentials_are_sent_unencrypted_only_by_choice() {
     let challenge = "401 x\r\nWWW-Authenticate: Basic realm=\"x\"\r\n";
@@ -145,19 +159,9 @@ async fn credentials_are_sent_unencrypted_only_by_choice() {
     let server = Server::start(|_| BTreeMap::from([(url, challenge.to_owned())]));
     let proxy = format!("http://{}", server.address);
     let environment = Environment::from(BTreeMap::from([("http_proxy".to_owned(), proxy)]));
-    let registries = Registries::default();
     let host: RegistryHost = "registry.test".parse().unwrap();
     for (scheme, is_sent) in [(Scheme::Auto, false), (Scheme::Http, true)] {
-        let access = Access {
-            scheme,
-            environment: &environment,
-            registries: &registries,
-        };
-        let client = RegistryClient::for_user(&host, password(), access)
-            .await
-            .unwrap();
-        let error = client.get("blob", |http, url| http.get(url)).await;
-        let error = error.unwrap_err();
+        let error = refusal(&host, scheme, &environment).await;
         assert!(server.received().contains(url), "{error}");
         assert_eq!(server.received().contains(ENCODED), is_sent);
         let is_withheld = matches!(error, RegistryError::Unencrypted { .. });
@@ -178,19 +182,9 @@ async fn credentials_of_a_registry_on_loopback_stay_there() {
         ),
         ("no_proxy".to_owned(), "127.0.0.1".to_owned()),
     ]));
-    let registries = Registries::default();
     let host: RegistryHost = registry.address.to_string().parse().unwrap();
     for (scheme, is_sent) in [(Scheme::Auto, false), (Scheme::Http, true)] {
-        let access = Access {
-            scheme,
-            environment: &environment,
-            registries: &registries,
-        };
-        let client = RegistryClient::for_user(&host, password(), access)
-            .await
-            .unwrap();
-        let error = client.get("blob", |http, url| http.get(url)).await;
-        let error = error.unwrap_err();
+        let error = refusal(&host, scheme, &environment).await;
         assert_eq!(elsewhere.received().contains(ENCODED), is_sent, "{error}");
         let is_withheld = matches!(error, RegistryError::UnencryptedTokenService { .. });
         assert_eq!(is_withheld, !is_sent, "{error}");
